@@ -1,0 +1,72 @@
+# Every target works as the first and only command in a fresh clone: it makes .venv and installs what it needs.
+# Kept to what GNU make 3.81 knows, which is what macOS ships.
+
+PYTHON ?= python3
+PRESET ?=
+SEEDS  ?= 0
+ARGS   ?=
+TORCH  ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.installed
+DEV   := $(VENV)/.installed-dev
+FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth clean
+
+help: ## this list [1 s]
+	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
+	@echo "PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## make .venv and install everything that a run needs [2-10 min once, mostly download]
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing into $(VENV): a few minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),cpu)
+	@$(PIP) --index-url https://download.pytorch.org/whl/cpu $$(grep '^torch==' requirements.txt)
+endif
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+# azula 0.11.1 declares torchvision, which does not work beside torch 2.13.0 and breaks diffusers' import: install it alone.
+$(DEV): requirements-dev.txt $(READY)
+	@echo "Installing the tools for tests and lint."
+	@$(PIP) -r requirements-dev.txt
+	@$(PIP) --no-deps azula==0.11.1
+	@touch $@
+
+test: $(DEV) ## run the tests; ARGS goes to pytest [2 min]
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(DEV) ## let ruff sort imports and format the code [1 s]
+	@$(BIN)/ruff check --quiet --select I --fix .
+	@$(BIN)/ruff format .
+
+manifolds: $(READY) ## the 1D-manifold table and figures [cpu: 30 min a seed on two cores; smoke: 1 min]
+	@$(BIN)/python -m experiments.manifolds $(FLAGS)
+
+manifolds-compare: $(READY) ## the same with more baselines and the ablations [cpu: hours]
+	@$(BIN)/python -m experiments.manifolds --compare $(FLAGS)
+
+manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 15 min]
+	@$(BIN)/python -m experiments.manifolds growth $(FLAGS)
+
+# git clean -X takes only what .gitignore names: committed tables and figures are never touched.
+clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs) [1 s]
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -d results ]; then git clean -fdXq -- results; fi

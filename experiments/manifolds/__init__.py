@@ -1,0 +1,1 @@
+"""Mixtures of random one-dimensional manifolds (paper, section 5.1)."""

@@ -1,0 +1,208 @@
+"""Random smooth one-dimensional manifolds in R^5 and their mixtures (paper, section 5.1).
+
+    f_d(z) = Σ_{j≥1} a_j j^(−s) sin(2π((j − 1) b_j z + c_j)),   a, b, c ~ U(0, 1),   z ~ U(0, 1)
+
+for each coordinate d (Zenke & Vogels 2021, Neural Computation 33), with smoothness s, scaled so that each coordinate of the
+whole curve (not of a sample) spans [−2, 2]. Observations are y_i = Σ_β c^{αβ} A_i x_i^β + η_i with unit-norm random rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.mixture import GaussianMixture
+from mvss.noise import Isotropic
+from mvss.operators import Dense, LinearOperator, Scale, Zero
+from mvss.rng import Stream, generator
+
+__all__ = [
+    "DATA_RANGE",
+    "PROBLEMS",
+    "Manifold",
+    "ManifoldTask",
+    "Problem",
+    "Split",
+    "make_manifolds",
+    "make_split",
+    "problem_named",
+]
+
+DIMENSION = 5
+NOISE = 0.01
+SMOOTHNESS = (3.0, 4.0, 5.0)
+FREQUENCIES = 100
+SEGMENTS = 512  # of the exact prior: the oracle's PSNR changes by 0.1 dB from 256 to 1,024
+DATA_RANGE = 4.0
+"""Each coordinate spans [−2, 2]."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
+
+    stages: sources (from 0) that learn in each stage of the paper-style EM; earlier ones are frozen.
+    scored_view: the view on which separations are scored (the one that shows all sources; the first of a mixed problem).
+    """
+
+    name: str
+    mixing: tuple[tuple[float, ...], ...]
+    stages: tuple[tuple[int, ...], ...]
+    observed: int = 3
+    separate_matrices: bool = False
+
+    @property
+    def sources(self) -> int:
+        return len(self.mixing[0])
+
+    @property
+    def scored_views(self) -> tuple[int, ...]:
+        """The views that show every source."""
+        return tuple(a for a, row in enumerate(self.mixing) if all(row))
+
+    @property
+    def target(self) -> int:
+        """The newest source, with which the paper's number goes."""
+        return self.sources - 1
+
+
+def _contrastive(sources: int) -> Problem:
+    mixing = tuple(tuple(1.0 if b <= a else 0.0 for b in range(sources)) for a in range(sources))
+    return Problem(f"contrastive-{sources}", mixing, tuple((b,) for b in range(sources)))
+
+
+def _mixed(name: str, fraction: float, **options: int) -> Problem:
+    return Problem(name, ((1.0, fraction), (fraction, 1.0)), ((0, 1),), **options)
+
+
+PROBLEMS = {
+    problem.name: problem
+    for problem in (
+        _contrastive(2),
+        _contrastive(3),
+        _mixed("mixed-0.0", 0.0),
+        _mixed("mixed-0.1", 0.1),
+        _mixed("mixed-0.5", 0.5),
+        _mixed("mixed-0.9", 0.9),
+        _mixed("mixed-1.0-separate", 1.0, separate_matrices=True),
+        _mixed("mixed-0.1-r2", 0.1, observed=2),
+    )
+}
+
+
+def problem_named(name: str) -> Problem:
+    """The problem of that name."""
+    if name not in PROBLEMS:
+        close = difflib.get_close_matches(name, PROBLEMS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]
+
+
+class Manifold:
+    """One random curve in R^5."""
+
+    def __init__(self, smoothness: float, stream: Stream) -> None:
+        self.smoothness = smoothness
+        rng = stream.generator("manifold")
+        self._a, self._b, self._c = torch.rand(3, DIMENSION, FREQUENCIES, generator=rng, dtype=torch.float64)
+        self._low, self._high = torch.zeros(DIMENSION).double(), torch.ones(DIMENSION).double()
+        fine = self._raw(torch.linspace(0, 1, 20_001, dtype=torch.float64))
+        self._low, self._high = fine.amin(0), fine.amax(0)
+
+    def _raw(self, z: Tensor) -> Tensor:
+        j = torch.arange(1, FREQUENCIES + 1, dtype=torch.float64)
+        out = torch.zeros(len(z), DIMENSION, dtype=torch.float64)
+        for d in range(DIMENSION):
+            phase = 2 * math.pi * ((j - 1) * self._b[d] * z[:, None] + self._c[d])
+            out[:, d] = torch.sin(phase) @ (self._a[d] * j**-self.smoothness)
+        return out
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Points `(N, 5)` at the coordinates z `(N,)` in [0, 1]."""
+        return DATA_RANGE * ((self._raw(z) - self._low) / (self._high - self._low) - 0.5)
+
+    def sample(self, count: int, rng: torch.Generator) -> Tensor:
+        """`(count, 5)` independent draws."""
+        return self(torch.rand(count, generator=rng, dtype=torch.float64))
+
+    def polyline(self, segments: int, inner: int = 8) -> GaussianMixture:
+        """The law of the source as a mixture of Gaussians: one along each of `segments` equal pieces of z.
+
+        At 1,024 segments a piece is no longer than about the noise, so that this is the true prior for the exact posterior.
+        """
+        z = (torch.arange(segments * inner, dtype=torch.float64) + 0.5) / (segments * inner)
+        points = self(z).reshape(segments, inner, DIMENSION)
+        means = points.mean(1)
+        # uniform in z on the piece: `inner` midpoints have the variance of a piece shortened by 1 − 1/inner²
+        spread = (points - means.unsqueeze(1)) / math.sqrt(inner * (1 - inner**-2))
+        return GaussianMixture(torch.ones(segments), means, spread.mT, floor=1e-4)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Observations with the truth behind them: `truth[α][β]` is `(N, 5)`. The truth is for scoring only."""
+
+    data: MultiViewData
+    truth: tuple[tuple[Tensor, ...], ...]
+
+
+def make_manifolds(problem: Problem, seed: int) -> tuple[Manifold, ...]:
+    """The sources of a problem; they depend on the seed only, so that problems of one seed share them."""
+    return tuple(Manifold(SMOOTHNESS[b], Stream(seed, ("manifolds", b))) for b in range(problem.sources))
+
+
+def make_split(problem: Problem, seed: int, count: int, split: str) -> Split:
+    """`count` observations per view, with sources, matrices and noise of their own for each view and split."""
+    manifolds = make_manifolds(problem, seed)
+    views, truth = [], []
+    for alpha, weights in enumerate(problem.mixing):
+        rng = generator(seed, "manifolds", problem.name, split, alpha)
+        sources = tuple(m.sample(count, rng) for m in manifolds)
+        shared = Dense(_random_rows(count, problem.observed, rng))
+        operators: list[LinearOperator] = []
+        for weight in weights:
+            matrix = Dense(_random_rows(count, problem.observed, rng)) if problem.separate_matrices else shared
+            if weight == 0:
+                operators.append(Zero((DIMENSION,), (problem.observed,)))
+            else:
+                operators.append(Scale(weight, (problem.observed,)) @ matrix)
+        clean = sum(a.forward(x) for a, x in zip(operators, sources, strict=True))
+        assert isinstance(clean, Tensor)
+        noise = NOISE * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
+        views.append(View(clean + noise, tuple(operators), Isotropic(NOISE), f"view {alpha + 1}"))
+        truth.append(sources)
+    return Split(MultiViewData(tuple(views), ((DIMENSION,),) * problem.sources), tuple(truth))
+
+
+def _random_rows(count: int, observed: int, rng: torch.Generator) -> Tensor:
+    rows = torch.randn(count, observed, DIMENSION, generator=rng, dtype=torch.float64)
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+class ManifoldTask:
+    """One problem with one seed, as the experiments' common loop wants it."""
+
+    data_range = DATA_RANGE
+
+    def __init__(self, name: str, seed: int, observations: int, fresh: int) -> None:
+        problem = problem_named(name)
+        self.manifolds = make_manifolds(problem, seed)
+        train, new = make_split(problem, seed, observations, "train"), make_split(problem, seed, fresh, "fresh")
+        self.train, self.train_truth = train.data, train.truth
+        self.fresh, self.fresh_truth = new.data, new.truth
+        self.scored_views, self.stages = problem.scored_views or tuple(range(len(problem.mixing))), problem.stages
+
+    def sample_truth(self, source: int, count: int, rng: torch.Generator) -> Tensor:
+        """Independent truth, `(count, 5)`."""
+        return self.manifolds[source].sample(count, rng)
+
+    def exact_priors(self) -> tuple[GaussianMixture, ...]:
+        """The manifolds as polylines of Gaussians."""
+        return tuple(m.polyline(SEGMENTS) for m in self.manifolds)

@@ -1,0 +1,285 @@
+"""Maximum-likelihood mixture priors under linear mixing: annealed stochastic ascent of the exact likelihood.
+
+    max_θ Σ_i log p_θ(y_i | A_i),    p_θ(y | A) = Σ_k Π_β π_{k_β} · N(y; Σ_β A^β m_{k_β}, Σ_i + τ² I + Σ_β A^β C_{k_β} A^βᵀ)
+
+EM moves a mean by C times its gradient, so that a thin component cannot move off its own manifold: EM stalls. Adam on
+the gradient that Fisher's identity gives (`mixture_posterior`) has no such brake. The temperature τ² falls from a fraction of
+the observations' power to zero, and the number of components doubles on the way (coarse to fine). One Gaussian is K = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvss.data import MultiViewData
+from mvss.errors import MvssError
+from mvss.mixture import GaussianMixture
+from mvss.mixture_gradient import ShiftDescent, evidence_gradient
+from mvss.mixture_posterior import DenseView, MixturePosterior
+from mvss.rng import Stream
+
+__all__ = ["MixtureConfig", "MixtureFit", "fit_mixtures"]
+
+RETAIN = 5.0
+"""Nats below the best combination at which one stops counting in a gradient; evidence and draws keep more."""
+SHIFT_BELOW = 0.0
+SHIFT_RATE = 0.1
+NEAR = 0.05
+"""Starts whose held-out evidence differs by less than this many nats per observation are rivals."""
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How to fit the mixtures.
+
+    components: K of each phase; the phases share the steps equally, and between two of them dead components go and the
+        heaviest are cut until there are K.
+    steps: steps of Adam in all. batch: observations per step and view.
+    learning_rate, final_learning_rate: in the units of the source, geometric in between.
+    temperature: τ² at the start, as a fraction of the mean square of y; zero after `cooled` of the steps.
+    floor: lower bound of a component's standard deviation, as a fraction of the smallest noise level.
+    held_out: share of the observations that are kept for the held-out likelihood.
+    starts: independent starts; the one of the best held-out evidence when the temperature reaches zero goes on.
+    """
+
+    components: tuple[int, ...] = (24,) * 6 + (32, 48, 48, 48)
+    steps: int = 1600
+    batch: int = 256
+    learning_rate: float = 0.02
+    final_learning_rate: float = 5e-4
+    temperature: float = 0.05
+    cooled: float = 0.6
+    floor: float = 0.3
+    held_out: float = 0.1
+    starts: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.components or min(self.components) < 1 or self.steps < len(self.components) or self.batch < 1:
+            raise MvssError("mixture: components and batch must be at least 1, with at least one step per phase")
+        if not 0 < self.floor or not 0 <= self.held_out < 1:
+            raise MvssError("mixture: floor must be positive and held_out in [0, 1)")
+        if self.starts < 1:
+            raise MvssError("mixture: starts must be at least 1")
+
+    @property
+    def hot_phases(self) -> int:
+        """Phases that end while the temperature is above zero: the part that is repeated for each start."""
+        return math.ceil(self.cooled * len(self.components) - 1e-9) if len(self.components) > 1 else 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps over all starts."""
+        return self.steps + (self.starts - 1) * self.phase_steps(self.hot_phases).start
+
+    def phase_steps(self, number: int) -> range:
+        """The steps of a phase."""
+        count = len(self.components)
+        return range(number * self.steps // count, (number + 1) * self.steps // count)
+
+
+@dataclass(frozen=True)
+class MixtureFit:
+    """What a fit gives.
+
+    priors: one per source, of the phase whose held-out evidence was best.
+    held_out, train: mean log p(y | A) per observation, nats. discarded: the worst mean share of responsibility not kept.
+    phases: (K, held-out evidence) at the end of each phase that ran at temperature zero.
+    starts: held-out evidence of each start when one was chosen.
+    rivalry: how far the best start is from others of nearly its evidence, nats per draw of the prior; large where the
+        observations do not tell which source a part belongs to (two sources that traded parts). NaN without such a start.
+    """
+
+    priors: tuple[GaussianMixture, ...]
+    held_out: float
+    train: float
+    discarded: float
+    phases: tuple[tuple[int, float], ...]
+    starts: tuple[float, ...]
+    rivalry: float
+
+
+class _Parameters:
+    """Unconstrained parameters of one source's mixture, with gradients set by hand."""
+
+    def __init__(self, prior: GaussianMixture) -> None:
+        self.floor = prior.floor
+        self.tensors = [prior.weights.log().clone(), prior.means.clone(), prior.factors.clone()]
+
+    def mixture(self) -> GaussianMixture:
+        logits, means, factors = self.tensors
+        return GaussianMixture(torch.softmax(logits, 0), means, factors, self.floor)
+
+    def set_gradient(self, count: Tensor, first: Tensor, second: Tensor) -> None:
+        logits, means, factors = self.tensors
+        logits.grad = torch.softmax(logits, 0) * count.sum() - count
+        means.grad = -first
+        factors.grad = -(second @ factors)
+
+
+class _Ascent:
+    """One start: the priors of all sources, climbing phase by phase."""
+
+    def __init__(
+        self,
+        data: MultiViewData,
+        views: Sequence[DenseView],
+        config: MixtureConfig,
+        priors: Sequence[GaussianMixture],
+        free: Sequence[int],
+        stream: Stream,
+    ) -> None:
+        self.data, self.views, self.config, self.stream = data, views, config, stream
+        self.priors, self.free = tuple(priors), tuple(free)
+        self.power = float(sum((v.y.square().mean() for v in views), torch.zeros(())) / len(views))
+
+    def phase(self, number: int, report: Callable[[dict[str, float]], None]) -> None:
+        """Run one phase; on entering any but the first, dead components go and the heaviest are cut."""
+        size = self.config.components[number]
+        resized = [p.resize(size) if number and b in self.free else p for b, p in enumerate(self.priors)]
+        parameters = [_Parameters(p) for p in resized]
+        tensors = [t for beta in self.free for t in parameters[beta].tensors]
+        optimiser = torch.optim.Adam(tensors, lr=1.0, betas=(0.9, 0.99))
+        shift = ShiftDescent(SHIFT_RATE)
+        for step in self.config.phase_steps(number):
+            rate, temperature = _schedule(self.config, step, self.power)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            batch = _minibatch(
+                self.data, self.views, self.free, self.config.batch, self.stream.generator("batch", step)
+            )
+            hot = [(shown, DenseView(v.y, v.matrices, v.noise + temperature)) for shown, v in batch]
+            gradient = evidence_gradient(hot, [p.mixture() for p in parameters], self.free, RETAIN)
+            for beta in self.free:
+                parameters[beta].set_gradient(*gradient.sums[beta])
+            norms = [float(torch.nn.utils.clip_grad_norm_(parameters[beta].tensors, 10.0)) for beta in self.free]
+            if not math.isfinite(gradient.evidence + sum(norms)):
+                raise MvssError(f"mixture fit diverged at step {step}; use a smaller mixture.learning_rate")
+            optimiser.step()
+            if temperature <= SHIFT_BELOW:
+                moves = shift.step(gradient.scores).split([parameters[b].tensors[1].shape[1] for b in self.free])
+                for beta, move in zip(self.free, moves, strict=True):
+                    parameters[beta].tensors[1] += move
+            report({"log_evidence": gradient.evidence, "temperature": temperature, "learning_rate": rate})
+        self.priors = tuple(p.mixture() for p in parameters)
+
+
+def fit_mixtures(
+    data: MultiViewData,
+    config: MixtureConfig,
+    stream: Stream,
+    frozen: Sequence[GaussianMixture | None] | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+) -> MixtureFit:
+    """Fit one mixture per source to all views at once.
+
+    frozen: priors that stay as they are, None for those to fit.
+    progress: called with the number of steps done, of `config.total_steps`, and the step's record.
+    """
+    views = [DenseView.of(view) for view in data.views]
+    held = [int(len(view) * config.held_out) for view in views]
+    train = [view.select(slice(h, None)) for view, h in zip(views, held, strict=True)]
+    test = [view.select(slice(0, h)) for view, h in zip(views, held, strict=True)]
+    if not any(held):  # nothing to hold out: choose by the training evidence
+        test = train
+    frozen = frozen or [None] * len(data.source_shapes)
+    free = [beta for beta, prior in enumerate(frozen) if prior is None]
+    done = 0
+
+    def report(record: dict[str, float]) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, record)
+
+    def start(number: int) -> _Ascent:
+        own = stream.child("start", number)
+        priors = [prior or _initial(data, config, beta, own) for beta, prior in enumerate(frozen)]
+        ascent = _Ascent(data, train, config, priors, free, own)
+        for phase in range(config.hot_phases if free else 0):
+            ascent.phase(phase, report)
+        return ascent
+
+    ascents = [start(number) for number in range(config.starts)]
+    scores = [_evidence(data, test, a.priors)[0] for a in ascents]
+    best = ascents[max(range(len(scores)), key=scores.__getitem__)]
+    rivalry = _rivalry(ascents, scores, best, stream)
+    found, phases = (max(scores), best.priors), []
+    for phase in range(config.hot_phases, len(config.components) if free else 0):
+        best.phase(phase, report)
+        value, _ = _evidence(data, test, best.priors)
+        phases.append((config.components[phase], value))
+        found = max(found, (value, best.priors), key=lambda pair: pair[0])
+    held_out, discarded = _evidence(data, test, found[1])
+    in_sample, _ = _evidence(data, [t.select(slice(0, 1024)) for t in train], found[1])
+    return MixtureFit(found[1], held_out, in_sample, discarded, tuple(phases), tuple(scores), rivalry)
+
+
+def _rivalry(ascents: Sequence[_Ascent], scores: Sequence[float], best: _Ascent, stream: Stream) -> float:
+    """Largest E[log p_best(x) − log p_rival(x)] over sources and starts within NEAR nats of the best; see `MixtureFit`."""
+    found = []
+    for ascent, score in zip(ascents, scores, strict=True):
+        if ascent is best or score < max(scores) - NEAR:
+            continue
+        for beta in best.free:
+            ours, other = best.priors[beta], ascent.priors[beta]
+            x = ours.sample(512, stream.generator("rivalry", beta))
+            blur = 0.1 * float(x.std())  # at the scale of whole parts, not of the thickness of a thin prior
+            x = x + blur * torch.randn(x.shape, generator=stream.generator("blur", beta), dtype=x.dtype)
+            found.append(float((ours.log_prob(x, blur) - other.log_prob(x, blur)).mean()))
+    return max(found, default=math.nan)
+
+
+def _schedule(config: MixtureConfig, step: int, power: float) -> tuple[float, float]:
+    """Learning rate and temperature τ² of a step: geometric, the temperature ending at zero."""
+    done = step / config.steps
+    rate = config.learning_rate * (config.final_learning_rate / config.learning_rate) ** done
+    if done >= config.cooled:
+        return rate, 0.0
+    return rate, config.temperature * power * 10.0 ** (-3.0 * done / config.cooled)
+
+
+def _initial(data: MultiViewData, config: MixtureConfig, beta: int, stream: Stream) -> GaussianMixture:
+    """Random means, of the power that the observations suggest if the sources share it."""
+    power, gain = 0.0, 0.0
+    for alpha in data.showing([beta]):
+        view = DenseView.of(data.views[alpha])
+        power += float((view.y.square() - view.noise).sum(1).mean())
+        gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
+    scale = math.sqrt(max(power, 1e-12) / gain)
+    dimension = int(torch.Size(data.source_shapes[beta]).numel())
+    least = min(float(view.noise.variance(view.y).min()) for view in data.views) ** 0.5
+    rng = stream.generator("initial", beta)
+    k = config.components[0]
+    means = scale * torch.randn(k, dimension, generator=rng, dtype=torch.float64) * (0.0 if k == 1 else 1.0)
+    factors = scale * (1.0 if k == 1 else 0.5) * torch.eye(dimension, dtype=torch.float64).expand(k, -1, -1)
+    return GaussianMixture(torch.ones(k), means, factors.clone(), config.floor * least)
+
+
+def _minibatch(
+    data: MultiViewData, views: Sequence[DenseView], free: Sequence[int], size: int, rng: torch.Generator
+) -> list[tuple[tuple[int, ...], DenseView]]:
+    """From each view that shows a free source: the sources that it shows, and `size` of its observations."""
+    picked = []
+    for view, source in zip(views, data.views, strict=True):
+        if set(source.shown) & set(free):
+            index = torch.randperm(len(view), generator=rng)[:size].to(view.y.device)
+            picked.append((source.shown, view.select(index)))
+    return picked
+
+
+def _evidence(
+    data: MultiViewData, views: Sequence[DenseView], priors: Sequence[GaussianMixture]
+) -> tuple[float, float]:
+    """Mean log evidence per observation, and the largest mean discarded share of a view."""
+    values, discarded = [], [0.0]
+    for view, source in zip(views, data.views, strict=True):
+        if len(view):
+            evidence, lost = MixturePosterior([priors[b] for b in source.shown]).log_evidence(view)
+            values.append(evidence)
+            discarded.append(float(lost.mean()))
+    return (float(torch.cat(values).mean()) if values else math.nan), max(discarded)

@@ -1,0 +1,96 @@
+"""Networks F(x, log σ), the trainable part of a denoiser.
+
+One layer of the perceptron, with e the embedding of log σ:
+
+    FiLM      h ← SiLU(a(e) ⊙ LayerNorm(W h + b) + s(e))        in every layer (Perez et al. 2018)
+    concat    h ← SiLU(LayerNorm(W [h, e] + b))                 in the first layer, SiLU(LayerNorm(W h + b)) after it
+
+    e = MLP([sin ω_k log σ, cos ω_k log σ]_k),      ω_k geometric between 1/8 and 8
+
+Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` (N, *shape) and `log_sigma` (N,).
+"""
+
+from __future__ import annotations
+
+__all__ = ["TimeMLP"]
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvss.errors import MvssError
+
+CONDITIONINGS = ("film", "concat")
+# log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
+SLOWEST, FASTEST = 1 / 8, 8
+
+
+class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Multilayer perceptron on flattened sources, conditioned on the noise level; zero before it is trained.
+
+    As every network here it has the one call network(x, log_sigma). It works under `torch.func` and, after `.double()`,
+    in float64; `save_pretrained` and `from_pretrained` come from diffusers.
+
+    Arguments:
+        features: number of elements of one source, the product of its shape.
+        hidden: widths of the hidden layers.
+        embedding: width of the embedding of log σ; even.
+        conditioning: "film" (the embedding scales and shifts every layer) or "concat" (it joins the input).
+
+    Raises MvssError if an argument is out of range.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        features: int,
+        hidden: tuple[int, ...] = (256, 256, 256),
+        embedding: int = 64,
+        conditioning: str = "film",
+    ) -> None:
+        super().__init__()
+        if conditioning not in CONDITIONINGS:
+            raise MvssError(
+                f"unknown conditioning {conditioning!r} of a TimeMLP: choose one of {', '.join(CONDITIONINGS)}"
+            )
+        if features < 1 or not hidden or min(hidden) < 1 or embedding < 2 or embedding % 2:
+            raise MvssError(
+                f"a TimeMLP needs features and hidden widths of at least 1 and an even embedding,"
+                f" not features={features}, hidden={tuple(hidden)}, embedding={embedding}"
+            )
+        self.film = conditioning == "film"
+        self.widths = tuple(hidden)
+        self.register_buffer("frequencies", torch.linspace(math.log(SLOWEST), math.log(FASTEST), embedding // 2).exp())
+        self.embed = nn.Sequential(
+            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
+        )
+        # One product with e serves all layers. W [x, e] is W_x x + W_e e, so a level that all share is embedded once.
+        self.condition = nn.Linear(embedding, 2 * sum(hidden) if self.film else hidden[0])
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((features, *hidden), hidden, strict=False))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=not self.film) for width in hidden)
+        self.output = nn.Linear(hidden[-1], features)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        if self.film:
+            for scale in self.condition.bias.detach().split(self.widths * 2)[: len(hidden)]:
+                scale.add_(1)
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """F(x, log σ), shape (N, *shape), for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level."""
+        phase = log_sigma[:, None].to(x.dtype) * self.frequencies
+        condition = self.condition(self.embed(torch.cat((phase.sin(), phase.cos()), dim=-1)))
+        h = x.reshape(len(x), -1)
+        if self.film:
+            scales_shifts = condition.split(self.widths * 2, dim=-1)
+            scales, shifts = scales_shifts[: len(self.widths)], scales_shifts[len(self.widths) :]
+            for layer, norm, scale, shift in zip(self.layers, self.norms, scales, shifts, strict=True):
+                h = functional.silu(torch.addcmul(shift, scale, norm(layer(h))))
+        else:
+            for k, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+                h = layer(h) + condition if k == 0 else layer(h)
+                h = functional.silu(norm(h))
+        return self.output(h).reshape(x.shape)

@@ -1,0 +1,172 @@
+"""Linear operators A^β from a source x^β to its share of an observation, y = Σ_β A^β x^β + η  (paper, equation 1).
+
+An operator is either the same for a whole view (`count` is None) or holds one matrix per observation (`count` is N).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from mvss.errors import MvssError
+
+__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Scale", "Zero"]
+
+Shape = tuple[int, ...]
+
+
+class LinearOperator(ABC):
+    """A linear map, for N observations at once, from `(N, *source_shape)` to `(N, *observation_shape)`."""
+
+    source_shape: Shape
+    observation_shape: Shape
+    count: int | None = None
+    """Number of observations that have an operator each; None where one operator serves them all."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x: `(N, *source_shape)` to `(N, *observation_shape)`."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y: `(N, *observation_shape)` to `(N, *source_shape)`."""
+
+    def select(self, index: Tensor) -> LinearOperator:
+        """The operators of the observations in `index` `(n,)`."""
+        return self
+
+    def to(self, device: torch.device | str) -> LinearOperator:
+        """The same operator with its tensors on `device`."""
+        return self
+
+    @property
+    def is_zero(self) -> bool:
+        """True where the view does not show the source at all."""
+        return False
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The matrix, `(N, M, D)` or `(1, M, D)`, made by applying A to unit vectors; for small sources only."""
+        size = int(torch.Size(self.source_shape).numel())
+        rows = self.count or 1
+        eye = torch.eye(size, dtype=dtype)
+        columns = [self.forward(e.reshape(1, *self.source_shape).expand(rows, *self.source_shape)) for e in eye]
+        return torch.stack([c.reshape(rows, -1) for c in columns], dim=-1)
+
+    def __matmul__(self, other: LinearOperator) -> LinearOperator:
+        return Composition(self, other)
+
+
+class Dense(LinearOperator):
+    """A explicit matrix: `(N, M, D)` for one per observation, `(M, D)` for a whole view."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim not in (2, 3):
+            raise MvssError(f"Dense operator: matrix must be (M, D) or (N, M, D), got shape {tuple(matrix.shape)}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise MvssError("Dense operator: the matrix holds NaN or infinite values; clean it before building views")
+        self.matrix = matrix
+        self.count = matrix.shape[0] if matrix.ndim == 3 else None
+        self.observation_shape = (matrix.shape[-2],)
+        self.source_shape = (matrix.shape[-1],)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.matrix.to(x.dtype) @ x.unsqueeze(-1)).squeeze(-1)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.matrix.to(y.dtype).mT @ y.unsqueeze(-1)).squeeze(-1)
+
+    def select(self, index: Tensor) -> Dense:
+        return self if self.count is None else Dense(self.matrix[index])
+
+    def to(self, device: torch.device | str) -> Dense:
+        return Dense(self.matrix.to(device))
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.matrix.to(dtype).reshape(-1, self.observation_shape[0], self.source_shape[0])
+
+
+class Identity(LinearOperator):
+    """A = I."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.source_shape = self.observation_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Zero(LinearOperator):
+    """A = 0: the view does not show this source."""
+
+    def __init__(self, source_shape: Shape, observation_shape: Shape) -> None:
+        self.source_shape = tuple(source_shape)
+        self.observation_shape = tuple(observation_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], *self.observation_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(y.shape[0], *self.source_shape)
+
+    @property
+    def is_zero(self) -> bool:
+        return True
+
+
+class Scale(LinearOperator):
+    """A = c·I, c a number: a mixing weight. `Scale(c, shape) @ B` weighs any operator B."""
+
+    def __init__(self, factor: float, shape: Shape) -> None:
+        self.factor = float(factor)
+        self.source_shape = self.observation_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.factor * y
+
+    @property
+    def is_zero(self) -> bool:
+        return self.factor == 0.0
+
+
+class Composition(LinearOperator):
+    """A = outer · inner."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        if outer.source_shape != inner.observation_shape:
+            raise MvssError(
+                f"cannot compose operators: the inner one gives {inner.observation_shape}, "
+                f"the outer one takes {outer.source_shape}"
+            )
+        self.outer, self.inner = outer, inner
+        self.source_shape = inner.source_shape
+        self.observation_shape = outer.observation_shape
+        self.count = outer.count or inner.count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+    def select(self, index: Tensor) -> Composition:
+        return Composition(self.outer.select(index), self.inner.select(index))
+
+    def to(self, device: torch.device | str) -> Composition:
+        return Composition(self.outer.to(device), self.inner.to(device))
+
+    @property
+    def is_zero(self) -> bool:
+        return self.outer.is_zero or self.inner.is_zero
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        if isinstance(self.outer, Scale):  # the common case, without M + D products with the identity
+            return self.outer.factor * self.inner.dense(dtype)
+        return self.outer.dense(dtype) @ self.inner.dense(dtype)

@@ -1,0 +1,172 @@
+"""Learned priors in use: draw sources, and separate new observations.
+
+    warm start   x^β ~ p_mixture({x^β} | y) exactly, noised to σ_start, then reverse time with the denoisers
+    cold start   x_t ~ N(0, σ_start²), as the paper does
+
+The exact draw chooses the modes, which moment matching at high noise gets wrong; the reverse run refines within them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvss.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
+from mvss.data import View
+from mvss.denoisers import Denoiser
+from mvss.errors import MvssError
+from mvss.gibbs import gibbs_sample
+from mvss.mixture import GaussianMixture
+from mvss.mixture_posterior import DenseView, MixturePosterior
+from mvss.networks import TimeMLP
+from mvss.posterior import JointPosterior, Prior
+from mvss.rng import Stream
+from mvss.samplers import SamplerConfig, noised, sample
+
+__all__ = ["PosteriorConfig", "Separation", "SourceSeparationPipeline"]
+
+
+@dataclass(frozen=True)
+class PosteriorConfig:
+    """How posterior draws are made.
+
+    sampler: the reverse-time run. start: "warm" or "cold". components: Gaussians kept per source at each noise level
+    (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose conditional runs
+    are cold. beam: width of the search for exact draws under the mixtures. chunk: observations in memory at once.
+    """
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    start: str = "warm"
+    components: int = 8
+    gibbs_rounds: int = 0
+    beam: int = 64
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.start not in ("warm", "cold"):
+            raise MvssError(f"posterior.start={self.start!r} is unknown; use warm or cold")
+        if self.components < 1 or self.chunk < 1:
+            raise MvssError("posterior.components and posterior.chunk must be at least 1")
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Draws `(N, *shape_β)` per shown source, network evaluations per observation, mean share of raised pivots."""
+
+    draws: tuple[Tensor, ...]
+    evaluations: int
+    clamped: float
+
+
+class SourceSeparationPipeline:
+    """One denoiser per source, and what was learned with them.
+
+    denoisers: one per source, in the order of the operators of a view.
+    """
+
+    def __init__(self, denoisers: Sequence[Denoiser], config: PosteriorConfig | None = None) -> None:
+        self.denoisers = tuple(denoisers)
+        self.config = config or PosteriorConfig()
+
+    def separate(
+        self,
+        view: View,
+        stream: Stream,
+        start: Sequence[Tensor] | None = None,
+        index: Tensor | None = None,
+    ) -> Separation:
+        """One joint posterior draw of the sources that `view` shows, per observation.
+
+        start: earlier draws `(N, *shape)` to start from (warm); exact draws under the mixtures if not given.
+        index: numbers of the observations `(N,)`, which randomness is keyed by; 0 … N−1 if not given.
+        """
+        dense = DenseView.of(view)
+        index = torch.arange(len(view)) if index is None else index
+        shown = [self.denoisers[beta] for beta in view.shown]
+        sampler = self.config.sampler
+        gibbs = self.config.gibbs_rounds > 0
+        if self.config.start == "cold" and not gibbs:
+            start = [dense.y.new_zeros(len(view), *d.shape) for d in shown]
+        elif start is None:
+            exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
+            flat = exact.draw(dense, stream.child("exact"), index)
+            start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
+            if all(d.network is None for d in shown):
+                return Separation(tuple(start), 0, 0.0)
+        pieces, evaluations, clamped = [], 0, 0.0
+        for first in range(0, len(view), self.config.chunk):
+            rows = slice(first, first + self.config.chunk)
+            part = dense.select(rows)
+            if gibbs:
+                begin = [s[rows] for s in start]
+                found, evaluations = gibbs_sample(
+                    shown, part, begin, sampler, self.config.gibbs_rounds, stream, index[rows], self.config.components
+                )
+                pieces.append(found)
+                continue
+            posterior = JointPosterior(shown, part, self.config.components)
+            x = noised([s[rows] for s in start], sampler.sigma_start, stream, index[rows])
+            pieces.append(sample(posterior, x, sampler, stream, index[rows]))
+            evaluations = posterior.evaluations
+            clamped += posterior.clamped * len(index[rows]) / len(view)
+        draws = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return Separation(draws, evaluations, clamped)
+
+    def sample(self, source: int, count: int, stream: Stream) -> Tensor:
+        """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser."""
+        denoiser = self.denoisers[source]
+        index = torch.arange(count)
+        start = denoiser.mixture.sample(count, stream.generator("mixture")).reshape(count, *denoiser.shape)
+        if denoiser.network is None:
+            return start
+        sampler = self.config.sampler
+        if self.config.start == "cold":
+            start = torch.zeros_like(start)
+        return sample(Prior([denoiser]), noised([start], sampler.sigma_start, stream, index), sampler, stream, index)[0]
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write networks (diffusers format), mixtures and settings to a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = []
+        for number, d in enumerate(self.denoisers, start=1):
+            save_checkpoint(folder / f"mixture-{number}.pt", mixture_state(d.mixture))
+            if d.network is not None:
+                d.network.save_pretrained(folder / f"network-{number}")  # type: ignore[operator]
+            description.append({"shape": d.shape, "sigma_data": d.sigma_data, "network": d.network is not None})
+        settings = {"sources": description, "posterior": asdict(self.config)}
+        atomic_write_text(folder / "pipeline.json", json.dumps(settings, indent=1) + "\n")
+
+    @staticmethod
+    def from_pretrained(folder: Path | str) -> SourceSeparationPipeline:
+        """Read what `save_pretrained` wrote."""
+        folder = Path(folder)
+        try:
+            settings = json.loads((folder / "pipeline.json").read_text())
+        except (OSError, ValueError) as error:
+            raise MvssError(
+                f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained"
+            ) from error
+        denoisers = []
+        for number, source in enumerate(settings["sources"], start=1):
+            mixture = mixture_from_state(load_checkpoint(folder / f"mixture-{number}.pt"))
+            network = TimeMLP.from_pretrained(folder / f"network-{number}") if source["network"] else None
+            denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
+        posterior = settings["posterior"]
+        config = PosteriorConfig(**{**posterior, "sampler": SamplerConfig(**posterior["sampler"])})
+        return SourceSeparationPipeline(denoisers, config)
+
+
+def mixture_state(mixture: GaussianMixture) -> dict[str, Tensor | float]:
+    """A mixture as a plain dictionary, for checkpoints."""
+    return {"weights": mixture.weights, "means": mixture.means, "factors": mixture.factors, "floor": mixture.floor}
+
+
+def mixture_from_state(state: dict[str, Tensor | float]) -> GaussianMixture:
+    """The mixture of `mixture_state`."""
+    return GaussianMixture(**state)  # type: ignore[arg-type]

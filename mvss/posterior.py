@@ -1,0 +1,163 @@
+"""Joint posterior of all sources given an observation, at noise level σ.
+
+Moment matching (MMPS; Rozet et al. 2024, arXiv 2405.13712; paper, section 4): with x̂^β = d_β(x_t^β, σ) and
+V^β = σ² ∂d_β/∂x_t (Tweedie),
+    (Σ_i + Σ_β A^β V^β A^βᵀ) v = y − Σ_β A^β x̂^β,     E[x^β | x_t, y] ≈ x̂^β + V^β A^βᵀ v.
+
+With several modes one Gaussian per source is poor. The mixture part of a denoiser has p(x^β | x_t^β) = Σ_k w_k N(μ_k, V_k) in
+closed form, so that one moment match per combination of components is exact for it:
+    E[x^β | x_t, y] = Σ_k r_k (μ_{k_β} + V_{k_β} A^βᵀ v_k),   r_k ∝ Π_β w_{k_β} · N(y; Σ_β A^β μ_{k_β}, S_k).
+A network's correction δ = d − d_mixture moves all μ_k by δ and adds σ² ∂δ/∂x_t (symmetrised) to all V_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvss.denoisers import Denoiser
+from mvss.mixture_posterior import DenseView, assemble, log_normal
+from mvss.solvers import factorise
+
+__all__ = ["JointPosterior", "Prior", "jacobian"]
+
+
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value `(N, D)` and Jacobian `(N, D, D)` of a row-wise function at x `(N, D)`, by D vector–Jacobian products."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        value = function(x)
+        rows = [
+            torch.autograd.grad(value[:, i].sum(), x, retain_graph=i + 1 < x.shape[1])[0] for i in range(x.shape[1])
+        ]
+    return value.detach(), torch.stack(rows, dim=1)
+
+
+@dataclass
+class _Local:
+    """p(x | x_t) of one source as Gaussians: log weights `(N, T)`, means `(N, T, D)`, covariances `(N, T, D, D)`."""
+
+    log_weight: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+
+class Prior:
+    """The face of a posterior without an observation: x_t ↦ E[x | x_t] for several sources."""
+
+    def __init__(self, denoisers: Sequence[Denoiser]) -> None:
+        self.denoisers = tuple(denoisers)
+        self.evaluations = 0
+
+    @torch.no_grad()
+    def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+        self.evaluations += len(self.denoisers)
+        return tuple(d(x, sigma) for d, x in zip(self.denoisers, x_t, strict=True))
+
+
+class JointPosterior:
+    """E[x^β | x_t, y] for all sources that a view shows, with explicit Jacobians: for small sources.
+
+    denoisers: of the shown sources, in their order.
+    data: the view as matrices.
+    components: Gaussians kept per source, the likeliest given x_t; 1 gives plain moment matching.
+
+    After use, `evaluations` counts denoiser evaluations and vector–Jacobian products per observation, and `clamped` is the
+    largest share, over the calls, of covariance eigenvalues that a network's Jacobian had made negative.
+    """
+
+    def __init__(self, denoisers: Sequence[Denoiser], data: DenseView, components: int = 1) -> None:
+        self.denoisers, self.data, self.components = tuple(denoisers), data, components
+        self.evaluations = 0
+        self.clamped = 0.0
+
+    def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+        """Posterior means, `(N, *shape_β)` each, for x_t of the same shapes and σ `(N,)`."""
+        flat = [x.flatten(1) for x in x_t]
+        local = [self._local(d, x, sigma) for d, x in zip(self.denoisers, flat, strict=True)]
+        means = self._combine(local)
+        return tuple(m.reshape(x.shape) for m, x in zip(means, x_t, strict=True))
+
+    def _local(self, denoiser: Denoiser, x_t: Tensor, sigma: Tensor) -> _Local:
+        dimension = x_t.shape[1]
+        networked = denoiser.network is not None
+        self.evaluations += 1 + (dimension if networked else 0)
+        mixture = denoiser.mixture
+        with torch.no_grad():
+            log_weight, mean, shrink = mixture.component_posteriors(x_t, sigma)
+            kept = min(self.components, len(mixture))
+            if self.components > 1:
+                log_weight, index = log_weight.topk(kept, dim=1)
+                mean = mean.gather(1, index.unsqueeze(-1).expand(-1, -1, dimension))
+            else:
+                index = torch.arange(len(mixture), device=x_t.device).expand(len(x_t), -1)
+            u = mixture.eigenvectors[index]
+            outside = (mixture.floor**2 / (mixture.floor**2 + sigma**2))[:, None]
+            scale = shrink.gather(1, index.unsqueeze(-1).expand(-1, -1, shrink.shape[2])) - outside.unsqueeze(-1)
+            covariance = (u * scale.unsqueeze(-2)) @ u.mT
+            covariance.diagonal(dim1=-2, dim2=-1).add_(outside.unsqueeze(-1))
+            covariance *= sigma[:, None, None, None] ** 2
+            if self.components == 1 and len(mixture) > 1:
+                log_weight, mean, covariance = _moments(log_weight, mean, covariance)
+        if networked:
+            levels = sigma
+
+            def correction(x: Tensor) -> Tensor:
+                return denoiser.correction(x.reshape(-1, *denoiser.shape), levels).flatten(1)
+
+            value, gradient = jacobian(correction, x_t)
+            mean = mean + value.unsqueeze(1)
+            extra = sigma[:, None, None] ** 2 * 0.5 * (gradient + gradient.mT)
+            covariance, share = _positive(covariance + extra.unsqueeze(1))
+            self.clamped = max(self.clamped, share)
+        return _Local(log_weight, mean, covariance)
+
+    def _combine(self, local: list[_Local]) -> list[Tensor]:
+        data, sources, count = self.data, len(local), len(self.data)
+        rows, columns = torch.tril_indices(data.y.shape[1], data.y.shape[1], device=data.y.device)
+        picked, pulled, log_weight = [], [], data.y.new_zeros(())
+        for beta, (matrix, part) in enumerate(zip(data.matrices, local, strict=True)):
+            shape = [1] * sources
+            shape[beta] = part.mean.shape[1]
+            # broadcasting over (N, T_1, …, T_S)
+            across = torch.einsum("ntde,nme->ntdm", part.covariance, matrix)
+            projected = torch.einsum("nmd,ntdk->ntmk", matrix, across)
+            mean = torch.einsum("nmd,ntd->ntm", matrix, part.mean).reshape(count, *shape, -1)
+            packed = projected[..., rows, columns].reshape(count, *shape, -1)
+            picked.append((mean, packed))
+            pulled.append(across)
+            log_weight = log_weight + part.log_weight.reshape(count, *shape)
+        lead = (count, *[1] * sources, -1)
+        noise = data.noise.reshape(lead)
+        residual, entries = assemble(data.y.reshape(lead), noise, picked)
+        system = factorise(entries, list(noise.unbind(-1)))
+        log_joint = log_normal(system, residual) + log_weight
+        weight = torch.softmax(log_joint.flatten(1), dim=1).reshape(log_joint.shape).unsqueeze(-1)
+        weighted = weight * torch.stack(system.solve(residual), dim=-1)
+        out = []
+        for beta, part in enumerate(local):
+            others = [1 + b for b in range(sources) if b != beta]
+            share = weight.sum(others) if others else weight
+            force = weighted.sum(others) if others else weighted
+            out.append((share * part.mean).sum(1) + torch.einsum("ntdm,ntm->nd", pulled[beta], force))
+        return out
+
+
+def _positive(covariance: Tensor) -> tuple[Tensor, float]:
+    """The nearest positive semi-definite matrices, and the share of eigenvalues that were negative."""
+    values, vectors = torch.linalg.eigh(covariance)
+    share = float((values < 0).double().mean())
+    return (vectors * values.clamp_min(0.0).unsqueeze(-2)) @ vectors.mT, share
+
+
+def _moments(log_weight: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The one Gaussian with the moments of a mixture."""
+    weight = log_weight.exp()
+    centre = (weight.unsqueeze(-1) * mean).sum(1, keepdim=True)
+    spread = mean - centre
+    within = (weight[..., None, None] * covariance).sum(1, keepdim=True)
+    between = ((weight.unsqueeze(-1) * spread).mT @ spread).unsqueeze(1)
+    return torch.zeros_like(log_weight[:, :1]), centre, within + between

@@ -1,0 +1,104 @@
+"""Small symmetric systems S v = r, S = L D Lᵀ, solved for very many observations at once.
+
+LAPACK calls on millions of 3×3 matrices are slow, so the entries are kept as separate arrays ("structure of arrays") and
+the factorisation is written out over the M observed numbers; the work is then element-wise and runs at memory speed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["LDL", "Symmetric", "factorise"]
+
+Symmetric = list[list[Tensor]]
+"""Lower triangle: `S[i][j]`, j ≤ i, each of one batch shape."""
+
+
+@dataclass
+class LDL:
+    """S = L D Lᵀ with unit lower triangular L (strict lower entries in `lower`) and pivots D."""
+
+    pivots: list[Tensor]
+    lower: list[list[Tensor]]
+    clamped: Tensor
+    """Fraction of pivots that were raised to the bound: 0 for a positive definite S."""
+
+    def at(self, index: Tensor) -> LDL:
+        """The systems in `index`, of a one-dimensional batch."""
+        return LDL([d[index] for d in self.pivots], [[e[index] for e in row] for row in self.lower], self.clamped)
+
+    def log_determinant(self) -> Tensor:
+        """log |S|."""
+        return sum((d.log() for d in self.pivots[1:]), self.pivots[0].log())
+
+    def whiten(self, r: list[Tensor]) -> list[Tensor]:
+        """L⁻¹ r."""
+        z: list[Tensor] = []
+        for i, r_i in enumerate(r):
+            for j in range(i):
+                r_i = r_i - self.lower[i][j] * z[j]
+            z.append(r_i)
+        return z
+
+    def quadratic(self, r: list[Tensor]) -> Tensor:
+        """rᵀ S⁻¹ r."""
+        terms = [z * z / d for z, d in zip(self.whiten(r), self.pivots, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    def solve(self, r: list[Tensor]) -> list[Tensor]:
+        """S⁻¹ r."""
+        v = [z / d for z, d in zip(self.whiten(r), self.pivots, strict=True)]
+        for i in reversed(range(len(v))):
+            for k in range(i + 1, len(v)):
+                v[i] = v[i] - self.lower[k][i] * v[k]
+        return v
+
+    def inverse(self) -> Symmetric:
+        """Lower triangle of S⁻¹ = L⁻ᵀ D⁻¹ L⁻¹."""
+        size = len(self.pivots)
+        unit: list[list[Tensor]] = []  # strict lower triangle of L⁻¹
+        for i in range(size):
+            row = []
+            for j in range(i):
+                row.append(sum((-self.lower[i][k] * unit[k][j] for k in range(j + 1, i)), -self.lower[i][j]))
+            unit.append(row)
+        weight = [d.reciprocal() for d in self.pivots]
+        scaled = [[e * weight[i] for e in row] for i, row in enumerate(unit)]
+        entries: Symmetric = []
+        for i in range(size):
+            row = [sum((scaled[k][i] * unit[k][j] for k in range(i + 1, size)), scaled[i][j]) for j in range(i)]
+            row.append(sum((scaled[k][i] * unit[k][i] for k in range(i + 1, size)), weight[i]))
+            entries.append(row)
+        return entries
+
+
+def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
+    """Factorise S = L D Lᵀ.
+
+    entries: lower triangle of S, M rows of arrays of one batch shape.
+    least: lower bounds of the pivots. Where S = Σ + (something positive semi-definite), no pivot can be below the smallest
+        eigenvalue of Σ, so that raising pivots to it repairs rounding and the indefinite Jacobians of networks.
+    """
+    size = len(entries)
+    pivots: list[Tensor] = []
+    lower: list[list[Tensor]] = [[] for _ in range(size)]
+    scaled: list[list[Tensor]] = [[] for _ in range(size)]  # L D, kept to spare a product
+    raised = entries[0][0].new_zeros(())
+    for j in range(size):
+        d = entries[j][j]
+        for k in range(j):
+            d = d - lower[j][k] * scaled[j][k]
+        if least is not None:
+            raised = raised + (d < least[j]).to(d.dtype).mean() / size
+            d = torch.maximum(d, least[j])
+        pivots.append(d)
+        for i in range(j + 1, size):
+            s = entries[i][j]
+            for k in range(j):
+                s = s - lower[i][k] * scaled[j][k]
+            scaled[i].append(s)
+            lower[i].append(s / d)
+    return LDL(pivots, lower, raised)

@@ -1,0 +1,28 @@
+"""PSNR by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mvss.errors import MvssError
+from mvss.metrics.images import psnr
+
+
+def test_by_hand() -> None:
+    truth = torch.zeros(3, 2)
+    draw = torch.tensor([[0.4, 0.4], [0.04, 0.0], [0.0, 0.0]])
+    expected = [20.0, 10 * math.log10(16 / 0.0008), math.inf]
+    assert psnr(draw, truth, 4.0).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_any_shape_and_only_the_difference_counts() -> None:
+    truth = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert psnr(truth + 0.1, truth, 1.0).tolist() == pytest.approx([20.0] * 5)
+
+
+def test_unpaired_shapes_are_refused() -> None:
+    with pytest.raises(MvssError, match="equal shapes"):
+        psnr(torch.zeros(3, 2), torch.zeros(1, 2), 4.0)
