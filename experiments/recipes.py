@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -240,7 +240,7 @@ def _pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> Source
             with torch.random.fork_rng():
                 torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
                 settings = job.config.network
-                network = TimeMLP(prior.dimension, settings.hidden, settings.embedding, settings.conditioning)
+                network = TimeMLP(prior.dimension, settings.hidden, settings.embedding, settings.conditioning, 2 * prior.dimension)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
     return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)

@@ -1,10 +1,12 @@
 """Denoisers d(x_t, σ) ≈ E[x | x_t] of one source: a closed-form mixture, corrected by a network.
 
-    d(x, σ) = d_mixture(x, σ) + c_out(σ) F(c_in(σ) x, log σ),   c_in = 1/√(σ² + s²),   c_out = σ s/√(σ² + s²)
+    d(x, σ) = d_mixture(x, σ) + c_out(σ) F(c_in(σ) x, (x − d_mixture(x, σ))/σ, log σ),
+    c_in = 1/√(σ² + s²),   c_out = σ s/√(σ² + s²)
 
 Karras et al. 2022 (arXiv 2206.00364, table 1) have c_skip x = s²/(σ² + s²) x in the first place: that is the denoiser of one
 Gaussian N(0, s² I), a mixture with K = 1. Any fitted mixture serves as well; F is zero at the start, so that the
-diffusion prior starts where the mixture ended. Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
+diffusion prior starts where the mixture ended. A smooth network cannot resolve a manifold a hundred times thinner than
+it is long; the mixture's residual, which has unit size at every σ, gives it that scale as an input. Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
 """
 
 from __future__ import annotations
@@ -50,30 +52,39 @@ class Denoiser(torch.nn.Module):
     def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """E[x | x_t], `(N, *shape)`, for x_t `(N, *shape)` and σ `(N,)`."""
         base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
-        return base if self.network is None else base + self.correction(x_t, sigma)
+        return base if self.network is None else base + self.correction(x_t, base, sigma)
 
-    def _scale(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        total = (sigma.square() + self.sigma_data**2).sqrt()
-        return 1 / total, sigma * self.sigma_data / total
-
-    def correction(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """c_out(σ) F(c_in(σ) x, log σ): what the network adds, in the dtype of x_t; F runs in its own."""
+    def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        """c_out(σ) F: what the network adds to `base`, the mixture's estimate; in the dtype of x_t, F runs in its own."""
         assert self.network is not None
-        c_in, c_out = (c.reshape(-1, *[1] * (x_t.ndim - 1)) for c in self._scale(sigma))
         dtype = next(self.network.parameters()).dtype
-        return c_out * self.network((c_in * x_t).to(dtype), sigma.log().to(dtype)).to(x_t.dtype)
+        out = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
+        return self._scales(x_t, sigma)[1] * out.reshape(x_t.shape).to(x_t.dtype)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""
-        x_t = x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise
+        assert self.network is not None
+        x_t = x + _column(sigma, x) * noise
         with torch.no_grad():
             base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x.shape)
-        c_in, c_out = (c.reshape(-1, *[1] * (x.ndim - 1)) for c in self._scale(sigma))
-        assert self.network is not None
-        target = (x - base) / c_out
-        if self.previous is not None:
-            with torch.no_grad():
-                target = self.relaxation * target - (self.relaxation - 1) * self.previous(c_in * x_t, sigma.log())
-        error = self.network(c_in * x_t, sigma.log()) - target
+            inputs = self._inputs(x_t, base, sigma)
+            target = (x - base) / self._scales(x, sigma)[1]
+            if self.previous is not None:
+                old = self.previous(inputs, sigma.log()).reshape(x.shape)
+                target = self.relaxation * target - (self.relaxation - 1) * old
+        error = self.network(inputs, sigma.log()).reshape(x.shape) - target
         per_sample = error.square().flatten(1).mean(1)
         return per_sample.mean() if weights is None else (weights * per_sample).mean()
+
+    def _scales(self, like: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """c_in and c_out."""
+        total = (sigma.square() + self.sigma_data**2).sqrt()
+        return _column(1 / total, like), _column(sigma * self.sigma_data / total, like)
+
+    def _inputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        return torch.stack([self._scales(x_t, sigma)[0] * x_t, (x_t - base) / _column(sigma, x_t)], dim=1)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """`(N,)` to the number of dimensions of `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -10,6 +10,7 @@ Factors B_k may have fewer columns than the source has numbers (mixture of facto
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -113,7 +114,7 @@ class GaussianMixture(torch.nn.Module):
         variance = sigma[:, None, None] ** 2
         shrink = eigenvalues / (eigenvalues + variance)
         outside = (self.floor**2 / (self.floor**2 + sigma**2))[:, None, None]
-        k, d = self.means.shape
+        d = self.dimension
         means = self.means.to(x_t.dtype)
         directions = self.eigenvectors.to(x_t.dtype)
         mean = means + torch.einsum(
@@ -129,10 +130,10 @@ class GaussianMixture(torch.nn.Module):
         return (log_weight.exp().unsqueeze(-1) * mean).sum(1)
 
     def resize(self, count: int, dead: float = 0.1) -> GaussianMixture:
-        """`count` components: those lighter than `dead`/K go, and the heaviest are cut into pieces along their main axis.
+        """`count` components: those lighter than `dead`/K go, the heaviest are cut into pieces along their main axis.
 
-        A uniform segment of variance λ and length √(12 λ) falls into n pieces of variance λ/n² each, so that a component
-        that is cut keeps its mass, mean and covariance.
+        A uniform segment of variance λ and length √(12 λ) falls into n pieces of variance λ/n² each, so that a
+        component that is cut keeps its mass, mean and covariance.
         """
         pieces = (self.weights >= dead / len(self)).long()
         while int(pieces.sum()) < count:
@@ -153,8 +154,8 @@ class Hierarchy:
     """A mixture seen coarse to fine: level l merges components into groups with the same mass, mean and covariance.
 
     levels: mixtures from coarse to the mixture itself.
-    children: for each level but the last, `(K_l, 2)`: the groups of the next level that a group consists of; a group that
-        cannot be divided is its own single child, with −1 in the second place.
+    children: for each level but the last, `(K_l, 2)`: the groups of the next level that a group consists of; a group
+        that cannot be divided is its own single child, with −1 in the second place.
     order: `(K,)`: the mixture's component that each component of the last level is.
     """
 
@@ -164,7 +165,7 @@ class Hierarchy:
 
     @staticmethod
     def of(mixture: GaussianMixture, coarsest: int) -> Hierarchy:
-        """Bisect the components along the main axis of their means until every group has one; keep levels ≥ `coarsest`."""
+        """Bisect along the main axis of the means until every group has one component; keep levels ≥ `coarsest`."""
         groups = [torch.arange(len(mixture))]
         partitions = [groups]
         while any(len(g) > 1 for g in groups):
@@ -172,7 +173,7 @@ class Hierarchy:
             partitions.append(groups)
         partitions = [p for p in partitions if len(p) >= min(coarsest, len(mixture))]
         children = []
-        for coarse, fine in zip(partitions[:-1], partitions[1:], strict=True):
+        for coarse, fine in itertools.pairwise(partitions):
             table, position = [], 0
             for group in coarse:
                 count = 2 if len(group) > 1 else 1

@@ -1,10 +1,12 @@
 """Maximum-likelihood mixture priors under linear mixing: annealed stochastic ascent of the exact likelihood.
 
-    max_θ Σ_i log p_θ(y_i | A_i),    p_θ(y | A) = Σ_k Π_β π_{k_β} · N(y; Σ_β A^β m_{k_β}, Σ_i + τ² I + Σ_β A^β C_{k_β} A^βᵀ)
+    max_θ Σ_i log p_θ(y_i | A_i),
+    p_θ(y | A) = Σ_k Π_β π_{k_β} · N(y; Σ_β A^β m_{k_β}, Σ_i + τ² I + Σ_β A^β C_{k_β} A^βᵀ)
 
 EM moves a mean by C times its gradient, so that a thin component cannot move off its own manifold: EM stalls. Adam on
-the gradient that Fisher's identity gives (`mixture_posterior`) has no such brake. The temperature τ² falls from a fraction of
-the observations' power to zero, and the number of components doubles on the way (coarse to fine). One Gaussian is K = 1.
+the gradient of `mixture_gradient` has no such brake, and a natural-gradient move of each whole prior follows what Adam
+is too slow for. The temperature τ² falls from a fraction of the observations' power to zero. Between phases dead
+components go and the heaviest are cut, so that K grows on the way (coarse to fine). One Gaussian is K = 1.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 from mvss.data import MultiViewData
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
-from mvss.mixture_gradient import ShiftDescent, evidence_gradient
+from mvss.mixture_gradient import Batch, ShiftDescent, evidence_gradient
 from mvss.mixture_posterior import DenseView, MixturePosterior
 from mvss.rng import Stream
 
@@ -27,7 +29,6 @@ __all__ = ["MixtureConfig", "MixtureFit", "fit_mixtures"]
 
 RETAIN = 5.0
 """Nats below the best combination at which one stops counting in a gradient; evidence and draws keep more."""
-SHIFT_BELOW = 0.0
 SHIFT_RATE = 0.1
 NEAR = 0.05
 """Starts whose held-out evidence differs by less than this many nats per observation are rivals."""
@@ -44,7 +45,7 @@ class MixtureConfig:
     temperature: τ² at the start, as a fraction of the mean square of y; zero after `cooled` of the steps.
     floor: lower bound of a component's standard deviation, as a fraction of the smallest noise level.
     held_out: share of the observations that are kept for the held-out likelihood.
-    starts: independent starts; the one of the best held-out evidence when the temperature reaches zero goes on.
+    starts, trial: independent starts; after this fraction of the phases the one of the best held-out evidence goes on.
     """
 
     components: tuple[int, ...] = (24,) * 6 + (32, 48, 48, 48)
@@ -56,25 +57,26 @@ class MixtureConfig:
     cooled: float = 0.6
     floor: float = 0.3
     held_out: float = 0.1
-    starts: int = 1
+    starts: int = 3
+    trial: float = 0.3
 
     def __post_init__(self) -> None:
         if not self.components or min(self.components) < 1 or self.steps < len(self.components) or self.batch < 1:
             raise MvssError("mixture: components and batch must be at least 1, with at least one step per phase")
-        if not 0 < self.floor or not 0 <= self.held_out < 1:
+        if not self.floor > 0 or not 0 <= self.held_out < 1:
             raise MvssError("mixture: floor must be positive and held_out in [0, 1)")
         if self.starts < 1:
             raise MvssError("mixture: starts must be at least 1")
 
     @property
-    def hot_phases(self) -> int:
-        """Phases that end while the temperature is above zero: the part that is repeated for each start."""
-        return math.ceil(self.cooled * len(self.components) - 1e-9) if len(self.components) > 1 else 0
+    def trial_phases(self) -> int:
+        """Phases that every start runs."""
+        return int(self.trial * len(self.components)) if self.starts > 1 else 0
 
     @property
     def total_steps(self) -> int:
         """Steps over all starts."""
-        return self.steps + (self.starts - 1) * self.phase_steps(self.hot_phases).start
+        return self.steps + (self.starts - 1) * self.phase_steps(self.trial_phases).start
 
     def phase_steps(self, number: int) -> range:
         """The steps of a phase."""
@@ -87,11 +89,12 @@ class MixtureFit:
     """What a fit gives.
 
     priors: one per source, of the phase whose held-out evidence was best.
-    held_out, train: mean log p(y | A) per observation, nats. discarded: the worst mean share of responsibility not kept.
+    held_out, train: mean log p(y | A) per observation, nats.
+    discarded: share of responsibility not kept, mean of the worst view.
     phases: (K, held-out evidence) at the end of each phase that ran at temperature zero.
-    starts: held-out evidence of each start when one was chosen.
+    starts: held-out evidence of each start when one was chosen, at the temperature then.
     rivalry: how far the best start is from others of nearly its evidence, nats per draw of the prior; large where the
-        observations do not tell which source a part belongs to (two sources that traded parts). NaN without such a start.
+        observations do not tell which source a part belongs to (two sources traded parts). NaN without a rival.
     """
 
     priors: tuple[GaussianMixture, ...]
@@ -133,39 +136,39 @@ class _Ascent:
         free: Sequence[int],
         stream: Stream,
     ) -> None:
-        self.data, self.views, self.config, self.stream = data, views, config, stream
+        self.views, self.config, self.stream = _everything(data, views, free), config, stream
         self.priors, self.free = tuple(priors), tuple(free)
+        self.shift = ShiftDescent(SHIFT_RATE)
         self.power = float(sum((v.y.square().mean() for v in views), torch.zeros(())) / len(views))
 
     def phase(self, number: int, report: Callable[[dict[str, float]], None]) -> None:
         """Run one phase; on entering any but the first, dead components go and the heaviest are cut."""
         size = self.config.components[number]
         resized = [p.resize(size) if number and b in self.free else p for b, p in enumerate(self.priors)]
-        parameters = [_Parameters(p) for p in resized]
+        parameters = {beta: _Parameters(resized[beta]) for beta in self.free}
         tensors = [t for beta in self.free for t in parameters[beta].tensors]
+
+        def current() -> tuple[GaussianMixture, ...]:
+            return tuple(parameters[b].mixture() if b in parameters else p for b, p in enumerate(self.priors))
+
         optimiser = torch.optim.Adam(tensors, lr=1.0, betas=(0.9, 0.99))
-        shift = ShiftDescent(SHIFT_RATE)
         for step in self.config.phase_steps(number):
             rate, temperature = _schedule(self.config, step, self.power)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            batch = _minibatch(
-                self.data, self.views, self.free, self.config.batch, self.stream.generator("batch", step)
-            )
-            hot = [(shown, DenseView(v.y, v.matrices, v.noise + temperature)) for shown, v in batch]
-            gradient = evidence_gradient(hot, [p.mixture() for p in parameters], self.free, RETAIN)
+            batch = _minibatch(self.views, self.config.batch, self.stream.generator("batch", step), temperature)
+            gradient = evidence_gradient(batch, current(), self.free, RETAIN)
             for beta in self.free:
                 parameters[beta].set_gradient(*gradient.sums[beta])
             norms = [float(torch.nn.utils.clip_grad_norm_(parameters[beta].tensors, 10.0)) for beta in self.free]
             if not math.isfinite(gradient.evidence + sum(norms)):
                 raise MvssError(f"mixture fit diverged at step {step}; use a smaller mixture.learning_rate")
             optimiser.step()
-            if temperature <= SHIFT_BELOW:
-                moves = shift.step(gradient.scores).split([parameters[b].tensors[1].shape[1] for b in self.free])
-                for beta, move in zip(self.free, moves, strict=True):
-                    parameters[beta].tensors[1] += move
+            moves = self.shift.step(gradient.scores).split([parameters[b].tensors[1].shape[1] for b in self.free])
+            for beta, move in zip(self.free, moves, strict=True):
+                parameters[beta].tensors[1] += move
             report({"log_evidence": gradient.evidence, "temperature": temperature, "learning_rate": rate})
-        self.priors = tuple(p.mixture() for p in parameters)
+        self.priors = current()
 
 
 def fit_mixtures(
@@ -200,27 +203,29 @@ def fit_mixtures(
         own = stream.child("start", number)
         priors = [prior or _initial(data, config, beta, own) for beta, prior in enumerate(frozen)]
         ascent = _Ascent(data, train, config, priors, free, own)
-        for phase in range(config.hot_phases if free else 0):
+        for phase in range(config.trial_phases if free else 0):
             ascent.phase(phase, report)
         return ascent
 
     ascents = [start(number) for number in range(config.starts)]
-    scores = [_evidence(data, test, a.priors)[0] for a in ascents]
+    heat = _schedule(config, config.phase_steps(config.trial_phases).start, ascents[0].power)[1]
+    scores = [_evidence(data, test, a.priors, heat)[0] for a in ascents] if len(ascents) > 1 else [0.0]
     best = ascents[max(range(len(scores)), key=scores.__getitem__)]
     rivalry = _rivalry(ascents, scores, best, stream)
-    found, phases = (max(scores), best.priors), []
-    for phase in range(config.hot_phases, len(config.components) if free else 0):
+    found, phases = (-math.inf, best.priors), []
+    for phase in range(config.trial_phases, len(config.components) if free else 0):
         best.phase(phase, report)
-        value, _ = _evidence(data, test, best.priors)
-        phases.append((config.components[phase], value))
-        found = max(found, (value, best.priors), key=lambda pair: pair[0])
+        if _schedule(config, config.phase_steps(phase + 1).start, best.power)[1] == 0:
+            value, _ = _evidence(data, test, best.priors)
+            phases.append((config.components[phase], value))
+            found = max(found, (value, best.priors), key=lambda pair: pair[0])
     held_out, discarded = _evidence(data, test, found[1])
     in_sample, _ = _evidence(data, [t.select(slice(0, 1024)) for t in train], found[1])
     return MixtureFit(found[1], held_out, in_sample, discarded, tuple(phases), tuple(scores), rivalry)
 
 
 def _rivalry(ascents: Sequence[_Ascent], scores: Sequence[float], best: _Ascent, stream: Stream) -> float:
-    """Largest E[log p_best(x) − log p_rival(x)] over sources and starts within NEAR nats of the best; see `MixtureFit`."""
+    """Largest E[log p_best(x) − log p_rival(x)] over sources and starts within NEAR nats of the best."""
     found = []
     for ascent, score in zip(ascents, scores, strict=True):
         if ascent is best or score < max(scores) - NEAR:
@@ -260,26 +265,29 @@ def _initial(data: MultiViewData, config: MixtureConfig, beta: int, stream: Stre
     return GaussianMixture(torch.ones(k), means, factors.clone(), config.floor * least)
 
 
-def _minibatch(
-    data: MultiViewData, views: Sequence[DenseView], free: Sequence[int], size: int, rng: torch.Generator
-) -> list[tuple[tuple[int, ...], DenseView]]:
-    """From each view that shows a free source: the sources that it shows, and `size` of its observations."""
+def _everything(data: MultiViewData, views: Sequence[DenseView], free: Sequence[int]) -> Batch:
+    """The views that show a free source, with the sources that they show."""
+    return [(v.shown, view) for v, view in zip(data.views, views, strict=True) if set(v.shown) & set(free)]
+
+
+def _minibatch(whole: Batch, size: int, rng: torch.Generator, temperature: float) -> Batch:
+    """`size` observations of each view, with the temperature in their noise."""
     picked = []
-    for view, source in zip(views, data.views, strict=True):
-        if set(source.shown) & set(free):
-            index = torch.randperm(len(view), generator=rng)[:size].to(view.y.device)
-            picked.append((source.shown, view.select(index)))
+    for shown, view in whole:
+        part = view.select(torch.randperm(len(view), generator=rng)[:size].to(view.y.device))
+        picked.append((shown, DenseView(part.y, part.matrices, part.noise + temperature)))
     return picked
 
 
 def _evidence(
-    data: MultiViewData, views: Sequence[DenseView], priors: Sequence[GaussianMixture]
+    data: MultiViewData, views: Sequence[DenseView], priors: Sequence[GaussianMixture], temperature: float = 0.0
 ) -> tuple[float, float]:
     """Mean log evidence per observation, and the largest mean discarded share of a view."""
     values, discarded = [], [0.0]
     for view, source in zip(views, data.views, strict=True):
         if len(view):
-            evidence, lost = MixturePosterior([priors[b] for b in source.shown]).log_evidence(view)
+            hot = DenseView(view.y, view.matrices, view.noise + temperature)
+            evidence, lost = MixturePosterior([priors[b] for b in source.shown]).log_evidence(hot)
             values.append(evidence)
             discarded.append(float(lost.mean()))
     return (float(torch.cat(values).mean()) if values else math.nan), max(discarded)

@@ -17,8 +17,10 @@ from torch import Tensor
 from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 
-__all__ = ["EvidenceGradient", "ShiftDescent", "evidence_gradient"]
+__all__ = ["Batch", "EvidenceGradient", "ShiftDescent", "evidence_gradient"]
 
+BEAM = 32
+"""Combinations per observation that a gradient follows where there are too many to screen them all."""
 Batch = Sequence[tuple[tuple[int, ...], DenseView]]
 """Views with the sources that they show."""
 
@@ -47,7 +49,7 @@ def evidence_gradient(
     sums = {b: [torch.zeros_like(t) for t in (priors[b].weights, priors[b].means, priors[b].covariances)] for b in free}
     value, total, scores = 0.0, sum(len(view) for _, view in batch), []
     for shown, view in batch:
-        posterior = MixturePosterior([priors[b] for b in shown], retain=retain)
+        posterior = MixturePosterior([priors[b] for b in shown], retain=retain, beam=BEAM)
         for _, part, found in posterior.chunks(view):
             value += float(found.evidence.sum())
             score = {b: part.y.new_zeros(len(part), priors[b].dimension) for b in free}
@@ -73,7 +75,7 @@ def _pull(matrix: Tensor, found: Combinations, position: int, sums: Sequence[Ten
     inverse = found.system.inverse()
     values = [weight, *(weight * e for e in v)]
     values += [weight * (v[i] * v[j] - inverse[i][j]) for i, j in zip(rows.tolist(), columns.tolist(), strict=True)]
-    gathered = torch.stack([torch.bincount(slot, x, count * components) for x in values], dim=-1)
+    gathered = torch.stack([torch.bincount(slot, x, count * components).to(x.dtype) for x in values], dim=-1)
     gathered = gathered.reshape(count, components, -1)
     outer = (matrix[:, rows, :, None] * matrix[:, columns, None, :]).flatten(2)
     symmetric = torch.where(rows == columns, 0.5, 1.0)  # an entry below the diagonal stands for two

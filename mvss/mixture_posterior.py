@@ -4,7 +4,7 @@ For a combination k = (k_1 … k_S) of one component per source, with M observed
     p(y, k) = Π_β π_{k_β} · N(y; Σ_β A^β m_{k_β}, S_k),   S_k = Σ_i + Σ_β A^β C_{k_β} A^βᵀ
     E[x^β | y, k] = m_{k_β} + C_{k_β} A^βᵀ v,   v = S_k⁻¹ (y − Σ_β A^β m_{k_β})
     ∂ log p(y)/∂m_c = Σ_k r_k [k_β = c] A^βᵀ v,   ∂ log p(y)/∂C_c = ½ Σ_k r_k [k_β = c] A^βᵀ (v vᵀ − S_k⁻¹) A^β
-with r_k = p(k | y) (Fisher's identity: no automatic differentiation, and only combinations that carry responsibility cost).
+with r_k = p(k | y) (Fisher's identity: no automatic differentiation; only combinations that carry responsibility cost).
 Extreme deconvolution (Bovy, Hogg & Roweis 2011, arXiv 0905.2979) is the case of one source.
 
 All Π_β K_β combinations are screened in float32 where they are few; where they are many, a beam descends the priors'
@@ -26,6 +26,9 @@ from mvss.rng import Stream
 from mvss.solvers import LDL, Symmetric, factorise
 
 __all__ = ["Combinations", "DenseView", "MixturePosterior", "assemble", "log_normal"]
+
+COARSE = 1000
+"""A beam starts from at most about this many combinations of merged components."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class MixturePosterior:
         self.hierarchies: tuple[Hierarchy, ...] | None = None
         width = count
         if count > exhaustive:
-            coarsest = max(2, int(exhaustive ** (1 / len(self.priors)) / 2))
+            coarsest = max(2, int(min(exhaustive, COARSE) ** (1 / len(self.priors)) / 2))
             self.hierarchies = tuple(Hierarchy.of(p, coarsest) for p in self.priors)
             width = beam * 2 ** len(self.priors)
         self.chunk = max(1, 65536 // width)  # arrays of about 64k numbers stay in the cache
@@ -258,8 +261,8 @@ def assemble(y: Tensor, noise: Tensor, picked: Sequence[tuple[Tensor, Tensor]]) 
         residual.append(sum((-mean[..., i] for mean, _ in picked), y[..., i]))
         line = []
         for j in range(i + 1):
-            start = noise[..., i] if i == j else 0.0
-            line.append(sum((packed[..., position] for _, packed in picked), start))
+            terms = [packed[..., position] for _, packed in picked] + ([noise[..., i]] if i == j else [])
+            line.append(sum(terms[1:], terms[0]))
             position += 1
         entries.append(line)
     return residual, entries

@@ -37,6 +37,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     Arguments:
         features: number of elements of one source, the product of its shape.
+        inputs: number of elements of one input; null for `features`.
         hidden: widths of the hidden layers.
         embedding: width of the embedding of log σ; even.
         conditioning: "film" (the embedding scales and shifts every layer) or "concat" (it joins the input).
@@ -51,6 +52,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         hidden: tuple[int, ...] = (256, 256, 256),
         embedding: int = 64,
         conditioning: str = "film",
+        inputs: int | None = None,
     ) -> None:
         super().__init__()
         if conditioning not in CONDITIONINGS:
@@ -70,7 +72,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         # One product with e serves all layers. W [x, e] is W_x x + W_e e, so a level that all share is embedded once.
         self.condition = nn.Linear(embedding, 2 * sum(hidden) if self.film else hidden[0])
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((features, *hidden), hidden, strict=False))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((inputs or features, *hidden), hidden, strict=False))
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=not self.film) for width in hidden)
         self.output = nn.Linear(hidden[-1], features)
         nn.init.zeros_(self.output.weight)
@@ -80,7 +82,8 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 scale.add_(1)
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
-        """F(x, log σ), shape (N, *shape), for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level."""
+        """F(x, log σ) for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level: like x, or (N, features)
+        where the input has another number of elements."""
         phase = log_sigma[:, None].to(x.dtype) * self.frequencies
         condition = self.condition(self.embed(torch.cat((phase.sin(), phase.cos()), dim=-1)))
         h = x.reshape(len(x), -1)
@@ -93,4 +96,5 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
             for k, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
                 h = layer(h) + condition if k == 0 else layer(h)
                 h = functional.silu(norm(h))
-        return self.output(h).reshape(x.shape)
+        out: Tensor = self.output(h)
+        return out.reshape(x.shape) if out.shape[1] == x[0].numel() else out

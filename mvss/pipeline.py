@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from mvss.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
@@ -37,12 +38,13 @@ class PosteriorConfig:
 
     sampler: the reverse-time run. start: "warm" or "cold". components: Gaussians kept per source at each noise level
     (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose conditional runs
-    are cold. beam: width of the search for exact draws under the mixtures. chunk: observations in memory at once.
+    are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search for exact draws under the mixtures. chunk: observations in memory at once.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     start: str = "warm"
     components: int = 8
+    jumps: tuple[float, ...] = ()
     gibbs_rounds: int = 0
     beam: int = 64
     chunk: int = 1024
@@ -111,11 +113,44 @@ class SourceSeparationPipeline:
                 continue
             posterior = JointPosterior(shown, part, self.config.components)
             x = noised([s[rows] for s in start], sampler.sigma_start, stream, index[rows])
-            pieces.append(sample(posterior, x, sampler, stream, index[rows]))
+            x = sample(posterior, x, sampler, stream, index[rows])
+            pieces.append(self._jump(posterior, x, stream, index[rows]))
             evaluations = posterior.evaluations
             clamped += posterior.clamped * len(index[rows]) / len(view)
         draws = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
         return Separation(draws, evaluations, clamped)
+
+    def _jump(
+        self, posterior: JointPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Offer every draw other modes: noise it to a jump level, come down again, and keep what the observation allows.
+
+        A reverse run from high noise lands in wrong modes, which moment matching cannot see at that level. The penalty is
+        the misfit beyond the 99 % point of its χ² law: a plausible candidate always replaces a plausible draw (an exact
+        reverse run leaves the posterior as it is), an implausible one is taken with the Metropolis probability.
+        """
+        if not self.config.jumps:
+            return x
+        size = posterior.data.y.shape[1]
+        allowed = float(chi2.ppf(0.99, size))
+        level = x[0].new_full((len(x[0]),), 2 * float(posterior.data.noise.mean().sqrt()))
+
+        def penalty(draw: tuple[Tensor, ...], keyed: Stream) -> Tensor:
+            return 0.5 * (posterior.misfit(noised(draw, float(level[0]), keyed, index), level) - allowed).clamp_min(0)
+
+        current = penalty(x, stream.child("misfit"))
+        for number, sigma in enumerate(self.config.jumps):
+            keyed = stream.child("jump", number)
+            down = replace(self.config.sampler, sigma_start=sigma)
+            candidate = sample(posterior, noised(x, sigma, keyed, index), down, keyed, index)
+            offered = penalty(candidate, keyed.child("misfit"))
+            uniform = keyed.uniform(index, (), "accept", device=current.device)
+            accept = torch.log1p(-uniform) < current - offered
+            x = tuple(
+                torch.where(accept.reshape(-1, *[1] * (c.ndim - 1)), c, v) for c, v in zip(candidate, x, strict=True)
+            )
+            current = torch.where(accept, offered, current)
+        return x
 
     def sample(self, source: int, count: int, stream: Stream) -> Tensor:
         """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser."""

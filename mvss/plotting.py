@@ -37,7 +37,7 @@ STYLES = {
     "pcpca": ("#949494", "P", "PCPCA"),
     "clvm_linear": ("#56B4E9", "X", "CLVM-Linear"),
     "clvm_vae": ("#A89000", "*", "CLVM-VAE"),
-    "exact": (TRUTH, "_", "exact"),
+    "exact": (TRUTH, ".", "exact"),
 }
 OTHERS = ("#8C564B", "#7B4FA3", "#2F6B57", "#B03A6A", "#4C5B8A", "#6E7F1E")
 
@@ -64,13 +64,12 @@ def style() -> None:
         {
             "figure.constrained_layout.use": True,
             "figure.dpi": 100,
-            "savefig.dpi": 160,
+            "savefig.dpi": 130,
             "axes.grid": True,
             "grid.alpha": 0.3,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "legend.frameon": False,
-            "pdf.fonttype": 42,  # text that stays text in an editor
         }
     )
 
@@ -91,6 +90,8 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
         MvssError: a file cannot be written.
     """
     written = []
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, for both files
     for kind, metadata in (
         ("png", {"Software": None}),
         ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),

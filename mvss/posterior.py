@@ -19,21 +19,26 @@ import torch
 from torch import Tensor
 
 from mvss.denoisers import Denoiser
+from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, assemble, log_normal
-from mvss.solvers import factorise
+from mvss.solvers import LDL, factorise
 
 __all__ = ["JointPosterior", "Prior", "jacobian"]
 
 
-def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value `(N, D)` and Jacobian `(N, D, D)` of a row-wise function at x `(N, D)`, by D vector–Jacobian products."""
+def jacobian(
+    function: Callable[..., Tensor], arguments: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Value `(N, D)` and Jacobians `(N, D, D_a)` of a row-wise function, by D vector–Jacobian products.
+
+    arguments: tensors `(N, D_a)`.
+    """
     with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
-        value = function(x)
-        rows = [
-            torch.autograd.grad(value[:, i].sum(), x, retain_graph=i + 1 < x.shape[1])[0] for i in range(x.shape[1])
-        ]
-    return value.detach(), torch.stack(rows, dim=1)
+        leaves = [a.detach().requires_grad_(True) for a in arguments]
+        value = function(*leaves)
+        size = value.shape[1]
+        rows = [torch.autograd.grad(value[:, i].sum(), leaves, retain_graph=i + 1 < size) for i in range(size)]
+    return value.detach(), tuple(torch.stack(r, dim=1) for r in zip(*rows, strict=True))
 
 
 @dataclass
@@ -87,63 +92,82 @@ class JointPosterior:
         self.evaluations += 1 + (dimension if networked else 0)
         mixture = denoiser.mixture
         with torch.no_grad():
-            log_weight, mean, shrink = mixture.component_posteriors(x_t, sigma)
-            kept = min(self.components, len(mixture))
-            if self.components > 1:
-                log_weight, index = log_weight.topk(kept, dim=1)
-                mean = mean.gather(1, index.unsqueeze(-1).expand(-1, -1, dimension))
-            else:
-                index = torch.arange(len(mixture), device=x_t.device).expand(len(x_t), -1)
-            u = mixture.eigenvectors[index]
-            outside = (mixture.floor**2 / (mixture.floor**2 + sigma**2))[:, None]
-            scale = shrink.gather(1, index.unsqueeze(-1).expand(-1, -1, shrink.shape[2])) - outside.unsqueeze(-1)
-            covariance = (u * scale.unsqueeze(-2)) @ u.mT
-            covariance.diagonal(dim1=-2, dim2=-1).add_(outside.unsqueeze(-1))
-            covariance *= sigma[:, None, None, None] ** 2
-            if self.components == 1 and len(mixture) > 1:
-                log_weight, mean, covariance = _moments(log_weight, mean, covariance)
+            log_weight, mean, covariance = self._components(mixture, x_t, sigma)
+            if not networked and self.components > 1:
+                return _Local(log_weight, mean, covariance)
+            _, base, total = _moments(log_weight, mean, covariance)
+            if self.components == 1:
+                log_weight, mean, covariance = torch.zeros_like(log_weight[:, :1]), base, total
         if networked:
-            levels = sigma
-
-            def correction(x: Tensor) -> Tensor:
-                return denoiser.correction(x.reshape(-1, *denoiser.shape), levels).flatten(1)
-
-            value, gradient = jacobian(correction, x_t)
+            level = sigma[:, None, None]
+            value, (by_x, by_base) = jacobian(
+                lambda x, d: denoiser.correction(_shaped(x, denoiser), _shaped(d, denoiser), sigma).flatten(1),
+                (x_t, base.squeeze(1)),
+            )
+            gradient = by_x + by_base @ (total.squeeze(1) / level**2)  # ∂d_mixture/∂x_t = V/σ²
+            extra = 0.5 * level**2 * (gradient + gradient.mT)
             mean = mean + value.unsqueeze(1)
-            extra = sigma[:, None, None] ** 2 * 0.5 * (gradient + gradient.mT)
             covariance, share = _positive(covariance + extra.unsqueeze(1))
             self.clamped = max(self.clamped, share)
         return _Local(log_weight, mean, covariance)
 
-    def _combine(self, local: list[_Local]) -> list[Tensor]:
+    def _components(self, mixture: GaussianMixture, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The likeliest components given x_t: log weights `(N, T)`, means `(N, T, D)`, covariances `(N, T, D, D)`."""
+        log_weight, mean, shrink = mixture.component_posteriors(x_t, sigma)
+        kept = len(mixture) if self.components == 1 else min(self.components, len(mixture))
+        log_weight, index = log_weight.topk(kept, dim=1)
+        log_weight = torch.log_softmax(log_weight, dim=1)
+        mean = mean.gather(1, index.unsqueeze(-1).expand(-1, -1, mean.shape[2]))
+        u = mixture.eigenvectors[index]
+        outside = (mixture.floor**2 / (mixture.floor**2 + sigma**2))[:, None, None]
+        scale = shrink.gather(1, index.unsqueeze(-1).expand(-1, -1, shrink.shape[2])) - outside
+        covariance = (u * scale.unsqueeze(-2)) @ u.mT
+        covariance.diagonal(dim1=-2, dim2=-1).add_(outside)
+        return log_weight, mean, covariance * sigma[:, None, None, None] ** 2
+
+    def misfit(self, x_t: Sequence[Tensor], sigma: Tensor) -> Tensor:
+        """rᵀ S⁻¹ r of the single-Gaussian match, r = y − Σ A x̂: for a draw of the posterior, noised a little, about χ²_M."""
+        flat = [x.flatten(1) for x in x_t]
+        single = JointPosterior(self.denoisers, self.data)
+        residual, system, _, _ = single._match([single._local(d, x, sigma) for d, x in zip(self.denoisers, flat, strict=True)])
+        self.evaluations += single.evaluations
+        return system.quadratic(residual).flatten()
+
+    def _match(self, local: list[_Local]) -> tuple[list[Tensor], LDL, Tensor, list[Tensor]]:
+        """Residuals and S of every combination of Gaussians `(N, T_1, …, T_S)`, their log weights, and V Aᵀ per source."""
         data, sources, count = self.data, len(local), len(self.data)
         rows, columns = torch.tril_indices(data.y.shape[1], data.y.shape[1], device=data.y.device)
         picked, pulled, log_weight = [], [], data.y.new_zeros(())
         for beta, (matrix, part) in enumerate(zip(data.matrices, local, strict=True)):
             shape = [1] * sources
             shape[beta] = part.mean.shape[1]
-            # broadcasting over (N, T_1, …, T_S)
             across = torch.einsum("ntde,nme->ntdm", part.covariance, matrix)
             projected = torch.einsum("nmd,ntdk->ntmk", matrix, across)
             mean = torch.einsum("nmd,ntd->ntm", matrix, part.mean).reshape(count, *shape, -1)
-            packed = projected[..., rows, columns].reshape(count, *shape, -1)
-            picked.append((mean, packed))
+            picked.append((mean, projected[..., rows, columns].reshape(count, *shape, -1)))
             pulled.append(across)
             log_weight = log_weight + part.log_weight.reshape(count, *shape)
         lead = (count, *[1] * sources, -1)
         noise = data.noise.reshape(lead)
         residual, entries = assemble(data.y.reshape(lead), noise, picked)
-        system = factorise(entries, list(noise.unbind(-1)))
+        return residual, factorise(entries, list(noise.unbind(-1))), log_weight, pulled
+
+    def _combine(self, local: list[_Local]) -> list[Tensor]:
+        residual, system, log_weight, pulled = self._match(local)
         log_joint = log_normal(system, residual) + log_weight
         weight = torch.softmax(log_joint.flatten(1), dim=1).reshape(log_joint.shape).unsqueeze(-1)
         weighted = weight * torch.stack(system.solve(residual), dim=-1)
         out = []
         for beta, part in enumerate(local):
-            others = [1 + b for b in range(sources) if b != beta]
+            others = [1 + b for b in range(len(local)) if b != beta]
             share = weight.sum(others) if others else weight
             force = weighted.sum(others) if others else weighted
             out.append((share * part.mean).sum(1) + torch.einsum("ntdm,ntm->nd", pulled[beta], force))
         return out
+
+
+def _shaped(x: Tensor, denoiser: Denoiser) -> Tensor:
+    return x.reshape(-1, *denoiser.shape)
 
 
 def _positive(covariance: Tensor) -> tuple[Tensor, float]:

@@ -1,7 +1,7 @@
 """Small symmetric systems S v = r, S = L D Lᵀ, solved for very many observations at once.
 
-LAPACK calls on millions of 3×3 matrices are slow, so the entries are kept as separate arrays ("structure of arrays") and
-the factorisation is written out over the M observed numbers; the work is then element-wise and runs at memory speed.
+LAPACK calls on millions of 3×3 matrices are slow, so the entries are kept as separate arrays ("structure of arrays")
+and the factorisation is written out over the M observed numbers; all work is then element-wise, at memory speed.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
     """Factorise S = L D Lᵀ.
 
     entries: lower triangle of S, M rows of arrays of one batch shape.
-    least: lower bounds of the pivots. Where S = Σ + (something positive semi-definite), no pivot can be below the smallest
-        eigenvalue of Σ, so that raising pivots to it repairs rounding and the indefinite Jacobians of networks.
+    least: lower bounds of the pivots. Where S = Σ + (something positive semi-definite), no pivot can be below the
+        smallest eigenvalue of Σ, so that raising pivots to it mends rounding and the indefinite Jacobians of networks.
     """
     size = len(entries)
     pivots: list[Tensor] = []

@@ -1,2 +1,293 @@
-def make_figures(*a):
-    return []
+"""All figures of the manifold experiments, from the records, the table and the kept samples alone.
+
+    folder/seed-N/samples/<problem>/<method>.npz, table, records  →  folder/figures/<name>.{png,pdf}
+
+What is missing (a method, a problem, a seed) leaves its panel out and never fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from experiments.manifolds.data import PROBLEMS
+from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
+from mvss.plotting import TRUTH, caption, method_style, save_figure, style
+from mvss.report import METHODS, method_order
+
+__all__ = ["make_figures"]
+
+CALIBRATED = ("joint", "mixture", "gibbs", "exact")
+SEPARATE = 1.14
+"""Where f_mix = 1 with separate matrices is drawn: apart from the others, whose sources share a matrix."""
+
+
+def make_figures(
+    folder: Path,
+    table: Mapping[str, Any],
+    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]],
+    problems: Sequence[str],
+    seed: int,
+) -> list[Path]:
+    """Make every figure for which there is something to show.
+
+    Arguments:
+        folder: results/manifolds/<preset>.
+        table: what `mvss.report.build_table` returns.
+        records_by_seed: the records of each seed.
+        problems: names of problems, in the order of the panels.
+        seed: whose draws are shown; curves and bars are over all seeds.
+
+    Returns:
+        the files, PNG and PDF of each figure.
+    """
+    style()
+    run = Run(folder, table, records_by_seed, tuple(problems), seed)
+    makers: dict[str, Callable[[], Figure | None]] = {"problem": lambda: problem_figure(run)}
+    makers |= {f"marginals-{name}": lambda name=name: marginals_figure(run, name) for name in problems}  # type: ignore[misc]
+    makers |= {
+        "sinkhorn-vs-lap": lambda: _laps_figure(run),
+        "sinkhorn-vs-mixing": lambda: _mixing_figure(run),
+        "priors": lambda: priors_figure(run),
+        "coverage": lambda: _coverage_figure(run),
+        "gap": lambda: _gap_figure(run),
+    }
+    written = []
+    for name, make in makers.items():
+        figure = make()
+        if figure is not None:
+            written += save_figure(figure, folder / "figures", name)
+    return written
+
+
+def _mixed(run: Run) -> list[str]:
+    return [name for name in run.problems if name.startswith("mixed-")]
+
+
+def _fraction(problem: str) -> float:
+    return PROBLEMS[problem].mixing[0][1]
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend above all panels, where it covers nothing: methods in the order of the table, then the rest."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    methods = [method_style(name).label for name in METHODS]
+    labels = sorted(handles, key=lambda label: methods.index(label) if label in methods else len(methods))
+    columns = max(1, int(figure.get_figwidth() / 1.9))
+    figure.legend(
+        [handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns)
+    )
+
+
+def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    rows = math.ceil(count / 4)
+    columns = math.ceil(count / rows)
+    size = (max(4.4, width * columns), height * rows + 0.7)  # room for the legend and the small print of a single panel
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    # The panel above an empty place is the last of its column: it carries the axis.
+    for place, ax in enumerate(axes.flat[:count]):
+        ax.tick_params(labelbottom=place + columns >= count)
+    return figure, list(axes.flat[:count])
+
+
+def _lap_curve(run: Run, problem: str, method: str) -> dict[int, list[float]]:
+    """Training posterior SD by lap: for each seed the mean over sources."""
+    cells: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    for seed, records in run.records_by_seed.items():
+        for row in records:
+            wanted = (problem, method, "posterior_sinkhorn", "train")
+            if row.get("lap") is not None and wanted == tuple(
+                row.get(name) for name in ("problem", "method", "metric", "split")
+            ):
+                cells[row["lap"], seed][str(row["source"])] = math.nan if row["value"] is None else row["value"]
+    curve: dict[int, list[float]] = defaultdict(list)
+    for (lap, _), by_source in sorted(cells.items()):
+        sources = [value for source, value in by_source.items() if source != "mean"] or [by_source["mean"]]
+        curve[lap].append(float(np.mean(sources)))
+    return curve
+
+
+def _laps_figure(run: Run) -> Figure | None:
+    """The paper's Figure 2: Sinkhorn divergence of the training draws against the EM lap."""
+    curves = {name: {method: _lap_curve(run, name, method) for method in run.methods()} for name in _mixed(run)}
+    curves = {name: {m: curve for m, curve in own.items() if curve} for name, own in curves.items()}
+    curves = {name: own for name, own in curves.items() if own}
+    if not curves:
+        return None
+    figure, axes = _panels(len(curves), 2.6, 2.3)
+    for ax, (problem, own) in zip(axes, curves.items(), strict=True):
+        for method, curve in own.items():
+            if method != "exact":
+                _lap_line(ax, method, curve)
+        last = own.get("exact", {}).values()
+        floor = float(np.mean(list(last)[-1])) if last else run.mean(problem, "exact", "posterior_sinkhorn")
+        if floor and floor > 0:
+            ax.axhline(floor, color=TRUTH, ls="--", lw=1, label="floor (exact posterior)")
+        ax.set(title=_title(problem), yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in axes:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("posterior SD (training)")
+        if ax.xaxis.get_tick_params()["labelbottom"]:
+            ax.set_xlabel("EM lap")
+    _legend(figure, axes)
+    caption(figure, f"Sinkhorn divergence of the training draws, mean over sources. {run.seeds()}")
+    return figure
+
+
+def _lap_line(ax: Axes, method: str, curve: Mapping[int, Sequence[float]]) -> None:
+    """Mean and spread over seeds; a level line for a method that has no laps, only a start."""
+    colour, marker, label = method_style(method)
+    laps = list(curve)
+    values = np.array([np.mean(curve[lap]) for lap in laps])
+    spread = np.array([np.std(curve[lap], ddof=1) if len(curve[lap]) > 1 else 0 for lap in laps])
+    values[values <= 0] = np.nan  # no place on a log axis
+    if len(laps) == 1:
+        ax.axhline(values[0], color=colour, ls=":", lw=1.4, label=label)
+        return
+    ax.plot(laps, values, color=colour, marker=marker, markersize=3.5, label=label)
+    ax.fill_between(laps, np.maximum(values - spread, values / 10), values + spread, color=colour, alpha=0.2, lw=0)
+
+
+def _title(problem: str) -> str:
+    fraction = (
+        f"$f_\\mathrm{{mix}}$ = {_fraction(problem):g}" if problem.startswith("mixed-") else problem.replace("-", " ")
+    )
+    if problem.endswith("-separate"):
+        return fraction + ", separate A"
+    return fraction + ", $\\mathbb{R}^2$" if problem.endswith("-r2") else fraction
+
+
+def _mixing_figure(run: Run) -> Figure | None:
+    """Final Sinkhorn divergence against the mixing fraction, with the floor and the paper's points."""
+    problems = [name for name in _mixed(run) if not name.endswith("-r2")]
+    metrics = {"posterior_sinkhorn": "posterior SD", "prior_sinkhorn": "prior SD"}
+    if not any(run.mean(name, m, metric) is not None for name in problems for m in run.methods() for metric in metrics):
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.8), sharey=True)
+    place = {name: SEPARATE if name.endswith("-separate") else _fraction(name) for name in problems}
+    for ax, (metric, title) in zip(axes, metrics.items(), strict=True):
+        methods = [m for m in run.methods() if any(run.mean(name, m, metric) is not None for name in problems)]
+        for order, method in enumerate(methods):
+            _mixing_curve(run, ax, method, metric, place, shift=0.008 * (order - (len(methods) - 1) / 2))
+        for method in ("joint", "gibbs_8x"):
+            paper = [(place[n], run.paper(n, method, f"{metric}_paper")) for n in problems]
+            points = [(x, value) for x, value in paper if value is not None]
+            if points:
+                label = f"the paper's {'joint' if method == 'joint' else 'Gibbs, 8 × compute'}"
+                colour = method_style(method).colour
+                ax.scatter(
+                    *zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5
+                )
+        ax.set(title=title, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
+        ticks = sorted(place.values())
+        ax.set_xticks(ticks, ["1\nseparate A" if x == SEPARATE else f"{x:g}" for x in ticks])
+        ax.set_xlim(-0.07, max(0.97, ticks[-1] + 0.07))
+        if SEPARATE in ticks:
+            ax.axvline((SEPARATE + 0.94) / 2, color="0.6", ls=":", lw=1)
+    axes[0].set_ylabel("Sinkhorn divergence")
+    _legend(figure, axes)
+    samples = run.samples(problems, "posterior_sinkhorn")
+    caption(
+        figure,
+        f"Fresh observations, mean over sources, {samples} draws. {run.seeds()} Stars: the paper's Table 1, in its own "
+        "form of the divergence, newest source. With f = 1 the sources have matrices of their own: one shared by both "
+        "would leave nothing to tell them apart.",
+    )
+    return figure
+
+
+def _mixing_curve(run: Run, ax: Axes, method: str, metric: str, place: Mapping[str, float], shift: float) -> None:
+    colour, marker, label = method_style(method)
+    for joined in (True, False):
+        names = [name for name in place if (place[name] != SEPARATE) == joined]
+        cells = [(place[name], run.cell(name, method, metric)) for name in names]
+        points = [(x, c["mean"], c["std"] or 0) for x, c in cells if c and c["mean"] is not None and c["mean"] > 0]
+        if not points:
+            continue
+        x, y, error = map(np.array, zip(*sorted(points), strict=True))
+        bars = np.stack([np.minimum(error, 0.9 * y), error])
+        line = "none" if not joined else "--" if method == "exact" else "-"
+        x = x if method == "exact" else x + shift
+        ax.errorbar(x, y, bars, color=colour, marker=marker, markersize=5, ls=line, lw=1.2, capsize=2, label=label)
+
+
+def _coverage_figure(run: Run) -> Figure | None:
+    """Expected against nominal coverage: calibrated draws follow the diagonal."""
+    found = {name: {m: run.draws(name, m) for m in CALIBRATED} for name in run.problems}
+    found = {name: {m: d for m, d in own.items() if "coverage_expected" in d} for name, own in found.items()}
+    found = {name: own for name, own in found.items() if own}
+    if not found:
+        return None
+    figure, axes = _panels(len(found), 1.9, 1.9)
+    for ax, (problem, own) in zip(axes, found.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color="0.5", ls=":", lw=1)
+        for method, draws in own.items():
+            colour, _, label = method_style(method)
+            line = "--" if method == "exact" else "-"
+            ax.plot(draws["coverage_levels"], draws["coverage_expected"], color=colour, ls=line, lw=1.4, label=label)
+        ax.set(title=_title(problem), aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_ticks((0, 0.5, 1), ("0", "0.5", "1"))
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("expected coverage")
+        if ax.xaxis.get_tick_params()["labelbottom"]:
+            ax.set_xlabel("nominal coverage")
+    _legend(figure, axes)
+    samples = run.samples(run.problems, "coverage_error")
+    caption(
+        figure,
+        f"{samples} fresh observations, seed {run.seed}. Steeper than the diagonal in the middle: draws too wide; "
+        "flatter: too narrow.",
+    )
+    return figure
+
+
+def _gap_figure(run: Run) -> Figure | None:
+    """Decibels below the exact posterior."""
+    cells = {(name, m): run.cell(name, m, "oracle_gap_db") for name in run.problems for m in run.methods()}
+    shown = {key: cell for key, cell in cells.items() if cell and cell["mean"] is not None}
+    if not shown:
+        return None
+    problems = [name for name in run.problems if any(key[0] == name for key in shown)]
+    methods = method_order(key[1] for key in shown)
+    figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.48 * len(problems)))
+    for order, method in enumerate(methods):
+        colour, marker, label = method_style(method)
+        points = [(i, shown[name, method]) for i, name in enumerate(problems) if (name, method) in shown]
+        shift = 0.6 * (order - (len(methods) - 1) / 2) / len(methods)
+        ax.errorbar(
+            [cell["mean"] for _, cell in points],
+            [i + shift for i, _ in points],
+            xerr=[cell["std"] or 0 for _, cell in points],
+            color=colour,
+            marker=marker,
+            markersize=5,
+            ls="none",
+            capsize=2,
+            label=label,
+        )
+    for edge in range(len(problems) - 1):
+        ax.axhline(edge + 0.5, color="0.85", lw=0.8)
+    ax.axvline(0, color=TRUTH, ls="--", lw=1, label="exact posterior")
+    ax.set_yticks(range(len(problems)), [_title(name) for name in problems])
+    ax.set(xlabel="PSNR below the exact posterior (dB)", ylim=(len(problems) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    _legend(figure, [ax])
+    caption(
+        figure,
+        f"Draws for {run.samples(problems, 'posterior_psnr')} fresh observations, mean over sources. {run.seeds()} "
+        "Draws collapsed to the posterior mean would stand at −3 dB.",
+    )
+    return figure
