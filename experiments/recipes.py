@@ -2,7 +2,8 @@
 
     first draws (exact, under a fitted mixture) → EM laps of M-step and E-step → separate fresh observations → scores
 
-A recipe says which closed-form fit gives the first draws, what the network corrects, how the E-step draws, and how many laps.
+A recipe says which closed-form fit gives the first draws, what the network corrects, how the E-step draws, and how many
+laps.
 """
 
 from __future__ import annotations
@@ -37,7 +38,19 @@ from mvss.records import peak_memory_gib
 from mvss.rng import Stream
 from mvss.training import TrainingConfig
 
-__all__ = ["Config", "EMConfig", "Job", "MetricsConfig", "NetworkConfig", "Recipe", "Task", "run_job"]
+__all__ = [
+    "Config",
+    "EMConfig",
+    "Job",
+    "MetricsConfig",
+    "NetworkConfig",
+    "Recipe",
+    "Task",
+    "build_pipeline",
+    "check_config",
+    "first_draws",
+    "run_job",
+]
 
 Record = dict[str, Any]
 
@@ -63,9 +76,9 @@ class EMConfig:
 class MetricsConfig:
     """Sample counts of the scores: the same for every method.
 
-    sinkhorn: points per cloud. repeats: independent truths that a divergence is averaged over. paper_sinkhorn: points of
-    the paper's form. pqmass: points; references, tessellations: its cells and repetitions. coverage: observations, and
-    coverage_draws: draws for each; 0 leaves coverage out. saved: points per cloud kept for the figures.
+    sinkhorn: points per cloud. repeats: independent truths that a divergence is averaged over. paper_sinkhorn: points
+    of the paper's form. pqmass: points; references, tessellations: its cells and repetitions. coverage: observations,
+    and coverage_draws: draws for each; 0 leaves coverage out. saved: points per cloud kept for the figures.
     """
 
     sinkhorn: int = 1024
@@ -85,23 +98,28 @@ class Recipe:
 
     fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
     base: what the network corrects: that mixture, or Karras' skip term.
-    network: whether there is one. laps: of every stage; null for em.laps.
+    network: whether there is one. laps: of every stage, or of each; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
-    posterior: how draws are made; null for the configuration's own.
+    posterior: how draws are made, training: the M-step; null for the configuration's own.
     """
 
     fit: str = "mixture"
     base: Literal["mixture", "karras"] = "mixture"
     network: bool = True
-    laps: int | None = None
+    laps: int | tuple[int, ...] | None = None
     stages: Literal["together", "sequential"] = "together"
     relaxation: float | None = None
     posterior: PosteriorConfig | None = None
+    training: TrainingConfig | None = None
 
 
 @dataclass(frozen=True)
 class Config:
-    """A preset: problems, sizes, how to fit, and the methods to run (`compare`: those of `make ...-compare`)."""
+    """A preset: problems, sizes, how to fit, and the methods to run.
+
+    workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
+    `make ...-compare` runs `compare` as well, on all problems, and `ablations` on `ablation_problems`.
+    """
 
     problems: tuple[str, ...] = ()
     observations: int = 4096
@@ -114,8 +132,9 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
     compare: dict[str, Recipe] = field(default_factory=dict)
-    compare_problems: tuple[str, ...] = ()
-    workers: int = 2
+    ablations: dict[str, Recipe] = field(default_factory=dict)
+    ablation_problems: tuple[str, ...] = ()
+    workers: int = 0
 
 
 class Task(Protocol):
@@ -147,6 +166,20 @@ class Job:
     config: Config
 
 
+def check_config(config: Config) -> None:
+    """Refuse at the start what would only fail at the end."""
+    for name, recipe in {**config.methods, **config.compare, **config.ablations}.items():
+        if recipe.fit != "truth" and recipe.fit not in config.fits:
+            raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
+    m = config.metrics
+    for metric, needed in (("sinkhorn", m.sinkhorn), ("paper_sinkhorn", m.paper_sinkhorn)):
+        if needed > config.fresh:
+            raise MvssError(f"metrics.{metric}={needed} needs as many draws, there are fresh={config.fresh}: lower it")
+    points = m.pqmass + min(m.pqmass, config.fresh, m.sinkhorn * m.repeats)
+    if points < 4 * m.references:
+        raise MvssError(f"metrics.references={m.references} needs {4 * m.references} points, not {points}: lower it")
+
+
 def run_job(
     job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None]
 ) -> dict[str, np.ndarray]:
@@ -159,19 +192,26 @@ def run_job(
     score = _Scorer(job, task, stream.child("score"), append)
     priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
-    pipeline = _pipeline(job, task, priors)
-    laps = (config.em.laps if recipe.laps is None else recipe.laps) if recipe.network else 0
+    pipeline = build_pipeline(job, task, priors)
     groups = [tuple(range(len(priors)))] if recipe.stages == "together" else task.stages
-    stages = [Stage(tuple(group), laps) for group in groups]
-    evaluations, total = 0, max(1, laps * len(stages))
+    stages = [Stage(tuple(g), n) for g, n in zip(groups, _laps(config, recipe, len(groups)), strict=True)]
+    laps = sum(stage.laps for stage in stages)
+    # What the laps so far have left beside run_em's own checkpoint: a resumed run must report the same.
+    kept = folder / "laps.pt"
+    before = load_checkpoint(kept) if kept.exists() else {"arrays": {}, "evaluations": 0, "seconds": 0.0}
+    evaluations, spent = before["evaluations"], before["seconds"]
+    score.saved |= {name: array.numpy() for name, array in before["arrays"].items()}
 
     def on_lap(record: Record, draws: Draws) -> None:
         nonlocal evaluations
         evaluations = record["network_evaluations"]
         score.lap(record, draws)
-        progress(0.4 + 0.4 * record["lap"] / total)
+        arrays = {name: torch.from_numpy(array) for name, array in score.saved.items()}
+        so_far = spent + time.monotonic() - began
+        save_checkpoint(kept, {"arrays": arrays, "evaluations": evaluations, "seconds": so_far})
+        progress(0.4 + 0.4 * record["lap"] / max(1, laps))
 
-    first = _first_draws(task, priors, config.posterior.beam, Stream(job.seed, (job.problem, recipe.fit)))
+    first = first_draws(task, priors, pipeline.config.beam, Stream(job.seed, (job.problem, recipe.fit)))
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     draws = run_em(
@@ -179,7 +219,7 @@ def run_job(
         pipeline.denoisers,
         first,
         stages,
-        config.training,
+        recipe.training or config.training,
         pipeline.config,
         stream.child("em"),
         accelerator,
@@ -187,17 +227,29 @@ def run_job(
         folder / "em.pt",
         on_lap,
     )
-    spent = time.monotonic() - began
+    spent += time.monotonic() - began
     score.final(pipeline, draws)
     observations = sum(len(view) for view in task.train.views)
     score.add("mean", "network_evaluations", evaluations / observations, observations)
-    score.add("mean", "laps", laps * len(stages), 1)
+    score.add("mean", "laps", laps, 1)
     score.add("mean", "wall_seconds", seconds + spent, 1)
     score.add("mean", "peak_memory_gib", peak_memory_gib(), 1)
     if recipe.network:
         pipeline.save_pretrained(folder / "pipeline")
     progress(1.0)
     return score.saved
+
+
+def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
+    """Laps of each stage."""
+    laps = config.em.laps if recipe.laps is None else recipe.laps
+    if not recipe.network:
+        laps = 0
+    if isinstance(laps, int):
+        return (laps,) * stages
+    if len(laps) < stages:
+        raise MvssError(f"laps={list(laps)} are fewer than the {stages} stages: give one number for each")
+    return laps[:stages]
 
 
 def _priors(
@@ -207,8 +259,6 @@ def _priors(
     name = job.recipe.fit
     if name == "truth":
         return task.exact_priors(), 0.0
-    if name not in job.config.fits:
-        raise MvssError(f"method {job.method}: fit={name!r} is not among fits: {', '.join(job.config.fits)}")
     path = folder / f"fit-{name}.pt"
     if path.exists():
         state = load_checkpoint(path)
@@ -216,7 +266,7 @@ def _priors(
         began = time.monotonic()
         mixture = job.config.fits[name]
         stream = Stream(job.seed, (job.problem, "fit", name))
-        fit = fit_mixtures(task.train, mixture, stream, progress=lambda step, _: progress(step / mixture.steps))
+        fit = fit_mixtures(task.train, mixture, stream, progress=lambda step, _: progress(step / mixture.total_steps))
         state = {
             "priors": [mixture_state(p) for p in fit.priors],
             "seconds": time.monotonic() - began,
@@ -228,7 +278,7 @@ def _priors(
     return [mixture_from_state(s) for s in state["priors"]], state["seconds"]
 
 
-def _pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
+def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
     """Denoisers with networks that are zero at the start."""
     denoisers = []
     for beta, (prior, shape) in enumerate(zip(priors, task.train.source_shapes, strict=True)):
@@ -239,14 +289,14 @@ def _pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> Source
         if job.recipe.network:
             with torch.random.fork_rng():
                 torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
-                settings = job.config.network
-                network = TimeMLP(prior.dimension, settings.hidden, settings.embedding, settings.conditioning, 2 * prior.dimension)
+                n, size = job.config.network, prior.dimension
+                network = TimeMLP(size, n.hidden, n.embedding, n.conditioning, inputs=2 * size)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
     return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)
 
 
-def _first_draws(task: Task, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
+def first_draws(task: Task, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
     draws = []
     for alpha, view in enumerate(task.train.views):
         posterior = MixturePosterior([priors[b] for b in view.shown], beam=beam)
@@ -264,7 +314,7 @@ class _Scorer:
         self.saved: dict[str, np.ndarray] = {}
         # The same independent truth for every method: its key names no method.
         truth = Stream(job.seed, (job.problem, "independent"))
-        count = max(self.metrics.sinkhorn, self.metrics.pqmass)
+        count = max(self.metrics.sinkhorn, self.metrics.paper_sinkhorn, self.metrics.pqmass)
         self.truth = [
             [
                 task.sample_truth(b, count, truth.generator(b, repeat)).flatten(1)
@@ -332,7 +382,7 @@ class _Scorer:
                 paired = torch.stack([x for _, x in pairs], dim=1).flatten(0, 1).flatten(1)
                 self.saved[f"{'lap_truth' if lap is not None else 'truth'}_{b + 1}"] = self._few(paired)
             if lap is not None:
-                n = self.metrics.sinkhorn
+                n = min(self.metrics.sinkhorn, len(mixed))
                 self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], self.truth[b][0][:n]), n, split, lap)
             elif split == "fresh":
                 self._laws(source, "posterior", mixed, b, split)

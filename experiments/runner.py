@@ -2,10 +2,11 @@
 
     results/<experiment>/<preset>/                      table.json, table.md, figures/
         seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
-        seed-N/model/<problem>/<method>/                checkpoints, records of one job, its key when done     (not committed)
+        seed-N/model/<problem>/<method>/                checkpoints, records and key of a job   (not committed)
 
-A job is one method on one problem with one seed. Its key hashes the configuration that it depends on and the code; a job with
-another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get a folder of their own.
+A job is one method on one problem with one seed. Its key hashes the configuration that it depends on and the code; a
+job with another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get a folder of
+their own.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import os
 import queue
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,45 +34,72 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.recipes import Config, Job, Task, run_job
+from experiments.recipes import Config, EMConfig, Job, NetworkConfig, Task, check_config, run_job
 from mvss.checkpoints import atomic_write_text
 from mvss.config import available_presets, config_hash, load_config, save_config
 from mvss.errors import MvssError
+from mvss.pipeline import PosteriorConfig
 from mvss.records import Records, environment, read_records
 from mvss.report import build_table, write_table
+from mvss.training import TrainingConfig
 
-__all__ = ["Experiment", "main"]
+__all__ = ["Command", "Experiment", "code_label", "main", "read_command", "report_errors"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """name: of the results folder. target: of make. task: (problem, seed, config) to a task; it is called in worker
-    processes, so that it must be importable. figures: (folder, table, records by seed, problems, seed) to paths. caption:
-    how the table was scored."""
+    """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
+    (problem, seed, config) to a task, in the experiment's data.py; called in worker processes, so that it must be
+    importable. figures: (folder, table, records by seed, problems, seed) to paths. caption: how it was scored."""
 
     name: str
     target: str
+    check: Callable[[str], object]
     task: Callable[[str, int, Config], Task]
     figures: Callable[[Path, dict[str, Any], dict[int, list[dict[str, Any]]], Sequence[str], int], list[Path]]
     caption: str
 
 
-def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
-    """Command line of an experiment; returns the exit status. Bad input is one line on stderr and status 2."""
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for. folder: where its results go, `root`/results/<experiment>/<preset>."""
+
+    preset: str
+    seeds: tuple[int, ...]
+    compare: bool
+    dry_run: bool
+    overrides: tuple[str, ...]
+    config: Config
+    folder: Path
+
+    def text(self, target: str) -> str:
+        """The command as it is typed."""
+        command = f'make {target} PRESET={self.preset} SEEDS="{" ".join(map(str, self.seeds))}"'
+        return command + (f' ARGS="{" ".join(self.overrides)}"' if self.overrides else "")
+
+
+def main(experiment: Experiment, arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Command line of an experiment; returns the exit status. root: the folder that holds results/."""
+    return report_errors(experiment.target, lambda: _main(experiment, read_command(experiment, arguments, root)))
+
+
+def report_errors(target: str, work: Callable[[], int]) -> int:
+    """The exit status of `work`. Bad input is one line on stderr and status 2."""
     try:
-        return _main(experiment, list(sys.argv[1:] if arguments is None else arguments))
+        return work()
     except MvssError as error:
-        print(f"{experiment.target}: {error}", file=sys.stderr)
+        print(f"{target}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
 
 
-def _main(experiment: Experiment, arguments: list[str]) -> int:
-    overrides: list[str] = []
+def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: Path) -> Command:
+    """Parse a command line and check all of it: nothing is written and no time spent on one that must fail."""
+    arguments, overrides = list(sys.argv[1:] if arguments is None else arguments), []
     if "--" in arguments:
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
@@ -80,23 +113,31 @@ def _main(experiment: Experiment, arguments: list[str]) -> int:
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(Config, presets / f"{options.preset}.yaml", overrides)
-    folder = ROOT / "results" / experiment.name.replace("-", "_") / options.preset
+    for problem in (*config.problems, *config.ablation_problems):
+        experiment.check(problem)
+    check_config(config)
+    folder = root / "results" / experiment.name.replace("-", "_") / options.preset
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
-    jobs = _jobs(config, options.seeds, options.compare)
+    seeds = tuple(dict.fromkeys(options.seeds))
+    return Command(options.preset, seeds, options.compare, options.dry_run, tuple(overrides), config, folder)
+
+
+def _main(experiment: Experiment, command: Command) -> int:
+    config, folder = command.config, command.folder
+    jobs = _jobs(config, command.seeds, command.compare)
     stale = [job for job in jobs if not _is_done(experiment, job, folder)]
-    print(f"{experiment.name}, preset {options.preset}, seeds {options.seeds}: {len(stale)} of {len(jobs)} jobs to run")
-    if options.dry_run:
+    seeds = " ".join(map(str, command.seeds))
+    print(f"{experiment.name}, preset {command.preset}, seeds {seeds}: {len(stale)} of {len(jobs)} jobs to run")
+    if command.dry_run:
         for job in stale:
-            print(f"  {job.problem} {job.method} seed {job.seed}")
+            print(f"  {_name(job)}")
         return 0
-    for seed in options.seeds:
+    for seed in command.seeds:
         save_config(config, folder / f"seed-{seed}" / "config.yaml")
         atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
     _run_all(experiment, stale, folder, config.workers)
-    command = f"make {experiment.target}{'-compare' if options.compare else ''} PRESET={options.preset}"
-    command += f' SEEDS="{" ".join(map(str, options.seeds))}"' + (f' ARGS="{" ".join(overrides)}"' if overrides else "")
-    return _report(experiment, config, folder, options, command)
+    return _report(experiment, command)
 
 
 def _jobs(config: Config, seeds: Sequence[int], compare: bool) -> list[Job]:
@@ -105,19 +146,37 @@ def _jobs(config: Config, seeds: Sequence[int], compare: bool) -> list[Job]:
     for seed in seeds:
         for problem in config.problems:
             jobs += [Job(problem, name, seed, recipe, config) for name, recipe in config.methods.items()]
-            if compare and problem in (config.compare_problems or config.problems):
-                jobs += [Job(problem, name, seed, recipe, config) for name, recipe in config.compare.items()]
+            extra = config.compare if compare else {}
+            if compare and problem in config.ablation_problems:
+                extra = {**extra, **config.ablations}
+            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in extra.items()]
     return jobs
 
 
 def _key(experiment: Experiment, job: Job) -> str:
     """Hash of all that a job's result depends on."""
-    settings = replace(job.config, problems=(), methods={}, compare={}, compare_problems=(), workers=1)
-    fits = {job.recipe.fit: settings.fits[job.recipe.fit]} if job.recipe.fit in settings.fits else {}
     identity = json.dumps([job.problem, job.method, job.seed, asdict(job.recipe)], sort_keys=True)
-    return hashlib.sha256(
-        f"{identity}{config_hash(replace(settings, fits=fits))}{_code_hash(experiment)}".encode()
-    ).hexdigest()
+    content = f"{identity}{config_hash(_settings(job))}{_code_hash(experiment)}"
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _settings(job: Job) -> Config:
+    """The configuration with what does not matter to this job at its default."""
+    config, recipe = job.config, job.recipe
+    fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
+    config = replace(config, problems=(), ablation_problems=(), fits=fits, methods={}, compare={}, ablations={}, workers=1)
+    if recipe.posterior is not None:
+        config = replace(config, posterior=PosteriorConfig())
+    if not recipe.network:
+        return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
+    if recipe.training is not None:
+        config = replace(config, training=TrainingConfig())
+    em = config.em
+    if recipe.laps is not None:
+        em = replace(em, laps=0)
+    if recipe.relaxation is not None:
+        em = replace(em, relaxation=1.0)
+    return replace(config, em=em)
 
 
 def _fit_key(experiment: Experiment, job: Job) -> str:
@@ -126,14 +185,15 @@ def _fit_key(experiment: Experiment, job: Job) -> str:
     return hashlib.sha256(f"{content}{job.config.observations}{_code_hash(experiment)}".encode()).hexdigest()
 
 
+@cache  # once, on the way in: an edit during a run must not pass for the code that ran
 def _code_hash(experiment: Experiment) -> str:
-    """Hash of the sources that decide numbers: all of mvss but the pages it prints, the recipes, and the experiment's data."""
-    data = sys.modules[experiment.task.__module__].__file__
+    """Hash of the sources that decide numbers: mvss but for the pages it prints, the recipes, the experiment's data."""
+    data = Path(sys.modules[experiment.task.__module__].__file__ or "")
     files = [
         p for p in sorted((ROOT / "mvss").rglob("*.py")) if p.name not in ("report.py", "plotting.py", "records.py")
     ]
     digest = hashlib.sha256()
-    for path in [*files, ROOT / "experiments" / "recipes.py", Path(data or "")]:
+    for path in [*files, ROOT / "experiments" / "recipes.py", data]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -151,16 +211,20 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
     """Run the jobs in worker processes, with one progress bar. Jobs that share a fit wait for the first of them."""
     if not jobs:
         return
+    for job in jobs:  # here, before the scheduling: a stale fit must not look like one that is there
+        path = folder / _fit_path(job)
+        _forget_if_stale(path.with_suffix(".key"), _fit_key(experiment, job), [path])
     context = multiprocessing.get_context("spawn")
     terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
     layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
-    with context.Manager() as manager, tqdm(total=len(jobs), bar_format=layout, disable=not terminal) as bar:
-        reports, began = manager.Queue(), time.monotonic()
-        threads = max(1, torch.get_num_threads() // workers)
-        waiting = list(jobs)
-        running: dict[Future[None], tuple[Job, str]] = {}
-        progress: dict[str, float] = {}
-        pool = ProcessPoolExecutor(workers, mp_context=context)
+    reports, began = context.Queue(), time.monotonic()
+    # One thread a job: on arrays this small, threads that share a core with another job wait more than they work.
+    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    waiting = list(jobs)
+    running: dict[Future[None], tuple[Job, str]] = {}
+    progress: dict[str, float] = {}
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
+    with tqdm(total=len(jobs), bar_format=layout, disable=not terminal) as bar:
         try:
             while waiting or running:
                 busy = {fit for _, fit in running.values() if not (folder / fit).exists()}
@@ -168,12 +232,12 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
                 while ready and len(running) < workers:
                     job = ready[0]
                     waiting.remove(job)
-                    future = pool.submit(_work, experiment, job, folder, threads, reports)
+                    future = pool.submit(_work, experiment, job, folder, _key(experiment, job))
                     running[future] = (job, _fit_path(job))
                     if not (folder / _fit_path(job)).exists():
                         busy.add(_fit_path(job))
                     ready = [j for j in waiting if _fit_path(j) not in busy]
-                time.sleep(0.5)
+                time.sleep(0.2)
                 _drain(reports, progress)
                 for future in [f for f in running if f.done()]:
                     job, _ = running.pop(future)
@@ -184,12 +248,35 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
                 bar.set_postfix_str("; ".join(k for k, v in progress.items() if v < 1.0), refresh=False)
                 bar.n = sum(progress.values())
                 bar.refresh()
-        except BaseException:
+        except BaseException as error:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                hint = "often for lack of memory: lower workers or posterior.chunk; the same command goes on"
+                raise MvssError(f"a worker process was killed, {hint}") from error
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+_reports: Any = None
+"""A worker's end of the queue to its parent."""
+
+
+def _start_worker(reports: Any) -> None:  # noqa: ANN401 - the class of a context's queue is not public
+    """Ctrl-C is for the parent to handle, and no worker outlives a parent that was killed: two would write one file."""
+    global _reports
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _name(job: Job) -> str:
@@ -205,7 +292,7 @@ def _fit_path(job: Job) -> str:
     return f"seed-{job.seed}/model/{job.problem}/fit-{job.recipe.fit}.pt"
 
 
-def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401 - a manager's proxy has no public type
+def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401
     while True:
         try:
             name, value = reports.get_nowait()
@@ -214,22 +301,15 @@ def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401 - 
         progress[name] = min(value, 0.99)
 
 
-def _work(experiment: Experiment, job: Job, folder: Path, threads: int, reports: Any) -> None:  # noqa: ANN401
+def _work(experiment: Experiment, job: Job, folder: Path, key: str) -> None:
     """One job in a worker process."""
-    torch.set_num_threads(threads)
-    place, key = _place(job, folder), _key(experiment, job)
-    _forget_if_stale(
-        place.parent / f"fit-{job.recipe.fit}.key",
-        _fit_key(experiment, job),
-        [place.parent / f"fit-{job.recipe.fit}.pt"],
-    )
+    place, name = _place(job, folder), _name(job)
     _forget_if_stale(place / "key", key, [place])
-    name = _name(job)
-    reports.put((name, 0.0))
+    _reports.put((name, 0.0))
     records = Records(place / "records.jsonl")
     identity = {"seed": job.seed, "problem": job.problem, "method": job.method}
     task = experiment.task(job.problem, job.seed, job.config)
-    saved = run_job(job, task, place, lambda r: records.append({**identity, **r}), lambda v: reports.put((name, v)))
+    saved = run_job(job, task, place, lambda r: records.append({**identity, **r}), lambda v: _reports.put((name, v)))
     _save_arrays(folder / f"seed-{job.seed}" / "samples" / job.problem / f"{job.method}.npz", saved)
     atomic_write_text(place / "done", key)
 
@@ -251,10 +331,10 @@ def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     part.replace(path)
 
 
-def _report(experiment: Experiment, config: Config, folder: Path, options: argparse.Namespace, command: str) -> int:
+def _report(experiment: Experiment, command: Command) -> int:
     """Merge the jobs' records, write the table and the figures, say where they are."""
-    by_seed = {}
-    for seed in options.seeds:
+    by_seed, folder, config = {}, command.folder, command.config
+    for seed in command.seeds:
         home = folder / f"seed-{seed}"
         # `compare` rows of an earlier command stay in the table as long as they are up to date
         known = [job for job in _jobs(config, [seed], True) if _is_done(experiment, job, folder)]
@@ -264,12 +344,16 @@ def _report(experiment: Experiment, config: Config, folder: Path, options: argpa
                 latest[tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))] = record
         by_seed[seed] = list(latest.values())
         atomic_write_text(home / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in by_seed[seed]))
-    commit = environment()["commit"]
-    dirty = environment()["dirty"]
-    label = f"{commit}{'-dirty' if dirty else ''}" if commit else "unknown"
-    table = build_table(experiment.name.replace("-", "_"), options.preset, by_seed, command, label)
+    text = command.text(experiment.target + ("-compare" if command.compare else ""))
+    table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text, code_label())
     write_table(folder, table, experiment.caption)
-    figures = experiment.figures(folder, table, by_seed, config.problems, options.seeds[0])
+    figures = experiment.figures(folder, table, by_seed, config.problems, command.seeds[0])
     print(f"table:   {folder / 'table.md'}")
     print(f"figures: {folder / 'figures'} ({len(figures)} files)")
     return 0
+
+
+def code_label() -> str:
+    """The commit of the code, marked where the checkout differs from it."""
+    found = environment()
+    return f"{found['commit']}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"

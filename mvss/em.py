@@ -65,14 +65,13 @@ def run_em(
     schedule: list[tuple[Stage, list[int]]] = []
     for stage in reversed(stages):
         views = [a for a in data.showing(stage.sources) if not set(data.views[a].shown) & later]
-        if not views:
-            raise MvssError(
-                f"em: no view shows sources {[s + 1 for s in stage.sources]} without later ones; reorder stages"
-            )
+        reached = {beta for a in views for beta in data.views[a].shown}
+        if missing := [s + 1 for s in stage.sources if s not in reached]:
+            raise MvssError(f"em: no view shows sources {missing} without later ones; reorder stages")
         schedule[:0] = [(stage, views)] * stage.laps
         later |= set(stage.sources)
     pipeline = SourceSeparationPipeline(denoisers, posterior)
-    done, evaluations = 0, 0
+    done, evaluations, draws = 0, 0, list(draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
         done, draws, evaluations = state["lap"], state["draws"], state["evaluations"]

@@ -34,16 +34,20 @@ def gibbs_sample(
     components: int = 1,
     on_round: Callable[[int, list[Tensor]], None] | None = None,
 ) -> tuple[tuple[Tensor, ...], int]:
-    """Run `rounds` sweeps over the sources; return the last draws `(N, D_β)` and evaluations per observation.
+    """Run `rounds` sweeps over the sources; return the last draws `(N, *shape_β)` and evaluations per observation.
 
-    denoisers: of the shown sources. data: the view as matrices. start: draws to begin with, `(N, D_β)`.
+    denoisers: of the shown sources. data: the view as matrices. start: draws to begin with, `(N, *shape_β)`.
     sampler: the run of each conditional draw; σ_start should be well above the source's own spread.
     """
     x = [s.clone() for s in start]
     evaluations = 0
     for sweep in range(rounds):
         for beta, denoiser in enumerate(denoisers):
-            others = sum(torch.einsum("nmd,nd->nm", data.matrices[g], x[g]) for g in range(len(denoisers)) if g != beta)
+            others = sum(
+                torch.einsum("nmd,nd->nm", data.matrices[g], x[g].flatten(1))
+                for g in range(len(denoisers))
+                if g != beta
+            )
             single = DenseView(data.y - others, (data.matrices[beta],), data.noise)
             posterior = JointPosterior([denoiser], single, components)
             keyed = stream.child("gibbs", sweep, beta)

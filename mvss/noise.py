@@ -69,7 +69,7 @@ class Isotropic(Noise):
         return (sigma**2).reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)
 
     def select(self, index: Tensor) -> Isotropic:
-        return self if self.sigma.ndim == 0 else Isotropic(self.sigma[index])
+        return self if self.sigma.numel() == 1 else Isotropic(self.sigma[index])
 
 
 class Diagonal(Noise):
@@ -79,6 +79,11 @@ class Diagonal(Noise):
         self.sigma = _check(sigma)
 
     def variance(self, like: Tensor) -> Tensor:
+        if self.sigma.ndim != like.ndim:  # a map without the axis of observations would fit, and be selected wrongly
+            raise MvssError(
+                f"Diagonal noise: sigma has shape {tuple(self.sigma.shape)} for observations {tuple(like.shape)}; "
+                "give (N, *shape), or (1, *shape) for all"
+            )
         return (self.sigma.to(like) ** 2).expand_as(like)
 
     def select(self, index: Tensor) -> Diagonal:

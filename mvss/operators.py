@@ -5,6 +5,7 @@ An operator is either the same for a whole view (`count` is None) or holds one m
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -59,7 +60,7 @@ class LinearOperator(ABC):
 
 
 class Dense(LinearOperator):
-    """A explicit matrix: `(N, M, D)` for one per observation, `(M, D)` for a whole view."""
+    """An explicit matrix: `(N, M, D)` for one per observation, `(M, D)` for a whole view."""
 
     def __init__(self, matrix: Tensor) -> None:
         if matrix.ndim not in (2, 3):
@@ -123,6 +124,8 @@ class Scale(LinearOperator):
 
     def __init__(self, factor: float, shape: Shape) -> None:
         self.factor = float(factor)
+        if not math.isfinite(self.factor):
+            raise MvssError(f"Scale operator: the factor must be finite, got {self.factor}")
         self.source_shape = self.observation_shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,6 +147,11 @@ class Composition(LinearOperator):
             raise MvssError(
                 f"cannot compose operators: the inner one gives {inner.observation_shape}, "
                 f"the outer one takes {outer.source_shape}"
+            )
+        if None not in (outer.count, inner.count) and outer.count != inner.count:
+            raise MvssError(
+                f"cannot compose operators of {outer.count} observations with those of {inner.count}: "
+                "both need one per observation, or one for all"
             )
         self.outer, self.inner = outer, inner
         self.source_shape = inner.source_shape

@@ -58,7 +58,8 @@ class PosteriorConfig:
 
 @dataclass(frozen=True)
 class Separation:
-    """Draws `(N, *shape_β)` per shown source, network evaluations per observation, mean share of raised pivots."""
+    """Draws `(N, *shape_β)` per shown source, network evaluations per observation, share of clamped
+    eigenvalues (the mean over chunks of `JointPosterior.clamped`)."""
 
     draws: tuple[Tensor, ...]
     evaluations: int
@@ -98,7 +99,7 @@ class SourceSeparationPipeline:
             exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
             flat = exact.draw(dense, stream.child("exact"), index)
             start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
-            if all(d.network is None for d in shown):
+            if not gibbs and all(d.network is None for d in shown):
                 return Separation(tuple(start), 0, 0.0)
         pieces, evaluations, clamped = [], 0, 0.0
         for first in range(0, len(view), self.config.chunk):
@@ -133,10 +134,12 @@ class SourceSeparationPipeline:
             return x
         size = posterior.data.y.shape[1]
         allowed = float(chi2.ppf(0.99, size))
-        level = x[0].new_full((len(x[0]),), 2 * float(posterior.data.noise.mean().sqrt()))
+        level = 2 * posterior.data.noise.mean(1).sqrt()  # of each observation, whatever others it is in a chunk with
 
         def penalty(draw: tuple[Tensor, ...], keyed: Stream) -> Tensor:
-            return 0.5 * (posterior.misfit(noised(draw, float(level[0]), keyed, index), level) - allowed).clamp_min(0)
+            unit = noised([torch.zeros_like(v) for v in draw], 1.0, keyed, index)
+            noisy = [v + level.reshape(-1, *[1] * (v.ndim - 1)) * z for v, z in zip(draw, unit, strict=True)]
+            return 0.5 * (posterior.misfit(noisy, level) - allowed).clamp_min(0)
 
         current = penalty(x, stream.child("misfit"))
         for number, sigma in enumerate(self.config.jumps):
@@ -183,18 +186,31 @@ class SourceSeparationPipeline:
         folder = Path(folder)
         try:
             settings = json.loads((folder / "pipeline.json").read_text())
-        except (OSError, ValueError) as error:
+            sources, posterior = settings["sources"], settings["posterior"]
+            sampler, jumps = SamplerConfig(**posterior["sampler"]), tuple(posterior["jumps"])
+            config = PosteriorConfig(**{**posterior, "sampler": sampler, "jumps": jumps})
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise MvssError(
                 f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained"
             ) from error
         denoisers = []
-        for number, source in enumerate(settings["sources"], start=1):
+        for number, source in enumerate(sources, start=1):
             mixture = mixture_from_state(load_checkpoint(folder / f"mixture-{number}.pt"))
-            network = TimeMLP.from_pretrained(folder / f"network-{number}") if source["network"] else None
+            network = _read_network(folder / f"network-{number}") if source["network"] else None
             denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
-        posterior = settings["posterior"]
-        config = PosteriorConfig(**{**posterior, "sampler": SamplerConfig(**posterior["sampler"])})
         return SourceSeparationPipeline(denoisers, config)
+
+
+def _read_network(folder: Path) -> TimeMLP:
+    if not folder.is_dir():  # diffusers would take the name for one on its hub
+        raise MvssError(f"{folder} is missing: copy the whole folder that save_pretrained wrote")
+    try:
+        network: TimeMLP = TimeMLP.from_pretrained(folder)
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.data = tensor.data.clone()  # the file is mapped to odd addresses, where products round differently
+        return network
+    except Exception as error:  # diffusers and safetensors raise many kinds on damaged files; all mean the same here
+        raise MvssError(f"the network in {folder} is damaged: copy what save_pretrained wrote again") from error
 
 
 def mixture_state(mixture: GaussianMixture) -> dict[str, Tensor | float]:

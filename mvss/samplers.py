@@ -48,7 +48,8 @@ class SamplerConfig:
 
     def levels(self) -> Tensor:
         """σ_start … σ_min, `(steps,)`, geometric."""
-        return torch.logspace(0, 1, self.steps, base=self.sigma_min / self.sigma_start).double() * self.sigma_start
+        ratio = self.sigma_min / self.sigma_start
+        return self.sigma_start * torch.logspace(0, 1, self.steps, base=ratio, dtype=torch.float64)
 
 
 def noised(x: Sequence[Tensor], sigma: float, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-import socket
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import launch
 from torch import Tensor, nn
 
 from mvss.errors import MvssError
@@ -216,23 +214,7 @@ def two_laps(accelerator: Accelerator) -> dict[str, Tensor]:
 
 
 def test_two_processes_give_the_weights_of_one(accelerator: Accelerator, tmp_path: Path) -> None:
-    try:
-        socket.create_server(("localhost", 0)).close()
-    except OSError:
-        pytest.skip("this machine cannot open a socket")
-    # Plain `--cpu --num_processes 2` runs one process: on a CPU accelerate starts two through its multi-GPU launcher.
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    options = "--dynamo_backend no --rdzv_backend c10d --main_process_ip localhost --main_process_port 0"
-    root = Path(__file__).parent.parent
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    run = subprocess.run(
-        [sys.executable, *launch.split(), *options.split(), __file__, tmp_path / "weights.pt"],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
+    launch(__file__, tmp_path / "weights.pt")
     processes, weights = torch.load(tmp_path / "weights.pt")
     assert processes == 2
     torch.testing.assert_close(weights, two_laps(accelerator), rtol=1e-9, atol=1e-12)

@@ -2,8 +2,9 @@
 
     f_d(z) = Σ_{j≥1} a_j j^(−s) sin(2π((j − 1) b_j z + c_j)),   a, b, c ~ U(0, 1),   z ~ U(0, 1)
 
-for each coordinate d (Zenke & Vogels 2021, Neural Computation 33), with smoothness s, scaled so that each coordinate of the
-whole curve (not of a sample) spans [−2, 2]. Observations are y_i = Σ_β c^{αβ} A_i x_i^β + η_i with unit-norm random rows.
+for each coordinate d (Zenke & Vogels 2021, Neural Computation 33), with smoothness s, scaled so that each coordinate of
+the whole curve (not of a sample) spans [−2, 2]. Observations are y_i = Σ_β c^{αβ} A_i x_i^β + η_i with unit-norm random
+rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from experiments.recipes import Config
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
@@ -31,6 +33,7 @@ __all__ = [
     "Split",
     "make_manifolds",
     "make_split",
+    "make_task",
     "problem_named",
 ]
 
@@ -48,7 +51,7 @@ class Problem:
     """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
 
     stages: sources (from 0) that learn in each stage of the paper-style EM; earlier ones are frozen.
-    scored_view: the view on which separations are scored (the one that shows all sources; the first of a mixed problem).
+    scored_views: the views on which separations are scored, those that show every source.
     """
 
     name: str
@@ -135,7 +138,8 @@ class Manifold:
     def polyline(self, segments: int, inner: int = 8) -> GaussianMixture:
         """The law of the source as a mixture of Gaussians: one along each of `segments` equal pieces of z.
 
-        At 1,024 segments a piece is no longer than about the noise, so that this is the true prior for the exact posterior.
+        At 1,024 segments a piece is no longer than about the noise, so that this is the true prior for the exact
+        posterior.
         """
         z = (torch.arange(segments * inner, dtype=torch.float64) + 0.5) / (segments * inner)
         points = self(z).reshape(segments, inner, DIMENSION)
@@ -206,3 +210,8 @@ class ManifoldTask:
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
         """The manifolds as polylines of Gaussians."""
         return tuple(m.polyline(SEGMENTS) for m in self.manifolds)
+
+
+def make_task(problem: str, seed: int, config: Config) -> ManifoldTask:
+    """The data of one problem and seed, of the sizes that a preset asks for."""
+    return ManifoldTask(problem, seed, config.observations, config.fresh)

@@ -1,0 +1,122 @@
+"""The README's results, written from results/manifolds/cpu/table.json between two markers and never by hand.
+
+    python -m experiments.readme        (make readme)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mvss.checkpoints import atomic_write_text
+from mvss.errors import MvssError
+from mvss.report import lookup
+
+__all__ = ["fill", "main", "results"]
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+METHODS = {"joint": "joint (ours)", "mixture": "mixture alone", "gibbs": "Gibbs", "exact": "exact (oracle)"}
+COLUMNS = {
+    "posterior_psnr": ("PSNR (dB)", 1),
+    "oracle_gap_db": ("below oracle (dB)", 1),
+    "posterior_sinkhorn_excess": ("posterior SD over floor", 4),
+    "prior_sinkhorn_excess": ("prior SD over floor", 4),
+}
+SD = ("posterior_sinkhorn_excess", "prior_sinkhorn_excess")
+
+
+class Bar(NamedTuple):
+    """What `joint` was to reach on a problem: `metric` at most (or at least) `limit`, mean over sources and seeds."""
+
+    problem: str
+    metric: str
+    limit: float
+    least: bool = False
+
+    def holds(self, value: float) -> bool:
+        return value >= self.limit if self.least else value <= self.limit
+
+
+BARS = (
+    *(Bar("mixed-0.1", metric, 0.005) for metric in SD),
+    Bar("mixed-0.1", "posterior_psnr", 36, least=True),
+    Bar("mixed-0.1", "oracle_gap_db", 8),
+    *(Bar("mixed-0.5", metric, 0.01) for metric in SD),
+    Bar("mixed-0.5", "oracle_gap_db", 10),
+    *(Bar("mixed-0.9", metric, 0.02) for metric in SD),
+    Bar("contrastive-2", "posterior_sinkhorn_excess", 0.02),
+    Bar("contrastive-2", "posterior_psnr", 40, least=True),
+    Bar("contrastive-2", "oracle_gap_db", 8),
+    *(Bar("mixed-1.0-separate", metric, 0.02) for metric in SD),
+    *(Bar("contrastive-3", metric, 0.1) for metric in SD),
+    *(Bar("mixed-0.1-r2", metric, 0.05) for metric in SD),
+)
+
+
+def main(root: Path = ROOT) -> int:
+    """Write the README's results; the exit status."""
+    path, table = root / "README.md", root / "results" / "manifolds" / "cpu" / "table.json"
+    try:
+        found = json.loads(table.read_text(encoding="utf-8")) if table.exists() else None
+        atomic_write_text(path, fill(path.read_text(encoding="utf-8"), results(found)))
+    except MvssError as error:
+        print(f"readme: {error}", file=sys.stderr)
+        return 2
+    print(f"readme:  {path}" + ("" if found else f" (there is no {table}: run make manifolds PRESET=cpu)"))
+    return 0
+
+
+def fill(text: str, content: str) -> str:
+    """`text` with `content` between the markers."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise MvssError(f"README.md needs one line {BEGIN} and one line {END} after it: put them back")
+    return text[: text.index(BEGIN) + len(BEGIN)] + f"\n{content.strip()}\n" + text[text.index(END) :]
+
+
+def results(table: Mapping[str, Any] | None) -> str:
+    """The results in Markdown: where they come from, a table of methods, the bars."""
+    if table is None:
+        return "No results of the cpu preset are in this checkout: `make manifolds PRESET=cpu`, then `make readme`."
+    rows = lookup(table)
+    problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
+    seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
+    scored = {row["samples"] for row in table["rows"] if row["metric"] in COLUMNS and row["samples"]}
+    samples = f"{min(scored):,} to {max(scored):,}" if scored else "no"
+    lines = [
+        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, commit "
+        f"`{table['commit']}`, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, on "
+        "fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the paper's "
+        "numbers beside ours: `results/manifolds/cpu/table.md`.",
+        "",
+        f"| problem | method | {' | '.join(title for title, _ in COLUMNS.values())} |",
+        "| --- | --- |" + " ---: |" * len(COLUMNS),
+    ]
+    for problem in problems:
+        for method, label in METHODS.items():
+            cells = [_cell(rows.get((problem, method, "mean", metric)), digits) for metric, (_, digits) in COLUMNS.items()]
+            if any(cell != "–" for cell in cells):
+                lines.append(f"| {problem} | {label} | {' | '.join(cells)} |")
+    lines += ["", "What `joint` was to reach, and whether it did:", "", "| problem | bar | ours | |", "| --- | --- | ---: | --- |"]
+    for bar in BARS:
+        title, digits = COLUMNS[bar.metric]
+        row = rows.get((bar.problem, "joint", "mean", bar.metric))
+        value = row["mean"] if row else None
+        verdict = "not measured" if value is None else "met" if bar.holds(value) else "**not met**"
+        sign = "≥" if bar.least else "≤"
+        lines.append(f"| {bar.problem} | {title} {sign} {bar.limit:g} | {_cell(row, digits)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any] | None, digits: int) -> str:
+    if row is None or row["mean"] is None:
+        return "–"
+    spread = "" if row["std"] is None else f" ± {row['std']:.{digits}f}"
+    return f"{row['mean']:.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

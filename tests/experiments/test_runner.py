@@ -1,0 +1,268 @@
+"""The experiments' common command line: what it refuses, what is stale, what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import runner
+from experiments.growth import measure_growth
+from experiments.manifolds.__main__ import EXPERIMENT
+from experiments.recipes import Job, Task, run_job
+from experiments.runner import _jobs, _key, main, read_command
+from mvss.records import Records, read_records
+
+ROOT = Path(runner.__file__).parent.parent
+TINY = [
+    "problems=[contrastive-2]",
+    "observations=128",
+    "training.steps=4",
+    "fits.mixture.components=[2]",
+    "fits.mixture.steps=4",
+    "fits.mixture.starts=1",
+    "posterior.sampler.steps=2",
+    "fresh=128",
+    "metrics.references=10",
+    "metrics.tessellations=4",
+    "workers=1",
+]
+MACHINE = ("seconds", "memory")  # metrics that differ between two runs
+
+
+def call(root: Path, *arguments: str) -> int:
+    return main(EXPERIMENT, list(arguments), root)
+
+
+def written(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def jobs(*overrides: str) -> dict[str, Job]:
+    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
+    return {job.method: job for job in _jobs(command.config, [0], True) if job.problem == "contrastive-2"}
+
+
+def keys(*overrides: str) -> dict[str, str]:
+    return {name: _key(EXPERIMENT, job) for name, job in jobs(*overrides).items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--preset", "cpus"], "unknown preset 'cpus'"),
+        (["--preset", "smoke", "--", "em.lap=3"], "did you mean 'laps'"),
+        (["--preset", "smoke", "--", "em.laps=many"], "em.laps"),
+        (["--preset", "smoke", "--", "em.laps"], "malformed override"),
+        (["--preset", "smoke", "--", "problems=[mixed-0.2]"], "unknown problem 'mixed-0.2'; did you mean"),
+        (["--preset", "smoke", "--", "methods.joint.fit=mixtur"], "fit='mixtur' is not among fits"),
+        (["--preset", "smoke", "--", "metrics.sinkhorn=4096"], "metrics.sinkhorn=4096 needs as many draws"),
+        (["--preset", "smoke", "--", "fresh=64"], "there are fresh=64"),
+        (["--preset", "smoke", "--", "metrics.references=1000"], "metrics.references=1000 needs 4000 points"),
+    ],
+)
+@pytest.mark.parametrize("command", [main, lambda e, a, r: measure_growth(e, ("contrastive-2",), a, r)])
+def test_bad_input_is_one_line_and_nothing_is_written(
+    command: Callable[..., int],
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(EXPERIMENT, arguments, tmp_path) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and says in error
+    assert written(tmp_path) == []
+
+
+def test_a_dry_run_lists_the_jobs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "--preset", "smoke", "--seeds", "0", "7", "0", "--dry-run", "--", "problems=[mixed-0.1]") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "seeds 0 7: 8 of 8 jobs to run" in lines[0]
+    assert "  mixed-0.1 joint seed 7" in lines and len(lines) == 9
+    assert written(tmp_path) == []
+
+
+def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> None:
+    base = keys()
+
+    def changed(*overrides: str) -> set[str]:
+        return {name for name, key in keys(*overrides).items() if key != base[name]}
+
+    every = set(base)
+    trained = every - {"exact", "mixture"}
+    assert changed("em.laps=3") == trained
+    assert changed("training.steps=41") == changed("network.hidden=[16]") == trained
+    assert changed("posterior.sampler.steps=5") == every - {"exact", "gibbs"}
+    assert changed("methods.gibbs.posterior.gibbs_rounds=2") == {"gibbs"}
+    assert changed("fits.gaussian.steps=61") == {"gibbs"}
+    assert changed("fits.mixture.steps=61") == {"mixture", "joint"}
+    assert changed("observations=513") == changed("metrics.sinkhorn=127") == every
+    assert changed("workers=1") == changed("problems=[contrastive-2]") == changed("fits.four.steps=7") == set()
+    # a method with laps of its own does not heed em.laps
+    assert keys("methods.joint.laps=2")["joint"] == keys("methods.joint.laps=2", "em.laps=9")["joint"]
+    assert base["joint"] != keys("methods.joint.laps=2")["joint"]
+
+
+class _Stop(Exception):
+    pass
+
+
+def _run(job: Job, task: Task, folder: Path, stop: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:
+    """One job in this process; `stop` ends it at a record, as a kill would."""
+    records = Records(folder / "records.jsonl")
+
+    def append(record: dict[str, Any]) -> None:
+        records.append(record)
+        if stop is not None and stop(record):
+            raise _Stop
+
+    saved = run_job(job, task, folder, append, lambda done: None)
+    return {name: array.tobytes() for name, array in saved.items()}
+
+
+def _latest(folder: Path) -> dict[tuple[Any, ...], float]:
+    return {
+        (r["source"], r["metric"], r["split"], r["lap"]): r["value"]
+        for r in read_records(folder / "records.jsonl")
+        if not any(word in r["metric"] for word in MACHINE)
+    }
+
+
+@pytest.mark.parametrize("metric", ["posterior_sinkhorn", "prior_sinkhorn"])  # in the middle of a lap; in the scoring
+def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(metric: str, tmp_path: Path) -> None:
+    job = jobs(*TINY)["joint"]
+    task = EXPERIMENT.task(job.problem, job.seed, job.config)
+    whole, broken = (tmp_path / name / "joint" for name in ("whole", "broken"))
+    saved = _run(job, task, whole)
+    with pytest.raises(_Stop):
+        _run(job, task, broken, lambda r: r["metric"] == metric and r["lap"] in (2, None))
+    assert _run(job, task, broken) == saved
+    assert _latest(broken) == _latest(whole)
+    assert _latest(whole)["mean", "network_evaluations", "fresh", None] > 0
+
+
+def _start(root: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    script = (
+        "import sys; from pathlib import Path; from experiments.manifolds.__main__ import EXPERIMENT\n"
+        "from experiments.runner import main\n"
+        "sys.exit(main(EXPERIMENT, sys.argv[2:], Path(sys.argv[1])))"
+    )
+    arguments = ["--preset", "smoke", "--", *TINY, *overrides]
+    return subprocess.Popen([sys.executable, "-c", script, str(root), *arguments], cwd=ROOT, start_new_session=True)
+
+
+def _metrics(root: Path) -> list[dict[str, Any]]:
+    (path,) = root.rglob("metrics.jsonl")
+    return [r for r in read_records(path) if not any(word in r["metric"] for word in MACHINE)]
+
+
+def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path: Path) -> None:
+    overrides = ("em.laps=3", "training.steps=60")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = _start(killed, *overrides)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(killed.rglob("joint/em.pt")) and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert list(killed.rglob("joint/em.pt")) and not list(killed.rglob("joint/done"))
+    assert not list(killed.rglob("table.json"))
+    assert _start(killed, *overrides).wait(120) == 0
+    assert _start(whole, *overrides).wait(120) == 0
+    assert _metrics(killed) == _metrics(whole)
+    methods = {record["method"] for record in _metrics(killed)}
+    assert methods == {"exact", "mixture", "joint", "gibbs"}
+    # overrides have a folder of their own; the preset's own results are not there, so nothing was overwritten
+    (table,) = whole.rglob("table.json")
+    assert table.parent.parent == whole / "results" / "manifolds" / "smoke"
+    assert table.parent.name.startswith("overrides-")
+    assert json.loads(table.read_text())["command"].endswith('em.laps=3 training.steps=60"')
+
+
+def test_overrides_have_a_folder_each() -> None:
+    folders = [read_command(EXPERIMENT, ["--preset", "smoke", *more], ROOT).folder for more in ([], ["--"], ["--", "em.laps=3"])]
+    assert folders[0] == folders[1] == ROOT / "results" / "manifolds" / "smoke"
+    other = read_command(EXPERIMENT, ["--preset", "smoke", "--", "em.laps=4"], ROOT).folder
+    assert folders[2].parent == other.parent == folders[0] and folders[2] != other
+
+
+PAPER = [
+    "observations=64",
+    "fresh=64",
+    "training.steps=2",
+    "posterior.sampler.steps=2",
+    "fits.mixture.components=[2]",
+    "fits.mixture.steps=2",
+    "fits.mixture.starts=1",
+    "fits.gaussian.steps=2",
+    "metrics.sinkhorn=64",
+    "metrics.paper_sinkhorn=64",
+    "metrics.pqmass=64",
+    "metrics.references=8",
+    "metrics.tessellations=2",
+    "compare.joint.laps=1",
+    "compare.joint.posterior.sampler.steps=2",
+]
+CUTS = {
+    "paper": ("contrastive-3", ["methods.joint_paper.laps=[1,1,1]", "methods.gibbs.laps=[1,0,0]"], "gibbs"),
+    "paper-mixed": ("mixed-0.1", ["methods.joint_paper.laps=1", "methods.gibbs_8x.laps=1"], "gibbs_8x"),
+}
+
+
+@pytest.mark.parametrize("preset", CUTS)
+def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_path: Path) -> None:
+    problem, cuts, gibbs = CUTS[preset]
+    posterior = f"methods.{gibbs}.posterior"
+    cuts = [*PAPER, *cuts, f"{posterior}.gibbs_rounds=1", f"{posterior}.sampler.steps=2", f"problems=[{problem}]"]
+    command = read_command(EXPERIMENT, ["--preset", preset, "--compare", "--", *cuts], tmp_path)
+    task = EXPERIMENT.task(problem, 0, command.config)
+    for job in _jobs(command.config, [0], True):
+        folder = tmp_path / problem / job.method
+        _run(job, task, folder)
+        found = _latest(folder)
+        assert found["mean", "laps", "fresh", None] == {"exact": 0, "mixture": 0, "joint": 1}.get(
+            job.method, 3 if (preset, job.method) == ("paper", "joint_paper") else 1
+        )
+        assert ("1", "posterior_psnr", "fresh", None) in found
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper", "paper-mixed"])
+def test_every_preset_loads_and_names_the_problems_that_there_are(preset: str) -> None:
+    command = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT)
+    assert {"exact", "mixture"} <= set(command.config.methods)
+    assert len(_jobs(command.config, [0, 1], True)) >= 2 * len(command.config.problems)
+
+
+def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.growth.SIZES", (0.5, 1.0))
+    arguments = ["--preset", "smoke", "--", *TINY]
+    assert measure_growth(EXPERIMENT, ("contrastive-2", "contrastive-3"), arguments, tmp_path) == 0
+    (table,) = tmp_path.rglob("growth.json")
+    rows = json.loads(table.read_text())["rows"]
+    assert [row["size_ratio"] for row in rows] == [1.0, 2.0, 4.0]
+    assert [row["network_evaluations_ratio"] for row in rows] == [1.0, 2.0, 4.0]
+    assert all(row["fit_ratio"] > 0 for row in rows)
+    assert "make manifolds-growth PRESET=smoke" in table.with_name("growth.md").read_text()
+
+
+def test_a_preset_with_too_few_laps_is_refused() -> None:
+    job = jobs(*TINY, "methods.joint.stages=sequential")["joint"]
+    from experiments.recipes import _laps
+    from mvss.errors import MvssError
+
+    assert _laps(job.config, job.recipe, 2) == (2, 2)
+    assert _laps(job.config, replace(job.recipe, laps=(3, 1, 9)), 2) == (3, 1)
+    with pytest.raises(MvssError, match="fewer than the 2 stages"):
+        _laps(job.config, replace(job.recipe, laps=(3,)), 2)

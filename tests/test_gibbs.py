@@ -1,0 +1,80 @@
+"""The Gibbs baseline against the exact joint law, with its count of evaluations."""
+
+from __future__ import annotations
+
+import torch
+from closed_forms import Linear, exact, plain, random_prior, random_view
+
+from mvss.denoisers import Denoiser
+from mvss.gibbs import gibbs_sample
+from mvss.rng import Stream
+from mvss.samplers import SamplerConfig
+
+STREAM = Stream(0, ("gibbs",))
+
+
+def test_enough_sweeps_give_the_joint_law() -> None:
+    """Mean and covariance of all sources together, so that the cross-covariances are right as well."""
+    count, sizes = 4000, (2, 1)
+    priors, one = [random_prior(1, d, i) for i, d in enumerate(sizes)], random_view(1, 1, sizes)
+    law = exact(priors, one)
+    scale = law.covariance.diagonal().sqrt()
+    correlation = law.covariance[:2, 2] / (scale[:2] * scale[2])
+    assert float(correlation.abs().max()) > 0.3
+    start = [torch.zeros(count, d, dtype=torch.float64) for d in sizes]
+    config = SamplerConfig("heun", 24, sigma_start=50.0, sigma_min=0.005)
+    many = one.select(torch.zeros(count, dtype=torch.long))
+    seen = []
+    x, evaluations = gibbs_sample(
+        [plain(p) for p in priors],
+        many,
+        start,
+        config,
+        12,
+        STREAM,
+        torch.arange(count),
+        on_round=lambda r, _: seen.append(r),
+    )
+    x = torch.cat(x, dim=1)
+    assert ((x.mean(0) - law.mean).abs() < 0.07 * scale).all()
+    assert ((torch.cov(x.mT) - law.covariance).abs() < 0.09 * torch.outer(scale, scale)).all()
+    assert seen == list(range(1, 13))
+    assert evaluations == 12 * 2 * (24 + 23)  # sweeps × sources × (levels + Heun's second stages)
+    assert not any(s.any() for s in start)  # the caller's draws are not written to
+
+
+def test_evaluations_of_networks_count_their_jacobians() -> None:
+    sizes, index = (3, 2), torch.arange(4)
+    denoisers = [Denoiser(random_prior(2, d, i), Linear(d, 0.05), (d,), 1.0) for i, d in enumerate(sizes)]
+    start = [torch.zeros(4, d, dtype=torch.float64) for d in sizes]
+    config = SamplerConfig("pc", 5, 1.0, 0.1, corrections=2)
+    _, evaluations = gibbs_sample(denoisers, random_view(4, 2, sizes), start, config, 2, STREAM, index)
+    assert evaluations == 2 * 5 * (1 + 2) * ((1 + 3) + (1 + 2))
+
+
+def test_sources_may_be_images() -> None:
+    view, index, config = random_view(3, 2, (4, 1)), torch.arange(3), SamplerConfig("ddim", 3, 1.0, 0.1)
+    priors = [random_prior(2, 4, 0), random_prior(2, 1, 1)]
+    image = [Denoiser(priors[0], None, (2, 2), 1.0), plain(priors[1])]
+    start = [torch.ones(3, 2, 2, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)]
+    x, _ = gibbs_sample(image, view, start, config, 2, STREAM, index)
+    flat, _ = gibbs_sample([plain(p) for p in priors], view, [s.flatten(1) for s in start], config, 2, STREAM, index)
+    assert x[0].shape == (3, 2, 2)
+    torch.testing.assert_close([v.flatten(1) for v in x], list(flat))
+
+
+def test_components_reach_the_conditional_runs() -> None:
+    view, index, config = random_view(8, 1, (2, 1)), torch.arange(8), SamplerConfig("ddim", 4, 2.0, 0.1)
+    denoisers = [plain(random_prior(3, d, d)) for d in (2, 1)]
+    start = [torch.zeros(8, d, dtype=torch.float64) for d in (2, 1)]
+    one, three = (gibbs_sample(denoisers, view, start, config, 1, STREAM, index, k)[0] for k in (1, 3))
+    assert float((one[0] - three[0]).abs().max()) > 1e-3
+
+
+def test_one_source_is_a_plain_draw() -> None:
+    view, index, config = random_view(3, 2, (2,)), torch.arange(3), SamplerConfig("ddim", 3, 1.0, 0.1)
+    start = [torch.zeros(3, 2, dtype=torch.float64)]
+    once, _ = gibbs_sample([plain(random_prior(2, 2, 0))], view, start, config, 1, STREAM, index)
+    other = [torch.full((3, 2), 9.0, dtype=torch.float64)]
+    again, _ = gibbs_sample([plain(random_prior(2, 2, 0))], view, other, config, 1, STREAM, index)
+    torch.testing.assert_close(once, again)  # cold: what it starts from is forgotten
