@@ -15,7 +15,7 @@ DEV   := $(VENV)/.installed-dev
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -62,8 +62,11 @@ manifolds: $(READY) ## the 1D-manifold table and figures [cpu: 30 min a seed on 
 manifolds-compare: $(READY) ## the same with more baselines and the ablations [cpu: hours]
 	@$(BIN)/python -m experiments.manifolds --compare $(FLAGS)
 
-manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 15 min]
+manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 2 min]
 	@$(BIN)/python -m experiments.manifolds growth $(FLAGS)
+
+readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
+	@$(BIN)/python -m experiments.readme
 
 # git clean -X takes only what .gitignore names: committed tables and figures are never touched.
 clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs) [1 s]

@@ -1,6 +1,6 @@
 """The README's results, written from results/manifolds/cpu/table.json between two markers and never by hand.
 
-    python -m experiments.readme        (make readme)
+python -m experiments.readme        (make readme)
 """
 
 from __future__ import annotations
@@ -85,22 +85,24 @@ def results(table: Mapping[str, Any] | None) -> str:
     problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
     seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
     scored = {row["samples"] for row in table["rows"] if row["metric"] in COLUMNS and row["samples"]}
-    samples = f"{min(scored):,} to {max(scored):,}" if scored else "no"
+    samples = " to ".join(f"{n:,}" for n in sorted({min(scored, default=0), max(scored, default=0)}))
     lines = [
         f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, commit "
-        f"`{table['commit']}`, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, on "
-        "fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the paper's "
-        "numbers beside ours: `results/manifolds/cpu/table.md`.",
+        f"`{table['commit']}`, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
+        "on fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
+        "paper's numbers beside ours: `results/manifolds/cpu/table.md`.",
         "",
         f"| problem | method | {' | '.join(title for title, _ in COLUMNS.values())} |",
         "| --- | --- |" + " ---: |" * len(COLUMNS),
     ]
     for problem in problems:
         for method, label in METHODS.items():
-            cells = [_cell(rows.get((problem, method, "mean", metric)), digits) for metric, (_, digits) in COLUMNS.items()]
+            own = {metric: rows.get((problem, method, "mean", metric)) for metric in COLUMNS}
+            cells = [_cell(own[metric], digits) for metric, (_, digits) in COLUMNS.items()]
             if any(cell != "–" for cell in cells):
                 lines.append(f"| {problem} | {label} | {' | '.join(cells)} |")
-    lines += ["", "What `joint` was to reach, and whether it did:", "", "| problem | bar | ours | |", "| --- | --- | ---: | --- |"]
+    lines += ["", "What `joint` was to reach, and whether it did:", ""]
+    lines += ["| problem | bar | ours | |", "| --- | --- | ---: | --- |"]
     for bar in BARS:
         title, digits = COLUMNS[bar.metric]
         row = rows.get((bar.problem, "joint", "mean", bar.metric))

@@ -36,7 +36,7 @@ from mvss.networks import TimeMLP
 from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline, mixture_from_state, mixture_state
 from mvss.records import peak_memory_gib
 from mvss.rng import Stream
-from mvss.training import TrainingConfig
+from mvss.training import TrainingConfig, denoising_loss
 
 __all__ = [
     "Config",
@@ -100,7 +100,8 @@ class Recipe:
     base: what the network corrects: that mixture, or Karras' skip term.
     network: whether there is one. laps: of every stage, or of each; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
-    posterior: how draws are made, training: the M-step; null for the configuration's own.
+    posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
+    it has one), training: the M-step; null for the configuration's own.
     """
 
     fit: str = "mixture"
@@ -110,6 +111,7 @@ class Recipe:
     stages: Literal["together", "sequential"] = "together"
     relaxation: float | None = None
     posterior: PosteriorConfig | None = None
+    separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
 
 
@@ -117,6 +119,7 @@ class Recipe:
 class Config:
     """A preset: problems, sizes, how to fit, and the methods to run.
 
+    posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
     `make ...-compare` runs `compare` as well, on all problems, and `ablations` on `ablation_problems`.
     """
@@ -128,6 +131,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
+    separation: PosteriorConfig = field(default_factory=PosteriorConfig)
     em: EMConfig = field(default_factory=EMConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
@@ -211,7 +215,8 @@ def run_job(
         save_checkpoint(kept, {"arrays": arrays, "evaluations": evaluations, "seconds": so_far})
         progress(0.4 + 0.4 * record["lap"] / max(1, laps))
 
-    first = first_draws(task, priors, pipeline.config.beam, Stream(job.seed, (job.problem, recipe.fit)))
+    beam = (recipe.posterior or config.posterior).beam
+    first = first_draws(task, priors, beam, Stream(job.seed, (job.problem, recipe.fit)))
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     draws = run_em(
@@ -228,14 +233,22 @@ def run_job(
         on_lap,
     )
     spent += time.monotonic() - began
-    score.final(pipeline, draws)
+    separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
+    if recipe.network and separator.config != pipeline.config:
+        draws = [
+            list(separator.separate(view, stream.child("last", alpha), start).draws)
+            for alpha, (view, start) in enumerate(zip(task.train.views, draws, strict=True))
+        ]
+    fresh = score.final(separator, draws)
+    if recipe.network:
+        score.memory(pipeline.denoisers, build_pipeline(job, task, priors).denoisers, draws, fresh)
     observations = sum(len(view) for view in task.train.views)
     score.add("mean", "network_evaluations", evaluations / observations, observations)
     score.add("mean", "laps", laps, 1)
     score.add("mean", "wall_seconds", seconds + spent, 1)
     score.add("mean", "peak_memory_gib", peak_memory_gib(), 1)
     if recipe.network:
-        pipeline.save_pretrained(folder / "pipeline")
+        separator.save_pretrained(folder / "pipeline")
     progress(1.0)
     return score.saved
 
@@ -316,21 +329,14 @@ class _Scorer:
         truth = Stream(job.seed, (job.problem, "independent"))
         count = max(self.metrics.sinkhorn, self.metrics.paper_sinkhorn, self.metrics.pqmass)
         self.truth = [
-            [
-                task.sample_truth(b, count, truth.generator(b, repeat)).flatten(1)
-                for repeat in range(self.metrics.repeats)
-            ]
+            [task.sample_truth(b, count, truth.generator(b, repeat)).flatten(1) for repeat in range(self.metrics.repeats)]
             for b in range(len(task.train.source_shapes))
         ]
 
-    def add(
-        self, source: str, metric: str, value: float, samples: int, split: str = "fresh", lap: int | None = None
-    ) -> None:
+    def add(self, source: str, metric: str, value: float, samples: int, split: str = "fresh", lap: int | None = None) -> None:
         """One record."""
         value = value if math.isfinite(value) else None  # type: ignore[assignment]
-        self._append(
-            {"source": source, "metric": metric, "split": split, "lap": lap, "value": value, "samples": samples}
-        )
+        self._append({"source": source, "metric": metric, "split": split, "lap": lap, "value": value, "samples": samples})
 
     def lap(self, record: Record, draws: Draws) -> None:
         """Scores of the training draws of a lap, and what the lap cost."""
@@ -340,8 +346,22 @@ class _Scorer:
                 self.add("mean", key, float(value), 1, "train", lap)
         self._draws(draws, self.task.train, self.task.train_truth, "train", lap)
 
-    def final(self, pipeline: SourceSeparationPipeline, draws: Draws) -> None:
-        """Scores of the training draws and of fresh observations, with the model as fitted."""
+    def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
+        """What the network adds, on draws it was fitted to and on draws of fresh observations: the denoising loss as a
+        share of the loss without it. A network that memorises gains on the former only."""
+        task, training = self.task, self.job.recipe.training or self.job.config.training
+        for draws, data, split in ((train, task.train, "train"), (fresh, task.fresh, "fresh")):
+            for b, (new, old) in enumerate(zip(trained, untrained, strict=True)):
+                pool = [
+                    draws[a][data.views[a].shown.index(b)] for a in range(len(draws)) if draws[a] and b in data.views[a].shown
+                ]
+                x, keyed = torch.cat(pool), self.stream.child("memory", b)
+                if bool(torch.isfinite(x).all()):
+                    ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
+                    self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
+
+    def final(self, pipeline: SourceSeparationPipeline, draws: Draws) -> Draws:
+        """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
         self._draws(draws, self.task.train, self.task.train_truth, "train", None)
         fresh: Draws = [[] for _ in self.task.fresh.views]
         began, count = time.monotonic(), 0
@@ -352,20 +372,17 @@ class _Scorer:
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
         for b in range(len(pipeline.denoisers)):
-            prior = pipeline.sample(
-                b, self.metrics.sinkhorn * self.metrics.repeats, self.stream.child("prior", b)
-            ).flatten(1)
+            prior = pipeline.sample(b, self.metrics.sinkhorn * self.metrics.repeats, self.stream.child("prior", b)).flatten(1)
             self._laws(str(b + 1), "prior", prior, b, "fresh")
             self.saved[f"prior_{b + 1}"] = self._few(prior)
         if self.metrics.coverage:
             self._coverage(pipeline)
+        return fresh
 
     def _few(self, x: Tensor) -> np.ndarray:
         return x[: self.metrics.saved].flatten(1).float().numpy()
 
-    def _draws(
-        self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor]], split: str, lap: int | None
-    ) -> None:
+    def _draws(self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor]], split: str, lap: int | None) -> None:
         views = [a for a in self.task.scored_views if draws[a]]
         for b in range(len(data.source_shapes)):
             showing = [a for a in views if b in data.views[a].shown]

@@ -164,9 +164,12 @@ def _settings(job: Job) -> Config:
     """The configuration with what does not matter to this job at its default."""
     config, recipe = job.config, job.recipe
     fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
-    config = replace(config, problems=(), ablation_problems=(), fits=fits, methods={}, compare={}, ablations={}, workers=1)
+    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, ablation_problems=())
+    config = replace(config, workers=1)
     if recipe.posterior is not None:
         config = replace(config, posterior=PosteriorConfig())
+    if recipe.separation is not None or recipe.posterior is not None:
+        config = replace(config, separation=PosteriorConfig())
     if not recipe.network:
         return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
     if recipe.training is not None:
@@ -189,9 +192,7 @@ def _fit_key(experiment: Experiment, job: Job) -> str:
 def _code_hash(experiment: Experiment) -> str:
     """Hash of the sources that decide numbers: mvss but for the pages it prints, the recipes, the experiment's data."""
     data = Path(sys.modules[experiment.task.__module__].__file__ or "")
-    files = [
-        p for p in sorted((ROOT / "mvss").rglob("*.py")) if p.name not in ("report.py", "plotting.py", "records.py")
-    ]
+    files = [p for p in sorted((ROOT / "mvss").rglob("*.py")) if p.name not in ("report.py", "plotting.py", "records.py")]
     digest = hashlib.sha256()
     for path in [*files, ROOT / "experiments" / "recipes.py", data]:
         digest.update(path.read_bytes())

@@ -86,7 +86,5 @@ def _atomic_write(path: Path, data: bytes | memoryview) -> None:
     except OSError as error:
         size = f"{len(data) / 2**20:.1f} MiB"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MvssError(
-                f"no space left to write {path} ({size}): free some, then run the same command again"
-            ) from error
+            raise MvssError(f"no space left to write {path} ({size}): free some, then run the same command again") from error
         raise MvssError(f"cannot write {path} ({size}): {error.strerror or error}") from error

@@ -87,9 +87,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     try:
         return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise MvssError(
-            f"malformed override '{override}': the value is not valid YAML ({_first_line(error)})"
-        ) from error
+        raise MvssError(f"malformed override '{override}': the value is not valid YAML ({_first_line(error)})") from error
 
 
 def _check_path(known: Any, key: str) -> None:  # noqa: ANN401 - nested plain containers
@@ -101,9 +99,7 @@ def _check_path(known: Any, key: str) -> None:  # noqa: ANN401 - nested plain co
         elif isinstance(known, list):
             entries = {str(place): value for place, value in enumerate(known)}
         else:
-            raise MvssError(
-                f"unknown key '{key}': '{above}' is {known!r} and has no keys; set it as a whole with {above}=..."
-            )
+            raise MvssError(f"unknown key '{key}': '{above}' is {known!r} and has no keys; set it as a whole with {above}=...")
         if part not in entries:
             raise MvssError(f"unknown key '{here}'{_suggest(part, entries)}")
         known = entries[part]
@@ -210,9 +206,7 @@ def _build_tuple(items: tuple[Any, ...], value: list[Any], key: str) -> tuple[An
         items = ((*items, Any)[0],) * len(value)
     if len(items) != len(value):
         raise MvssError(f"'{key}' has {len(value)} entries: it needs {len(items)}")
-    return tuple(
-        _build(item, entry, f"{key}.{place}") for place, (item, entry) in enumerate(zip(items, value, strict=True))
-    )
+    return tuple(_build(item, entry, f"{key}.{place}") for place, (item, entry) in enumerate(zip(items, value, strict=True)))
 
 
 def _build_scalar(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - of type hint

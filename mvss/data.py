@@ -41,9 +41,7 @@ class View:
                     f"but the observations have shape {self.observation_shape}"
                 )
             if operator.count not in (None, len(self)):
-                raise MvssError(
-                    f"{self.name}: source {source} has {operator.count} operators for {len(self)} observations"
-                )
+                raise MvssError(f"{self.name}: source {source} has {operator.count} operators for {len(self)} observations")
         if all(operator.is_zero for operator in self.operators):
             raise MvssError(f"{self.name}: no operator reaches this view; give it a source or leave it out")
         try:

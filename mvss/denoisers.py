@@ -6,7 +6,9 @@
 Karras et al. 2022 (arXiv 2206.00364, table 1) have c_skip x = s²/(σ² + s²) x in the first place: that is the denoiser of one
 Gaussian N(0, s² I), a mixture with K = 1. Any fitted mixture serves as well; F is zero at the start, so that the
 diffusion prior starts where the mixture ended. A smooth network cannot resolve a manifold a hundred times thinner than
-it is long; the mixture's residual, which has unit size at every σ, gives it that scale as an input. Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
+it is long; the mixture's residual, which has unit size at every σ, gives it that scale as an input.
+
+Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
 """
 
 from __future__ import annotations
@@ -45,9 +47,7 @@ class Denoiser(torch.nn.Module):
     def relax(self, factor: float) -> None:
         """From now on, train towards d + ω (d_new − d), with d the denoiser as it is now and ω = `factor`; 1 is plain."""
         self.relaxation = factor
-        self.previous = (
-            None if factor == 1.0 or self.network is None else copy.deepcopy(self.network).requires_grad_(False)
-        )
+        self.previous = None if factor == 1.0 or self.network is None else copy.deepcopy(self.network).requires_grad_(False)
 
     def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """E[x | x_t], `(N, *shape)`, for x_t `(N, *shape)` and σ `(N,)`."""

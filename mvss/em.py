@@ -87,18 +87,14 @@ def run_em(
         for beta in stage.sources:
             pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
             denoisers[beta].relax(relaxation)
-            result = fit_denoiser(
-                denoisers[beta], torch.cat(pool), training, stream.child("m-step", lap, beta), accelerator
-            )
+            result = fit_denoiser(denoisers[beta], torch.cat(pool), training, stream.child("m-step", lap, beta), accelerator)
             denoisers[beta].relax(1.0)
             losses[f"loss_{beta + 1}"] = result.loss[-1][1]
         trained = time.monotonic()
         _freeze(denoisers, True)
         clamped = 0.0
         for alpha in views:
-            found, count, raised = _e_step(
-                pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator
-            )
+            found, count, raised = _e_step(pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator)
             draws[alpha] = found
             evaluations += count * len(data.views[alpha])
             clamped = max(clamped, raised)
@@ -116,9 +112,7 @@ def run_em(
             on_lap(record, draws)
         if checkpoint is not None and accelerator.is_main_process:
             networks = [d.network.state_dict() if d.network is not None else {} for d in denoisers]
-            save_checkpoint(
-                checkpoint, {"lap": lap + 1, "draws": draws, "networks": networks, "evaluations": evaluations}
-            )
+            save_checkpoint(checkpoint, {"lap": lap + 1, "draws": draws, "networks": networks, "evaluations": evaluations})
     return draws
 
 
@@ -142,5 +136,5 @@ def _e_step(
     index = index.clamp_max(len(view) - 1)  # equal shares: the last observation may be repeated
     begin = [s[index] for s in start]
     found = pipeline.separate(view.select(index), stream, begin, index)
-    gathered = [accelerator.gather(d.contiguous())[: len(view)] for d in found.draws]
+    gathered = [accelerator.gather(d.contiguous().to(accelerator.device))[: len(view)].to(d.device) for d in found.draws]
     return gathered, found.evaluations, found.clamped

@@ -44,9 +44,7 @@ def gibbs_sample(
     for sweep in range(rounds):
         for beta, denoiser in enumerate(denoisers):
             others = sum(
-                torch.einsum("nmd,nd->nm", data.matrices[g], x[g].flatten(1))
-                for g in range(len(denoisers))
-                if g != beta
+                torch.einsum("nmd,nd->nm", data.matrices[g], x[g].flatten(1)) for g in range(len(denoisers)) if g != beta
             )
             single = DenseView(data.y - others, (data.matrices[beta],), data.noise)
             posterior = JointPosterior([denoiser], single, components)

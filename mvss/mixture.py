@@ -117,9 +117,7 @@ class GaussianMixture(torch.nn.Module):
         d = self.dimension
         means = self.means.to(x_t.dtype)
         directions = self.eigenvectors.to(x_t.dtype)
-        mean = means + torch.einsum(
-            "nkr,kdr->nkd", (shrink - (outside if directions.shape[2] < d else 0)) * z, directions
-        )
+        mean = means + torch.einsum("nkr,kdr->nkd", (shrink - (outside if directions.shape[2] < d else 0)) * z, directions)
         if directions.shape[2] < d:
             mean = mean + outside * (x_t[:, None, :] - means)
         return log_weight, mean, shrink

@@ -39,9 +39,7 @@ class EvidenceGradient:
     scores: Tensor
 
 
-def evidence_gradient(
-    batch: Batch, priors: Sequence[GaussianMixture], free: Sequence[int], retain: float
-) -> EvidenceGradient:
+def evidence_gradient(batch: Batch, priors: Sequence[GaussianMixture], free: Sequence[int], retain: float) -> EvidenceGradient:
     """Gradient of the mean log evidence of `batch` in the priors of the sources `free`.
 
     retain: combinations further than this many nats below an observation's best one do not count.

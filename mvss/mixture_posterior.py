@@ -95,9 +95,7 @@ class MixturePosterior:
     beam: combinations kept per observation and level.
     """
 
-    def __init__(
-        self, priors: Sequence[GaussianMixture], retain: float = 9.0, exhaustive: int = 6000, beam: int = 64
-    ) -> None:
+    def __init__(self, priors: Sequence[GaussianMixture], retain: float = 9.0, exhaustive: int = 6000, beam: int = 64) -> None:
         self.priors = tuple(priors)
         self.retain, self.beam = retain, beam
         count = math.prod(len(p) for p in self.priors)

@@ -56,9 +56,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if conditioning not in CONDITIONINGS:
-            raise MvssError(
-                f"unknown conditioning {conditioning!r} of a TimeMLP: choose one of {', '.join(CONDITIONINGS)}"
-            )
+            raise MvssError(f"unknown conditioning {conditioning!r} of a TimeMLP: choose one of {', '.join(CONDITIONINGS)}")
         if features < 1 or not hidden or min(hidden) < 1 or embedding < 2 or embedding % 2:
             raise MvssError(
                 f"a TimeMLP needs features and hidden widths of at least 1 and an even embedding,"
@@ -67,9 +65,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.film = conditioning == "film"
         self.widths = tuple(hidden)
         self.register_buffer("frequencies", torch.linspace(math.log(SLOWEST), math.log(FASTEST), embedding // 2).exp())
-        self.embed = nn.Sequential(
-            nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
+        self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         # One product with e serves all layers. W [x, e] is W_x x + W_e e, so a level that all share is embedded once.
         self.condition = nn.Linear(embedding, 2 * sum(hidden) if self.film else hidden[0])
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((inputs or features, *hidden), hidden, strict=False))

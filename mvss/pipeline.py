@@ -37,8 +37,9 @@ class PosteriorConfig:
     """How posterior draws are made.
 
     sampler: the reverse-time run. start: "warm" or "cold". components: Gaussians kept per source at each noise level
-    (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose conditional runs
-    are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search for exact draws under the mixtures. chunk: observations in memory at once.
+    (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose runs
+    are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search
+    for exact draws under the mixtures. chunk: observations in memory at once.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -88,6 +89,9 @@ class SourceSeparationPipeline:
         start: earlier draws `(N, *shape)` to start from (warm); exact draws under the mixtures if not given.
         index: numbers of the observations `(N,)`, which randomness is keyed by; 0 … N−1 if not given.
         """
+        device = self.denoisers[0].mixture.means.device
+        home, view = view.y.device, view.to(device)
+        start = None if start is None else [s.to(device) for s in start]
         dense = DenseView.of(view)
         index = torch.arange(len(view)) if index is None else index
         shown = [self.denoisers[beta] for beta in view.shown]
@@ -100,7 +104,7 @@ class SourceSeparationPipeline:
             flat = exact.draw(dense, stream.child("exact"), index)
             start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
             if not gibbs and all(d.network is None for d in shown):
-                return Separation(tuple(start), 0, 0.0)
+                return Separation(tuple(s.to(home) for s in start), 0, 0.0)
         pieces, evaluations, clamped = [], 0, 0.0
         for first in range(0, len(view), self.config.chunk):
             rows = slice(first, first + self.config.chunk)
@@ -118,12 +122,10 @@ class SourceSeparationPipeline:
             pieces.append(self._jump(posterior, x, stream, index[rows]))
             evaluations = posterior.evaluations
             clamped += posterior.clamped * len(index[rows]) / len(view)
-        draws = tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
+        draws = tuple(torch.cat(parts).to(home) for parts in zip(*pieces, strict=True))
         return Separation(draws, evaluations, clamped)
 
-    def _jump(
-        self, posterior: JointPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _jump(self, posterior: JointPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """Offer every draw other modes: noise it to a jump level, come down again, and keep what the observation allows.
 
         A reverse run from high noise lands in wrong modes, which moment matching cannot see at that level. The penalty is
@@ -149,9 +151,7 @@ class SourceSeparationPipeline:
             offered = penalty(candidate, keyed.child("misfit"))
             uniform = keyed.uniform(index, (), "accept", device=current.device)
             accept = torch.log1p(-uniform) < current - offered
-            x = tuple(
-                torch.where(accept.reshape(-1, *[1] * (c.ndim - 1)), c, v) for c, v in zip(candidate, x, strict=True)
-            )
+            x = tuple(torch.where(accept.reshape(-1, *[1] * (c.ndim - 1)), c, v) for c, v in zip(candidate, x, strict=True))
             current = torch.where(accept, offered, current)
         return x
 
@@ -165,7 +165,13 @@ class SourceSeparationPipeline:
         sampler = self.config.sampler
         if self.config.start == "cold":
             start = torch.zeros_like(start)
-        return sample(Prior([denoiser]), noised([start], sampler.sigma_start, stream, index), sampler, stream, index)[0]
+        return sample(
+            Prior([denoiser], self.config.components),
+            noised([start], sampler.sigma_start, stream, index),
+            sampler,
+            stream,
+            index,
+        )[0]
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write networks (diffusers format), mixtures and settings to a folder."""
@@ -190,9 +196,7 @@ class SourceSeparationPipeline:
             sampler, jumps = SamplerConfig(**posterior["sampler"]), tuple(posterior["jumps"])
             config = PosteriorConfig(**{**posterior, "sampler": sampler, "jumps": jumps})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MvssError(
-                f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained"
-            ) from error
+            raise MvssError(f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained") from error
         denoisers = []
         for number, source in enumerate(sources, start=1):
             mixture = mixture_from_state(load_checkpoint(folder / f"mixture-{number}.pt"))

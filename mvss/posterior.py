@@ -21,14 +21,13 @@ from torch import Tensor
 from mvss.denoisers import Denoiser
 from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, assemble, log_normal
+from mvss.rng import Stream
 from mvss.solvers import LDL, factorise
 
 __all__ = ["JointPosterior", "Prior", "jacobian"]
 
 
-def jacobian(
-    function: Callable[..., Tensor], arguments: Sequence[Tensor]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def jacobian(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Value `(N, D)` and Jacobians `(N, D, D_a)` of a row-wise function, by D vector–Jacobian products.
 
     arguments: tensors `(N, D_a)`.
@@ -49,42 +48,52 @@ class _Local:
     mean: Tensor
     covariance: Tensor
 
+    def pick(self, values: Tensor, chosen: Tensor) -> Tensor:
+        """Of `(N, T, …)` the entries of one Gaussian per row."""
+        return values[torch.arange(len(chosen), device=chosen.device), chosen]
+
+    def shift(self, chosen: Tensor, stream: Stream, index: Tensor, beta: int) -> Tensor:
+        """V^½ z of one Gaussian per row, `(N, D)`."""
+        values, vectors = torch.linalg.eigh(self.pick(self.covariance, chosen))
+        z = stream.normal(index, (values.shape[1],), "shift", beta, dtype=values.dtype, device=values.device)
+        return (vectors @ (values.clamp_min(0.0).sqrt() * z).unsqueeze(-1)).squeeze(-1)
+
 
 class Prior:
-    """The face of a posterior without an observation: x_t ↦ E[x | x_t] for several sources."""
+    """E[x^β | x_t] and draws of p(x^β | x_t) for several sources, without an observation: explicit Jacobians.
 
-    def __init__(self, denoisers: Sequence[Denoiser]) -> None:
-        self.denoisers = tuple(denoisers)
-        self.evaluations = 0
-
-    @torch.no_grad()
-    def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
-        self.evaluations += len(self.denoisers)
-        return tuple(d(x, sigma) for d, x in zip(self.denoisers, x_t, strict=True))
-
-
-class JointPosterior:
-    """E[x^β | x_t, y] for all sources that a view shows, with explicit Jacobians: for small sources.
-
-    denoisers: of the shown sources, in their order.
-    data: the view as matrices.
-    components: Gaussians kept per source, the likeliest given x_t; 1 gives plain moment matching.
+    denoisers: of the sources. components: Gaussians kept per source, the likeliest given x_t; 1 keeps one in all, with the
+    mixture's mean and covariance.
 
     After use, `evaluations` counts denoiser evaluations and vector–Jacobian products per observation, and `clamped` is the
     largest share, over the calls, of covariance eigenvalues that a network's Jacobian had made negative.
     """
 
-    def __init__(self, denoisers: Sequence[Denoiser], data: DenseView, components: int = 1) -> None:
-        self.denoisers, self.data, self.components = tuple(denoisers), data, components
+    def __init__(self, denoisers: Sequence[Denoiser], components: int = 1) -> None:
+        self.denoisers, self.components = tuple(denoisers), components
         self.evaluations = 0
         self.clamped = 0.0
 
+    @torch.no_grad()
     def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
-        """Posterior means, `(N, *shape_β)` each, for x_t of the same shapes and σ `(N,)`."""
-        flat = [x.flatten(1) for x in x_t]
-        local = [self._local(d, x, sigma) for d, x in zip(self.denoisers, flat, strict=True)]
-        means = self._combine(local)
-        return tuple(m.reshape(x.shape) for m, x in zip(means, x_t, strict=True))
+        """Means `(N, *shape_β)` for x_t of the same shapes and σ `(N,)`."""
+        self.evaluations += len(self.denoisers)
+        return tuple(d(x, sigma) for d, x in zip(self.denoisers, x_t, strict=True))
+
+    def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+        """One draw of x^β given x_t, `(N, *shape_β)`, from the Gaussians that `__call__` takes the mean of.
+
+        index: numbers of the observations `(N,)`, which randomness is keyed by.
+        """
+        out = []
+        for beta, (part, x) in enumerate(zip(self._locals(x_t, sigma), x_t, strict=True)):
+            uniform = stream.uniform(index, (), "component", beta, device=x.device)
+            k = _choose(part.log_weight, uniform)
+            out.append((part.pick(part.mean, k) + part.shift(k, stream, index, beta)).reshape(x.shape))
+        return tuple(out)
+
+    def _locals(self, x_t: Sequence[Tensor], sigma: Tensor) -> list[_Local]:
+        return [self._local(d, x.flatten(1), sigma) for d, x in zip(self.denoisers, x_t, strict=True)]
 
     def _local(self, denoiser: Denoiser, x_t: Tensor, sigma: Tensor) -> _Local:
         dimension = x_t.shape[1]
@@ -92,17 +101,17 @@ class JointPosterior:
         self.evaluations += 1 + (dimension if networked else 0)
         mixture = denoiser.mixture
         with torch.no_grad():
-            log_weight, mean, covariance = self._components(mixture, x_t, sigma)
+            log_weight, mean, covariance, base = self._components(mixture, x_t, sigma)
             if not networked and self.components > 1:
                 return _Local(log_weight, mean, covariance)
-            _, base, total = _moments(log_weight, mean, covariance)
+            _, centre, total = _moments(log_weight, mean, covariance)
             if self.components == 1:
-                log_weight, mean, covariance = torch.zeros_like(log_weight[:, :1]), base, total
+                log_weight, mean, covariance = torch.zeros_like(log_weight[:, :1]), centre, total
         if networked:
             level = sigma[:, None, None]
             value, (by_x, by_base) = jacobian(
                 lambda x, d: denoiser.correction(_shaped(x, denoiser), _shaped(d, denoiser), sigma).flatten(1),
-                (x_t, base.squeeze(1)),
+                (x_t, base),
             )
             gradient = by_x + by_base @ (total.squeeze(1) / level**2)  # ∂d_mixture/∂x_t = V/σ²
             extra = 0.5 * level**2 * (gradient + gradient.mT)
@@ -111,9 +120,11 @@ class JointPosterior:
             self.clamped = max(self.clamped, share)
         return _Local(log_weight, mean, covariance)
 
-    def _components(self, mixture: GaussianMixture, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The likeliest components given x_t: log weights `(N, T)`, means `(N, T, D)`, covariances `(N, T, D, D)`."""
+    def _components(self, mixture: GaussianMixture, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The likeliest components given x_t: log weights `(N, T)`, means `(N, T, D)`, covariances `(N, T, D, D)`; and
+        the mean over all components `(N, D)`, which a network was trained on."""
         log_weight, mean, shrink = mixture.component_posteriors(x_t, sigma)
+        base = torch.einsum("nk,nkd->nd", log_weight.exp(), mean)
         kept = len(mixture) if self.components == 1 else min(self.components, len(mixture))
         log_weight, index = log_weight.topk(kept, dim=1)
         log_weight = torch.log_softmax(log_weight, dim=1)
@@ -123,13 +134,53 @@ class JointPosterior:
         scale = shrink.gather(1, index.unsqueeze(-1).expand(-1, -1, shrink.shape[2])) - outside
         covariance = (u * scale.unsqueeze(-2)) @ u.mT
         covariance.diagonal(dim1=-2, dim2=-1).add_(outside)
-        return log_weight, mean, covariance * sigma[:, None, None, None] ** 2
+        return log_weight, mean, covariance * sigma[:, None, None, None] ** 2, base
+
+
+class JointPosterior(Prior):
+    """E[x^β | x_t, y] and draws of p({x^β} | x_t, y) for all sources that a view shows: for small sources.
+
+    denoisers: of the shown sources, in their order. data: the view as matrices. components: see `Prior`; 1 gives plain
+    moment matching.
+    """
+
+    def __init__(self, denoisers: Sequence[Denoiser], data: DenseView, components: int = 1) -> None:
+        super().__init__(denoisers, components)
+        self.data = data
+
+    def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+        """Posterior means, `(N, *shape_β)` each, for x_t of the same shapes and σ `(N,)`."""
+        means = self._combine(self._locals(x_t, sigma))
+        return tuple(m.reshape(x.shape) for m, x in zip(means, x_t, strict=True))
+
+    def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+        """One joint draw given x_t and y: a combination of Gaussians, then Matheron's rule within it."""
+        local = self._locals(x_t, sigma)
+        residual, system, log_weight, pulled = self._match(local)
+        log_joint = (log_normal(system, residual) + log_weight).flatten(1)
+        device = self.data.y.device
+        chosen = _choose(log_joint, stream.uniform(index, (), "combination", device=device))
+        sizes = tuple(part.mean.shape[1] for part in local)
+        noise = stream.normal(index, (self.data.y.shape[1],), "noise", device=device)
+        simulated = self.data.noise.sqrt() * noise
+        shifts = []
+        for beta, (part, k) in enumerate(zip(local, torch.unravel_index(chosen, sizes), strict=True)):
+            shift = part.shift(k, stream, index, beta)
+            simulated = simulated + torch.einsum("nmd,nd->nm", self.data.matrices[beta], shift)
+            shifts.append((k, shift))
+        wanted = [r.flatten(1).gather(1, chosen[:, None]).squeeze(1) for r in residual]
+        left = [r - s for r, s in zip(wanted, simulated.unbind(1), strict=True)]
+        v = torch.stack(system.pick(chosen).solve(left), dim=-1)
+        out = []
+        for part, across, (k, shift), x in zip(local, pulled, shifts, x_t, strict=True):
+            moved = torch.einsum("ndm,nm->nd", part.pick(across, k), v)
+            out.append((part.pick(part.mean, k) + shift + moved).reshape(x.shape))
+        return tuple(out)
 
     def misfit(self, x_t: Sequence[Tensor], sigma: Tensor) -> Tensor:
         """rᵀ S⁻¹ r of the single-Gaussian match, r = y − Σ A x̂: for a draw of the posterior, noised a little, about χ²_M."""
-        flat = [x.flatten(1) for x in x_t]
         single = JointPosterior(self.denoisers, self.data)
-        residual, system, _, _ = single._match([single._local(d, x, sigma) for d, x in zip(self.denoisers, flat, strict=True)])
+        residual, system, _, _ = single._match(single._locals(x_t, sigma))
         self.evaluations += single.evaluations
         return system.quadratic(residual).flatten()
 
@@ -164,6 +215,12 @@ class JointPosterior:
             force = weighted.sum(others) if others else weighted
             out.append((share * part.mean).sum(1) + torch.einsum("ntdm,ntm->nd", pulled[beta], force))
         return out
+
+
+def _choose(log_weight: Tensor, uniform: Tensor) -> Tensor:
+    """One column per row of `(N, T)`, by inverting the cumulative weights at `uniform` `(N,)`."""
+    cumulative = torch.softmax(log_weight, dim=1).cumsum(1)
+    return (cumulative < uniform.unsqueeze(1)).sum(1).clamp_max(log_weight.shape[1] - 1)
 
 
 def _shaped(x: Tensor, denoiser: Denoiser) -> Tensor:

@@ -133,9 +133,7 @@ def build_table(
     rows = [_row(experiment, key, by_seed) for key, by_seed in scores.items()]
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
-    rows.sort(
-        key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"])
-    )
+    rows.sort(key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]))
     return {"experiment": experiment, "preset": preset, "commit": commit, "command": command, "rows": rows}
 
 

@@ -104,9 +104,7 @@ class Stream:
     ) -> Tensor:
         where = index.detach().cpu().numpy()
         if where.ndim != 1 or where.dtype.kind not in "iu" or (where.size and where.min() < 0):
-            raise MvssError(
-                f"observation indices must be integers >= 0 of shape (N,), got {index.dtype} {tuple(index.shape)}"
-            )
+            raise MvssError(f"observation indices must be integers >= 0 of shape (N,), got {index.dtype} {tuple(index.shape)}")
         blocks, offsets = np.divmod(where, BLOCK)
         order = np.argsort(blocks, kind="stable")
         numbers, starts = np.unique(blocks[order], return_index=True)

@@ -30,6 +30,14 @@ class LDL:
         """The systems in `index`, of a one-dimensional batch."""
         return LDL([d[index] for d in self.pivots], [[e[index] for e in row] for row in self.lower], self.clamped)
 
+    def pick(self, column: Tensor) -> LDL:
+        """Of a batch `(N, …)` the systems at one flat position per row, `(N,)`."""
+
+        def at(entry: Tensor) -> Tensor:
+            return entry.flatten(1).gather(1, column[:, None]).squeeze(1)
+
+        return LDL([at(d) for d in self.pivots], [[at(e) for e in row] for row in self.lower], self.clamped)
+
     def log_determinant(self) -> Tensor:
         """log |S|."""
         return sum((d.log() for d in self.pivots[1:]), self.pivots[0].log())

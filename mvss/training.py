@@ -222,9 +222,7 @@ def _require_draws(draws: Tensor) -> None:
 def _require_finite(losses: Tensor, first: int) -> None:
     bad = (~torch.isfinite(losses)).nonzero()
     if len(bad):
-        raise MvssError(
-            f"the training loss is not finite at step {first + int(bad[0]) + 1}: choose a smaller learning rate"
-        )
+        raise MvssError(f"the training loss is not finite at step {first + int(bad[0]) + 1}: choose a smaller learning rate")
 
 
 @torch.no_grad()

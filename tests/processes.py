@@ -18,9 +18,7 @@ def launch(script: str, *arguments: str | Path, processes: int = 2) -> None:
     except OSError:
         pytest.skip("this machine cannot open a socket")
     # Plain `--cpu --num_processes 2` runs one process: on a CPU accelerate starts two through its multi-GPU launcher.
-    command = (
-        f"-m accelerate.commands.launch --multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no"
-    )
+    command = f"-m accelerate.commands.launch --multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no"
     options = "--dynamo_backend no --rdzv_backend c10d --main_process_ip localhost --main_process_port 0"
     root = Path(__file__).parent.parent
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))

@@ -31,9 +31,7 @@ def test_text_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number, message", [(errno.ENOSPC, "no space left"), (errno.EIO, "cannot write")])
-def test_failed_write_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
-) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
     path = tmp_path / "state.pt"
     save_checkpoint(path, {"lap": 1})
 

@@ -66,9 +66,7 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
 
         def loss(theta: Tensor) -> Tensor:
             named = {"network.weight": theta[:8].reshape(2, 4), "network.bias": theta[8:]}
-            return torch.func.functional_call(
-                _Loss(denoiser), {f"denoiser.{k}": v for k, v in named.items()}, (x, sigma, z)
-            )
+            return torch.func.functional_call(_Loss(denoiser), {f"denoiser.{k}": v for k, v in named.items()}, (x, sigma, z))
 
         theta = flat.detach()
         return theta - torch.linalg.solve(torch.func.hessian(loss)(theta), torch.func.grad(loss)(theta))

@@ -128,7 +128,5 @@ def test_draws_average_to_the_posterior_mean() -> None:
 def test_draws_are_keyed_by_observation_not_by_batch() -> None:
     priors, view, stream = [_prior(4, 3, 0), _prior(3, 2, 1)], _view(10, 2), Stream(2, ("test",))
     posterior, index = MixturePosterior(priors), torch.tensor([7, 2])
-    for part, whole in zip(
-        posterior.draw(view.select(index), stream, index), posterior.draw(view, stream), strict=True
-    ):
+    for part, whole in zip(posterior.draw(view.select(index), stream, index), posterior.draw(view, stream), strict=True):
         torch.testing.assert_close(part, whole[index])

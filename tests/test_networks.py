@@ -66,9 +66,7 @@ def test_torch_func_agrees_with_finite_differences(conditioning: str) -> None:
     product = torch.einsum("nij,nj->ni", jacobian, v)
     torch.testing.assert_close(jvp(lambda x: net(x, log_sigma), (x,), (v,))[1], product)
     h = 1e-5
-    torch.testing.assert_close(
-        (net(x + h * v, log_sigma) - net(x - h * v, log_sigma)) / (2 * h), product, rtol=1e-6, atol=1e-7
-    )
+    torch.testing.assert_close((net(x + h * v, log_sigma) - net(x - h * v, log_sigma)) / (2 * h), product, rtol=1e-6, atol=1e-7)
 
 
 @both

@@ -57,7 +57,5 @@ def test_bad_shapes_are_refused() -> None:
     with pytest.raises(MvssError, match="number or"):
         Isotropic(torch.ones(3, 2))
     square = torch.randn(3, 3)
-    with pytest.raises(
-        MvssError, match=r"\(N, \*shape\)"
-    ):  # it would broadcast, and select() would take the wrong axis
+    with pytest.raises(MvssError, match=r"\(N, \*shape\)"):  # it would broadcast, and select() would take the wrong axis
         Diagonal(torch.ones(3)).variance(square)

@@ -164,7 +164,7 @@ def test_jumps_lead_out_of_a_mode_that_the_observation_excludes() -> None:
 
 
 class Scripted:
-    """A posterior that comes down at −1 from jump level 1 and at +1 from level 2, where the misfit is beyond the allowed."""
+    """A posterior that comes down at −1 from jump level 1, and at +1 from level 2, where the misfit is too large."""
 
     def __init__(self, count: int, excess: float) -> None:
         one = torch.ones(count, 1, dtype=torch.float64)
@@ -178,7 +178,7 @@ class Scripted:
 
 
 def test_what_the_observation_excludes_is_taken_with_the_metropolis_probability() -> None:
-    """From +1 (bad) to −1 (good): always. Then to +1 again, half the excess above what is allowed: with exp(−excess/2)."""
+    """From +1 (bad) to −1 (good): always. Then to +1 again: with exp(−excess/2)."""
     count, probability = 4000, 0.3
     posterior = Scripted(count, excess=-2 * math.log(probability))
     config = PosteriorConfig(SamplerConfig("ddim", 1, 1.0, 0.1), jumps=(1.0, 2.0))

@@ -81,9 +81,7 @@ def fixed_level(sigma: float = 1.5, **options: object) -> TrainingConfig:
 def test_linear_denoiser_of_a_gaussian(accelerator: Accelerator, ema_decay: float) -> None:
     mean, scale, sigma = 1.0, 2.0, 1.5
     model = Linear()
-    result = fit_denoiser(
-        model, gaussian(), fixed_level(sigma, ema_decay=ema_decay), STREAM, accelerator, held_out=gaussian()
-    )
+    result = fit_denoiser(model, gaussian(), fixed_level(sigma, ema_decay=ema_decay), STREAM, accelerator, held_out=gaussian())
     a = scale**2 / (scale**2 + sigma**2)
     assert model.a.item() == pytest.approx(a, abs=0.01)
     assert model.b.item() == pytest.approx((1 - a) * mean, abs=0.03)

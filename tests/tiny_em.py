@@ -52,11 +52,7 @@ def denoisers() -> list[Denoiser]:
 
 def first_draws(data: MultiViewData, sources: list[Denoiser]) -> Draws:
     return [
-        list(
-            MixturePosterior([sources[b].mixture for b in view.shown]).draw(
-                DenseView.of(view), STREAM.child("first", a)
-            )
-        )
+        list(MixturePosterior([sources[b].mixture for b in view.shown]).draw(DenseView.of(view), STREAM.child("first", a)))
         for a, view in enumerate(data.views)
     ]
 

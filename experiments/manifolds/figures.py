@@ -83,9 +83,7 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     methods = [method_style(name).label for name in METHODS]
     labels = sorted(handles, key=lambda label: methods.index(label) if label in methods else len(methods))
     columns = max(1, int(figure.get_figwidth() / 1.9))
-    figure.legend(
-        [handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns)
-    )
+    figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns))
 
 
 def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -161,9 +159,7 @@ def _lap_line(ax: Axes, method: str, curve: Mapping[int, Sequence[float]]) -> No
 
 
 def _title(problem: str) -> str:
-    fraction = (
-        f"$f_\\mathrm{{mix}}$ = {_fraction(problem):g}" if problem.startswith("mixed-") else problem.replace("-", " ")
-    )
+    fraction = f"$f_\\mathrm{{mix}}$ = {_fraction(problem):g}" if problem.startswith("mixed-") else problem.replace("-", " ")
     if problem.endswith("-separate"):
         return fraction + ", separate A"
     return fraction + ", $\\mathbb{R}^2$" if problem.endswith("-r2") else fraction
@@ -187,9 +183,7 @@ def _mixing_figure(run: Run) -> Figure | None:
             if points:
                 label = f"the paper's {'joint' if method == 'joint' else 'Gibbs, 8 × compute'}"
                 colour = method_style(method).colour
-                ax.scatter(
-                    *zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5
-                )
+                ax.scatter(*zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5)
         ax.set(title=title, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
         ticks = sorted(place.values())
         ax.set_xticks(ticks, ["1\nseparate A" if x == SEPARATE else f"{x:g}" for x in ticks])

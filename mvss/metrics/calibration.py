@@ -80,6 +80,4 @@ def informed_references(estimate: Tensor, spread: float | Tensor, generator: tor
 def _check(draws: Tensor, truth: Tensor) -> None:
     if draws.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"{tuple(draws.shape)} and {tuple(truth.shape)}"
-        raise MvssError(
-            f"Calibration needs draws (L, N, ...) of truths (N, ...), got {shapes}: stack L draws per truth."
-        )
+        raise MvssError(f"Calibration needs draws (L, N, ...) of truths (N, ...), got {shapes}: stack L draws per truth.")

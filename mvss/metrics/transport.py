@@ -28,9 +28,7 @@ from torch import Tensor
 from mvss.errors import MvssError
 
 Kernel: TypeAlias = "np.ndarray | sparse.csr_array"
-Scalings: TypeAlias = tuple[
-    np.ndarray, np.ndarray, float, float, int
-]  # u, v, marginal error, mass of the plan, iterations
+Scalings: TypeAlias = tuple[np.ndarray, np.ndarray, float, float, int]  # u, v, marginal error, mass of the plan, iterations
 
 KEEP = 20.0  # entries below exp(-KEEP) times the product measure are dropped from the kernel
 DRIFT = 8.0  # the kernel is rebuilt when a log-scaling has moved this far, so that what was dropped stays negligible
@@ -195,8 +193,6 @@ def sinkhorn_divergence_paper(x: Tensor, y: Tensor, samples: int = 1024) -> floa
     def transport(a: Tensor, b: Tensor) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the cap of 1,024 iterations is the paper's own
-            return float(
-                ot.sinkhorn2([], [], ot.dist(a, b), 1e-3, method="sinkhorn_log", numItermax=1024, stopThr=1e-2)
-            )
+            return float(ot.sinkhorn2([], [], ot.dist(a, b), 1e-3, method="sinkhorn_log", numItermax=1024, stopThr=1e-2))
 
     return transport(x, y) - transport(x[:half], x[-half:]) / 2 - transport(y[:half], y[-half:]) / 2

@@ -166,6 +166,7 @@ def _metrics(root: Path) -> list[dict[str, Any]]:
     return [r for r in read_records(path) if not any(word in r["metric"] for word in MACHINE)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path: Path) -> None:
     overrides = ("em.laps=3", "training.steps=60")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -192,7 +193,8 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
 
 
 def test_overrides_have_a_folder_each() -> None:
-    folders = [read_command(EXPERIMENT, ["--preset", "smoke", *more], ROOT).folder for more in ([], ["--"], ["--", "em.laps=3"])]
+    more = ([], ["--"], ["--", "em.laps=3"])
+    folders = [read_command(EXPERIMENT, ["--preset", "smoke", *each], ROOT).folder for each in more]
     assert folders[0] == folders[1] == ROOT / "results" / "manifolds" / "smoke"
     other = read_command(EXPERIMENT, ["--preset", "smoke", "--", "em.laps=4"], ROOT).folder
     assert folders[2].parent == other.parent == folders[0] and folders[2] != other
@@ -212,6 +214,7 @@ PAPER = [
     "metrics.pqmass=64",
     "metrics.references=8",
     "metrics.tessellations=2",
+    "methods.exact.posterior.beam=8",
     "compare.joint.laps=1",
     "compare.joint.posterior.sampler.steps=2",
 ]
