@@ -70,6 +70,7 @@ class Command:
     seeds: tuple[int, ...]
     compare: bool
     dry_run: bool
+    report: bool
     overrides: tuple[str, ...]
     config: Config
     folder: Path
@@ -108,6 +109,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
+    parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     options = parser.parse_args(arguments)
     presets = Path(sys.modules[experiment.task.__module__].__file__ or "").parent / "presets"
     if options.preset not in available_presets(presets):
@@ -120,7 +122,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
-    return Command(options.preset, seeds, options.compare, options.dry_run, tuple(overrides), config, folder)
+    return Command(options.preset, seeds, options.compare, options.dry_run, options.report, tuple(overrides), config, folder)
 
 
 def _main(experiment: Experiment, command: Command) -> int:
@@ -133,6 +135,8 @@ def _main(experiment: Experiment, command: Command) -> int:
         for job in stale:
             print(f"  {_name(job)}")
         return 0
+    if command.report:
+        return _report(experiment, command)
     for seed in command.seeds:
         save_config(config, folder / f"seed-{seed}" / "config.yaml")
         atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
