@@ -136,6 +136,8 @@ def _main(experiment: Experiment, command: Command) -> int:
             print(f"  {_name(job)}")
         return 0
     if command.report:
+        if len(stale) == len(jobs):  # a table of nothing would replace the one that is there
+            raise MvssError("no finished job is up to date with this code and configuration: run without --report")
         return _report(experiment, command)
     for seed in command.seeds:
         save_config(config, folder / f"seed-{seed}" / "config.yaml")

@@ -269,3 +269,12 @@ def test_a_preset_with_too_few_laps_is_refused() -> None:
     assert _laps(job.config, replace(job.recipe, laps=(3, 1, 9)), 2) == (3, 1)
     with pytest.raises(MvssError, match="fewer than the 2 stages"):
         _laps(job.config, replace(job.recipe, laps=(3,)), 2)
+
+
+def test_a_report_of_nothing_leaves_the_table_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "results" / "manifolds" / "smoke" / "table.md"
+    table.parent.mkdir(parents=True)
+    table.write_text("kept\n")
+    assert main(EXPERIMENT, ["--preset", "smoke", "--report"], root=tmp_path) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert table.read_text() == "kept\n"
