@@ -56,10 +56,10 @@ format: $(DEV) ## let ruff sort imports and format the code [1 s]
 	@$(BIN)/ruff check --quiet --select I --fix .
 	@$(BIN)/ruff format .
 
-manifolds: $(READY) ## the 1D-manifold table and figures [cpu: 30 min a seed on two cores; smoke: 1 min]
+manifolds: $(READY) ## the 1D-manifold table and figures [cpu: 20 min a seed on two cores; smoke: 1 min]
 	@$(BIN)/python -m experiments.manifolds $(FLAGS)
 
-manifolds-compare: $(READY) ## the same with more baselines and the ablations [cpu: hours]
+manifolds-compare: $(READY) ## the same with more baselines and the ablations [cpu: 1 h a seed]
 	@$(BIN)/python -m experiments.manifolds --compare $(FLAGS)
 
 manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 2 min]
