@@ -36,14 +36,16 @@ class Gaussians(NamedTuple):
         return torch.softmax(law.log_prob(x.unsqueeze(1)) + self.weights.log(), dim=1).mean(0)
 
 
-def random_prior(components: int, dimension: int, seed: int, rank: int | None = None) -> GaussianMixture:
-    """Overlapping components of unit size."""
+def random_prior(
+    components: int, dimension: int, seed: int, rank: int | None = None, size: float = 0.6, floor: float = 0.1
+) -> GaussianMixture:
+    """Components with random factors of the given size around standard-normal means."""
     rng = torch.Generator().manual_seed(seed)
     return GaussianMixture(
         0.3 + torch.rand(components, generator=rng, dtype=torch.float64),
         torch.randn(components, dimension, generator=rng, dtype=torch.float64),
-        0.6 * torch.randn(components, dimension, rank or dimension, generator=rng, dtype=torch.float64),
-        floor=0.1,
+        size * torch.randn(components, dimension, rank or dimension, generator=rng, dtype=torch.float64),
+        floor=floor,
     )
 
 

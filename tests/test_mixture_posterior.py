@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from closed_forms import random_prior
 from torch import Tensor
 
 from mvss.mixture import GaussianMixture
@@ -17,13 +18,7 @@ SIZES = (3, 2)  # dimensions of two sources
 
 
 def _prior(components: int, dimension: int, seed: int, rank: int | None = None) -> GaussianMixture:
-    rng = torch.Generator().manual_seed(seed)
-    return GaussianMixture(
-        0.3 + torch.rand(components, generator=rng, dtype=torch.float64),
-        torch.randn(components, dimension, generator=rng, dtype=torch.float64),
-        0.4 * torch.randn(components, dimension, rank or dimension, generator=rng, dtype=torch.float64),
-        floor=0.03,
-    )
+    return random_prior(components, dimension, seed, rank, size=0.4, floor=0.03)
 
 
 def _view(count: int, observed: int, sizes: tuple[int, ...] = SIZES, seed: int = 9) -> DenseView:
