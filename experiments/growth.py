@@ -19,7 +19,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from experiments.recipes import Config, Job, Recipe, build_pipeline, first_draws
+from experiments.jobs import build_pipeline, first_draws
+from experiments.recipes import Config, Job, Recipe
 from experiments.runner import ROOT, Experiment, code_label, read_command, report_errors
 from mvss.checkpoints import atomic_write_text
 from mvss.em import Stage, run_em

@@ -12,7 +12,6 @@ their own.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
@@ -25,8 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +32,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.recipes import Config, EMConfig, Job, NetworkConfig, Task, check_config, run_job
+from experiments.jobs import run_job
+from experiments.keys import fit_key, job_key
+from experiments.recipes import Config, Job, Task, check_config
 from mvss.checkpoints import atomic_write_text
 from mvss.config import available_presets, config_hash, load_config, save_config
 from mvss.errors import MvssError
-from mvss.pipeline import PosteriorConfig
 from mvss.records import Records, environment, read_records
 from mvss.report import build_table, write_table
-from mvss.training import TrainingConfig
 
 __all__ = ["Command", "Experiment", "code_label", "main", "read_command", "report_errors"]
 
@@ -60,6 +58,11 @@ class Experiment:
     task: Callable[[str, int, Config], Task]
     figures: Callable[[Path, dict[str, Any], dict[int, list[dict[str, Any]]], Sequence[str], int], list[Path]]
     caption: str
+
+    @property
+    def data(self) -> Path:
+        """The file that makes the tasks."""
+        return Path(sys.modules[self.task.__module__].__file__ or "").resolve()
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     options = parser.parse_args(arguments)
-    presets = Path(sys.modules[experiment.task.__module__].__file__ or "").parent / "presets"
+    presets = experiment.data.parent / "presets"
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(Config, presets / f"{options.preset}.yaml", overrides)
@@ -159,59 +162,13 @@ def _jobs(config: Config, seeds: Sequence[int], compare: bool) -> list[Job]:
     return jobs
 
 
-def _key(experiment: Experiment, job: Job) -> str:
-    """Hash of all that a job's result depends on."""
-    identity = json.dumps([job.problem, job.method, job.seed, asdict(job.recipe)], sort_keys=True)
-    content = f"{identity}{config_hash(_settings(job))}{_code_hash(experiment)}"
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _settings(job: Job) -> Config:
-    """The configuration with what does not matter to this job at its default."""
-    config, recipe = job.config, job.recipe
-    fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
-    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, ablation_problems=())
-    config = replace(config, workers=1)
-    if recipe.posterior is not None:
-        config = replace(config, posterior=PosteriorConfig())
-    if recipe.separation is not None or recipe.posterior is not None:
-        config = replace(config, separation=PosteriorConfig())
-    if not recipe.network:
-        return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
-    if recipe.training is not None:
-        config = replace(config, training=TrainingConfig())
-    em = config.em
-    if recipe.laps is not None:
-        em = replace(em, laps=0)
-    if recipe.relaxation is not None:
-        em = replace(em, relaxation=1.0)
-    return replace(config, em=em)
-
-
-def _fit_key(experiment: Experiment, job: Job) -> str:
-    fit = job.config.fits.get(job.recipe.fit)
-    content = config_hash(fit) if fit else ""
-    return hashlib.sha256(f"{content}{job.config.observations}{_code_hash(experiment)}".encode()).hexdigest()
-
-
-@cache  # once, on the way in: an edit during a run must not pass for the code that ran
-def _code_hash(experiment: Experiment) -> str:
-    """Hash of the sources that decide numbers: mvss but for the pages it prints, the recipes, the experiment's data."""
-    data = Path(sys.modules[experiment.task.__module__].__file__ or "")
-    files = [p for p in sorted((ROOT / "mvss").rglob("*.py")) if p.name not in ("report.py", "plotting.py", "records.py")]
-    digest = hashlib.sha256()
-    for path in [*files, ROOT / "experiments" / "recipes.py", data]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _place(job: Job, folder: Path) -> Path:
     return folder / f"seed-{job.seed}" / "model" / job.problem / job.method
 
 
 def _is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
     done = _place(job, folder) / "done"
-    return done.exists() and done.read_text() == _key(experiment, job)
+    return done.exists() and done.read_text() == job_key(job, experiment.data)
 
 
 def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
@@ -220,7 +177,7 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
         return
     for job in jobs:  # here, before the scheduling: a stale fit must not look like one that is there
         path = folder / _fit_path(job)
-        _forget_if_stale(path.with_suffix(".key"), _fit_key(experiment, job), [path])
+        _forget_if_stale(path.with_suffix(".key"), fit_key(job, experiment.data), [path, path.with_suffix(".part")])
     context = multiprocessing.get_context("spawn")
     terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
     layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
@@ -239,7 +196,7 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
                 while ready and len(running) < workers:
                     job = ready[0]
                     waiting.remove(job)
-                    future = pool.submit(_work, experiment, job, folder, _key(experiment, job))
+                    future = pool.submit(_work, experiment, job, folder, job_key(job, experiment.data))
                     running[future] = (job, _fit_path(job))
                     if not (folder / _fit_path(job)).exists():
                         busy.add(_fit_path(job))

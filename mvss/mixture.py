@@ -52,7 +52,10 @@ class GaussianMixture(torch.nn.Module):
             )
         self.floor = float(floor)
         left, singular, _ = torch.linalg.svd(factors.double(), full_matrices=False)
-        self.register_buffer("weights", (weights / weights.sum()).double())
+        weights, total = weights.double(), weights.double().sum()
+        if abs(float(total) - 1) > 1e-12:  # not again where it was done: a mixture read back must be the same to the bit
+            weights = weights / total
+        self.register_buffer("weights", weights)
         self.register_buffer("means", means.double())
         self.register_buffer("factors", factors.double())
         # C_k = U (λ) Uᵀ + f² (I − U Uᵀ), with U the left singular vectors of B_k
@@ -72,14 +75,28 @@ class GaussianMixture(torch.nn.Module):
         eye = torch.eye(self.dimension, dtype=self.means.dtype, device=self.means.device)
         return self.factors @ self.factors.mT + self.floor**2 * eye
 
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """`(count, D)` draws."""
-        component = torch.multinomial(self.weights.cpu(), count, replacement=True, generator=generator)
+    def sample(self, count: int, generator: torch.Generator, stratified: bool = False) -> Tensor:
+        """`(count, D)` draws.
+
+        stratified: every component gets its share of the draws to within one (systematic sampling). Each draw keeps the
+        mixture's law, but they are not independent: for measuring the law itself, without the sampling noise.
+        """
+        weights = self.weights.cpu()
+        if stratified:
+            levels = (torch.arange(count) + torch.rand(1, generator=generator, dtype=torch.float64)) / count
+            component = torch.searchsorted(weights.cumsum(0), levels).clamp_max(len(self) - 1)
+            component = component[torch.randperm(count, generator=generator)]
+        else:
+            component = torch.multinomial(weights, count, replacement=True, generator=generator)
         rank = self.factors.shape[2]
         normal = torch.randn(count, rank + self.dimension, generator=generator, dtype=torch.float64)
         component, normal = component.to(self.means.device), normal.to(self.means.device)
         low_rank = (self.factors[component] @ normal[:, :rank, None]).squeeze(-1)
         return self.means[component] + low_rank + self.floor * normal[:, rank:]
+
+    def state(self) -> dict[str, Tensor | float]:
+        """What the constructor takes, for checkpoints: `GaussianMixture(**state)` is the mixture again."""
+        return {"weights": self.weights, "means": self.means, "factors": self.factors, "floor": self.floor}
 
     def _rotate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates of x − m_k along the eigenvectors `(N, K, R)`, and what is left of |x − m_k|², `(N, K)`."""

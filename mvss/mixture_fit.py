@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
@@ -170,6 +173,16 @@ class _Ascent:
             report({"log_evidence": gradient.evidence, "temperature": temperature, "learning_rate": rate})
         self.priors = current()
 
+    def state(self) -> dict[str, Any]:
+        """What a later run needs to go on after the phases so far."""
+        return {"priors": [p.state() for p in self.priors], "fisher": self.shift.fisher}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`."""
+        given = {beta: prior for beta, prior in enumerate(self.priors) if beta not in self.free}
+        self.priors = tuple(given.get(beta) or GaussianMixture(**prior) for beta, prior in enumerate(state["priors"]))
+        self.shift.fisher = state["fisher"]
+
 
 def fit_mixtures(
     data: MultiViewData,
@@ -177,11 +190,14 @@ def fit_mixtures(
     stream: Stream,
     frozen: Sequence[GaussianMixture | None] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> MixtureFit:
     """Fit one mixture per source to all views at once.
 
     frozen: priors that stay as they are, None for those to fit.
     progress: called with the number of steps done, of `config.total_steps`, and the step's record.
+    checkpoint: written after every phase; a call that finds it goes on from there, with the same result. It must be of
+        the same data, config and stream.
     """
     views = [DenseView.of(view) for view in data.views]
     held = [int(len(view) * config.held_out) for view in views]
@@ -199,29 +215,55 @@ def fit_mixtures(
         if progress:
             progress(done, record)
 
-    def start(number: int) -> _Ascent:
+    ascents = []
+    for number in range(config.starts):
         own = stream.child("start", number)
         priors = [prior or _initial(data, config, beta, own) for beta, prior in enumerate(frozen)]
-        ascent = _Ascent(data, train, config, priors, free, own)
-        for phase in range(config.trial_phases if free else 0):
-            ascent.phase(phase, report)
-        return ascent
+        ascents.append(_Ascent(data, train, config, priors, free, own))
+    trial, last = (config.trial_phases, len(config.components)) if free else (0, 0)
+    plan = [(number, phase) for number in range(config.starts) for phase in range(trial)]
+    plan += [(-1, phase) for phase in range(trial, last)]  # of the start that is chosen
+    state: dict[str, Any] = {"finished": 0, "scores": [], "rivalry": math.nan, "phases": [], "found": None}
+    if checkpoint and checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        for ascent, kept in zip(ascents, state.pop("ascents"), strict=True):
+            ascent.restore(kept)
+    done = sum(len(config.phase_steps(phase)) for _, phase in plan[: state["finished"]])
+    for number, phase in plan[state["finished"] :]:
+        if number < 0 and not state["scores"]:
+            state["scores"], state["rivalry"] = _compare(data, test, config, ascents, stream)
+        ascent = ascents[number] if number >= 0 else _best(ascents, state["scores"])
+        ascent.phase(phase, report)
+        if number < 0 and _schedule(config, config.phase_steps(phase + 1).start, ascent.power)[1] == 0:
+            value, _ = _evidence(data, test, ascent.priors)
+            if value > max((v for _, v in state["phases"]), default=-math.inf):
+                state["found"] = [prior.state() for prior in ascent.priors]
+            state["phases"].append((config.components[phase], value))
+        state["finished"] += 1
+        if checkpoint:
+            save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]})
+    found = _best(ascents, state["scores"]).priors
+    if state["found"]:
+        found = tuple(given or GaussianMixture(**prior) for given, prior in zip(frozen, state["found"], strict=True))
+    held_out, discarded = _evidence(data, test, found)
+    in_sample, _ = _evidence(data, [t.select(slice(0, 1024)) for t in train], found)
+    phases = tuple((int(size), float(value)) for size, value in state["phases"])
+    return MixtureFit(found, held_out, in_sample, discarded, phases, tuple(state["scores"]), state["rivalry"])
 
-    ascents = [start(number) for number in range(config.starts)]
+
+def _compare(
+    data: MultiViewData, test: Sequence[DenseView], config: MixtureConfig, ascents: Sequence[_Ascent], stream: Stream
+) -> tuple[list[float], float]:
+    """Held-out evidence of each start after the trial, at the temperature then, and their rivalry."""
+    if len(ascents) == 1:
+        return [0.0], math.nan
     heat = _schedule(config, config.phase_steps(config.trial_phases).start, ascents[0].power)[1]
-    scores = [_evidence(data, test, a.priors, heat)[0] for a in ascents] if len(ascents) > 1 else [0.0]
-    best = ascents[max(range(len(scores)), key=scores.__getitem__)]
-    rivalry = _rivalry(ascents, scores, best, stream)
-    found, phases = (-math.inf, best.priors), []
-    for phase in range(config.trial_phases, len(config.components) if free else 0):
-        best.phase(phase, report)
-        if _schedule(config, config.phase_steps(phase + 1).start, best.power)[1] == 0:
-            value, _ = _evidence(data, test, best.priors)
-            phases.append((config.components[phase], value))
-            found = max(found, (value, best.priors), key=lambda pair: pair[0])
-    held_out, discarded = _evidence(data, test, found[1])
-    in_sample, _ = _evidence(data, [t.select(slice(0, 1024)) for t in train], found[1])
-    return MixtureFit(found[1], held_out, in_sample, discarded, tuple(phases), tuple(scores), rivalry)
+    scores = [_evidence(data, test, a.priors, heat)[0] for a in ascents]
+    return scores, _rivalry(ascents, scores, _best(ascents, scores), stream)
+
+
+def _best(ascents: Sequence[_Ascent], scores: Sequence[float]) -> _Ascent:
+    return ascents[max(range(len(scores)), key=scores.__getitem__)] if scores else ascents[0]
 
 
 def _rivalry(ascents: Sequence[_Ascent], scores: Sequence[float], best: _Ascent, stream: Stream) -> float:

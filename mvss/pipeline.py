@@ -155,11 +155,14 @@ class SourceSeparationPipeline:
             current = torch.where(accept, offered, current)
         return x
 
-    def sample(self, source: int, count: int, stream: Stream) -> Tensor:
-        """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser."""
+    def sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+        """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser.
+
+        stratified: the mixture's draws are, see `GaussianMixture.sample`.
+        """
         denoiser = self.denoisers[source]
         index = torch.arange(count)
-        start = denoiser.mixture.sample(count, stream.generator("mixture")).reshape(count, *denoiser.shape)
+        start = denoiser.mixture.sample(count, stream.generator("mixture"), stratified).reshape(count, *denoiser.shape)
         if denoiser.network is None:
             return start
         sampler = self.config.sampler
@@ -179,7 +182,7 @@ class SourceSeparationPipeline:
         folder.mkdir(parents=True, exist_ok=True)
         description = []
         for number, d in enumerate(self.denoisers, start=1):
-            save_checkpoint(folder / f"mixture-{number}.pt", mixture_state(d.mixture))
+            save_checkpoint(folder / f"mixture-{number}.pt", d.mixture.state())
             if d.network is not None:
                 d.network.save_pretrained(folder / f"network-{number}")  # type: ignore[operator]
             description.append({"shape": d.shape, "sigma_data": d.sigma_data, "network": d.network is not None})
@@ -199,7 +202,7 @@ class SourceSeparationPipeline:
             raise MvssError(f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained") from error
         denoisers = []
         for number, source in enumerate(sources, start=1):
-            mixture = mixture_from_state(load_checkpoint(folder / f"mixture-{number}.pt"))
+            mixture = GaussianMixture(**load_checkpoint(folder / f"mixture-{number}.pt"))
             network = _read_network(folder / f"network-{number}") if source["network"] else None
             denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
         return SourceSeparationPipeline(denoisers, config)
@@ -215,13 +218,3 @@ def _read_network(folder: Path) -> TimeMLP:
         return network
     except Exception as error:  # diffusers and safetensors raise many kinds on damaged files; all mean the same here
         raise MvssError(f"the network in {folder} is damaged: copy what save_pretrained wrote again") from error
-
-
-def mixture_state(mixture: GaussianMixture) -> dict[str, Tensor | float]:
-    """A mixture as a plain dictionary, for checkpoints."""
-    return {"weights": mixture.weights, "means": mixture.means, "factors": mixture.factors, "floor": mixture.floor}
-
-
-def mixture_from_state(state: dict[str, Tensor | float]) -> GaussianMixture:
-    """The mixture of `mixture_state`."""
-    return GaussianMixture(**state)  # type: ignore[arg-type]

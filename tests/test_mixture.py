@@ -88,3 +88,21 @@ def test_errors_are_one_line() -> None:
         GaussianMixture(mixture.weights, mixture.means * torch.nan, mixture.factors, 0.1)
     with pytest.raises(MvssError, match="do not fit"):
         GaussianMixture(mixture.weights[:2], mixture.means, mixture.factors, 0.1)
+
+
+def test_a_stratified_sample_gives_every_component_its_share() -> None:
+    weights = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    means = 10.0 * torch.arange(4, dtype=torch.float64)[:, None]
+    mixture = GaussianMixture(weights, means, torch.full((4, 1, 1), 0.1, dtype=torch.float64), 0.1)
+    x = mixture.sample(1001, torch.Generator().manual_seed(0), stratified=True)
+    counts = torch.bincount((x[:, 0] / 10).round().long(), minlength=4)
+    assert bool(((counts - 1001 * weights).abs() <= 1).all())
+    # in random order: a part of the draws is a sample of its own
+    assert 0.2 < float((x[:500, 0] > 5).double().mean()) < 0.8
+
+
+def test_a_mixture_read_back_is_the_same_to_the_bit() -> None:
+    rng = torch.Generator().manual_seed(0)
+    mixture = GaussianMixture(torch.rand(48, generator=rng), torch.randn(48, 5), torch.randn(48, 5, 5), 0.01)
+    again = GaussianMixture(**GaussianMixture(**mixture.state()).state())
+    assert all(torch.equal(a, b) for a, b in zip(mixture.buffers(), again.buffers(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +103,28 @@ def test_starts_are_compared_and_reported() -> None:
 def test_a_fit_repeats_bit_for_bit() -> None:
     first, second = (fit_mixtures(_three_views(), QUICK, Stream(3, ("fit",))) for _ in range(2))
     assert all(torch.equal(a.means, b.means) for a, b in zip(first.priors, second.priors, strict=True))
+
+
+@pytest.mark.parametrize("after", [3, 12, 25])  # in the first start's trial, in the second's, in the chosen one's last phase
+def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
+    config, checkpoint = dataclasses.replace(QUICK, components=(2, 4, 4), starts=2, trial=0.4, cooled=0.5), tmp_path / "fit.pt"
+    whole, steps = fit_mixtures(_three_views(), config, Stream(3, ("fit",))), []
+
+    def stop(step: int, _: dict[str, float]) -> None:
+        if step == after and not steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_mixtures(_three_views(), config, Stream(3, ("fit",)), progress=stop, checkpoint=checkpoint)
+    fit = fit_mixtures(
+        _three_views(), config, Stream(3, ("fit",)), progress=lambda step, _: steps.append(step), checkpoint=checkpoint
+    )
+    assert steps == list(range(steps[0], config.total_steps + 1))
+    assert steps[0] <= after
+    assert steps[0] > 1 or after < config.phase_steps(0).stop
+    for a, b in zip(whole.priors, fit.priors, strict=True):
+        assert all(torch.equal(a.state()[key], b.state()[key]) for key in ("weights", "means", "factors"))
+    assert (fit.held_out, fit.phases, fit.starts) == (whole.held_out, whole.phases, whole.starts)
 
 
 def test_divergence_is_one_clear_line() -> None:

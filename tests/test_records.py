@@ -11,7 +11,7 @@ import torch
 
 from mvss import records as module
 from mvss.errors import MvssError
-from mvss.records import Records, environment, peak_memory_gib, read_records
+from mvss.records import PeakMemory, Records, environment, read_records
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -86,11 +86,27 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state() == (True, True)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_peak_memory_is_of_the_job_and_not_of_the_one_before() -> None:
+    block = torch.ones(64 * 2**20)  # a quarter of a GiB
+    earlier = PeakMemory().gib()
+    del block
+    memory = PeakMemory()
+    assert memory.gib() < earlier - 0.2
+    block = torch.ones(64 * 2**20)
+    del block
+    assert memory.gib() > earlier - 0.05
+
+
 @pytest.mark.parametrize("system, unit", [("linux", 2**10), ("darwin", 1)])
 def test_peak_memory_unit(monkeypatch: pytest.MonkeyPatch, system: str, unit: int) -> None:
     class Usage:
         ru_maxrss = 3 * 2**30 // unit
 
+    def missing(*_: object) -> str:
+        raise FileNotFoundError
+
     monkeypatch.setattr(module.sys, "platform", system)
     monkeypatch.setattr(module.resource, "getrusage", lambda who: Usage)
-    assert peak_memory_gib() == 3.0
+    monkeypatch.setattr(module.Path, "read_text", missing)
+    assert PeakMemory().gib() == 3.0

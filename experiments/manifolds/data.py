@@ -131,9 +131,10 @@ class Manifold:
         """Points `(N, 5)` at the coordinates z `(N,)` in [0, 1]."""
         return DATA_RANGE * ((self._raw(z) - self._low) / (self._high - self._low) - 0.5)
 
-    def sample(self, count: int, rng: torch.Generator) -> Tensor:
-        """`(count, 5)` independent draws."""
-        return self(torch.rand(count, generator=rng, dtype=torch.float64))
+    def sample(self, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
+        """`(count, 5)` draws: independent, or stratified, one z in each of `count` equal pieces of [0, 1]."""
+        z = torch.rand(count, generator=rng, dtype=torch.float64)
+        return self((torch.arange(count) + z) / count if stratified else z)
 
     def polyline(self, segments: int, inner: int = 8) -> GaussianMixture:
         """The law of the source as a mixture of Gaussians: one along each of `segments` equal pieces of z.
@@ -203,9 +204,16 @@ class ManifoldTask:
         self.fresh, self.fresh_truth = new.data, new.truth
         self.scored_views, self.stages = problem.scored_views or tuple(range(len(problem.mixing))), problem.stages
 
-    def sample_truth(self, source: int, count: int, rng: torch.Generator) -> Tensor:
-        """Independent truth, `(count, 5)`."""
-        return self.manifolds[source].sample(count, rng)
+    def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
+        """Truth, `(count, 5)`: independent draws, or spread evenly along the curve."""
+        return self.manifolds[source].sample(count, rng, stratified)
+
+    def training_sources(self, source: int, count: int) -> Tensor:
+        """`(count, 5)` of the sources behind the training observations: every so many of them along the curve."""
+        pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([source])])
+        along = self.manifolds[source](torch.linspace(0, 1, 2048, dtype=torch.float64))
+        order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
+        return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]
 
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
         """The manifolds as polylines of Gaussians."""

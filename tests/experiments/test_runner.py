@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
@@ -15,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from experiments import runner
 from experiments.growth import measure_growth
+from experiments.jobs import run_job
+from experiments.keys import ROOT, _parsed, job_key, sources_of
 from experiments.manifolds.__main__ import EXPERIMENT
-from experiments.recipes import Job, Task, run_job
-from experiments.runner import _jobs, _key, main, read_command
+from experiments.recipes import Job, Task
+from experiments.runner import _jobs, main, read_command
 from mvss.records import Records, read_records
 
-ROOT = Path(runner.__file__).parent.parent
 TINY = [
     "problems=[contrastive-2]",
     "observations=128",
@@ -53,7 +54,7 @@ def jobs(*overrides: str) -> dict[str, Job]:
 
 
 def keys(*overrides: str) -> dict[str, str]:
-    return {name: _key(EXPERIMENT, job) for name, job in jobs(*overrides).items()}
+    return {name: job_key(job, EXPERIMENT.data) for name, job in jobs(*overrides).items()}
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,23 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     # a method with laps of its own does not heed em.laps
     assert keys("methods.joint.laps=2")["joint"] == keys("methods.joint.laps=2", "em.laps=9")["joint"]
     assert base["joint"] != keys("methods.joint.laps=2")["joint"]
+
+
+def test_a_job_depends_on_the_code_that_it_imports_and_on_no_other() -> None:
+    found = {path.relative_to(ROOT).as_posix() for path in sources_of(ROOT / "experiments/jobs.py", EXPERIMENT.data)}
+    assert {"mvss/mixture_gradient.py", "mvss/metrics/transport.py", "experiments/scores.py", "mvss/rng.py"} <= found
+    assert "experiments/manifolds/data.py" in found
+    assert not {"mvss/report.py", "mvss/plotting.py", "mvss/records.py", "experiments/runner.py"} & found
+
+
+def test_comments_and_docstrings_make_nothing_stale(tmp_path: Path) -> None:
+    def dump(text: str) -> str:
+        (tmp_path / "module.py").write_text(text)
+        return ast.dump(_parsed(tmp_path / "module.py"))
+
+    plain = dump("def f(x):\n    return x + 1\n")
+    assert dump('"""What."""\n\n\ndef f(x):\n    """Why."""\n    return x + 1  # so\n') == plain
+    assert dump("def f(x):\n    return x + 2\n") != plain
 
 
 class _Stop(Exception):
@@ -210,6 +228,7 @@ PAPER = [
     "fits.mixture.starts=1",
     "fits.gaussian.steps=2",
     "metrics.sinkhorn=64",
+    "metrics.lap_sinkhorn=64",
     "metrics.paper_sinkhorn=64",
     "metrics.pqmass=64",
     "metrics.references=8",
@@ -262,7 +281,7 @@ def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_preset_with_too_few_laps_is_refused() -> None:
     job = jobs(*TINY, "methods.joint.stages=sequential")["joint"]
-    from experiments.recipes import _laps
+    from experiments.jobs import _laps
     from mvss.errors import MvssError
 
     assert _laps(job.config, job.recipe, 2) == (2, 2)

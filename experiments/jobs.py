@@ -1,0 +1,173 @@
+"""One way to run and score a recipe on a problem.
+
+first draws (exact, under a fitted mixture) → EM laps of M-step and E-step → separate fresh observations → scores
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from experiments.recipes import Config, Job, Recipe, Task
+from experiments.scores import Record, Scorer
+from mvss.checkpoints import load_checkpoint, save_checkpoint
+from mvss.denoisers import Denoiser, karras_base
+from mvss.em import Draws, Stage, run_em
+from mvss.errors import MvssError
+from mvss.mixture import GaussianMixture
+from mvss.mixture_fit import fit_mixtures
+from mvss.mixture_posterior import DenseView, MixturePosterior
+from mvss.networks import TimeMLP
+from mvss.pipeline import SourceSeparationPipeline
+from mvss.records import PeakMemory
+from mvss.rng import Stream
+
+__all__ = ["build_pipeline", "first_draws", "run_job"]
+
+
+def run_job(
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None]
+) -> dict[str, np.ndarray]:
+    """Fit, run and score; everything that a resumed run needs is kept in `folder`. Returns arrays for the figures.
+
+    append: takes every record. progress: takes the fraction done.
+    """
+    config, recipe = job.config, job.recipe
+    stream = Stream(job.seed, (job.problem, job.method))
+    score, memory = Scorer(job, task, stream.child("score"), append), PeakMemory()
+    priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
+    began = time.monotonic()
+    pipeline = build_pipeline(job, task, priors)
+    groups = [tuple(range(len(priors)))] if recipe.stages == "together" else task.stages
+    stages = [Stage(tuple(g), n) for g, n in zip(groups, _laps(config, recipe, len(groups)), strict=True)]
+    laps = sum(stage.laps for stage in stages)
+    # What the laps so far have left beside run_em's own checkpoint: a resumed run must report the same.
+    kept = folder / "laps.pt"
+    before = load_checkpoint(kept) if kept.exists() else {"arrays": {}, "evaluations": 0, "seconds": 0.0}
+    evaluations, spent, scored = before["evaluations"], before["seconds"], 0.0
+    score.saved |= {name: array.numpy() for name, array in before["arrays"].items()}
+
+    def on_lap(record: Record, draws: Draws) -> None:
+        nonlocal evaluations, began, scored
+        evaluations = record["network_evaluations"]
+        score.lap(record, draws)
+        began += score.seconds - scored
+        scored = score.seconds
+        arrays = {name: torch.from_numpy(array) for name, array in score.saved.items()}
+        so_far = spent + time.monotonic() - began
+        save_checkpoint(kept, {"arrays": arrays, "evaluations": evaluations, "seconds": so_far})
+        progress(0.4 + 0.4 * record["lap"] / max(1, laps))
+
+    beam = (recipe.posterior or config.posterior).beam
+    first = first_draws(task, priors, beam, Stream(job.seed, (job.problem, recipe.fit)))
+    relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    draws = run_em(
+        task.train,
+        pipeline.denoisers,
+        first,
+        stages,
+        recipe.training or config.training,
+        pipeline.config,
+        stream.child("em"),
+        accelerator,
+        relaxation,
+        folder / "em.pt",
+        on_lap,
+    )
+    spent += time.monotonic() - began
+    separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
+    if recipe.network and separator.config != pipeline.config:
+        draws = [
+            list(separator.separate(view, stream.child("last", alpha), start).draws)
+            for alpha, (view, start) in enumerate(zip(task.train.views, draws, strict=True))
+        ]
+    fresh = score.final(separator, draws)
+    if recipe.network:
+        score.memory(pipeline.denoisers, build_pipeline(job, task, priors).denoisers, draws, fresh)
+    observations = sum(len(view) for view in task.train.views)
+    score.add("mean", "network_evaluations", evaluations / observations, observations)
+    score.add("mean", "laps", laps, 1)
+    score.add("mean", "wall_seconds", seconds + spent, 1)
+    score.add("mean", "peak_memory_gib", memory.gib(), 1)
+    if recipe.network:
+        separator.save_pretrained(folder / "pipeline")
+    progress(1.0)
+    return score.saved
+
+
+def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
+    """Laps of each stage."""
+    laps = config.em.laps if recipe.laps is None else recipe.laps
+    if not recipe.network:
+        laps = 0
+    if isinstance(laps, int):
+        return (laps,) * stages
+    if len(laps) < stages:
+        raise MvssError(f"laps={list(laps)} are fewer than the {stages} stages: give one number for each")
+    return laps[:stages]
+
+
+def _priors(
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None]
+) -> tuple[Sequence[GaussianMixture], float]:
+    """The closed-form priors that a recipe starts from, fitted once per problem and seed; and what the fit took."""
+    name = job.recipe.fit
+    if name == "truth":
+        return task.exact_priors(), 0.0
+    path = folder / f"fit-{name}.pt"
+    if path.exists():
+        state = load_checkpoint(path)
+    else:
+        began = time.monotonic()
+        mixture, half = job.config.fits[name], path.with_suffix(".part")
+        fit = fit_mixtures(
+            task.train,
+            mixture,
+            Stream(job.seed, (job.problem, "fit", name)),
+            progress=lambda step, _: progress(step / mixture.total_steps),
+            checkpoint=half,
+        )
+        state = {
+            "priors": [p.state() for p in fit.priors],
+            "seconds": time.monotonic() - began,
+            "evidence": {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded},
+        }
+        save_checkpoint(path, state)
+        half.unlink(missing_ok=True)
+    for key, value in state["evidence"].items():
+        append({"source": "mean", "metric": f"fit_{key}", "split": "train", "lap": None, "value": value, "samples": 1})
+    return [GaussianMixture(**s) for s in state["priors"]], state["seconds"]
+
+
+def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
+    """Denoisers with networks that are zero at the start."""
+    denoisers = []
+    for beta, (prior, shape) in enumerate(zip(priors, task.train.source_shapes, strict=True)):
+        spread = float(prior.covariances.diagonal(dim1=1, dim2=2).mean(1) @ prior.weights)
+        spread += float(prior.weights @ (prior.means - prior.weights @ prior.means).square().mean(1))
+        sigma_data = math.sqrt(spread)
+        network = None
+        if job.recipe.network:
+            with torch.random.fork_rng():
+                torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
+                n, size = job.config.network, prior.dimension
+                network = TimeMLP(size, n.hidden, n.embedding, n.conditioning, inputs=2 * size)
+        base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
+        denoisers.append(Denoiser(base, network, shape, sigma_data))
+    return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)
+
+
+def first_draws(task: Task, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
+    draws = []
+    for alpha, view in enumerate(task.train.views):
+        posterior = MixturePosterior([priors[b] for b in view.shown], beam=beam)
+        flat = posterior.draw(DenseView.of(view), stream.child("first", alpha))
+        draws.append([x.reshape(-1, *task.train.source_shapes[b]) for b, x in zip(view.shown, flat, strict=True)])
+    return draws

@@ -1,0 +1,106 @@
+"""What a job's result depends on: when any of it changes, the job is stale.
+
+key = hash(job, its part of the configuration, the sources of the modules that its work imports)
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+
+from experiments import jobs
+from experiments.recipes import Config, EMConfig, Job, NetworkConfig
+from mvss.config import config_hash
+from mvss.pipeline import PosteriorConfig
+from mvss.training import TrainingConfig
+
+__all__ = ["fit_key", "job_key", "sources_of"]
+
+ROOT = Path(__file__).resolve().parent.parent
+SILENT = ("mvss/records.py",)
+"""Modules that decide no number."""
+
+
+def job_key(job: Job, data: Path) -> str:
+    """Hash of all that a job's result depends on. data: the experiment's module that makes its tasks."""
+    identity = json.dumps([job.problem, job.method, job.seed, asdict(job.recipe)], sort_keys=True)
+    content = f"{identity}{config_hash(_settings(job))}{_code_hash(data)}"
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def fit_key(job: Job, data: Path) -> str:
+    """The same for the closed-form fit that a job starts from, which jobs share."""
+    fit = job.config.fits.get(job.recipe.fit)
+    content = config_hash(fit) if fit else ""
+    return hashlib.sha256(f"{content}{job.config.observations}{_code_hash(data)}".encode()).hexdigest()
+
+
+def _settings(job: Job) -> Config:
+    """The configuration with what does not matter to this job at its default."""
+    config, recipe = job.config, job.recipe
+    fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
+    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, ablation_problems=())
+    config = replace(config, workers=1)
+    if recipe.posterior is not None:
+        config = replace(config, posterior=PosteriorConfig())
+    if recipe.separation is not None or recipe.posterior is not None:
+        config = replace(config, separation=PosteriorConfig())
+    if not recipe.network:
+        return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
+    if recipe.training is not None:
+        config = replace(config, training=TrainingConfig())
+    em = config.em
+    if recipe.laps is not None:
+        em = replace(em, laps=0)
+    if recipe.relaxation is not None:
+        em = replace(em, relaxation=1.0)
+    return replace(config, em=em)
+
+
+@cache  # once, on the way in: an edit during a run must not pass for the code that ran
+def _code_hash(data: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sources_of(Path(jobs.__file__), data):
+        digest.update(ast.dump(_parsed(path)).encode())  # comments and layout decide nothing
+    return digest.hexdigest()
+
+
+def _parsed(path: Path) -> ast.Module:
+    """The code of a file without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return tree
+
+
+def sources_of(*modules: Path) -> list[Path]:
+    """These files of the project and those that they import, at any depth, but for what decides no number."""
+    found, waiting = set(), list(modules)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.relative_to(ROOT).as_posix() not in SILENT:
+            found.add(path)
+            waiting += _imports(path)
+    return sorted(found)
+
+
+def _imports(path: Path) -> Iterator[Path]:
+    """The project's files that a file imports, wherever in it."""
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            place = ROOT / name.replace(".", "/")
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file():
+                    yield file

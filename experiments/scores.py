@@ -1,0 +1,175 @@
+"""All scores of one job, the same for every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.recipes import Job, Task
+from mvss.data import MultiViewData
+from mvss.denoisers import Denoiser
+from mvss.em import Draws
+from mvss.metrics.calibration import coverage_error, informed_references, tarp_coverage
+from mvss.metrics.images import psnr
+from mvss.metrics.pqmass import pqmass
+from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
+from mvss.mixture_posterior import DenseView
+from mvss.pipeline import SourceSeparationPipeline
+from mvss.rng import Stream
+from mvss.training import denoising_loss
+
+__all__ = ["Record", "Scorer"]
+
+Record = dict[str, Any]
+
+
+class Scorer:
+    """All scores of one job."""
+
+    def __init__(self, job: Job, task: Task, stream: Stream, append: Callable[[Record], None]) -> None:
+        self.job, self.task, self.stream, self._append = job, task, stream, append
+        self.metrics = job.config.metrics
+        self.saved: dict[str, np.ndarray] = {}
+        self.seconds = 0.0  # spent on the scores of laps
+        # The same truth for every method: its key names no method.
+        keyed, m, sources = Stream(job.seed, (job.problem, "independent")), self.metrics, range(len(task.train.source_shapes))
+        independent = max(m.paper_sinkhorn, m.pqmass)
+        self.truth = [task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in sources]
+        # Divergences are taken from truth spread evenly over its law, which halves their noise and more.
+        self.law = [task.sample_truth(b, m.sinkhorn, keyed.generator(b, 1), stratified=True).flatten(1) for b in sources]
+        self.lap_law = [task.sample_truth(b, m.lap_sinkhorn, keyed.generator(b, 2), True).flatten(1) for b in sources]
+
+    def add(self, source: str, metric: str, value: float, samples: int, split: str = "fresh", lap: int | None = None) -> None:
+        """One record."""
+        value = value if math.isfinite(value) else None  # type: ignore[assignment]
+        self._append({"source": source, "metric": metric, "split": split, "lap": lap, "value": value, "samples": samples})
+
+    def lap(self, record: Record, draws: Draws) -> None:
+        """Scores of the training draws of a lap, and what the lap cost."""
+        began, lap = time.monotonic(), record["lap"]
+        for key, value in record.items():
+            if isinstance(value, int | float) and key != "lap":
+                self.add("mean", key, float(value), 1, "train", lap)
+        self._draws(draws, self.task.train, self.task.train_truth, "train", lap)
+        self.seconds += time.monotonic() - began
+
+    def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
+        """What the network adds, on draws it was fitted to and on draws of fresh observations: the denoising loss as a
+        share of the loss without it. A network that memorises gains on the former only."""
+        task, training = self.task, self.job.recipe.training or self.job.config.training
+        for draws, data, split in ((train, task.train, "train"), (fresh, task.fresh, "fresh")):
+            for b, (new, old) in enumerate(zip(trained, untrained, strict=True)):
+                pool = [
+                    draws[a][data.views[a].shown.index(b)] for a in range(len(draws)) if draws[a] and b in data.views[a].shown
+                ]
+                x, keyed = torch.cat(pool), self.stream.child("memory", b)
+                if bool(torch.isfinite(x).all()):
+                    ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
+                    self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
+
+    def final(self, pipeline: SourceSeparationPipeline, draws: Draws) -> Draws:
+        """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
+        self._draws(draws, self.task.train, self.task.train_truth, "train", None)
+        fresh: Draws = [[] for _ in self.task.fresh.views]
+        began, count = time.monotonic(), 0
+        for alpha in self.task.scored_views:
+            view = self.task.fresh.views[alpha]
+            fresh[alpha] = list(pipeline.separate(view, self.stream.child("fresh", alpha)).draws)
+            count += len(view)
+        self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
+        self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
+        for b in range(len(pipeline.denoisers)):
+            self._prior(pipeline, b)
+        if self.metrics.coverage:
+            self._coverage(pipeline)
+        return fresh
+
+    def _few(self, x: Tensor) -> np.ndarray:
+        return x[: self.metrics.saved].flatten(1).float().numpy()
+
+    def _draws(self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor]], split: str, lap: int | None) -> None:
+        views = [a for a in self.task.scored_views if draws[a]]
+        for b in range(len(data.source_shapes)):
+            showing = [a for a in views if b in data.views[a].shown]
+            pairs = [(draws[a][data.views[a].shown.index(b)], truth[a][b]) for a in showing]
+            found, true = (torch.cat(t).flatten(1) for t in zip(*pairs, strict=True))
+            source = str(b + 1)
+            decibels = psnr(found, true, self.task.data_range)
+            self.add(source, "posterior_psnr", float(decibels.mean()), len(found), split, lap)
+            # interleave the views, so that a part of the draws holds both
+            mixed = torch.stack([x for x, _ in pairs], dim=1).flatten(0, 1).flatten(1)
+            name = "posterior" if lap is None else f"lap{lap}"
+            if split == "fresh" or lap is not None:
+                self.saved[f"{name}_{b + 1}"] = self._few(mixed)
+                paired = torch.stack([x for _, x in pairs], dim=1).flatten(0, 1).flatten(1)
+                self.saved[f"{'lap_truth' if lap is not None else 'truth'}_{b + 1}"] = self._few(paired)
+            if lap is not None:
+                n = self.metrics.lap_sinkhorn
+                self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], self.lap_law[b]), n, split, lap)
+            elif split == "fresh":
+                n = self.metrics.sinkhorn
+                self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], self.law[b]), n, split)
+                self._laws(source, "posterior", mixed, b, split)
+                inside = (found.abs() <= self.task.data_range).all(1)
+                self.add(source, "fraction_outside", 1 - float(inside.double().mean()), len(found), split)
+                # as the paper's released code scores: without the draws outside
+                inner = float(decibels[inside].mean()) if bool(inside.any()) else math.nan
+                self.add(source, "posterior_psnr_inside", inner, int(inside.sum()), split)
+
+    def _prior(self, pipeline: SourceSeparationPipeline, b: int) -> None:
+        """Scores of prior draws. Those of the divergence are stratified: independent ones would carry noise that no method
+        has to answer for, larger than the differences between good methods. The floor is the sources themselves behind
+        the training observations: what a learner could know who had seen them clean."""
+        source, n = str(b + 1), self.metrics.sinkhorn
+        if self.job.recipe.fit == "truth":
+            even = self.task.training_sources(b, n).flatten(1)
+        else:
+            even = pipeline.sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
+        self.add(source, "prior_sinkhorn", _divergence(even, self.law[b]), n, "fresh")
+        prior = pipeline.sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
+        self._laws(source, "prior", prior, b, "fresh")
+        self.saved[f"prior_{source}"] = self._few(prior)
+
+    def _laws(self, source: str, kind: str, x: Tensor, b: int, split: str) -> None:
+        """The paper's divergence and PQMass, against independent truth."""
+        m, truth, finite = self.metrics, self.truth[b], bool(torch.isfinite(x).all())
+        n = m.paper_sinkhorn
+        paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
+        self.add(source, f"{kind}_sinkhorn_paper", paper, n, split)
+        n = min(m.pqmass, len(x))
+        if finite:
+            mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
+            self.add(source, f"{kind}_pqmass", mass.p_value, n, split)
+            self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
+        self.saved.setdefault(f"independent_{source}", self._few(truth))
+
+    def _coverage(self, pipeline: SourceSeparationPipeline) -> None:
+        """TARP coverage of joint draws, with references that depend on y: A⁺y plus noise."""
+        alpha, m = self.task.scored_views[-1], self.metrics
+        count = min(m.coverage, len(self.task.fresh.views[alpha]))
+        rows = torch.arange(count)
+        view = self.task.fresh.views[alpha].select(rows)
+        truth = torch.cat([self.task.fresh_truth[alpha][b][:count].flatten(1) for b in view.shown], dim=1)
+        many = view.select(rows.repeat(m.coverage_draws))
+        found = pipeline.separate(many, self.stream.child("coverage")).draws
+        draws = torch.cat([x.flatten(1) for x in found], dim=1).reshape(m.coverage_draws, count, -1)
+        dense = DenseView.of(view)
+        estimate = torch.einsum("ndm,nm->nd", torch.linalg.pinv(torch.cat(dense.matrices, dim=-1)), dense.y)
+        rng = Stream(self.job.seed, (self.job.problem, "references")).generator()
+        references = informed_references(estimate, 0.5, rng)
+        levels = torch.linspace(0, 1, 51, dtype=torch.float64)
+        expected = tarp_coverage(draws, truth, references, levels)
+        self.add("mean", "coverage_error", coverage_error(expected, levels), count)
+        self.saved["coverage_levels"], self.saved["coverage_expected"] = levels.numpy(), expected.numpy()
+
+
+def _divergence(x: Tensor, y: Tensor) -> float:
+    if not bool(torch.isfinite(x).all()):
+        return math.nan
+    return float(sinkhorn_divergence(x, y))
