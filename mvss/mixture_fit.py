@@ -242,6 +242,8 @@ def fit_mixtures(
         state["finished"] += 1
         if checkpoint:
             save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]})
+    if not state["scores"]:  # the trial was all there is
+        state["scores"], state["rivalry"] = _compare(data, test, config, ascents, stream)
     found = _best(ascents, state["scores"]).priors
     if state["found"]:
         found = tuple(given or GaussianMixture(**prior) for given, prior in zip(frozen, state["found"], strict=True))
@@ -263,7 +265,7 @@ def _compare(
 
 
 def _best(ascents: Sequence[_Ascent], scores: Sequence[float]) -> _Ascent:
-    return ascents[max(range(len(scores)), key=scores.__getitem__)] if scores else ascents[0]
+    return ascents[max(range(len(scores)), key=scores.__getitem__)]
 
 
 def _rivalry(ascents: Sequence[_Ascent], scores: Sequence[float], best: _Ascent, stream: Stream) -> float:

@@ -100,6 +100,15 @@ def test_starts_are_compared_and_reported() -> None:
     assert fit.held_out == pytest.approx(max(value for _, value in fit.phases))
 
 
+@pytest.mark.parametrize("trial", [0.0, 0.5, 1.0])
+def test_the_best_start_goes_on_however_long_the_trial(trial: float) -> None:
+    config = dataclasses.replace(QUICK, starts=4, trial=trial, cooled=0.5)
+    fit = fit_mixtures(_three_views(), config, Stream(1, ("fit",)))
+    assert len(fit.starts) == 4 and all(map(math.isfinite, fit.starts))
+    if trial == 1.0:
+        assert fit.held_out == pytest.approx(max(fit.starts))
+
+
 def test_a_fit_repeats_bit_for_bit() -> None:
     first, second = (fit_mixtures(_three_views(), QUICK, Stream(3, ("fit",))) for _ in range(2))
     assert all(torch.equal(a.means, b.means) for a, b in zip(first.priors, second.priors, strict=True))
