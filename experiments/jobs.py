@@ -85,7 +85,7 @@ def run_job(
     separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
     if recipe.network and separator.config != pipeline.config:
         draws = [
-            list(separator.separate(view, stream.child("last", alpha), start).draws)
+            list(separator.posterior_sample(view, stream.child("last", alpha), start).draws)
             for alpha, (view, start) in enumerate(zip(task.train.views, draws, strict=True))
         ]
     fresh = score.final(separator, draws)

@@ -80,7 +80,7 @@ class Scorer:
         began, count = time.monotonic(), 0
         for alpha in self.task.scored_views:
             view = self.task.fresh.views[alpha]
-            fresh[alpha] = list(pipeline.separate(view, self.stream.child("fresh", alpha)).draws)
+            fresh[alpha] = list(pipeline.posterior_sample(view, self.stream.child("fresh", alpha)).draws)
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
@@ -130,9 +130,9 @@ class Scorer:
         if self.job.recipe.fit == "truth":
             even = self.task.training_sources(b, n).flatten(1)
         else:
-            even = pipeline.sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
+            even = pipeline.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
         self.add(source, "prior_sinkhorn", _divergence(even, self.law[b]), n, "fresh")
-        prior = pipeline.sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
+        prior = pipeline.prior_sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 
@@ -157,7 +157,7 @@ class Scorer:
         view = self.task.fresh.views[alpha].select(rows)
         truth = torch.cat([self.task.fresh_truth[alpha][b][:count].flatten(1) for b in view.shown], dim=1)
         many = view.select(rows.repeat(m.coverage_draws))
-        found = pipeline.separate(many, self.stream.child("coverage")).draws
+        found = pipeline.posterior_sample(many, self.stream.child("coverage")).draws
         draws = torch.cat([x.flatten(1) for x in found], dim=1).reshape(m.coverage_draws, count, -1)
         dense = DenseView.of(view)
         estimate = torch.einsum("ndm,nm->nd", torch.linalg.pinv(torch.cat(dense.matrices, dim=-1)), dense.y)

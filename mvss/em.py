@@ -135,6 +135,6 @@ def _e_step(
     index = torch.arange(share) + accelerator.process_index * share
     index = index.clamp_max(len(view) - 1)  # equal shares: the last observation may be repeated
     begin = [s[index] for s in start]
-    found = pipeline.separate(view.select(index), stream, begin, index)
+    found = pipeline.posterior_sample(view.select(index), stream, begin, index)
     gathered = [accelerator.gather(d.contiguous().to(accelerator.device))[: len(view)].to(d.device) for d in found.draws]
     return gathered, found.evaluations, found.clamped

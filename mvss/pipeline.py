@@ -77,7 +77,7 @@ class SourceSeparationPipeline:
         self.denoisers = tuple(denoisers)
         self.config = config or PosteriorConfig()
 
-    def separate(
+    def posterior_sample(
         self,
         view: View,
         stream: Stream,
@@ -155,7 +155,7 @@ class SourceSeparationPipeline:
             current = torch.where(accept, offered, current)
         return x
 
-    def sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser.
 
         stratified: the mixture's draws are, see `GaussianMixture.sample`.

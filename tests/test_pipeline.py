@@ -43,7 +43,7 @@ def trained() -> list[Denoiser]:
 
 def separate(**options: object) -> Tensor:
     pipeline = SourceSeparationPipeline(trained(), replace(POSTERIOR, **options))
-    return torch.cat(pipeline.separate(VIEW, STREAM).draws, dim=1)
+    return torch.cat(pipeline.posterior_sample(VIEW, STREAM).draws, dim=1)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_chunks_change_nothing(options: dict) -> None:
     sigma = torch.linspace(0.05, 1.0, len(VIEW)).reshape(-1, 1).expand(-1, 2)
     view = View(VIEW.y, VIEW.operators, Diagonal(sigma))
     whole, parts = (
-        SourceSeparationPipeline(trained(), replace(POSTERIOR, chunk=chunk, **options)).separate(view, STREAM)
+        SourceSeparationPipeline(trained(), replace(POSTERIOR, chunk=chunk, **options)).posterior_sample(view, STREAM)
         for chunk in (100, 5)
     )
     torch.testing.assert_close(parts.draws, whole.draws, rtol=1e-4, atol=1e-5)  # the networks run in float32
@@ -87,26 +87,26 @@ def test_chunks_change_nothing(options: dict) -> None:
 
 def test_the_same_index_gives_the_same_draw() -> None:
     pipeline = SourceSeparationPipeline(trained(), POSTERIOR)
-    whole, rows = pipeline.separate(VIEW, STREAM), torch.tensor([16, 2])
-    part = pipeline.separate(VIEW.select(rows), STREAM, index=rows)
+    whole, rows = pipeline.posterior_sample(VIEW, STREAM), torch.tensor([16, 2])
+    part = pipeline.posterior_sample(VIEW.select(rows), STREAM, index=rows)
     torch.testing.assert_close(part.draws, tuple(d[rows] for d in whole.draws), rtol=1e-4, atol=1e-5)
-    other = pipeline.separate(VIEW.select(rows), STREAM)
+    other = pipeline.posterior_sample(VIEW.select(rows), STREAM)
     assert not torch.allclose(other.draws[0], part.draws[0], atol=1e-3)
 
 
 def test_mixtures_alone_are_drawn_exactly() -> None:
     sources = [plain(d.mixture) for d in denoisers()]
-    found = SourceSeparationPipeline(sources, POSTERIOR).separate(VIEW, STREAM)
+    found = SourceSeparationPipeline(sources, POSTERIOR).posterior_sample(VIEW, STREAM)
     exactly = MixturePosterior([d.mixture for d in sources]).draw(DenseView.of(VIEW), STREAM.child("exact"))
     torch.testing.assert_close(found.draws, exactly)
     assert found.evaluations == 0 and found.clamped == 0
-    gibbs = SourceSeparationPipeline(sources, replace(POSTERIOR, gibbs_rounds=1)).separate(VIEW, STREAM)
+    gibbs = SourceSeparationPipeline(sources, replace(POSTERIOR, gibbs_rounds=1)).posterior_sample(VIEW, STREAM)
     assert gibbs.evaluations == 2 * 6  # Gibbs is not replaced by exact draws
 
 
 def test_a_source_that_a_view_hides_is_not_drawn() -> None:
     first = problem().views[0]
-    found = SourceSeparationPipeline(trained(), POSTERIOR).separate(first, STREAM)
+    found = SourceSeparationPipeline(trained(), POSTERIOR).posterior_sample(first, STREAM)
     assert [tuple(d.shape) for d in found.draws] == [(21, 3)]
 
 
@@ -114,7 +114,7 @@ def test_prior_draws_of_a_new_network_follow_the_mixture() -> None:
     prior = random_prior(3, 2, 5)
     network = TimeMLP(2, hidden=(4,), embedding=4, inputs=4)
     config = PosteriorConfig(SamplerConfig("heun", 30, sigma_start=1.0, sigma_min=0.01))
-    x = SourceSeparationPipeline([Denoiser(prior, network, (2, 1), 1.0)], config).sample(0, 4000, STREAM)
+    x = SourceSeparationPipeline([Denoiser(prior, network, (2, 1), 1.0)], config).prior_sample(0, 4000, STREAM)
     assert x.shape == (4000, 2, 1)
     truth = prior.sample(4000, torch.Generator().manual_seed(1))
     torch.testing.assert_close(x.flatten(1).mean(0), truth.mean(0), atol=0.1, rtol=0)
@@ -199,10 +199,12 @@ def test_a_saved_pipeline_gives_identical_draws(tmp_path: Path) -> None:
     pipeline = saved(tmp_path)
     again = SourceSeparationPipeline.from_pretrained(str(tmp_path))
     assert again.config == pipeline.config
-    for found, expected in zip(again.separate(VIEW, STREAM).draws, pipeline.separate(VIEW, STREAM).draws, strict=True):
+    for found, expected in zip(
+        again.posterior_sample(VIEW, STREAM).draws, pipeline.posterior_sample(VIEW, STREAM).draws, strict=True
+    ):
         assert torch.equal(found, expected)
     for source in (0, 1):
-        assert torch.equal(again.sample(source, 5, STREAM), pipeline.sample(source, 5, STREAM))
+        assert torch.equal(again.prior_sample(source, 5, STREAM), pipeline.prior_sample(source, 5, STREAM))
     again.save_pretrained(tmp_path)  # over what is there
     mixtures = SourceSeparationPipeline([plain(d.mixture) for d in trained()])
     mixtures.save_pretrained(tmp_path / "mixtures")

@@ -1,0 +1,290 @@
+"""Contrastive latent variable models (Severson, Ghosh & Ng 2019, arXiv 1811.06094) for incomplete data, known noise.
+
+    off:  y = A^b f_b(z) + η          on:  y = A^b f_b(z) + A^t f_t(t) + η          z, t ~ N(0, I)
+
+Linear: f(z) = W z + m, fitted by the exact marginal likelihood, with the exact posterior of z and t. Neural (VAE): f is a
+multilayer perceptron, fitted by the evidence lower bound with encoders q(z | y, A) (off) and q(z, t | y, A) (on) that see
+A⁺ y, and the matrix where there is one per observation. The noise is annealed from `temperature` times the observations'
+spread down to the known one: at a signal-to-noise ratio of hundreds the bound is too rugged to climb from a random start.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CLVM", "CLVMConfig"]
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator
+from mvss.baselines.linear import Latent, loadings, pseudo_inverse
+from mvss.checkpoints import load_checkpoint, save_checkpoint
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.operators import LinearOperator
+from mvss.pipeline import Separation
+from mvss.rng import Stream
+
+
+@dataclass(frozen=True)
+class CLVMConfig:
+    """decoder: "linear" or "mlp". background, target: latents of each. hidden: layers of the perceptrons (mlp only).
+    steps: of L-BFGS (linear), or of Adam on minibatches of `batch` observations of each view (mlp), with a learning rate that
+    falls to a hundredth (cosine).
+    temperature: of the annealed noise (mlp only), relative to the observations' spread; gone after half of the steps."""
+
+    decoder: Literal["linear", "mlp"] = "linear"
+    background: int = 4
+    target: int = 5
+    hidden: tuple[int, ...] = (256, 256, 256)
+    steps: int = 500
+    batch: int = 512
+    learning_rate: float = 1e-3
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        if min(self.background, self.target, self.steps, self.batch) < 1 or not self.temperature > 0:
+            raise MvssError("clvm: latents, steps and batch must be at least 1, temperature positive")
+
+
+class CLVM(Method):
+    """Separates the target, and the background where that is one source."""
+
+    def __init__(self, config: CLVMConfig | None = None) -> None:
+        self.config = config or CLVMConfig()
+
+    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+        """See `Method.fit`."""
+        contrast = Contrast.of(data)
+        on = _Observed.of(contrast.on, contrast.target)
+        self._build(contrast.target, (data.source_shapes[0], data.source_shapes[-1]), _inputs(on, 1.0).shape[1], stream)
+        self.model.start(float(pseudo_inverse(on.operators[0], on.y).std()))
+        if self.config.decoder == "linear":
+            self._ascend(contrast, progress)
+        else:
+            self._descend(contrast, stream, progress)
+        self.model.requires_grad_(False)
+
+    def _ascend(self, contrast: Contrast, progress: Progress | None) -> None:
+        """Maximise the exact likelihood of all observations by L-BFGS: a mean hardly shows along a broad factor, and
+        stochastic steps small enough for the noise take for ever there."""
+        parameters = list(self.model.parameters())
+        observed = [_Observed.of(view, contrast.target) for view in (contrast.on, contrast.off)]
+        rng = torch.Generator()
+        optimiser = torch.optim.LBFGS(parameters, max_iter=self.config.steps, history_size=20, line_search_fn="strong_wolfe")
+        calls = 0
+
+        def closure() -> Tensor:
+            nonlocal calls
+            calls += 1
+            optimiser.zero_grad()
+            loss = -torch.stack([self.model.bound(part, rng, 1.0).mean() for part in observed]).sum()
+            loss.backward()
+            if progress:
+                progress(min(1.0, calls / (1.25 * self.config.steps)))
+            return loss
+
+        if not math.isfinite(float(optimiser.step(closure).detach())):
+            raise MvssError("clvm: the fit diverged; check the scale of the observations against their noise")
+        if progress:
+            progress(1.0)
+
+    def _descend(self, contrast: Contrast, stream: Stream, progress: Progress | None) -> None:
+        """Maximise the evidence lower bound by Adam on minibatches."""
+        parameters, config = list(self.model.parameters()), self.config
+        optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps, 0.01 * config.learning_rate)
+        for step in range(config.steps):
+            loss = torch.zeros((), dtype=torch.float64)
+            for name, view in (("on", contrast.on), ("off", contrast.off)):
+                rng = stream.generator(name, step)
+                batch = view.select(torch.randperm(len(view), generator=rng)[: config.batch])
+                loss = loss - self.model.bound(_Observed.of(batch, contrast.target), rng, step / config.steps).mean()
+            if not bool(torch.isfinite(loss)):
+                raise MvssError(f"clvm: the fit diverged at step {step}; use a smaller learning_rate")
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 100.0)
+            optimiser.step()
+            schedule.step()
+            if progress:
+                progress((step + 1) / config.steps)
+
+    def _build(self, target: int, shapes: tuple[tuple[int, ...], ...], width: int, stream: Stream) -> None:
+        """A model that knows nothing yet. width: numbers that an encoder sees."""
+        self.target, self.shapes, self._width = target, shapes, width
+        self.sources = (0, 1) if target == 1 else (target,)
+        sizes = tuple(int(torch.Size(s).numel()) for s in shapes)
+        linear = self.config.decoder == "linear"
+        with torch.random.fork_rng():
+            torch.manual_seed(stream.generator("start").initial_seed())
+            self.model = _Linear(self.config, sizes) if linear else _Neural(self.config, sizes, width)
+
+    def bound(self, view: View, stream: Stream) -> Tensor:
+        """log p(y) `(N,)`, nats: exact for the linear decoder, else one draw of the evidence lower bound."""
+        with torch.no_grad():
+            return self.model.bound(_Observed.of(view, self.target), stream.generator("bound"), 1.0)
+
+    def posterior_sample(self, view: View, stream: Stream) -> Separation:
+        """See `Method.posterior_sample`."""
+        observed = _Observed.of(view, self.target)
+        noise = stream.normal(torch.arange(len(view)), (self.config.background + self.config.target,), "latent")
+        with torch.no_grad():
+            parts = self.model.decode(self.model.latents(observed, noise))
+        shaped = [x.double().reshape(-1, *shape) for x, shape in zip(parts, self.shapes, strict=True)]
+        return Separation(tuple(shaped if self.target == 1 else shaped[1:]), 0, 0.0)
+
+    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
+        """See `Method.prior_sample`."""
+        if source not in self.sources:
+            raise MvssError(f"clvm: models sources {[s + 1 for s in self.sources]} only, not source {source + 1}")
+        latents = self.config.background + self.config.target
+        z = stream.normal(torch.arange(count), (latents,), "prior")
+        part = 1 if source == self.target else 0
+        with torch.no_grad():
+            return self.model.decode(z)[part].double().reshape(-1, *self.shapes[part])
+
+    def save(self, path: Path | str) -> None:
+        """See `Method.save`."""
+        about = {"target": self.target, "shapes": self.shapes, "width": self._width}
+        save_checkpoint(path, {**about, "model": self.model.state_dict()})
+
+    def load(self, path: Path | str) -> None:
+        """See `Method.load`."""
+        state = load_checkpoint(path)
+        self._build(state["target"], tuple(tuple(s) for s in state["shapes"]), state["width"], Stream(0, ("load",)))
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise MvssError(
+                f"{path} holds a CLVM of another configuration: load it with the one that it was made with"
+            ) from error
+        self.model.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """Observations of one view. operators: of background and target, None where the view does not show the latter."""
+
+    y: Tensor
+    variance: Tensor
+    operators: tuple[LinearOperator, LinearOperator | None]
+
+    @staticmethod
+    def of(view: View, target: int) -> _Observed:
+        y = view.y.double()
+        shown = view.operators[target] if target in view.shown else None
+        return _Observed(y.flatten(1), view.noise.variance(y).flatten(1), (background_operator(view, target), shown))
+
+    def apply(self, parts: tuple[Tensor, Tensor]) -> Tensor:
+        """A^b b + A^t t, `(N, M)`, for parts `(N, D)`."""
+        pairs = [(o, x) for o, x in zip(self.operators, parts, strict=True) if o is not None]
+        shares = [o.forward(x.to(self.y).reshape(-1, *o.source_shape)).flatten(1) for o, x in pairs]
+        return torch.stack(shares).sum(0)
+
+
+class _Linear(nn.Module):
+    """f(z) = W z + m; z is the background's latents, then the target's."""
+
+    def __init__(self, config: CLVMConfig, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.split = (config.background, config.target)
+        self.factors = nn.ParameterList([nn.Parameter(_small(d, n)) for d, n in zip(sizes, self.split, strict=True)])
+        self.means = nn.ParameterList([nn.Parameter(torch.zeros(d, dtype=torch.float64)) for d in sizes])
+
+    def start(self, scale: float) -> None:
+        """Scale the random start to the observations."""
+        for factor in self.factors:
+            factor.data *= scale
+
+    def bound(self, observed: _Observed, rng: torch.Generator, done: float) -> Tensor:
+        return self._latent(observed).log_prob()
+
+    def latents(self, observed: _Observed, noise: Tensor) -> Tensor:
+        return self._latent(observed).draw(noise)
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = zip(z.split(self.split, dim=1), self.factors, self.means, strict=True)
+        background, target = (part @ w.mT + m for part, w, m in pairs)
+        return background, target
+
+    def _latent(self, observed: _Observed) -> Latent:
+        shown = [(o, w, m) for o, w, m in zip(observed.operators, self.factors, self.means, strict=True) if o is not None]
+        count = len(observed.y)
+        matrix = torch.cat([loadings(o, w).expand(count if o.count else -1, -1, -1) for o, w, _ in shown], dim=-1)
+        mean = torch.stack([o.forward(m.expand(count, -1).reshape(-1, *o.source_shape)).flatten(1) for o, _, m in shown]).sum(0)
+        return Latent(matrix, observed.y - mean, observed.variance)
+
+
+class _Neural(nn.Module):
+    """Perceptrons as decoders and encoders; float32."""
+
+    scale: Tensor
+
+    def __init__(self, config: CLVMConfig, sizes: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.config, self.split = config, (config.background, config.target)
+        self.decoders = nn.ModuleList([_perceptron(n, config.hidden, d) for n, d in zip(self.split, sizes, strict=True)])
+        self.off = _perceptron(width, config.hidden, 2 * config.background)
+        self.on = _perceptron(width, config.hidden, 2 * sum(self.split))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    def start(self, scale: float) -> None:
+        """The scale of the sources."""
+        self.scale.fill_(scale)
+
+    def _encode(self, observed: _Observed) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the latents that the view shows, `(N, L)`."""
+        encoder = self.off if observed.operators[1] is None else self.on
+        mean, log_sd = encoder(_inputs(observed, float(self.scale))).chunk(2, dim=1)
+        return mean, log_sd.clamp(-8.0, 2.0)
+
+    def bound(self, observed: _Observed, rng: torch.Generator, done: float) -> Tensor:
+        """One draw of E_q[log p(y | z)] − KL(q ‖ N(0, I)), `(N,)`, at the temperature of a fit that is `done` (1: none)."""
+        mean, log_sd = self._encode(observed)
+        z = mean + log_sd.exp() * torch.randn(mean.shape, generator=rng)
+        if z.shape[1] < sum(self.split):
+            z = torch.cat([z, z.new_zeros(len(z), self.split[1])], dim=1)
+        residual = observed.y - observed.apply(self.decode(z))
+        variance = observed.variance
+        if done < 0.5:
+            heat = (self.config.temperature * self.scale) ** 2 * 10.0 ** (-6 * 2 * done)
+            variance = variance + heat
+        log_likelihood = -0.5 * (residual.square() / variance + variance.log() + math.log(2 * math.pi)).sum(1)
+        divergence = 0.5 * (mean.square() + (2 * log_sd).exp() - 1 - 2 * log_sd).sum(1)
+        return log_likelihood - divergence.double()
+
+    def latents(self, observed: _Observed, noise: Tensor) -> Tensor:
+        mean, log_sd = self._encode(observed)
+        return mean + log_sd.exp() * noise[:, : mean.shape[1]].float()
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        parts = zip(self.decoders, z.float().split(self.split, dim=1), strict=True)
+        background, target = (self.scale.float() * decoder(part) for decoder, part in parts)
+        return background, target
+
+
+def _inputs(observed: _Observed, scale: float) -> Tensor:
+    """What an encoder sees: A⁺ y, and the matrix where there is one per observation."""
+    operator = observed.operators[0]
+    parts = [pseudo_inverse(operator, observed.y) / scale]
+    if operator.count is not None:
+        parts.append(operator.dense().flatten(1))
+    return torch.cat(parts, dim=1).float()
+
+
+def _small(rows: int, columns: int) -> Tensor:
+    return torch.randn(rows, columns, dtype=torch.float64) / math.sqrt(columns)
+
+
+def _perceptron(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    widths = (inputs, *hidden)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        layers += [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))

@@ -1,0 +1,96 @@
+"""Contrastive data: a view that shows a target on a background, and one that shows the background alone.
+
+    y_target = A^b b + A^t t + η,    y_background = A^b b + η,    A^b, A^t per observation or for a whole view
+
+The target is the newest source. The background is the sum of all earlier ones, as in the paper; its law is that of the
+view that shows exactly those.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Contrast", "Method"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.operators import LinearOperator
+from mvss.pipeline import Separation
+from mvss.rng import Stream
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """target: the target's number. on, off: the views with and without it."""
+
+    target: int
+    on: View
+    off: View
+
+    @staticmethod
+    def of(data: MultiViewData) -> Contrast:
+        """The two views of contrastive data.
+
+        Raises MvssError where no view shows all sources, or none all but the newest.
+        """
+        target = len(data.source_shapes) - 1
+        everything = tuple(range(target + 1))
+        on = [view for view in data.views if tuple(view.shown) == everything]
+        off = [view for view in data.views if tuple(view.shown) == everything[:-1]]
+        if not on or not off:
+            raise MvssError(
+                "PCPCA and CLVM need contrastive data: a view of all sources, and one of all but the newest; "
+                f"the views show {', '.join(str([s + 1 for s in view.shown]) for view in data.views)}"
+            )
+        return Contrast(target, on[0], off[0])
+
+
+def background_operator(view: View, target: int) -> LinearOperator:
+    """The one operator of all sources of a view but the target.
+
+    Raises MvssError where they differ: the sum of the sources is then no source.
+    """
+    operators = [view.operators[b] for b in view.shown if b != target]
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(len(view), *operators[0].source_shape, generator=rng, dtype=torch.float64)
+    first = operators[0].forward(x)
+    if any(o.source_shape != x.shape[1:] or not torch.allclose(o.forward(x), first) for o in operators[1:]):
+        raise MvssError("PCPCA and CLVM need one operator for all background sources of a view; here they differ")
+    return operators[0]
+
+
+class Method(ABC):
+    """A model of contrastive data.
+
+    sources: the numbers of the sources that it separates, known after `fit` or `load`.
+    """
+
+    sources: tuple[int, ...]
+
+    @abstractmethod
+    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+        """Learn from contrastive data. progress: takes the fraction done."""
+
+    @abstractmethod
+    def posterior_sample(self, view: View, stream: Stream) -> Separation:
+        """One draw `(N, *shape)` of each of `sources`, per observation of a view that shows the target."""
+
+    @abstractmethod
+    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
+        """`(count, *shape)` draws of a source."""
+
+    @abstractmethod
+    def save(self, path: Path | str) -> None:
+        """Write the fitted model to a file."""
+
+    @abstractmethod
+    def load(self, path: Path | str) -> None:
+        """Read what `save` wrote into a model of the same configuration."""

@@ -1,0 +1,62 @@
+"""Linear-Gaussian latent variables under known noise, in latent space.
+
+    y = G z + r + η,   z ~ N(0, I_L),   η ~ N(0, diag v),   K = I + Gᵀ v⁻¹ G
+    log p(y) = −½ (M log 2π + Σ log v + log |K| + rᵀ v⁻¹ r − bᵀ K⁻¹ b),   b = Gᵀ v⁻¹ r
+    z | y ~ N(K⁻¹ b, K⁻¹)
+
+with r = y − mean. G is one matrix for all observations, or one for each (Woodbury's identity; Bishop 2006, section 12.2).
+"""
+
+from __future__ import annotations
+
+__all__ = ["Latent", "loadings", "pseudo_inverse"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from mvss.operators import LinearOperator
+
+
+def loadings(operator: LinearOperator, factors: Tensor) -> Tensor:
+    """A W for factors W `(D, L)`: `(N, M, L)`, or `(1, M, L)` where one operator serves a whole view."""
+    columns = factors.mT.reshape(-1, *operator.source_shape)
+    if operator.count is None:
+        return operator.forward(columns).flatten(1).mT.unsqueeze(0)
+    spread = [operator.forward(c.expand(operator.count, *c.shape)).flatten(1) for c in columns]
+    return torch.stack(spread, dim=-1)
+
+
+def pseudo_inverse(operator: LinearOperator, y: Tensor) -> Tensor:
+    """A⁺ y, `(N, D)`, for y `(N, M)`."""
+    return (torch.linalg.pinv(operator.dense(y.dtype)) @ y.unsqueeze(-1)).squeeze(-1)
+
+
+class Latent:
+    """The posterior of z for residuals r `(N, M)` with loadings G `(N, M, L)` or `(1, M, L)` and variances v `(N, M)`."""
+
+    def __init__(self, matrix: Tensor, residual: Tensor, variance: Tensor) -> None:
+        if len(matrix) == 1 and bool((variance == variance[:1]).all()):
+            variance = variance[:1]  # one factorisation for all
+        self.residual, self.variance = residual, variance
+        weighted = matrix / variance.unsqueeze(-1)
+        eye = torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device)
+        self.cholesky = torch.linalg.cholesky(eye + matrix.mT @ weighted)
+        self.b = (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
+
+    def log_prob(self) -> Tensor:
+        """log p(y), `(N,)`, nats."""
+        half = torch.linalg.solve_triangular(self.cholesky, self.b.unsqueeze(-1), upper=False).squeeze(-1)
+        determinant = 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1) + self.variance.log().sum(1)
+        quadratic = (self.residual.square() / self.variance).sum(1) - half.square().sum(1)
+        return -0.5 * (self.residual.shape[1] * math.log(2 * math.pi) + determinant + quadratic)
+
+    def mean(self) -> Tensor:
+        """E[z | y], `(N, L)`."""
+        return torch.cholesky_solve(self.b.unsqueeze(-1), self.cholesky).squeeze(-1)
+
+    def draw(self, noise: Tensor) -> Tensor:
+        """A draw of z given y, for standard-normal noise `(N, L)`."""
+        spread = torch.linalg.solve_triangular(self.cholesky.mT, noise.unsqueeze(-1), upper=True)
+        return self.mean() + spread.squeeze(-1)

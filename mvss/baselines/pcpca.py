@@ -1,0 +1,143 @@
+"""Probabilistic contrastive PCA for incomplete data (Li, Jones, Banerjee & Engelhardt 2020, arXiv 2012.07977, section 7).
+
+    max_{W, μ, τ}  Σ_{i on} log N(y_i; A_i μ, C_i) − γ Σ_{j off} log N(y_j; A_j m, C_j),   C_i = A_i W Wᵀ A_iᵀ + Σ_i + τ² I
+
+Directions that vary in the view without the target as well are discouraged. γ in [0, 1) is a tuning parameter; m, the mean of
+the background, is its least-squares estimate (its likelihood enters negatively and has no maximum). The target is
+W z + μ − m. τ² stands for what W leaves; the original's σ² is Σ + τ².
+"""
+
+from __future__ import annotations
+
+__all__ = ["PCPCA", "PCPCAConfig"]
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator
+from mvss.baselines.linear import Latent, loadings, pseudo_inverse
+from mvss.checkpoints import load_checkpoint, save_checkpoint
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.operators import LinearOperator
+from mvss.pipeline import Separation
+from mvss.rng import Stream
+
+
+@dataclass(frozen=True)
+class PCPCAConfig:
+    """gamma: γ, the weight of the background, in [0, 1). latents: columns of W. steps of Adam on minibatches of `batch`
+    observations of each view, at a learning rate in the units of the source that falls to a tenth."""
+
+    gamma: float = 0.3
+    latents: int = 5
+    steps: int = 500
+    batch: int = 512
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < 1 or min(self.latents, self.steps, self.batch) < 1:
+            raise MvssError("pcpca: gamma must be in [0, 1), latents, steps and batch at least 1")
+
+
+class PCPCA(Method):
+    """Separates the target only, as the original does."""
+
+    def __init__(self, config: PCPCAConfig | None = None) -> None:
+        self.config = config or PCPCAConfig()
+
+    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+        """See `Method.fit`. Starts from the closed form on pseudo-inverse data A⁺ y."""
+        config, contrast = self.config, Contrast.of(data)
+        self.sources, self._shape = (contrast.target,), data.source_shapes[contrast.target]
+        self._start(contrast)
+        parameters = [self.factors, self.mean, self.log_excess]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / config.steps))
+        for step in range(config.steps):
+            terms = []
+            for name, view, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
+                rows = torch.randperm(len(view), generator=stream.generator(name, step))[: config.batch]
+                terms.append(self._latent(view.select(rows), mean).log_prob().mean())
+            loss = -terms[0] + config.gamma * terms[1] * len(contrast.off) / len(contrast.on)
+            optimiser.zero_grad()
+            loss.backward()
+            if not bool(torch.isfinite(loss)):
+                raise MvssError(f"pcpca: the fit diverged at step {step}; use a smaller learning_rate or gamma")
+            optimiser.step()
+            schedule.step()
+            if progress:
+                progress((step + 1) / config.steps)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+    def _start(self, contrast: Contrast) -> None:
+        """The closed form of complete data: eigenvectors of C_on − γ C_off (section 3 of the original)."""
+        gamma, latents = self.config.gamma, self.config.latents
+        spread, means, counts = [], [], []
+        for view in (contrast.on, contrast.off):
+            x = pseudo_inverse(_operator(view, contrast.target), view.y.double().flatten(1))
+            means.append(_least_squares(_operator(view, contrast.target), view.y.double().flatten(1)))
+            spread.append((x - x.mean(0)).mT @ (x - x.mean(0)))
+            counts.append(len(x))
+        values, vectors = torch.linalg.eigh((spread[0] - gamma * spread[1]) / (counts[0] - gamma * counts[1]))
+        values, vectors = values.flip(0), vectors.flip(1)
+        size = len(values)
+        rest = float(values[latents:].mean().clamp_min(1e-6)) if latents < size else 1e-3 * float(values[0].abs())
+        kept = min(latents, size)
+        scale = (values[:kept] - rest).clamp_min(1e-3 * rest).sqrt()
+        self.factors = torch.zeros(size, latents, dtype=torch.float64)
+        self.factors[:, :kept] = vectors[:, :kept] * scale
+        self.mean, self.background = means
+        self.log_excess = torch.tensor(rest, dtype=torch.float64).log()
+
+    def _latent(self, view: View, mean: Tensor) -> Latent:
+        """z of the observations of a view whose mean source is `mean`."""
+        operator, y = _operator(view, self.sources[0]), view.y.double()
+        shift = operator.forward(mean.reshape(1, *self._shape).expand(len(y), *self._shape)).flatten(1)
+        variance = view.noise.variance(y).flatten(1) + self.log_excess.exp()
+        return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance)
+
+    def posterior_sample(self, view: View, stream: Stream) -> Separation:
+        """See `Method.posterior_sample`."""
+        noise = stream.normal(torch.arange(len(view)), (self.config.latents,), "latent")
+        z = self._latent(view, self.mean).draw(noise)
+        return Separation((self._source(z),), 0, 0.0)
+
+    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
+        """See `Method.prior_sample`."""
+        if source not in self.sources:
+            raise MvssError(f"pcpca: models source {self.sources[0] + 1} only, not source {source + 1}")
+        return self._source(stream.normal(torch.arange(count), (self.config.latents,), "prior"))
+
+    def _source(self, z: Tensor) -> Tensor:
+        return (z @ self.factors.mT + self.mean - self.background).reshape(-1, *self._shape)
+
+    def save(self, path: Path | str) -> None:
+        """See `Method.save`."""
+        tensors = {name: getattr(self, name) for name in ("factors", "mean", "background", "log_excess")}
+        save_checkpoint(path, {**tensors, "sources": self.sources, "shape": self._shape})
+
+    def load(self, path: Path | str) -> None:
+        """See `Method.load`."""
+        state = load_checkpoint(path)
+        self.sources, self._shape = tuple(state.pop("sources")), tuple(state.pop("shape"))
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def _operator(view: View, target: int) -> LinearOperator:
+    """What the source passes through: the target's operator, or the background's in the view without it."""
+    return view.operators[target] if target in view.shown else background_operator(view, target)
+
+
+def _least_squares(operator: LinearOperator, y: Tensor) -> Tensor:
+    """argmin_m Σ ‖y_i − A_i m‖², `(D,)`."""
+    a = operator.dense(y.dtype)
+    gram, pulled = (a.mT @ a).mean(0), (a.mT @ y.unsqueeze(-1)).squeeze(-1).mean(0)
+    return torch.linalg.lstsq(gram, pulled.unsqueeze(1)).solution.squeeze(1)

@@ -1,0 +1,138 @@
+"""PCPCA and CLVM on data from models of their own kind, and their face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.baselines.clvm import CLVM, CLVMConfig
+from mvss.baselines.contrast import Contrast, Method
+from mvss.baselines.linear import Latent, loadings
+from mvss.baselines.pcpca import PCPCA, PCPCAConfig
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.noise import Isotropic
+from mvss.operators import Dense, Identity, LinearOperator, Zero
+from mvss.rng import Stream
+
+D, M, N, NOISE = 5, 4, 1024, 0.05
+STREAM = Stream(0, ("baselines",))
+BACKGROUND = torch.tensor([[1.5, 0.5, 0, 0, 0]], dtype=torch.float64).T
+TARGET = torch.tensor([[0, 0, 1.0, -1.0, 0.5]], dtype=torch.float64).T
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def contrastive(dense: bool = True) -> tuple[MultiViewData, Tensor]:
+    """One background and one target direction; the truth of the target in the second view."""
+
+    def operator(seed: int) -> LinearOperator:
+        return Dense(normal(N, M, D, seed=seed)) if dense else Identity((D,))
+
+    first, second = operator(1), operator(2)
+    b = [normal(N, 1, seed=3 + k) @ BACKGROUND.T for k in range(2)]
+    t = 1.0 + normal(N, 1, seed=5) @ TARGET.T
+    size = M if dense else D
+    y = [first.forward(b[0]), second.forward(b[1] + t)]
+    y = [v + NOISE * normal(N, size, seed=6 + k) for k, v in enumerate(y)]
+    off = View(y[0], (first, Zero((D,), (size,))), Isotropic(NOISE), "off")
+    return MultiViewData((off, View(y[1], (second, second), Isotropic(NOISE), "on")), ((D,), (D,))), t
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_latent_posterior_is_the_closed_form(shared: bool) -> None:
+    operator = Identity((D,)) if shared else Dense(normal(7, M, D, seed=1))
+    factors, size = normal(D, 3, seed=2), D if shared else M
+    r, v = normal(7, size, seed=3), torch.full((7, size), 0.04, dtype=torch.float64)
+    latent = Latent(loadings(operator, factors), r, v)
+    g = operator.dense().expand(7, -1, -1) @ factors
+    covariance = g @ g.mT + torch.diag_embed(v)
+    exact = torch.distributions.MultivariateNormal(torch.zeros(size, dtype=torch.float64), covariance).log_prob(r)
+    torch.testing.assert_close(latent.log_prob(), exact)
+    gain = g.mT @ torch.linalg.inv(covariance)
+    torch.testing.assert_close(latent.mean(), (gain @ r.unsqueeze(-1)).squeeze(-1))
+    draws = torch.stack([latent.draw(normal(7, 3, seed=s)) for s in range(4000)])
+    spread = torch.einsum("snl,snk->nlk", draws - latent.mean(), draws - latent.mean()) / 4000
+    torch.testing.assert_close(spread, torch.eye(3, dtype=torch.float64) - gain @ g, atol=0.03, rtol=0.1)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_pcpca_finds_the_direction_that_only_the_target_has(dense: bool) -> None:
+    data, truth = contrastive(dense)
+    model = PCPCA(PCPCAConfig(gamma=0.8, latents=1, steps=200, batch=512))
+    model.fit(data, STREAM)
+    w = model.factors[:, 0]
+    assert abs(float(w @ TARGET[:, 0])) / float(w.norm() * TARGET.norm()) > 0.97
+    draws = model.posterior_sample(data.views[1], STREAM).draws[0]
+    assert float((draws - truth).square().mean()) < 0.8 * float((truth - truth.mean(0)).square().mean())
+
+
+def test_linear_clvm_finds_both_factors_and_the_best_likelihood() -> None:
+    data, truth = contrastive()
+    seen: list[float] = []
+    model = CLVM(CLVMConfig(background=1, target=1, steps=300))
+    model.fit(data, STREAM, progress=seen.append)
+    assert seen[-1] == 1.0
+    for factor, exact in zip(model.model.factors, (BACKGROUND, TARGET), strict=True):
+        w = factor[:, 0]
+        assert abs(float(w @ exact[:, 0])) / float(w.norm() * exact.norm()) > 0.99
+    assert model.sources == (0, 1)
+    _, draws = model.posterior_sample(data.views[1], STREAM).draws
+    assert float((draws - truth).square().mean()) < 0.05
+    g = torch.cat([data.views[1].operators[0].dense() @ f for f in (BACKGROUND, TARGET)], dim=-1)
+    shift = data.views[1].operators[1].forward(torch.ones(N, D, dtype=torch.float64))
+    best = Latent(g, data.views[1].y - shift, torch.full((N, M), NOISE**2, dtype=torch.float64)).log_prob().mean()
+    assert float(model.bound(data.views[1], STREAM).mean()) == pytest.approx(float(best), abs=0.1)
+
+
+def test_the_bound_of_the_neural_clvm_rises() -> None:
+    data, truth = contrastive()
+    bounds, errors = [], []
+    for steps in (1, 300):
+        model = CLVM(CLVMConfig("mlp", 1, 1, (32, 32), steps, 256, 3e-3))
+        model.fit(data, STREAM)
+        bounds.append(float(model.bound(data.views[1], STREAM).mean()))
+        errors.append(float((model.posterior_sample(data.views[1], STREAM).draws[1] - truth).square().mean()))
+    assert bounds[1] > bounds[0] + 100
+    assert errors[1] < 0.5 * errors[0]
+
+
+METHODS = (
+    PCPCAConfig(latents=2, steps=5),
+    CLVMConfig(steps=5),
+    CLVMConfig("mlp", 2, 2, (8,), 5),
+)
+
+
+def made(config: PCPCAConfig | CLVMConfig) -> Method:
+    return PCPCA(config) if isinstance(config, PCPCAConfig) else CLVM(config)
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_a_model_read_back_draws_the_same(config: PCPCAConfig | CLVMConfig, tmp_path: Path) -> None:
+    data, _ = contrastive()
+    model, again = made(config), made(config)
+    model.fit(data, STREAM)
+    model.save(tmp_path / "model.pt")
+    again.load(tmp_path / "model.pt")
+    assert again.sources == model.sources
+    for a, b in zip(
+        model.posterior_sample(data.views[1], STREAM).draws, again.posterior_sample(data.views[1], STREAM).draws, strict=True
+    ):
+        assert torch.equal(a, b) and a.shape == (N, D)
+    assert torch.equal(model.prior_sample(1, 6, STREAM), again.prior_sample(1, 6, STREAM))
+
+
+def test_data_that_are_not_contrastive_are_refused() -> None:
+    data, _ = contrastive()
+    with pytest.raises(MvssError, match="contrastive"):
+        Contrast.of(MultiViewData((data.views[1],), data.source_shapes))
+    with pytest.raises(MvssError, match="source 2 only"):
+        model = PCPCA(PCPCAConfig(steps=1))
+        model.fit(data, STREAM)
+        model.prior_sample(0, 3, STREAM)
