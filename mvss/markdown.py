@@ -1,0 +1,173 @@
+"""The table of a run in Markdown: for each problem its quality, the paper's numbers beside ours, and what it cost."""
+
+from __future__ import annotations
+
+__all__ = ["markdown"]
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+Rows = Mapping[tuple[str, str, str], Row]
+"""Rows of one problem by (method, source, metric)."""
+
+NONE = "–"
+LABELS = {
+    "joint": "joint (ours)",
+    "mixture": "mixture (closed form)",
+    "joint_paper": "joint, the paper's recipe",
+    "gibbs": "Gibbs, equal compute",
+    "gibbs_8x": "Gibbs, 8 × compute",
+    "gibbs_mixture": "Gibbs, mixture start",
+    "exact": "exact (oracle, floor)",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `source` is "mean" or "newest"; the best value is the nearest to `ideal` (None: there is no best).
+    derived: made from other columns, whose sample counts it has."""
+
+    title: str
+    metric: str
+    decimals: int
+    ideal: float | None = None
+    source: str = "mean"
+    scale: float = 1.0
+    derived: bool = False
+
+
+# A gap is two-sided (draws at the posterior mean would gain 3 dB); a large p-value is no better than a middling one.
+LOW, HIGH = -math.inf, math.inf
+QUALITY = (
+    Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
+    Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
+    Column("gap to oracle (dB)", "oracle_gap_db", 2, 0.0, derived=True),
+    Column("posterior SD", "posterior_sinkhorn", 4, LOW),
+    Column("over floor", "posterior_sinkhorn_excess", 4, LOW, derived=True),
+    Column("prior SD", "prior_sinkhorn", 4, LOW),
+    Column("over floor", "prior_sinkhorn_excess", 4, LOW, derived=True),
+    Column("PQMass χ²/dof", "posterior_pqmass_chi2", 2, 1.0),
+    Column("PQMass p", "posterior_pqmass", 3),
+    Column("coverage error", "coverage_error", 3, LOW),
+)
+BESIDE = (
+    Column("PSNR (dB)", "posterior_psnr", 2, HIGH, "newest"),
+    Column("PSNR, |x| ≤ 4", "posterior_psnr_inside", 2, None, "newest"),
+    Column("|x| > 4 (%)", "fraction_outside", 2, None, "newest", 100.0),
+    Column("posterior SD", "posterior_sinkhorn_paper", 4, LOW, "newest"),
+    Column("prior SD", "prior_sinkhorn_paper", 4, LOW, "newest"),
+    Column("posterior Fréchet, mean only", "posterior_frechet_mean_only", 2, LOW, "newest"),
+    Column("prior Fréchet, mean only", "prior_frechet_mean_only", 2, LOW, "newest"),
+    Column("posterior p", "posterior_pqmass", 3, None, "newest"),
+    Column("prior p", "prior_pqmass", 3, None, "newest"),
+)
+COST = (
+    Column("laps", "laps", 0),
+    Column("network evaluations per observation", "network_evaluations", 0, LOW),
+    Column("time per draw (ms)", "seconds_per_draw", 4, LOW, scale=1e3),
+    Column("wall time (s)", "wall_seconds", 1, LOW),
+    Column("peak memory (GiB)", "peak_memory_gib", 2, LOW),
+)
+
+
+def markdown(table: Mapping[str, Any], methods: Sequence[str], caption: str) -> str:
+    """A table of `report.build_table` as Markdown; methods: their order. caption: how the numbers were scored."""
+    rows: Sequence[Row] = table["rows"]
+    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    lines = [
+        f"# {table['experiment']}, preset {table['preset']}",
+        "",
+        f"- command: `{table['command']}`",
+        f"- commit: `{table['commit']}`",
+        f"- seeds: {', '.join(map(str, seeds)) or NONE}",
+        f"- samples: {_samples(rows)}",
+        "",
+        caption.strip(),
+        "",
+        f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
+        "finite for some seed. **Bold**: the best of a column, the exact posterior aside.",
+    ]
+    by_problem: dict[str, dict[tuple[str, str, str], Row]] = defaultdict(dict)
+    for row in rows:
+        by_problem[row["problem"]][row["method"], row["source"], row["metric"]] = row
+    for problem, own in by_problem.items():
+        lines += ["", f"## {problem}", *_section(own, [m for m in methods if any(m == key[0] for key in own)])]
+    return "\n".join(lines) + "\n"
+
+
+def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
+    newest = max((source for _, source, _ in rows if source != "mean"), default="mean")
+    lines = _grid(rows, methods, QUALITY, newest)
+    if any(row["paper"] is not None and key[1] == newest for key, row in rows.items()):
+        lines += ["", f"Beside the paper (source {newest}, SD in the paper's form; ours | the paper's):"]
+        lines += _grid(rows, methods, BESIDE, newest, paper=True)
+    cost = _grid(rows, methods, COST, newest, paper=True)
+    return lines + (["", "Cost:", *cost] if cost else [])
+
+
+def _grid(rows: Rows, methods: Sequence[str], columns: Iterable[Column], newest: str, paper: bool = False) -> list[str]:
+    """One Markdown table; columns without a number are left out, and so are the paper's where it has none."""
+    header, body = ["method"], [[LABELS.get(method, method)] for method in methods]
+    for column in columns:
+        source = newest if column.source == "newest" else column.source
+        cells = [rows.get((method, source, column.metric)) for method in methods]
+        theirs = [cell["paper"] if cell else None for cell in cells]
+        if all(cell is None for cell in cells):
+            continue
+        header.append(column.title.format(newest=newest))
+        best = _best(column, methods, cells)
+        for line, cell in zip(body, cells, strict=True):
+            line.append(_cell(cell, column, best))
+        if paper and any(value is not None for value in theirs):
+            header.append("paper")
+            for line, value in zip(body, theirs, strict=True):
+                line.append(NONE if value is None else f"{value * column.scale:g}")
+    if len(header) == 1:
+        return []
+    return ["", *(f"| {' | '.join(line)} |" for line in (header, ["---"] + ["---:"] * (len(header) - 1), *body))]
+
+
+def _best(column: Column, methods: Sequence[str], cells: Sequence[Row | None]) -> float | None:
+    """The best mean of a column, where there is something to compare."""
+    rivals = [
+        cell["mean"]
+        for method, cell in zip(methods, cells, strict=True)
+        if cell and cell["mean"] is not None and method != "exact"
+    ]
+    if column.ideal is None or len(rivals) < 2:
+        return None
+    ideal = min(max(column.ideal, min(rivals)), max(rivals))  # the ideal itself, or the end of the range next to it
+    return min(rivals, key=lambda value: abs(value - ideal))
+
+
+def _cell(row: Row | None, column: Column, best: float | None) -> str:
+    if row is None or row["mean"] is None:
+        return NONE
+    mean = row["mean"] * column.scale
+    # Three figures are enough for what varies between seeds; small numbers get the column's decimals.
+    decimals = min(column.decimals, max(0, 2 - math.floor(math.log10(abs(mean))))) if mean else column.decimals
+    decimals = max(decimals, min(column.decimals, 2)) if abs(mean) < 1000 else decimals
+    text = f"{mean:,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.removeprefix("-")
+    if row["std"] is not None:
+        text += f" ± {row['std'] * column.scale:,.{decimals}f}"
+    return f"**{text}**" if best is not None and row["mean"] == best and row["method"] != "exact" else text
+
+
+def _samples(rows: Iterable[Row]) -> str:
+    """Sample counts of what was scored (what is derived here has those of what it is derived from)."""
+    scored = {column.metric for column in (*QUALITY, *BESIDE) if not column.derived}
+    counts: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        if row["samples"] and row["metric"] in scored:
+            counts[row["metric"]].add(row["samples"])
+    metrics: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for metric in sorted(counts):
+        metrics[tuple(sorted({max(counts[metric]), min(counts[metric])}))].append(metric)
+    texts = [" to ".join(f"{n:,}" for n in ends) + f" ({', '.join(metrics[ends])})" for ends in sorted(metrics)]
+    return "; ".join(reversed(texts)) or NONE
