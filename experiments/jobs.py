@@ -50,15 +50,13 @@ def run_job(
     # What the laps so far have left beside run_em's own checkpoint: a resumed run must report the same.
     kept = folder / "laps.pt"
     before = load_checkpoint(kept) if kept.exists() else {"arrays": {}, "evaluations": 0, "seconds": 0.0}
-    evaluations, spent, scored = before["evaluations"], before["seconds"], 0.0
+    evaluations, spent = before["evaluations"], before["seconds"]
     score.saved |= {name: array.numpy() for name, array in before["arrays"].items()}
 
     def on_lap(record: Record, draws: Draws) -> None:
-        nonlocal evaluations, began, scored
+        nonlocal evaluations, began
         evaluations = record["network_evaluations"]
-        score.lap(record, draws)
-        began += score.seconds - scored
-        scored = score.seconds
+        began += score.lap(record, draws)  # the clock stands still while laps are scored
         arrays = {name: torch.from_numpy(array) for name, array in score.saved.items()}
         so_far = spent + time.monotonic() - began
         save_checkpoint(kept, {"arrays": arrays, "evaluations": evaluations, "seconds": so_far})

@@ -307,6 +307,9 @@ def _report(experiment: Experiment, command: Command) -> int:
             for record in read_records(_place(job, folder) / "records.jsonl"):
                 latest[tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))] = record
         by_seed[seed] = list(latest.values())
+        for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table are of other code
+            if (path.parent.name, path.stem) not in {(job.problem, job.method) for job in known}:
+                path.unlink()
         atomic_write_text(home / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in by_seed[seed]))
     text = command.text(experiment.target + ("-compare" if command.compare else ""))
     table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text, code_label())

@@ -36,7 +36,6 @@ class Scorer:
         self.job, self.task, self.stream, self._append = job, task, stream, append
         self.metrics = job.config.metrics
         self.saved: dict[str, np.ndarray] = {}
-        self.seconds = 0.0  # spent on the scores of laps
         # The same truth for every method: its key names no method.
         keyed, m, sources = Stream(job.seed, (job.problem, "independent")), self.metrics, range(len(task.train.source_shapes))
         independent = max(m.paper_sinkhorn, m.pqmass)
@@ -50,14 +49,14 @@ class Scorer:
         value = value if math.isfinite(value) else None  # type: ignore[assignment]
         self._append({"source": source, "metric": metric, "split": split, "lap": lap, "value": value, "samples": samples})
 
-    def lap(self, record: Record, draws: Draws) -> None:
-        """Scores of the training draws of a lap, and what the lap cost."""
+    def lap(self, record: Record, draws: Draws) -> float:
+        """Scores of the training draws of a lap, and what the lap cost. Returns the seconds that the scoring took."""
         began, lap = time.monotonic(), record["lap"]
         for key, value in record.items():
             if isinstance(value, int | float) and key != "lap":
                 self.add("mean", key, float(value), 1, "train", lap)
         self._draws(draws, self.task.train, self.task.train_truth, "train", lap)
-        self.seconds += time.monotonic() - began
+        return time.monotonic() - began
 
     def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
         """What the network adds, on draws it was fitted to and on draws of fresh observations: the denoising loss as a

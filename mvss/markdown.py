@@ -56,8 +56,8 @@ QUALITY = (
 )
 BESIDE = (
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH, "newest"),
-    Column("PSNR, |x| ≤ 4", "posterior_psnr_inside", 2, None, "newest"),
-    Column("|x| > 4 (%)", "fraction_outside", 2, None, "newest", 100.0),
+    Column("PSNR within ±4", "posterior_psnr_inside", 2, None, "newest"),
+    Column("outside ±4 (%)", "fraction_outside", 2, None, "newest", 100.0),
     Column("posterior SD", "posterior_sinkhorn_paper", 4, LOW, "newest"),
     Column("prior SD", "prior_sinkhorn_paper", 4, LOW, "newest"),
     Column("posterior Fréchet, mean only", "posterior_frechet_mean_only", 2, LOW, "newest"),

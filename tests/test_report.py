@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mvss import checkpoints
+from mvss import markdown as markdown_module
 from mvss.errors import MvssError
 from mvss.report import build_table, lookup, method_order, paper_value, write_table
 
@@ -181,3 +182,14 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MvssError, match="no space left"):
         write_table(tmp_path, {**table, "commit": "def"}, "second")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_every_line_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
+    columns = (*markdown_module.QUALITY, *markdown_module.BESIDE, *markdown_module.COST)
+    found = [record(method, "2", column.metric, 1.5) for method in ("joint", "exact") for column in columns]
+    write_table(tmp_path, build_table("manifolds", "cpu", {0: found}, "make manifolds", "abc"), "How.")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    heads = [n for n, line in enumerate(lines) if line.startswith("| method")]
+    assert len(heads) == 3
+    for head in heads:
+        assert lines[head].count("|") == lines[head + 1].count("|") == lines[head + 2].count("|")

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background
 from mvss.baselines.linear import Latent, loadings, pseudo_inverse
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
@@ -127,11 +127,13 @@ class CLVM(Method):
 
     def bound(self, view: View, stream: Stream) -> Tensor:
         """log p(y) `(N,)`, nats: exact for the linear decoder, else one draw of the evidence lower bound."""
+        check_background(view, self.target)
         with torch.no_grad():
             return self.model.bound(_Observed.of(view, self.target), stream.generator("bound"), 1.0)
 
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
         """See `Method.posterior_sample`."""
+        check_background(view, self.target)
         observed = _Observed.of(view, self.target)
         noise = stream.normal(torch.arange(len(view)), (self.config.background + self.config.target,), "latent")
         with torch.no_grad():
@@ -139,10 +141,7 @@ class CLVM(Method):
         shaped = [x.double().reshape(-1, *shape) for x, shape in zip(parts, self.shapes, strict=True)]
         return Separation(tuple(shaped if self.target == 1 else shaped[1:]), 0, 0.0)
 
-    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
-        """See `Method.prior_sample`."""
-        if source not in self.sources:
-            raise MvssError(f"clvm: models sources {[s + 1 for s in self.sources]} only, not source {source + 1}")
+    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
         latents = self.config.background + self.config.target
         z = stream.normal(torch.arange(count), (latents,), "prior")
         part = 1 if source == self.target else 0

@@ -8,7 +8,7 @@ view that shows exactly those.
 
 from __future__ import annotations
 
-__all__ = ["Contrast", "Method"]
+__all__ = ["Contrast", "Method", "background_operator", "check_background"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class Contrast:
     def of(data: MultiViewData) -> Contrast:
         """The two views of contrastive data.
 
-        Raises MvssError where no view shows all sources, or none all but the newest.
+        Raises MvssError where no view shows all sources, or none all but the newest, or the background has no one operator.
         """
         target = len(data.source_shapes) - 1
         everything = tuple(range(target + 1))
@@ -50,21 +50,23 @@ class Contrast:
                 "PCPCA and CLVM need contrastive data: a view of all sources, and one of all but the newest; "
                 f"the views show {', '.join(str([s + 1 for s in view.shown]) for view in data.views)}"
             )
+        for view in (on[0], off[0]):
+            check_background(view, target)
         return Contrast(target, on[0], off[0])
 
 
 def background_operator(view: View, target: int) -> LinearOperator:
-    """The one operator of all sources of a view but the target.
+    """The one operator of all sources of a view but the target, as `check_background` has found it."""
+    return view.operators[next(b for b in view.shown if b != target)]
 
-    Raises MvssError where they differ: the sum of the sources is then no source.
-    """
-    operators = [view.operators[b] for b in view.shown if b != target]
+
+def check_background(view: View, target: int) -> None:
+    """Raise MvssError where the background's sources have different operators: their sum is then no source."""
+    first, *others = (view.operators[b] for b in view.shown if b != target)
     rng = torch.Generator().manual_seed(0)
-    x = torch.randn(len(view), *operators[0].source_shape, generator=rng, dtype=torch.float64)
-    first = operators[0].forward(x)
-    if any(o.source_shape != x.shape[1:] or not torch.allclose(o.forward(x), first) for o in operators[1:]):
+    x = torch.randn(len(view), *first.source_shape, generator=rng, dtype=torch.float64)
+    if any(o.source_shape != x.shape[1:] or not torch.allclose(o.forward(x), first.forward(x)) for o in others):
         raise MvssError("PCPCA and CLVM need one operator for all background sources of a view; here they differ")
-    return operators[0]
 
 
 class Method(ABC):
@@ -83,9 +85,15 @@ class Method(ABC):
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
         """One draw `(N, *shape)` of each of `sources`, per observation of a view that shows the target."""
 
-    @abstractmethod
     def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
-        """`(count, *shape)` draws of a source."""
+        """`(count, *shape)` draws of a source, one of `sources`."""
+        if source not in self.sources:
+            raise MvssError(f"this model has sources {[s + 1 for s in self.sources]} only, not source {source + 1}")
+        return self._prior(source, count, stream)
+
+    @abstractmethod
+    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
+        """Draws of a source that the model has."""
 
     @abstractmethod
     def save(self, path: Path | str) -> None:

@@ -109,10 +109,7 @@ class PCPCA(Method):
         z = self._latent(view, self.mean).draw(noise)
         return Separation((self._source(z),), 0, 0.0)
 
-    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
-        """See `Method.prior_sample`."""
-        if source not in self.sources:
-            raise MvssError(f"pcpca: models source {self.sources[0] + 1} only, not source {source + 1}")
+    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
         return self._source(stream.normal(torch.arange(count), (self.config.latents,), "prior"))
 
     def _source(self, z: Tensor) -> Tensor:

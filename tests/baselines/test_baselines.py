@@ -132,7 +132,15 @@ def test_data_that_are_not_contrastive_are_refused() -> None:
     data, _ = contrastive()
     with pytest.raises(MvssError, match="contrastive"):
         Contrast.of(MultiViewData((data.views[1],), data.source_shapes))
-    with pytest.raises(MvssError, match="source 2 only"):
+    with pytest.raises(MvssError, match=r"sources \[2\] only, not source 1"):
         model = PCPCA(PCPCAConfig(steps=1))
         model.fit(data, STREAM)
         model.prior_sample(0, 3, STREAM)
+
+
+def test_a_background_of_two_operators_is_refused() -> None:
+    first, second, other = (Dense(normal(6, M, D, seed=k)) for k in range(3))
+    off = View(normal(6, M, seed=4), (first, first, Zero((D,), (M,))), Isotropic(NOISE), "off")
+    on = View(normal(6, M, seed=5), (second, other, second), Isotropic(NOISE), "on")
+    with pytest.raises(MvssError, match="one operator for all background sources"):
+        CLVM(CLVMConfig(steps=1)).fit(MultiViewData((off, on), ((D,),) * 3), STREAM)

@@ -297,3 +297,20 @@ def test_a_report_of_nothing_leaves_the_table_alone(tmp_path: Path, capsys: pyte
     assert main(EXPERIMENT, ["--preset", "smoke", "--report"], root=tmp_path) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert table.read_text() == "kept\n"
+
+
+def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Path) -> None:
+    experiment = replace(EXPERIMENT, figures=lambda *_: [])
+    command = read_command(experiment, ["--preset", "smoke", "--report", "--", *TINY], tmp_path)
+    home = command.folder / "seed-0"
+    job = next(job for job in _jobs(command.config, [0], False) if job.method == "mixture")
+    place = home / "model" / job.problem / job.method
+    score = {"source": "1", "metric": "posterior_psnr", "split": "fresh", "lap": None, "value": 1.0, "samples": 2}
+    Records(place / "records.jsonl").append({"seed": 0, "problem": job.problem, "method": job.method, **score})
+    (place / "done").write_text(job_key(job, experiment.data))
+    samples = home / "samples" / job.problem
+    samples.mkdir(parents=True)
+    for name in ("mixture.npz", "joint.npz", "renamed.npz"):
+        (samples / name).write_bytes(b"")
+    assert main(experiment, ["--preset", "smoke", "--report", "--", *TINY], tmp_path) == 0
+    assert [path.name for path in samples.iterdir()] == ["mixture.npz"]
