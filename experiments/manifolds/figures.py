@@ -140,7 +140,10 @@ def _laps_figure(run: Run) -> Figure | None:
         if ax.xaxis.get_tick_params()["labelbottom"]:
             ax.set_xlabel("EM lap")
     _legend(figure, axes)
-    caption(figure, f"Sinkhorn divergence of the training draws, mean over sources. {run.seeds()}")
+    laps = [row for records in run.records_by_seed.values() for row in records if row.get("lap") is not None]
+    counts = sorted({row["samples"] for row in laps if row["metric"] == "posterior_sinkhorn"})
+    points = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
+    caption(figure, f"Sinkhorn divergence of {points} training draws, mean over sources. {run.seeds()}")
     return figure
 
 

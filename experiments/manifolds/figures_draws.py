@@ -70,7 +70,9 @@ class Run:
         seeds = sorted(self.records_by_seed)
         if len(seeds) == 1:
             return f"Seed {seeds[0]}."
-        return f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+        text = f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}."
+        fewer = any(0 < len(row["seeds"]) < len(seeds) for row in self.rows.values())
+        return text + (" Methods without bars or bands: fewer seeds." if fewer else "")
 
     def samples(self, problems: Iterable[str], metric: str) -> str:
         counts = {cell["samples"] for name in problems for m in self.methods() if (cell := self.cell(name, m, metric))}

@@ -94,3 +94,12 @@ def test_laps_that_are_shown() -> None:
     assert _chosen_laps([]) == []
     assert _chosen_laps({2, 0, 1}) == [0, 1, 2]
     assert _chosen_laps(range(9)) == [0, 1, 4, 8]
+
+
+def test_a_caption_says_when_a_method_has_fewer_seeds(tmp_path: Path) -> None:
+    def run(seeds: list[int]) -> Run:
+        row = {"problem": "mixed-0.1", "method": "gibbs", "source": "mean", "metric": "posterior_psnr", "seeds": seeds}
+        return Run(tmp_path, {"rows": [row]}, {0: [], 1: []}, ("mixed-0.1",), 0)
+
+    assert "fewer seeds" in run([0]).seeds()
+    assert "fewer seeds" not in run([0, 1]).seeds()
