@@ -12,10 +12,11 @@ BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
+SWEEP := $(VENV)/.installed-sweep
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -44,6 +45,10 @@ $(DEV): requirements-dev.txt $(READY)
 	@$(PIP) --no-deps azula==0.11.1
 	@touch $@
 
+$(SWEEP): requirements-sweep.txt $(READY)
+	@$(PIP) -r requirements-sweep.txt
+	@touch $@
+
 test: $(DEV) ## run the tests; ARGS goes to pytest [2 min]
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -64,6 +69,12 @@ manifolds-compare: $(READY) ## the same with more baselines and the ablations [c
 
 manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 2 min]
 	@$(BIN)/python -m experiments.manifolds growth $(FLAGS)
+
+manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and log p of candidates [cpu: 1 h a seed]
+	@$(BIN)/python -m experiments.manifolds --audit $(FLAGS)
+
+manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
+	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
 	@$(BIN)/python -m experiments.readme

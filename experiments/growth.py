@@ -60,7 +60,7 @@ def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> 
     priors = fit_mixtures(task.train, fit, stream.child("fit")).priors
     fitted = time.monotonic() - began
     pipeline = build_pipeline(job, task, priors)
-    draws = first_draws(task, priors, pipeline.config.beam, stream.child("first"))
+    draws = first_draws(task.train, priors, pipeline.config.beam, stream.child("first"))
     steps = max(1, round(TRAINING_PASSES * config.observations / config.training.batch))
     records: list[dict[str, float]] = []
     run_em(

@@ -1,10 +1,11 @@
-"""One way to run and score a recipe on a problem.
+"""One way to run and score a recipe on a problem (those of the baselines: `experiments.baselines`).
 
 first draws (exact, under a fitted mixture) → EM laps of M-step and E-step → separate fresh observations → scores
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +18,9 @@ from accelerate import Accelerator
 from experiments.recipes import Config, Job, Recipe, Task
 from experiments.scores import Record, Scorer
 from mvss.checkpoints import load_checkpoint, save_checkpoint
+from mvss.data import MultiViewData
 from mvss.denoisers import Denoiser, karras_base
-from mvss.em import Draws, Stage, run_em
+from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
 from mvss.mixture_fit import fit_mixtures
@@ -28,7 +30,7 @@ from mvss.pipeline import SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
 
-__all__ = ["build_pipeline", "first_draws", "run_job"]
+__all__ = ["build_pipeline", "first_draws", "load_model", "run_job"]
 
 
 def run_job(
@@ -39,31 +41,36 @@ def run_job(
     append: takes every record. progress: takes the fraction done.
     """
     config, recipe = job.config, job.recipe
-    stream = Stream(job.seed, (job.problem, job.method))
-    score, memory = Scorer(job, task, stream.child("score"), append), PeakMemory()
+    stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
     priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
     pipeline = build_pipeline(job, task, priors)
+    separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
+    beam, keyed = (recipe.posterior or config.posterior).beam, Stream(job.seed, (job.problem, recipe.fit))
+    held_out = None
+    if recipe.laps == "auto":
+        task, aside = _hold_out(task, config.em.held_out)
+        held_out = HeldOut(aside, first_draws(aside, priors, beam, keyed.child("held-out")), separator.config)
+    score = Scorer(job, task, separator.sources, stream.child("score"), append)
     groups = [tuple(range(len(priors)))] if recipe.stages == "together" else task.stages
     stages = [Stage(tuple(g), n) for g, n in zip(groups, _laps(config, recipe, len(groups)), strict=True)]
-    laps = sum(stage.laps for stage in stages)
+    most = sum(stage.laps for stage in stages)
     # What the laps so far have left beside run_em's own checkpoint: a resumed run must report the same.
     kept = folder / "laps.pt"
-    before = load_checkpoint(kept) if kept.exists() else {"arrays": {}, "evaluations": 0, "seconds": 0.0}
-    evaluations, spent = before["evaluations"], before["seconds"]
+    before = load_checkpoint(kept) if kept.exists() else {"arrays": {}, "laps": 0, "evaluations": 0, "seconds": 0.0}
+    laps, evaluations, spent = before["laps"], before["evaluations"], before["seconds"]
     score.saved |= {name: array.numpy() for name, array in before["arrays"].items()}
 
     def on_lap(record: Record, draws: Draws) -> None:
-        nonlocal evaluations, began
-        evaluations = record["network_evaluations"]
+        nonlocal laps, evaluations, began
+        laps, evaluations = record["lap"], record["network_evaluations"]
         began += score.lap(record, draws)  # the clock stands still while laps are scored
         arrays = {name: torch.from_numpy(array) for name, array in score.saved.items()}
         so_far = spent + time.monotonic() - began
-        save_checkpoint(kept, {"arrays": arrays, "evaluations": evaluations, "seconds": so_far})
-        progress(0.4 + 0.4 * record["lap"] / max(1, laps))
+        save_checkpoint(kept, {"arrays": arrays, "laps": laps, "evaluations": evaluations, "seconds": so_far})
+        progress(0.4 + 0.4 * laps / max(1, most))
 
-    beam = (recipe.posterior or config.posterior).beam
-    first = first_draws(task, priors, beam, Stream(job.seed, (job.problem, recipe.fit)))
+    first = first_draws(task.train, priors, beam, keyed)
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     draws = run_em(
@@ -78,9 +85,9 @@ def run_job(
         relaxation,
         folder / "em.pt",
         on_lap,
+        held_out,
     )
     spent += time.monotonic() - began
-    separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
     if recipe.network and separator.config != pipeline.config:
         draws = [
             list(separator.posterior_sample(view, stream.child("last", alpha), start).draws)
@@ -103,6 +110,8 @@ def run_job(
 def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
     """Laps of each stage."""
     laps = config.em.laps if recipe.laps is None else recipe.laps
+    if laps == "auto":
+        laps = config.em.max_laps
     if not recipe.network:
         laps = 0
     if isinstance(laps, int):
@@ -144,6 +153,15 @@ def _priors(
     return [GaussianMixture(**s) for s in state["priors"]], state["seconds"]
 
 
+def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
+    """The fitted method of a finished job, which has kept its state in `folder`, as it separates new observations."""
+    if job.recipe.network:
+        return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
+    priors, _ = _priors(job, task, folder.parent, lambda _: None, lambda _: None)
+    denoisers = build_pipeline(job, task, priors).denoisers
+    return SourceSeparationPipeline(denoisers, job.recipe.separation or job.recipe.posterior or job.config.separation)
+
+
 def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
     """Denoisers with networks that are zero at the start."""
     denoisers = []
@@ -162,10 +180,25 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
     return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)
 
 
-def first_draws(task: Task, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
+def first_draws(data: MultiViewData, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
+    """One exact posterior draw under the priors for every observation."""
     draws = []
-    for alpha, view in enumerate(task.train.views):
+    for alpha, view in enumerate(data.views):
         posterior = MixturePosterior([priors[b] for b in view.shown], beam=beam)
         flat = posterior.draw(DenseView.of(view), stream.child("first", alpha))
-        draws.append([x.reshape(-1, *task.train.source_shapes[b]) for b, x in zip(view.shown, flat, strict=True)])
+        draws.append([x.reshape(-1, *data.source_shapes[b]) for b, x in zip(view.shown, flat, strict=True)])
     return draws
+
+
+def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:
+    """The task without the last `count` training observations of each view, and those. The closed-form fit, which other
+    methods share, has seen them; no network does."""
+
+    def part(rows: slice) -> MultiViewData:
+        views = [view.select(torch.arange(len(view))[rows]) for view in task.train.views]
+        return MultiViewData(tuple(views), task.train.source_shapes)
+
+    rest = copy.copy(task)
+    rest.train = part(slice(None, -count))
+    rest.train_truth = [[x[:-count] for x in truth] for truth in task.train_truth]
+    return rest, part(slice(-count, None))

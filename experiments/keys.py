@@ -8,44 +8,64 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
-from experiments import jobs
-from experiments.recipes import Config, EMConfig, Job, NetworkConfig
+import numpy as np
+
+from experiments.audit import run_audit
+from experiments.baselines import run_baseline
+from experiments.jobs import run_job
+from experiments.recipes import AuditConfig, Config, EMConfig, Job, NetworkConfig
 from mvss.config import config_hash
 from mvss.pipeline import PosteriorConfig
 from mvss.training import TrainingConfig
 
-__all__ = ["fit_key", "job_key", "sources_of"]
+__all__ = ["code_key", "fit_key", "settings_key", "sources_of", "work_of"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SILENT = ("mvss/records.py",)
 """Modules that decide no number."""
 
 
-def job_key(job: Job, data: Path) -> str:
-    """Hash of all that a job's result depends on. data: the experiment's module that makes its tasks."""
-    identity = json.dumps([job.problem, job.method, job.seed, asdict(job.recipe)], sort_keys=True)
-    content = f"{identity}{config_hash(_settings(job))}{_code_hash(data)}"
-    return hashlib.sha256(content.encode()).hexdigest()
+def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
+    """The function that does a job's work; its module and what that imports decide the result."""
+    if job.audit:
+        return run_audit
+    return run_baseline if job.recipe.baseline else run_job
+
+
+def settings_key(job: Job) -> str:
+    """Hash of the job and of the settings that its result depends on."""
+    identity = json.dumps(
+        [job.problem, job.method, job.seed, job.audit, asdict(replace(job.recipe, problems=None))], sort_keys=True
+    )
+    return hashlib.sha256(f"{identity}{config_hash(_settings(job))}".encode()).hexdigest()[:32]
+
+
+def code_key(job: Job, data: Path) -> str:
+    """Hash of the code that its result depends on. data: the experiment's module that makes its tasks."""
+    return _code_hash(work_of(job).__module__, data)[:32]
 
 
 def fit_key(job: Job, data: Path) -> str:
     """The same for the closed-form fit that a job starts from, which jobs share."""
     fit = job.config.fits.get(job.recipe.fit)
     content = config_hash(fit) if fit else ""
-    return hashlib.sha256(f"{content}{job.config.observations}{_code_hash(data)}".encode()).hexdigest()
+    return hashlib.sha256(f"{content}{job.config.observations}{code_key(job, data)}".encode()).hexdigest()
 
 
 def _settings(job: Job) -> Config:
     """The configuration with what does not matter to this job at its default."""
     config, recipe = job.config, job.recipe
     fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
-    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, ablation_problems=())
-    config = replace(config, workers=1)
+    config = replace(config, problems=(), fits=fits, methods={}, compare={}, workers=1)
+    if not job.audit:
+        config = replace(config, audit=AuditConfig())
+    if recipe.baseline:
+        return Config(observations=config.observations, fresh=config.fresh, metrics=config.metrics, audit=config.audit)
     if recipe.posterior is not None:
         config = replace(config, posterior=PosteriorConfig())
     if recipe.separation is not None or recipe.posterior is not None:
@@ -57,15 +77,17 @@ def _settings(job: Job) -> Config:
     em = config.em
     if recipe.laps is not None:
         em = replace(em, laps=0)
+    if recipe.laps != "auto":
+        em = replace(em, max_laps=0, held_out=0)
     if recipe.relaxation is not None:
         em = replace(em, relaxation=1.0)
     return replace(config, em=em)
 
 
 @cache  # once, on the way in: an edit during a run must not pass for the code that ran
-def _code_hash(data: Path) -> str:
+def _code_hash(module: str, data: Path) -> str:
     digest = hashlib.sha256()
-    for path in sources_of(Path(jobs.__file__), data):
+    for path in sources_of(ROOT / f"{module.replace('.', '/')}.py", data):
         digest.update(ast.dump(_parsed(path)).encode())  # comments and layout decide nothing
     return digest.hexdigest()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,8 +56,19 @@ BARS = (
     *(Bar("contrastive-3", metric, 0.1) for metric in SD),
     *(Bar("mixed-0.1-r2", metric, 0.05) for metric in SD),
     Bar("mixed-0.1", "psnr_over_mixture_four", 3, least=True, method="joint_four"),
+    *(Bar(problem, "audit_coverage_error", 0.05) for problem in ("mixed-0.1", "contrastive-2")),
 )
-TITLES = {**COLUMNS, "psnr_over_mixture_four": ("over its start of K = 4 (dB)", 1)}
+TITLES = {
+    **COLUMNS,
+    "psnr_over_mixture_four": ("over its start of K = 4 (dB)", 1),
+    "audit_coverage_error": ("coverage error", 3),
+}
+BASELINES = {"pcpca": "PCPCA", "clvm_linear": "CLVM-Linear", "clvm_vae": "CLVM-VAE"}
+NEWEST = (  # of the newest source: title, ours, decimals, the paper's own form of it
+    ("PSNR (dB)", "posterior_psnr", 1, "posterior_psnr"),
+    ("posterior SD", "posterior_sinkhorn", 2, "posterior_sinkhorn_paper"),
+    ("prior SD", "prior_sinkhorn", 2, "prior_sinkhorn_paper"),
+)
 MARGINS = {
     "psnr_over_mixture": "its own mixture",
     "psnr_over_joint_paper": "the paper's recipe",
@@ -96,9 +107,10 @@ def results(table: Mapping[str, Any] | None) -> str:
     seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
     scored = {row["samples"] for row in table["rows"] if row["metric"] in COLUMNS and row["samples"]}
     samples = " to ".join(f"{n:,}" for n in sorted({min(scored, default=0), max(scored, default=0)}))
+    commits = ", ".join(f"`{commit}`" for commit in table["commits"])
     lines = [
-        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, commit "
-        f"`{table['commit']}`, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
+        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, code of "
+        f"{commits}, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
         "on fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
         "paper's numbers beside ours: `results/manifolds/cpu/table.md`.",
         "",
@@ -120,6 +132,7 @@ def results(table: Mapping[str, Any] | None) -> str:
     for problem in problems:
         cells = [_cell(rows.get((problem, "joint", "mean", metric)), 1) for metric in MARGINS]
         lines.append(f"| {problem} | {' | '.join(cells)} |")
+    lines += _baselines(rows, problems)
     lines += ["", "What was to be reached, and whether it was:", ""]
     lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
     for bar in BARS:
@@ -130,6 +143,30 @@ def results(table: Mapping[str, Any] | None) -> str:
         sign = "≥" if bar.least else "≤"
         lines.append(f"| {bar.problem} | {bar.method} | {title} {sign} {bar.limit:g} | {_cell(row, digits)} | {verdict} |")
     return "\n".join(lines)
+
+
+def _baselines(rows: Mapping[tuple[str, str, str, str], Mapping[str, Any]], problems: Sequence[str]) -> list[str]:
+    """The newest source of the contrastive problems under every method that is defined for them, the paper's beside ours."""
+    lines = []
+    for problem in problems:
+        newest = max((source for p, m, source, _ in rows if (p, m) == (problem, "joint") and source != "mean"), default="")
+        for method, label in {"joint": METHODS["joint"], "gibbs": METHODS["gibbs"], **BASELINES}.items():
+            if not any((problem, name, newest, "posterior_psnr") in rows for name in BASELINES):
+                continue
+            cells = []
+            for _, metric, digits, paper in NEWEST:
+                theirs = (rows.get((problem, method, newest, paper)) or {"paper": None})["paper"]
+                cells += [_cell(rows.get((problem, method, newest, metric)), digits), "–" if theirs is None else f"{theirs:g}"]
+            lines.append(f"| {problem} | {label} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    titles = [f"{title} | paper" for title, *_ in NEWEST]
+    head = f"| problem | method | {' | '.join(titles)} |"
+    text = (
+        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
+        "has of ours:"
+    )
+    return ["", text, "", head, "| --- | --- |" + " ---: |" * (2 * len(NEWEST)), *lines]
 
 
 def _cell(row: Mapping[str, Any] | None, digits: int) -> str:

@@ -6,21 +6,35 @@ laps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from mvss.data import MultiViewData
+from mvss.baselines.clvm import CLVMConfig
+from mvss.baselines.pcpca import PCPCAConfig
+from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
 from mvss.mixture_fit import MixtureConfig
-from mvss.pipeline import PosteriorConfig
+from mvss.pipeline import PosteriorConfig, Separation
+from mvss.rng import Stream
 from mvss.training import TrainingConfig
 
-__all__ = ["Config", "EMConfig", "Job", "MetricsConfig", "NetworkConfig", "Recipe", "Task", "check_config"]
+__all__ = [
+    "AuditConfig",
+    "Config",
+    "EMConfig",
+    "Job",
+    "MetricsConfig",
+    "Model",
+    "NetworkConfig",
+    "Recipe",
+    "Task",
+    "check_config",
+]
 
 
 @dataclass(frozen=True)
@@ -34,10 +48,16 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class EMConfig:
-    """laps of every stage, unless the recipe says otherwise; relaxation ω of the M-step (1: plain EM)."""
+    """laps of every stage, unless the recipe says otherwise; relaxation ω of the M-step (1: plain EM).
+
+    Where a recipe says laps: auto, `held_out` observations of each view stay out of the M-step, and a stage ends when
+    what they say of the model has stopped to rise (`mvss.em.HeldOut`), or after max_laps.
+    """
 
     laps: int = 3
     relaxation: float = 1.0
+    max_laps: int = 32
+    held_out: int = 256
 
 
 @dataclass(frozen=True)
@@ -61,26 +81,50 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True)
+class AuditConfig:
+    """What `make ...-audit` looks at, of the methods named: calibration, with `draws` posterior draws for each of
+    `observations` fresh ones; and log p of `candidates` per source at each of `distances` from the truth, in the units of the
+    source, at the noise level `sigma`."""
+
+    methods: tuple[str, ...] = ("joint", "mixture", "exact")
+    observations: int = 4096
+    draws: int = 100
+    candidates: int = 256
+    distances: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
+    sigma: float = 0.01
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One method.
 
+    problems: those it is run on; null for all. pcpca, clvm: the settings of a baseline, which is then the method, and the
+    rest of the recipe does not matter.
     fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
     base: what the network corrects: that mixture, or Karras' skip term.
-    network: whether there is one. laps: of every stage, or of each; null for em.laps.
+    network: whether there is one. laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
     it has one), training: the M-step; null for the configuration's own.
     """
 
+    problems: tuple[str, ...] | None = None
+    pcpca: PCPCAConfig | None = None
+    clvm: CLVMConfig | None = None
     fit: str = "mixture"
     base: Literal["mixture", "karras"] = "mixture"
     network: bool = True
-    laps: int | tuple[int, ...] | None = None
+    laps: int | tuple[int, ...] | Literal["auto"] | None = None
     stages: Literal["together", "sequential"] = "together"
     relaxation: float | None = None
     posterior: PosteriorConfig | None = None
     separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
+
+    @property
+    def baseline(self) -> PCPCAConfig | CLVMConfig | None:
+        """The settings of the baseline that this is, if it is one."""
+        return self.pcpca or self.clvm
 
 
 @dataclass(frozen=True)
@@ -89,7 +133,7 @@ class Config:
 
     posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
-    `make ...-compare` runs `compare` as well, on all problems, and `ablations` on `ablation_problems`.
+    `make ...-compare` runs `compare` as well: more baselines, and ablations.
     """
 
     problems: tuple[str, ...] = ()
@@ -102,10 +146,9 @@ class Config:
     separation: PosteriorConfig = field(default_factory=PosteriorConfig)
     em: EMConfig = field(default_factory=EMConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
     compare: dict[str, Recipe] = field(default_factory=dict)
-    ablations: dict[str, Recipe] = field(default_factory=dict)
-    ablation_problems: tuple[str, ...] = ()
     workers: int = 0
 
 
@@ -131,20 +174,42 @@ class Task(Protocol):
         """The true priors, where they are known."""
 
 
+class Model(Protocol):
+    """What is scored: a pipeline of ours, or a baseline. sources: the numbers of those that it separates."""
+
+    sources: tuple[int, ...]
+
+    def posterior_sample(self, view: View, stream: Stream, /) -> Separation:
+        """One draw of each of `sources` that the view shows, per observation."""
+
+    def posterior_samples(
+        self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = ..., /
+    ) -> tuple[Tensor, ...]:
+        """`(draws, N, *shape)` of each of those."""
+
+    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+        """`(count, *shape)` draws of a source."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One method on one problem with one seed."""
+    """One method on one problem with one seed; `audit`: not its fit and scores, but its audit."""
 
     problem: str
     method: str
     seed: int
     recipe: Recipe
     config: Config
+    audit: bool = False
 
 
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
-    for name, recipe in {**config.methods, **config.compare, **config.ablations}.items():
+    for name, recipe in {**config.methods, **config.compare}.items():
+        if recipe.pcpca and recipe.clvm:
+            raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
+        if recipe.laps == "auto" and not 0 < config.em.held_out < config.observations:
+            raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
     m = config.metrics

@@ -3,10 +3,11 @@
     results/<experiment>/<preset>/                      table.json, table.md, figures/
         seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
         seed-N/model/<problem>/<method>/                checkpoints, records and key of a job   (not committed)
+    seed-N/model/<problem>/<method>-audit/          the same of its audit
 
-A job is one method on one problem with one seed. Its key hashes the configuration that it depends on and the code; a
-job with another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get a folder of
-their own.
+A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends on
+and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get
+a folder of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiments.jobs import run_job
-from experiments.keys import fit_key, job_key
+from experiments.keys import code_key, fit_key, settings_key, work_of
 from experiments.recipes import Config, Job, Task, check_config
 from mvss.checkpoints import atomic_write_text
 from mvss.config import available_presets, config_hash, load_config, save_config
@@ -72,6 +72,7 @@ class Command:
     preset: str
     seeds: tuple[int, ...]
     compare: bool
+    audit: bool
     dry_run: bool
     report: bool
     overrides: tuple[str, ...]
@@ -111,6 +112,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--preset", default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
+    parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/audit.py")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     options = parser.parse_args(arguments)
@@ -118,19 +120,21 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(Config, presets / f"{options.preset}.yaml", overrides)
-    for problem in (*config.problems, *config.ablation_problems):
+    recipes = (*config.methods.values(), *config.compare.values())
+    for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
     folder = root / "results" / experiment.name.replace("-", "_") / options.preset
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
-    return Command(options.preset, seeds, options.compare, options.dry_run, options.report, tuple(overrides), config, folder)
+    kinds = (options.compare, options.audit, options.dry_run, options.report)
+    return Command(options.preset, seeds, *kinds, tuple(overrides), config, folder)
 
 
 def _main(experiment: Experiment, command: Command) -> int:
     config, folder = command.config, command.folder
-    jobs = _jobs(config, command.seeds, command.compare)
+    jobs = _jobs(config, command.seeds, command.compare, command.audit)
     stale = [job for job in jobs if not _is_done(experiment, job, folder)]
     seeds = " ".join(map(str, command.seeds))
     print(f"{experiment.name}, preset {command.preset}, seeds {seeds}: {len(stale)} of {len(jobs)} jobs to run")
@@ -139,8 +143,8 @@ def _main(experiment: Experiment, command: Command) -> int:
             print(f"  {_name(job)}")
         return 0
     if command.report:
-        if len(stale) == len(jobs):  # a table of nothing would replace the one that is there
-            raise MvssError("no finished job is up to date with this code and configuration: run without --report")
+        if not any(_made_at(job, folder) for job in jobs):  # a table of nothing would replace the one that is there
+            raise MvssError("no finished job has this configuration: run without --report")
         return _report(experiment, command)
     for seed in command.seeds:
         save_config(config, folder / f"seed-{seed}" / "config.yaml")
@@ -149,26 +153,46 @@ def _main(experiment: Experiment, command: Command) -> int:
     return _report(experiment, command)
 
 
-def _jobs(config: Config, seeds: Sequence[int], compare: bool) -> list[Job]:
+def _jobs(config: Config, seeds: Sequence[int], compare: bool, audit: bool = False) -> list[Job]:
     """All jobs, those that others wait for first."""
     jobs = []
     for seed in seeds:
         for problem in config.problems:
-            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in config.methods.items()]
-            extra = config.compare if compare else {}
-            if compare and problem in config.ablation_problems:
-                extra = {**extra, **config.ablations}
-            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in extra.items()]
-    return jobs
+            recipes = {**config.methods, **config.compare} if compare else config.methods
+            here = {name: r for name, r in recipes.items() if r.problems is None or problem in r.problems}
+            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in here.items()]
+    audited = [job for job in jobs if job.method in config.audit.methods] if audit else []
+    return jobs + [replace(job, audit=True) for job in audited]
 
 
 def _place(job: Job, folder: Path) -> Path:
-    return folder / f"seed-{job.seed}" / "model" / job.problem / job.method
+    return folder / f"seed-{job.seed}" / "model" / job.problem / _method(job)
+
+
+def _method(job: Job) -> str:
+    """What a job's files are named after."""
+    return f"{job.method}-audit" if job.audit else job.method
+
+
+def _key(experiment: Experiment, job: Job) -> str:
+    return f"{settings_key(job)}-{code_key(job, experiment.data)}"
+
+
+def _done(job: Job, folder: Path) -> tuple[str, str]:
+    """The key that a job was finished with, and the commit of the code that did it; empty where it is not."""
+    path = _place(job, folder) / "done"
+    key, _, commit = path.read_text().partition(" ") if path.exists() else ("", "", "")
+    return key, commit
 
 
 def _is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
-    done = _place(job, folder) / "done"
-    return done.exists() and done.read_text() == job_key(job, experiment.data)
+    return _done(job, folder)[0] == _key(experiment, job)
+
+
+def _made_at(job: Job, folder: Path) -> str:
+    """The commit whose code has finished this job with these settings, if any has."""
+    key, commit = _done(job, folder)
+    return commit if key.partition("-")[0] == settings_key(job) else ""
 
 
 def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
@@ -181,30 +205,23 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
     context = multiprocessing.get_context("spawn")
     terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
     layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
-    reports, began = context.Queue(), time.monotonic()
+    reports, began, commit = context.Queue(), time.monotonic(), code_label()
     # One thread a job: on arrays this small, threads that share a core with another job wait more than they work.
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting = list(jobs)
-    running: dict[Future[None], tuple[Job, str]] = {}
+    running: dict[Future[None], Job] = {}
     progress: dict[str, float] = {}
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
     with tqdm(total=len(jobs), bar_format=layout, disable=not terminal) as bar:
         try:
             while waiting or running:
-                busy = {fit for _, fit in running.values() if not (folder / fit).exists()}
-                ready = [job for job in waiting if _fit_path(job) not in busy]
-                while ready and len(running) < workers:
-                    job = ready[0]
+                while len(running) < workers and (job := _next(waiting, list(running.values()), folder)):
                     waiting.remove(job)
-                    future = pool.submit(_work, experiment, job, folder, job_key(job, experiment.data))
-                    running[future] = (job, _fit_path(job))
-                    if not (folder / _fit_path(job)).exists():
-                        busy.add(_fit_path(job))
-                    ready = [j for j in waiting if _fit_path(j) not in busy]
+                    running[pool.submit(_work, experiment, job, folder, _key(experiment, job), commit)] = job
                 time.sleep(0.2)
                 _drain(reports, progress)
                 for future in [f for f in running if f.done()]:
-                    job, _ = running.pop(future)
+                    job = running.pop(future)
                     future.result()
                     progress[_name(job)] = 1.0
                     if not terminal:
@@ -221,6 +238,16 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _next(waiting: Sequence[Job], running: Sequence[Job], folder: Path) -> Job | None:
+    """The first job that has not to wait: for a fit that is being made, or, an audit, for what it looks at."""
+    busy = {_fit_path(job) for job in running if not (folder / _fit_path(job)).exists()}
+    unfinished = [*waiting, *running]
+    for job in waiting:
+        if _fit_path(job) not in busy and not (job.audit and replace(job, audit=False) in unfinished):
+            return job
+    return None
 
 
 _reports: Any = None
@@ -244,7 +271,7 @@ def _start_worker(reports: Any) -> None:  # noqa: ANN401 - the class of a contex
 
 
 def _name(job: Job) -> str:
-    return f"{job.problem} {job.method} seed {job.seed}"
+    return f"{job.problem} {job.method} seed {job.seed}{' audit' if job.audit else ''}"
 
 
 def _log(job: Job, done: int, total: int, spent: float) -> None:
@@ -265,17 +292,24 @@ def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401
         progress[name] = min(value, 0.99)
 
 
-def _work(experiment: Experiment, job: Job, folder: Path, key: str) -> None:
+def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str) -> None:
     """One job in a worker process."""
     place, name = _place(job, folder), _name(job)
-    _forget_if_stale(place / "key", key, [place])
+    # the audit of a method that is fitted anew is stale
+    _forget_if_stale(place / "key", key, [place] if job.audit else [place, _place(replace(job, audit=True), folder)])
     _reports.put((name, 0.0))
     records = Records(place / "records.jsonl")
     identity = {"seed": job.seed, "problem": job.problem, "method": job.method}
-    task = experiment.task(job.problem, job.seed, job.config)
-    saved = run_job(job, task, place, lambda r: records.append({**identity, **r}), lambda v: _reports.put((name, v)))
-    _save_arrays(folder / f"seed-{job.seed}" / "samples" / job.problem / f"{job.method}.npz", saved)
-    atomic_write_text(place / "done", key)
+    config = replace(job.config, fresh=max(job.config.fresh, job.config.audit.observations)) if job.audit else job.config
+    task = experiment.task(job.problem, job.seed, config)
+    saved = work_of(job)(job, task, place, lambda r: records.append({**identity, **r}), lambda v: _reports.put((name, v)))
+    _save_arrays(_samples(job, folder), saved)
+    atomic_write_text(place / "done", f"{key} {commit}")
+
+
+def _samples(job: Job, folder: Path) -> Path:
+    """What the figures show of a job."""
+    return folder / f"seed-{job.seed}" / "samples" / job.problem / f"{_method(job)}.npz"
 
 
 def _forget_if_stale(marker: Path, key: str, paths: Sequence[Path]) -> None:
@@ -300,19 +334,20 @@ def _report(experiment: Experiment, command: Command) -> int:
     by_seed, folder, config = {}, command.folder, command.config
     for seed in command.seeds:
         home = folder / f"seed-{seed}"
-        # `compare` rows of an earlier command stay in the table as long as they are up to date
-        known = [job for job in _jobs(config, [seed], True) if _is_done(experiment, job, folder)]
+        # Rows of an earlier command stay in the table as long as they have these settings; their commit is told.
+        known = [(job, commit) for job in _jobs(config, [seed], True, True) if (commit := _made_at(job, folder))]
         latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for job in known:
+        for job, commit in known:
             for record in read_records(_place(job, folder) / "records.jsonl"):
-                latest[tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))] = record
+                identity = tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))
+                latest[identity] = {**record, "commit": commit}
         by_seed[seed] = list(latest.values())
-        for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table are of other code
-            if (path.parent.name, path.stem) not in {(job.problem, job.method) for job in known}:
+        for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table
+            if path not in {_samples(job, folder) for job, _ in known}:
                 path.unlink()
         atomic_write_text(home / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in by_seed[seed]))
-    text = command.text(experiment.target + ("-compare" if command.compare else ""))
-    table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text, code_label())
+    text = command.text(experiment.target + ("-compare" if command.compare else "-audit" if command.audit else ""))
+    table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text)
     write_table(folder, table, experiment.caption)
     figures = experiment.figures(folder, table, by_seed, config.problems, command.seeds[0])
     print(f"table:   {folder / 'table.md'}")
@@ -323,4 +358,4 @@ def _report(experiment: Experiment, command: Command) -> int:
 def code_label() -> str:
     """The commit of the code, marked where the checkout differs from it."""
     found = environment()
-    return f"{found['commit']}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"
+    return f"{found['commit'][:12]}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"

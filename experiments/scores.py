@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.recipes import Job, Task
-from mvss.data import MultiViewData
+from experiments.calibration import calibrate
+from experiments.recipes import Job, Model, Task
+from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
-from mvss.metrics.calibration import coverage_error, informed_references, tarp_coverage
+from mvss.metrics.calibration import coverage_error
 from mvss.metrics.images import psnr
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
-from mvss.mixture_posterior import DenseView
-from mvss.pipeline import SourceSeparationPipeline
 from mvss.rng import Stream
 from mvss.training import denoising_loss
 
@@ -30,19 +29,21 @@ Record = dict[str, Any]
 
 
 class Scorer:
-    """All scores of one job."""
+    """All scores of one job. sources: the numbers of those that the method separates; all `Draws` hold those alone."""
 
-    def __init__(self, job: Job, task: Task, stream: Stream, append: Callable[[Record], None]) -> None:
-        self.job, self.task, self.stream, self._append = job, task, stream, append
+    def __init__(
+        self, job: Job, task: Task, sources: tuple[int, ...], stream: Stream, append: Callable[[Record], None]
+    ) -> None:
+        self.job, self.task, self.sources, self.stream, self._append = job, task, sources, stream, append
         self.metrics = job.config.metrics
         self.saved: dict[str, np.ndarray] = {}
         # The same truth for every method: its key names no method.
-        keyed, m, sources = Stream(job.seed, (job.problem, "independent")), self.metrics, range(len(task.train.source_shapes))
+        keyed, m = Stream(job.seed, (job.problem, "independent")), self.metrics
         independent = max(m.paper_sinkhorn, m.pqmass)
-        self.truth = [task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in sources]
+        self.truth = {b: task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in sources}
         # Divergences are taken from truth spread evenly over its law, which halves their noise and more.
-        self.law = [task.sample_truth(b, m.sinkhorn, keyed.generator(b, 1), stratified=True).flatten(1) for b in sources]
-        self.lap_law = [task.sample_truth(b, m.lap_sinkhorn, keyed.generator(b, 2), True).flatten(1) for b in sources]
+        self.law = {b: task.sample_truth(b, m.sinkhorn, keyed.generator(b, 1), stratified=True).flatten(1) for b in sources}
+        self.lap_law = {b: task.sample_truth(b, m.lap_sinkhorn, keyed.generator(b, 2), True).flatten(1) for b in sources}
 
     def add(self, source: str, metric: str, value: float, samples: int, split: str = "fresh", lap: int | None = None) -> None:
         """One record."""
@@ -72,31 +73,35 @@ class Scorer:
                     ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
                     self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
 
-    def final(self, pipeline: SourceSeparationPipeline, draws: Draws) -> Draws:
+    def final(self, model: Model, draws: Draws) -> Draws:
         """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
         self._draws(draws, self.task.train, self.task.train_truth, "train", None)
         fresh: Draws = [[] for _ in self.task.fresh.views]
         began, count = time.monotonic(), 0
         for alpha in self.task.scored_views:
             view = self.task.fresh.views[alpha]
-            fresh[alpha] = list(pipeline.posterior_sample(view, self.stream.child("fresh", alpha)).draws)
+            fresh[alpha] = list(model.posterior_sample(view, self.stream.child("fresh", alpha)).draws)
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
-        for b in range(len(pipeline.denoisers)):
-            self._prior(pipeline, b)
+        for b in self.sources:
+            self._prior(model, b)
         if self.metrics.coverage:
-            self._coverage(pipeline)
+            self._coverage(model)
         return fresh
+
+    def _among(self, view: View) -> list[int]:
+        """The sources that the view shows and the method separates, in the order of its draws."""
+        return [b for b in view.shown if b in self.sources]
 
     def _few(self, x: Tensor) -> np.ndarray:
         return x[: self.metrics.saved].flatten(1).float().numpy()
 
     def _draws(self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor]], split: str, lap: int | None) -> None:
         views = [a for a in self.task.scored_views if draws[a]]
-        for b in range(len(data.source_shapes)):
+        for b in self.sources:
             showing = [a for a in views if b in data.views[a].shown]
-            pairs = [(draws[a][data.views[a].shown.index(b)], truth[a][b]) for a in showing]
+            pairs = [(draws[a][self._among(data.views[a]).index(b)], truth[a][b]) for a in showing]
             found, true = (torch.cat(t).flatten(1) for t in zip(*pairs, strict=True))
             source = str(b + 1)
             decibels = psnr(found, true, self.task.data_range)
@@ -121,7 +126,7 @@ class Scorer:
                 inner = float(decibels[inside].mean()) if bool(inside.any()) else math.nan
                 self.add(source, "posterior_psnr_inside", inner, int(inside.sum()), split)
 
-    def _prior(self, pipeline: SourceSeparationPipeline, b: int) -> None:
+    def _prior(self, model: Model, b: int) -> None:
         """Scores of prior draws. Those of the divergence are stratified: independent ones would carry noise that no method
         has to answer for, larger than the differences between good methods. The floor is the sources themselves behind
         the training observations: what a learner could know who had seen them clean."""
@@ -129,9 +134,9 @@ class Scorer:
         if self.job.recipe.fit == "truth":
             even = self.task.training_sources(b, n).flatten(1)
         else:
-            even = pipeline.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
+            even = model.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
         self.add(source, "prior_sinkhorn", _divergence(even, self.law[b]), n, "fresh")
-        prior = pipeline.prior_sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
+        prior = model.prior_sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 
@@ -148,24 +153,12 @@ class Scorer:
             self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
         self.saved.setdefault(f"independent_{source}", self._few(truth))
 
-    def _coverage(self, pipeline: SourceSeparationPipeline) -> None:
-        """TARP coverage of joint draws, with references that depend on y: A⁺y plus noise."""
-        alpha, m = self.task.scored_views[-1], self.metrics
-        count = min(m.coverage, len(self.task.fresh.views[alpha]))
-        rows = torch.arange(count)
-        view = self.task.fresh.views[alpha].select(rows)
-        truth = torch.cat([self.task.fresh_truth[alpha][b][:count].flatten(1) for b in view.shown], dim=1)
-        many = view.select(rows.repeat(m.coverage_draws))
-        found = pipeline.posterior_sample(many, self.stream.child("coverage")).draws
-        draws = torch.cat([x.flatten(1) for x in found], dim=1).reshape(m.coverage_draws, count, -1)
-        dense = DenseView.of(view)
-        estimate = torch.einsum("ndm,nm->nd", torch.linalg.pinv(torch.cat(dense.matrices, dim=-1)), dense.y)
-        rng = Stream(self.job.seed, (self.job.problem, "references")).generator()
-        references = informed_references(estimate, 0.5, rng)
-        levels = torch.linspace(0, 1, 51, dtype=torch.float64)
-        expected = tarp_coverage(draws, truth, references, levels)
-        self.add("mean", "coverage_error", coverage_error(expected, levels), count)
-        self.saved["coverage_levels"], self.saved["coverage_expected"] = levels.numpy(), expected.numpy()
+    def _coverage(self, model: Model) -> None:
+        """TARP coverage of joint draws of what the method separates, with references that depend on y: A⁺y plus noise."""
+        m = self.metrics
+        found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
+        self.add("mean", "coverage_error", coverage_error(found.coverage, found.levels), found.observations)
+        self.saved["coverage_levels"], self.saved["coverage_expected"] = found.levels.numpy(), found.coverage.numpy()
 
 
 def _divergence(x: Tensor, y: Tensor) -> float:

@@ -6,10 +6,15 @@
 
 The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
 that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
+
+How long? The likelihood of the observations under a diffusion prior has no closed form. What stands for it is the expected log
+density of held-out draws: observations that no M-step sees are separated anew after every lap, from the same start with the
+same random numbers, and `likelihood.expected_log_prob` of their draws, in nats per observation, rises as the priors sharpen.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +29,12 @@ from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
+from mvss.likelihood import expected_log_prob
 from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
 from mvss.rng import Stream
 from mvss.training import TrainingConfig, fit_denoiser
 
-__all__ = ["Draws", "Stage", "run_em"]
+__all__ = ["Draws", "HeldOut", "Stage", "run_em"]
 
 Draws = list[list[Tensor]]
 """`draws[α][position]`: `(N_α, *shape)` of each source that view α shows, in the order of `View.shown`."""
@@ -43,6 +49,16 @@ class Stage:
     laps: int
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Observations that stay out of the M-step. start: draws to begin each separation from, see `Draws`; posterior: how they
+    are separated. A stage ends when their value has not risen by more than one standard error of the rise."""
+
+    data: MultiViewData
+    start: Draws
+    posterior: PosteriorConfig
+
+
 def run_em(
     data: MultiViewData,
     denoisers: Sequence[Denoiser],
@@ -55,35 +71,34 @@ def run_em(
     relaxation: float = 1.0,
     checkpoint: Path | None = None,
     on_lap: Callable[[dict[str, Any], Draws], None] | None = None,
+    held_out: HeldOut | None = None,
 ) -> Draws:
     """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
 
     draws: the first draws, see `Draws`. checkpoint: file to save to after every lap, and to go on from if it exists.
     on_lap: called after every lap with its record, and once with lap 0 before the first.
+    held_out: where given, stages end by it, and their laps are the most that they may take.
     """
-    later: set[int] = set()
-    schedule: list[tuple[Stage, list[int]]] = []
-    for stage in reversed(stages):
-        views = [a for a in data.showing(stage.sources) if not set(data.views[a].shown) & later]
-        reached = {beta for a in views for beta in data.views[a].shown}
-        if missing := [s + 1 for s in stage.sources if s not in reached]:
-            raise MvssError(f"em: no view shows sources {missing} without later ones; reorder stages")
-        schedule[:0] = [(stage, views)] * stage.laps
-        later |= set(stage.sources)
+    plan = _plan(data, stages)
     pipeline = SourceSeparationPipeline(denoisers, posterior)
-    done, evaluations, draws = 0, 0, list(draws)
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "held_out": None}
+    draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
-        done, draws, evaluations = state["lap"], state["draws"], state["evaluations"]
-        for denoiser, weights in zip(denoisers, state["networks"], strict=True):
+        draws = state.pop("draws")
+        for denoiser, weights in zip(denoisers, state.pop("networks"), strict=True):
             if denoiser.network is not None:
                 denoiser.network.load_state_dict(weights)
     elif on_lap:
         on_lap({"lap": 0, "network_evaluations": 0}, draws)
-    for lap in range(done, len(schedule)):
-        stage, views = schedule[lap]
-        began = time.monotonic()
-        losses = {}
+    while state["stage"] < len(plan):
+        stage, views = plan[state["stage"]]
+        if state["within"] >= stage.laps:
+            state |= {"stage": state["stage"] + 1, "within": 0, "held_out": None}
+            continue
+        if held_out and state["held_out"] is None:
+            state["held_out"] = _held_out(denoisers, held_out, views, training, stream, accelerator)
+        lap, began, losses = state["lap"], time.monotonic(), {}
         for beta in stage.sources:
             pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
             denoisers[beta].relax(relaxation)
@@ -96,24 +111,65 @@ def run_em(
         for alpha in views:
             found, count, raised = _e_step(pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator)
             draws[alpha] = found
-            evaluations += count * len(data.views[alpha])
+            state["evaluations"] += count * len(data.views[alpha])
             clamped = max(clamped, raised)
-        _freeze(denoisers, False)
+        drawn = time.monotonic()
+        state |= {"lap": lap + 1, "within": state["within"] + 1}
         record = {
             "lap": lap + 1,
             "sources": [b + 1 for b in stage.sources],
-            "network_evaluations": evaluations,
+            "network_evaluations": state["evaluations"],
             "clamped": clamped,
             "m_step_seconds": trained - began,
-            "e_step_seconds": time.monotonic() - trained,
+            "e_step_seconds": drawn - trained,
             **losses,
         }
+        if held_out:
+            value = _held_out(denoisers, held_out, views, training, stream, accelerator)
+            rise = value - state["held_out"]
+            error = float(rise.std()) / math.sqrt(len(rise))
+            record |= {"held_out_nats": float(value.mean()), "held_out_rise": float(rise.mean()), "held_out_rise_error": error}
+            state |= {"held_out": value, "within": state["within"] if float(rise.mean()) > error else stage.laps}
+        _freeze(denoisers, False)
         if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
             on_lap(record, draws)
         if checkpoint is not None and accelerator.is_main_process:
             networks = [d.network.state_dict() if d.network is not None else {} for d in denoisers]
-            save_checkpoint(checkpoint, {"lap": lap + 1, "draws": draws, "networks": networks, "evaluations": evaluations})
+            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": networks})
     return draws
+
+
+def _plan(data: MultiViewData, stages: Sequence[Stage]) -> list[tuple[Stage, list[int]]]:
+    """Every stage with the views that it uses."""
+    later: set[int] = set()
+    plan: list[tuple[Stage, list[int]]] = []
+    for stage in reversed(stages):
+        views = [a for a in data.showing(stage.sources) if not set(data.views[a].shown) & later]
+        reached = {beta for a in views for beta in data.views[a].shown}
+        if missing := [s + 1 for s in stage.sources if s not in reached]:
+            raise MvssError(f"em: no view shows sources {missing} without later ones; reorder stages")
+        plan[:0] = [(stage, views)]
+        later |= set(stage.sources)
+    return plan
+
+
+def _held_out(
+    denoisers: Sequence[Denoiser],
+    held_out: HeldOut,
+    views: Sequence[int],
+    training: TrainingConfig,
+    stream: Stream,
+    accelerator: Accelerator,
+) -> Tensor:
+    """Expected log density of a draw of each held-out observation of `views`, `(N,)`, in nats, all its sources together."""
+    pipeline, values = SourceSeparationPipeline(denoisers, held_out.posterior), []
+    for alpha in views:
+        keyed = stream.child("held-out", alpha)
+        draws, _, _ = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], keyed, accelerator)
+        levels = (training.sigma_min, training.sigma_max)
+        shown = zip(held_out.data.views[alpha].shown, draws, strict=True)
+        values.append(sum(expected_log_prob(denoisers[b], x, *levels, keyed.child("density", b)) for b, x in shown))
+    return torch.cat(values)  # type: ignore[arg-type]
 
 
 def _freeze(denoisers: Sequence[Denoiser], frozen: bool) -> None:

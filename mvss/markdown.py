@@ -22,6 +22,9 @@ LABELS = {
     "gibbs": "Gibbs, equal compute",
     "gibbs_8x": "Gibbs, 8 × compute",
     "gibbs_mixture": "Gibbs, mixture start",
+    "pcpca": "PCPCA",
+    "clvm_linear": "CLVM, linear",
+    "clvm_vae": "CLVM, VAE",
     "exact": "exact (oracle, floor)",
 }
 
@@ -65,6 +68,14 @@ BESIDE = (
     Column("posterior p", "posterior_pqmass", 3, None, "newest"),
     Column("prior p", "prior_pqmass", 3, None, "newest"),
 )
+AUDIT = (
+    Column("coverage error (TARP)", "audit_coverage_error", 3, LOW),
+    Column("rank error, worst coordinate", "audit_rank_error", 3, LOW),
+    Column("rank error, misfit", "audit_misfit_error", 3, LOW),
+    Column("KL from the truth (nats)", "candidate_kl_nats", 2, LOW),
+    Column("rank correlation of log p", "candidate_rank_correlation", 3, HIGH),
+    *(Column(f"AUC, {d:g} off", f"candidate_auc_{d:g}", 3, HIGH) for d in (0.01, 0.03, 0.1, 0.3)),
+)
 COST = (
     Column("laps", "laps", 0),
     Column("network evaluations per observation", "network_evaluations", 0, LOW),
@@ -82,7 +93,7 @@ def markdown(table: Mapping[str, Any], methods: Sequence[str], caption: str) -> 
         f"# {table['experiment']}, preset {table['preset']}",
         "",
         f"- command: `{table['command']}`",
-        f"- commit: `{table['commit']}`",
+        *_commits(table["commits"]),
         f"- seeds: {', '.join(map(str, seeds)) or NONE}",
         f"- samples: {_samples(rows)}",
         "",
@@ -99,18 +110,36 @@ def markdown(table: Mapping[str, Any], methods: Sequence[str], caption: str) -> 
     return "\n".join(lines) + "\n"
 
 
+def _commits(commits: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    """The commits whose code made the rows; where they are several, what each of them made."""
+    if len(commits) < 2:
+        return [f"- commit: `{commit}`" for commit in commits]
+    lines = []
+    for commit, made in commits.items():
+        problems: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for problem, methods in made.items():
+            problems[tuple(sorted(methods))].append(problem)
+        parts = [f"{', '.join(methods)} on {', '.join(names)}" for methods, names in problems.items()]
+        lines.append(f"- commit `{commit}`: {'; '.join(parts)}")
+    return lines
+
+
 def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
     newest = max((source for _, source, _ in rows if source != "mean"), default="mean")
     lines = _grid(rows, methods, QUALITY, newest)
     if any(row["paper"] is not None and key[1] == newest for key, row in rows.items()):
         lines += ["", f"Beside the paper (source {newest}, SD in the paper's form; ours | the paper's):"]
         lines += _grid(rows, methods, BESIDE, newest, paper=True)
+    if audit := _grid(rows, methods, AUDIT, newest):
+        lines += ["", "Audit: calibration of joint draws, and log p of candidates for a source:", *audit]
     cost = _grid(rows, methods, COST, newest, paper=True)
     return lines + (["", "Cost:", *cost] if cost else [])
 
 
-def _grid(rows: Rows, methods: Sequence[str], columns: Iterable[Column], newest: str, paper: bool = False) -> list[str]:
+def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest: str, paper: bool = False) -> list[str]:
     """One Markdown table; columns without a number are left out, and so are the paper's where it has none."""
+    named = {column.metric for column in columns}
+    methods = [m for m in methods if any(key[0] == m and key[2] in named for key in rows)]
     header, body = ["method"], [[LABELS.get(method, method)] for method in methods]
     for column in columns:
         source = newest if column.source == "newest" else column.source
@@ -161,7 +190,7 @@ def _cell(row: Row | None, column: Column, best: float | None) -> str:
 
 def _samples(rows: Iterable[Row]) -> str:
     """Sample counts of what was scored (what is derived here has those of what it is derived from)."""
-    scored = {column.metric for column in (*QUALITY, *BESIDE) if not column.derived}
+    scored = {column.metric for column in (*QUALITY, *BESIDE, *AUDIT) if not column.derived}
     counts: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         if row["samples"] and row["metric"] in scored:

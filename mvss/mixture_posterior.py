@@ -14,7 +14,7 @@ hierarchies, so that the cost grows as log K. Those that stay are computed in fl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -207,10 +207,17 @@ class MixturePosterior:
             pieces.append(means)
         return tuple(torch.cat(m) for m in zip(*pieces, strict=True))
 
-    def draw(self, data: DenseView, stream: Stream, index: Tensor | None = None) -> tuple[Tensor, ...]:
+    def draw(
+        self,
+        data: DenseView,
+        stream: Stream,
+        index: Tensor | None = None,
+        found: Iterable[tuple[slice, DenseView, Combinations]] | None = None,
+    ) -> tuple[Tensor, ...]:
         """One exact joint posterior draw per observation: `(N, D_β)` per shown source.
 
         index: the observations' numbers `(N,)` (randomness is keyed by them); 0 … N−1 if not given.
+        found: what `chunks` gave for the same data: many draws then need one search.
 
         Given the combination, a prior draw (x̃, ỹ) is moved by C Aᵀ S⁻¹ (y − ỹ) (Matheron's rule).
         """
@@ -224,19 +231,19 @@ class MixturePosterior:
             for beta, p in enumerate(self.priors)
         ]
         pieces = []
-        for piece, part, found in self.chunks(data):
-            chosen = found.choose(uniform[piece])
+        for piece, part, kept in self.chunks(data) if found is None else found:
+            chosen = kept.choose(uniform[piece])
             drawn, simulated = [], noise[piece]
-            for prior, matrix, z, k in zip(self.priors, part.matrices, normal, found.component[chosen].T, strict=True):
+            for prior, matrix, z, k in zip(self.priors, part.matrices, normal, kept.component[chosen].T, strict=True):
                 rank = prior.factors.shape[2]
                 shift = (prior.factors[k] @ z[piece][:, :rank, None]).squeeze(-1) + prior.floor * z[piece][:, rank:]
                 drawn.append(prior.means[k] + shift)
                 simulated = simulated + torch.einsum("nmd,nd->nm", matrix, shift)
-            residual = [r[chosen] - s for r, s in zip(found.residual, simulated.unbind(-1), strict=True)]
-            v = torch.stack(found.system.at(chosen).solve(residual), dim=-1)
+            residual = [r[chosen] - s for r, s in zip(kept.residual, simulated.unbind(-1), strict=True)]
+            v = torch.stack(kept.system.at(chosen).solve(residual), dim=-1)
             for beta, (prior, matrix) in enumerate(zip(self.priors, part.matrices, strict=True)):
                 pulled = torch.einsum("nmd,nm->nd", matrix, v)
-                k = found.component[chosen, beta]
+                k = kept.component[chosen, beta]
                 drawn[beta] = drawn[beta] + (prior.covariances[k] @ pulled.unsqueeze(-1)).squeeze(-1)
             pieces.append(drawn)
         return tuple(torch.cat(d) for d in zip(*pieces, strict=True))

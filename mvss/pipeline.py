@@ -9,7 +9,7 @@ The exact draw chooses the modes, which moment matching at high noise gets wrong
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -74,7 +74,7 @@ class SourceSeparationPipeline:
     """
 
     def __init__(self, denoisers: Sequence[Denoiser], config: PosteriorConfig | None = None) -> None:
-        self.denoisers = tuple(denoisers)
+        self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
 
     def posterior_sample(
@@ -101,8 +101,7 @@ class SourceSeparationPipeline:
             start = [dense.y.new_zeros(len(view), *d.shape) for d in shown]
         elif start is None:
             exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
-            flat = exact.draw(dense, stream.child("exact"), index)
-            start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
+            start = _shaped(exact.draw(dense, stream.child("exact"), index), shown)
             if not gibbs and all(d.network is None for d in shown):
                 return Separation(tuple(s.to(home) for s in start), 0, 0.0)
         pieces, evaluations, clamped = [], 0, 0.0
@@ -124,6 +123,28 @@ class SourceSeparationPipeline:
             clamped += posterior.clamped * len(index[rows]) / len(view)
         draws = tuple(torch.cat(parts).to(home) for parts in zip(*pieces, strict=True))
         return Separation(draws, evaluations, clamped)
+
+    def posterior_samples(
+        self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
+    ) -> tuple[Tensor, ...]:
+        """`(draws, N, *shape)` per shown source: independent joint posterior draws, of the same law as `posterior_sample`'s,
+        with one search of the mixtures for all of them. progress: takes the fraction done."""
+        pieces = []
+        device = self.denoisers[0].mixture.means.device
+        dense, shown = DenseView.of(view.to(device)), [self.denoisers[beta] for beta in view.shown]
+        gibbs = self.config.gibbs_rounds > 0
+        exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
+        found = [] if gibbs or self.config.start == "cold" else list(exact.chunks(dense))
+        for number in range(draws):
+            keyed, start = stream.child(number), None
+            if found:
+                start = _shaped(exact.draw(dense, keyed.child("exact"), found=found), shown)
+            if start is not None and all(d.network is None for d in shown):
+                pieces.append(tuple(s.to(view.y.device) for s in start))
+            else:
+                pieces.append(self.posterior_sample(view, keyed, start).draws)
+            progress((number + 1) / draws)
+        return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
 
     def _jump(self, posterior: JointPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """Offer every draw other modes: noise it to a jump level, come down again, and keep what the observation allows.
@@ -206,6 +227,11 @@ class SourceSeparationPipeline:
             network = _read_network(folder / f"network-{number}") if source["network"] else None
             denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
         return SourceSeparationPipeline(denoisers, config)
+
+
+def _shaped(flat: Sequence[Tensor], shown: Sequence[Denoiser]) -> list[Tensor]:
+    """`(N, D)` per source to `(N, *shape)`."""
+    return [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
 
 
 def _read_network(folder: Path) -> TimeMLP:

@@ -24,17 +24,21 @@ import yaml
 from mvss.checkpoints import atomic_write_text
 from mvss.markdown import markdown
 
-METHODS = ("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture")
+METHODS = ("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture", "pcpca", "clvm_linear", "clvm_vae")
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
     ("posterior_psnr", "oracle_gap_db", -1.0, "exact", ()),
     ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, "exact", ()),
     ("prior_sinkhorn", "prior_sinkhorn_excess", 1.0, "exact", ()),
+    *(("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, ("joint",)) for rival in METHODS[1:]),
     *(
-        ("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, ("joint",))
-        for rival in ("mixture", "joint_paper", "gibbs", "gibbs_mixture", "gibbs_8x")
+        (f"{kind}_sinkhorn", f"{kind}_sinkhorn_under_{rival}", -1.0, rival, ("joint",))
+        for rival in METHODS[1:]
+        for kind in ("posterior", "prior")
     ),
     ("posterior_psnr", "psnr_over_mixture_four", 1.0, "mixture_four", ("joint_four",)),
 )
+AUDIT = ("audit_", "candidate_")
+"""How the metrics of an audit begin."""
 PAPER = Path(__file__).with_name("paper.yaml")
 
 
@@ -58,19 +62,20 @@ Scores = dict[Key, dict[int, Score]]
 
 
 def build_table(
-    experiment: str, preset: str, records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]], command: str, commit: str
+    experiment: str, preset: str, records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]], command: str
 ) -> dict[str, Any]:
     """Return the table (the content of table.json) of the final records, those without a lap.
 
     Arguments:
         experiment, preset: names, as in results/<experiment>/<preset>.
         records_by_seed: the records of each seed, oldest first; of two records of one number the later one holds.
+            "commit" in a record: of the code that made it.
         command: what made the results.
-        commit: the git commit of the code that did.
 
     Returns:
-        a dict with the arguments and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the mean and the
-        standard deviation over seeds (None for a single seed), seeds, samples and the paper's number or None.
+        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the mean
+        and the standard deviation over seeds (None for a single seed), seeds, samples and the paper's number or None.
+        commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
     scores = _collect(records_by_seed)
@@ -80,7 +85,19 @@ def build_table(
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
     rows.sort(key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]))
-    return {"experiment": experiment, "preset": preset, "commit": commit, "command": command, "rows": rows}
+    head = {"experiment": experiment, "preset": preset, "command": command, "commits": _commits(records_by_seed)}
+    return {**head, "rows": rows}
+
+
+def _commits(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for records in records_by_seed.values():
+        for record in records:
+            methods = found.setdefault(record.get("commit", "unknown"), {}).setdefault(record["problem"], [])
+            name = f"{record['method']} (audit)" if record["metric"].startswith(AUDIT) else record["method"]
+            if name not in methods:
+                methods.append(name)
+    return found
 
 
 def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> None:
@@ -164,10 +181,14 @@ def _derive(scores: Scores) -> None:
 
 def _average_sources(scores: Scores) -> None:
     groups: dict[Key, list[dict[int, Score]]] = defaultdict(list)
+    known: dict[str, set[str]] = defaultdict(set)
     for key, by_seed in scores.items():
         groups[key._replace(source="mean")].append(by_seed)
+        known[key.problem].add(key.source)
     for key, sources in groups.items():
-        # A seed that lacks a source has no mean: the mean of the others would be of another thing.
+        if len(sources) < len(known[key.problem] - {"mean"}):
+            continue  # of a method that separates a part of the sources: its mean would be of another thing
+        # A seed that lacks a source has no mean, for the same reason.
         shared = [seed for seed in sources[0] if all(seed in by_seed for by_seed in sources)]
         if key not in scores and shared:
             scores[key] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 import mvss.em
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
-from mvss.em import Draws, Stage, run_em
+from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
 from mvss.noise import Isotropic
 from mvss.operators import Dense, Zero
@@ -166,3 +166,37 @@ def test_settings_are_validated() -> None:
         with pytest.raises(MvssError) as error:
             PosteriorConfig(**options)
         assert "\n" not in str(error.value)
+
+
+def held_out() -> HeldOut:
+    data = problem()
+    few = MultiViewData(tuple(view.select(torch.arange(9)) for view in data.views), data.source_shapes)
+    return HeldOut(few, first_draws(few, denoisers()), POSTERIOR)
+
+
+def test_a_stage_ends_when_held_out_draws_have_stopped_to_gain(tmp_path: Path) -> None:
+    """Stages of many laps are cut short, and every lap but the last of a stage has risen by more than its error."""
+    stages, records = (Stage((0,), 6), Stage((1,), 6)), []
+    run(stages=stages, held_out=held_out(), on_lap=lambda record, _: records.append(record))
+    by_stage = [[r for r in records if r["lap"] and r["sources"] == [s]] for s in (1, 2)]
+    for laps in by_stage:
+        rose = [r["held_out_rise"] > r["held_out_rise_error"] for r in laps]
+        assert laps and all(rose[:-1]) and (len(laps) == 6 or not rose[-1])
+    assert [r["lap"] for r in records] == list(range(len(records))) and len(records) < 13
+
+
+def test_a_resumed_run_with_held_out_observations_repeats_an_uninterrupted_one(tmp_path: Path) -> None:
+    stages, whole, again = (Stage((0,), 3), Stage((1,), 3)), [], []
+    draws, _ = run(stages=stages, held_out=held_out(), on_lap=lambda record, _: whole.append(record))
+
+    def kill(record: dict[str, Any], _: Draws) -> None:
+        if record["lap"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(stages=stages, held_out=held_out(), checkpoint=tmp_path / "em.pt", on_lap=kill)
+    more, _ = run(
+        stages=stages, held_out=held_out(), checkpoint=tmp_path / "em.pt", on_lap=lambda record, _: again.append(record)
+    )
+    same(more, draws)
+    assert [r["held_out_nats"] for r in again] == [r["held_out_nats"] for r in whole[2:]]

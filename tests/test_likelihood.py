@@ -11,7 +11,7 @@ from torch import Tensor
 from mvss.data import View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.errors import MvssError
-from mvss.likelihood import log_evidence, log_prob
+from mvss.likelihood import expected_log_prob, log_evidence, log_prob
 from mvss.mixture import GaussianMixture
 from mvss.noise import Isotropic
 from mvss.operators import Dense
@@ -116,3 +116,26 @@ def test_the_evidence_of_one_gaussian_is_its_closed_form() -> None:
     covariance = 5 * a @ prior.covariances[0] @ a.mT + 0.01 * torch.eye(2, dtype=torch.float64)
     exact = torch.distributions.MultivariateNormal(3 * a @ prior.means[0], covariance).log_prob(y)
     torch.testing.assert_close(log_evidence([prior, prior], view), exact)
+
+
+@pytest.mark.parametrize("truth", [0.7, 0.4])  # the law of the denoiser, and another one
+def test_the_expected_density_is_its_closed_form(truth: float) -> None:
+    """E log N(x + σz; 0, s² + σ²) for x ~ N(0, t²): −½ log 2π(s² + σ²) − ½ (t² + σ²)/(s² + σ²) a dimension."""
+    s, sigma = 0.7, 0.05
+    x = truth * torch.randn(8000, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = expected_log_prob(Denoiser(karras_base(D, s), None, (D,), s), x, sigma, 2.0, Stream(0, ("density",)))
+    total = s**2 + sigma**2
+    exact = -0.5 * D * (math.log(2 * math.pi * total) + (truth**2 + sigma**2) / total)
+    error = float(found.std()) / math.sqrt(len(x))
+    assert error < 0.04 and abs(float(found.mean()) - exact) < 4 * error
+
+
+def test_the_expected_density_of_a_mixture_is_that_of_its_blurred_draws() -> None:
+    prior, rng = mixture(), torch.Generator().manual_seed(4)
+    x = prior.sample(4000, rng)
+    blurred = prior.log_prob(x + 0.05 * torch.randn(x.shape, generator=rng, dtype=torch.float64), 0.05)
+    found = expected_log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0, Stream(0, ("density",)), chunk=999)
+    error = math.hypot(float(found.std()), float(blurred.std())) / math.sqrt(len(x))
+    assert error < 0.06 and abs(float(found.mean() - blurred.mean())) < 4 * error
+    worse = expected_log_prob(Denoiser(karras_base(D, 1.5), None, (D,), 1.5), x, 0.05, 2.0, Stream(0, ("density",)))
+    assert float((found - worse).mean()) > 1.0

@@ -240,3 +240,17 @@ def test_settings_of_another_version_are_refused_in_one_line(tmp_path: Path) -> 
         SourceSeparationPipeline.from_pretrained(tmp_path)
     with pytest.raises(MvssError, match=r"pipeline\.json"):
         SourceSeparationPipeline.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("options", [{}, {"start": "cold"}, {"gibbs_rounds": 1}, {"network": None}])
+def test_many_draws_are_single_ones_each_with_its_own_randomness(options: dict) -> None:
+    sources = trained() if "network" not in options else [Denoiser(d.mixture, None, d.shape, 1.0) for d in trained()]
+    config = replace(POSTERIOR, **{name: value for name, value in options.items() if name != "network"})
+    pipeline, done = SourceSeparationPipeline(sources, config), []
+    many = pipeline.posterior_samples(VIEW, STREAM, 3, done.append)
+    assert [x.shape for x in many] == [(3, 17, 3), (3, 17, 2)] and done == [1 / 3, 2 / 3, 1.0]
+    for number in range(3):
+        one = pipeline.posterior_sample(VIEW, STREAM.child(number)).draws
+        for found, expected in zip(many, one, strict=True):
+            torch.testing.assert_close(found[number], expected)
+    assert not torch.equal(many[0][0], many[0][1])

@@ -35,12 +35,13 @@ def record(
         "lap": lap,
         "value": value,
         "samples": 100,
+        "commit": "abc",
     }
 
 
 def rows(records_by_seed: dict[int, list[dict[str, Any]]]) -> dict[tuple[str, str, str], dict[str, Any]]:
     """Rows of mixed-0.1 by (method, source, metric)."""
-    table = build_table("manifolds", "cpu", records_by_seed, "make manifolds", "abc")
+    table = build_table("manifolds", "cpu", records_by_seed, "make manifolds")
     return {key[1:]: dict(row) for key, row in lookup(table).items() if key[0] == "mixed-0.1"}
 
 
@@ -106,7 +107,7 @@ def test_laps_are_left_out_and_the_later_record_holds() -> None:
 def test_a_run_that_diverged_leaves_a_gap_and_flatters_nobody(bad: float | None, tmp_path: Path) -> None:
     good, lost = pair((30.0, 31.0), (35.0, 36.0), "posterior_psnr"), pair((30.0, 31.0), (35.0, 36.0), "posterior_psnr")
     lost[0]["value"] = bad
-    table = build_table("manifolds", "cpu", {0: good, 1: lost}, "make manifolds", "abc")
+    table = build_table("manifolds", "cpu", {0: good, 1: lost}, "make manifolds")
     write_table(tmp_path, table, "caption")
     found = lookup(json.loads((tmp_path / "table.json").read_text()))
     for source, metric in (("1", "posterior_psnr"), ("1", "oracle_gap_db"), ("mean", "posterior_psnr")):
@@ -123,7 +124,7 @@ def test_without_the_oracle_there_are_no_gaps() -> None:
 
 def test_order_of_methods() -> None:
     names = ["exact", "pcpca", "gibbs", "clvm_vae", "mixture", "joint", "gibbs"]
-    assert method_order(names) == ["joint", "mixture", "gibbs", "clvm_vae", "pcpca", "exact"]
+    assert method_order(names) == ["joint", "mixture", "gibbs", "pcpca", "clvm_vae", "exact"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_page_shows_the_paper_beside_ours_and_the_best_in_bold(tmp_path: Pat
         + [record("joint", "mean", "seconds_per_draw", 0.004)]
         for seed in (0, 2)
     }
-    write_table(tmp_path, build_table("manifolds", "cpu", records, "make manifolds SEEDS='0 2'", "abc"), "How scored.")
+    write_table(tmp_path, build_table("manifolds", "cpu", records, "make manifolds SEEDS='0 2'"), "How scored.")
     page = (tmp_path / "table.md").read_text()
     assert "- command: `make manifolds SEEDS='0 2'`\n- commit: `abc`\n- seeds: 0, 2\n" in page
     assert "How scored." in page
@@ -166,12 +167,12 @@ def test_the_page_shows_the_paper_beside_ours_and_the_best_in_bold(tmp_path: Pat
 
 
 def test_an_empty_table_is_still_a_table(tmp_path: Path) -> None:
-    write_table(tmp_path, build_table("manifolds", "smoke", {0: []}, "make manifolds", "abc"), "")
+    write_table(tmp_path, build_table("manifolds", "smoke", {0: []}, "make manifolds"), "")
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == []
 
 
 def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = build_table("manifolds", "cpu", {0: [record("joint", "1", "posterior_psnr", 1.0)]}, "make", "abc")
+    table = build_table("manifolds", "cpu", {0: [record("joint", "1", "posterior_psnr", 1.0)]}, "make")
     write_table(tmp_path, table, "first")
     before = {path.name: path.read_text() for path in tmp_path.iterdir()}
 
@@ -180,16 +181,34 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(checkpoints.os, "replace", full)
     with pytest.raises(MvssError, match="no space left"):
-        write_table(tmp_path, {**table, "commit": "def"}, "second")
+        write_table(tmp_path, {**table, "command": "other"}, "second")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 def test_every_line_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
-    columns = (*markdown_module.QUALITY, *markdown_module.BESIDE, *markdown_module.COST)
+    columns = (*markdown_module.QUALITY, *markdown_module.BESIDE, *markdown_module.AUDIT, *markdown_module.COST)
     found = [record(method, "2", column.metric, 1.5) for method in ("joint", "exact") for column in columns]
-    write_table(tmp_path, build_table("manifolds", "cpu", {0: found}, "make manifolds", "abc"), "How.")
+    write_table(tmp_path, build_table("manifolds", "cpu", {0: found}, "make manifolds"), "How.")
     lines = (tmp_path / "table.md").read_text().splitlines()
     heads = [n for n, line in enumerate(lines) if line.startswith("| method")]
-    assert len(heads) == 3
+    assert len(heads) == 4
     for head in heads:
         assert lines[head].count("|") == lines[head + 1].count("|") == lines[head + 2].count("|")
+
+
+def test_a_method_that_separates_a_part_of_the_sources_has_no_mean() -> None:
+    found = [record("joint", b, "posterior_psnr", 30.0) for b in "12"] + [record("pcpca", "2", "posterior_psnr", 9.0)]
+    table = rows({0: found})
+    assert ("joint", "mean", "posterior_psnr") in table and ("pcpca", "mean", "posterior_psnr") not in table
+    assert table["joint", "2", "psnr_over_pcpca"]["mean"] == 21.0
+    assert ("joint", "mean", "psnr_over_pcpca") not in table
+
+
+def test_rows_of_several_commits_say_which_made_them(tmp_path: Path) -> None:
+    found = [record("joint", "1", "posterior_psnr", 1.0), {**record("pcpca", "1", "posterior_psnr", 1.0), "commit": "def"}]
+    found += [{**record("joint", "1", "audit_coverage_error", 0.1), "commit": "def"}]
+    table = build_table("manifolds", "cpu", {0: found}, "make")
+    assert table["commits"] == {"abc": {"mixed-0.1": ["joint"]}, "def": {"mixed-0.1": ["pcpca", "joint (audit)"]}}
+    write_table(tmp_path, table, "How.")
+    page = (tmp_path / "table.md").read_text()
+    assert "- commit `abc`: joint on mixed-0.1\n- commit `def`: joint (audit), pcpca on mixed-0.1\n" in page

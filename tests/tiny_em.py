@@ -13,7 +13,7 @@ from closed_forms import random_prior
 
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
-from mvss.em import Draws, Stage, run_em
+from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.mixture_posterior import DenseView, MixturePosterior
 from mvss.networks import TimeMLP
 from mvss.noise import Isotropic
@@ -64,6 +64,7 @@ def run(
     checkpoint: Path | None = None,
     on_lap: Callable[[dict[str, Any], Draws], None] | None = None,
     relaxation: float = 1.3,
+    held_out: HeldOut | None = None,
     **options: object,
 ) -> tuple[Draws, list[Denoiser]]:
     """All laps; `options` are of the posterior."""
@@ -80,6 +81,7 @@ def run(
         relaxation,
         checkpoint,
         on_lap,
+        held_out,
     )
     return draws, sources
 

@@ -30,4 +30,8 @@ EXPERIMENT = Experiment("manifolds", "manifolds", problem_named, make_task, make
 if __name__ == "__main__":
     if sys.argv[1:2] == ["growth"]:
         sys.exit(measure_growth(EXPERIMENT, ("contrastive-2", "contrastive-3"), sys.argv[2:]))
+    if sys.argv[1:2] == ["sweep"]:
+        from experiments.sweep import sweep  # needs optuna, which `make manifolds-sweep` installs
+
+        sys.exit(sweep(EXPERIMENT, sys.argv[2:]))
     sys.exit(main(EXPERIMENT))

@@ -135,15 +135,18 @@ class CLVM(Method):
         """See `Method.posterior_sample`."""
         check_background(view, self.target)
         observed = _Observed.of(view, self.target)
-        noise = stream.normal(torch.arange(len(view)), (self.config.background + self.config.target,), "latent")
+        noise = stream.normal(torch.arange(len(view)), (self.latents,), "latent")
         with torch.no_grad():
             parts = self.model.decode(self.model.latents(observed, noise))
         shaped = [x.double().reshape(-1, *shape) for x, shape in zip(parts, self.shapes, strict=True)]
         return Separation(tuple(shaped if self.target == 1 else shaped[1:]), 0, 0.0)
 
-    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
-        latents = self.config.background + self.config.target
-        z = stream.normal(torch.arange(count), (latents,), "prior")
+    @property
+    def latents(self) -> int:
+        """Of background and target together."""
+        return self.config.background + self.config.target
+
+    def _prior(self, source: int, z: Tensor) -> Tensor:
         part = 1 if source == self.target else 0
         with torch.no_grad():
             return self.model.decode(z)[part].double().reshape(-1, *self.shapes[part])

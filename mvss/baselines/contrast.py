@@ -85,15 +85,35 @@ class Method(ABC):
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
         """One draw `(N, *shape)` of each of `sources`, per observation of a view that shows the target."""
 
-    def prior_sample(self, source: int, count: int, stream: Stream) -> Tensor:
-        """`(count, *shape)` draws of a source, one of `sources`."""
+    def posterior_samples(
+        self, view: View, stream: Stream, draws: int, progress: Progress = lambda _: None
+    ) -> tuple[Tensor, ...]:
+        """`(draws, N, *shape)` of each of `sources`. progress: takes the fraction done."""
+        pieces = []
+        for number in range(draws):
+            pieces.append(self.posterior_sample(view, stream.child(number)).draws)
+            progress((number + 1) / draws)
+        return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
+
+    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+        """`(count, *shape)` draws of a source, one of `sources`. stratified: its latents are spread evenly over their law."""
         if source not in self.sources:
             raise MvssError(f"this model has sources {[s + 1 for s in self.sources]} only, not source {source + 1}")
-        return self._prior(source, count, stream)
+        latents = self.latents
+        if stratified:
+            sobol = torch.quasirandom.SobolEngine(latents, scramble=True, seed=stream.generator("sobol").initial_seed() % 2**31)
+            uniform = sobol.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+            return self._prior(source, torch.special.ndtri(uniform))
+        return self._prior(source, stream.normal(torch.arange(count), (latents,), "prior"))
+
+    @property
+    @abstractmethod
+    def latents(self) -> int:
+        """How many standard-normal numbers a prior draw takes."""
 
     @abstractmethod
-    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
-        """Draws of a source that the model has."""
+    def _prior(self, source: int, z: Tensor) -> Tensor:
+        """The draws of a source that the model has, from latents z `(count, latents)`."""
 
     @abstractmethod
     def save(self, path: Path | str) -> None:

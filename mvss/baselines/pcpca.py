@@ -105,12 +105,17 @@ class PCPCA(Method):
 
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
         """See `Method.posterior_sample`."""
-        noise = stream.normal(torch.arange(len(view)), (self.config.latents,), "latent")
+        noise = stream.normal(torch.arange(len(view)), (self.latents,), "latent")
         z = self._latent(view, self.mean).draw(noise)
         return Separation((self._source(z),), 0, 0.0)
 
-    def _prior(self, source: int, count: int, stream: Stream) -> Tensor:
-        return self._source(stream.normal(torch.arange(count), (self.config.latents,), "prior"))
+    @property
+    def latents(self) -> int:
+        """Columns of W."""
+        return self.config.latents
+
+    def _prior(self, source: int, z: Tensor) -> Tensor:
+        return self._source(z)
 
     def _source(self, z: Tensor) -> Tensor:
         return (z @ self.factors.mT + self.mean - self.background).reshape(-1, *self._shape)

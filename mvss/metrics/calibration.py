@@ -11,7 +11,7 @@ draws that ignore it too, such as draws from the prior; those of `informed_refer
 
 from __future__ import annotations
 
-__all__ = ["coverage_error", "informed_references", "rank_statistics", "tarp_coverage"]
+__all__ = ["coverage_error", "informed_references", "rank_error", "rank_statistics", "tarp_coverage"]
 
 import torch
 from torch import Tensor
@@ -62,6 +62,17 @@ def rank_statistics(draws: Tensor, truth: Tensor) -> Tensor:
     """
     _check(draws, truth)
     return (draws < truth).sum(0)
+
+
+def rank_error(ranks: Tensor, draws: int) -> float:
+    """max over coordinates and levels of |share of ranks <= k - (k + 1) / (L + 1)|, of `rank_statistics`, (N, *shape).
+
+    For calibrated draws about 0.87 / sqrt(N) in one coordinate, a little more for the worst of several. draws: L.
+    """
+    sorted_ranks = ranks.flatten(1).T.contiguous().sort(dim=1).values
+    steps = torch.arange(draws, device=ranks.device).expand(len(sorted_ranks), -1).contiguous()
+    below = torch.searchsorted(sorted_ranks, steps.to(sorted_ranks.dtype), right=True).double() / ranks.shape[0]
+    return float((below - (steps.double() + 1) / (draws + 1)).abs().max())
 
 
 def informed_references(estimate: Tensor, spread: float | Tensor, generator: torch.Generator) -> Tensor:

@@ -55,7 +55,7 @@ def keep_samples(folder: Path, problem: str, method: str) -> None:
 
 
 def table_of(by_seed: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
-    return build_table("manifolds", "smoke", by_seed, "make manifolds", "abc")
+    return build_table("manifolds", "smoke", by_seed, "make manifolds")
 
 
 def test_all_figures(tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from experiments.growth import measure_growth
-from experiments.jobs import run_job
-from experiments.keys import ROOT, _parsed, job_key, sources_of
+from experiments.keys import ROOT, _parsed, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.recipes import Job, Task
-from experiments.runner import _jobs, main, read_command
+from experiments.runner import _is_done, _jobs, main, read_command
 from mvss.records import Records, read_records
 
 TINY = [
@@ -54,7 +53,7 @@ def jobs(*overrides: str) -> dict[str, Job]:
 
 
 def keys(*overrides: str) -> dict[str, str]:
-    return {name: job_key(job, EXPERIMENT.data) for name, job in jobs(*overrides).items()}
+    return {name: settings_key(job) for name, job in jobs(*overrides).items()}
 
 
 @pytest.mark.parametrize(
@@ -99,14 +98,17 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     def changed(*overrides: str) -> set[str]:
         return {name for name, key in keys(*overrides).items() if key != base[name]}
 
-    every = set(base)
-    trained = every - {"exact", "mixture"}
-    assert changed("em.laps=3") == trained
+    every, baselines = set(base), {"pcpca", "clvm_linear", "clvm_vae"}
+    trained = every - {"exact", "mixture"} - baselines
+    assert changed("em.laps=3") == trained - {"joint_auto"}
+    assert changed("em.max_laps=4") == changed("em.held_out=32") == {"joint_auto"}
     assert changed("training.steps=41") == changed("network.hidden=[16]") == trained
-    assert changed("posterior.sampler.steps=5") == every - {"exact", "gibbs"}
+    assert changed("posterior.sampler.steps=5") == every - {"exact", "gibbs"} - baselines
+    assert changed("compare.pcpca.pcpca.gamma=0.5") == {"pcpca"}
+    assert changed("compare.joint_auto.problems=null") == changed("audit.draws=9") == set()
     assert changed("methods.gibbs.posterior.gibbs_rounds=2") == {"gibbs"}
     assert changed("fits.gaussian.steps=61") == {"gibbs"}
-    assert changed("fits.mixture.steps=61") == {"mixture", "joint"}
+    assert changed("fits.mixture.steps=61") == {"mixture", "joint", "joint_auto"}
     assert changed("observations=513") == changed("metrics.sinkhorn=127") == every
     assert changed("workers=1") == changed("problems=[contrastive-2]") == changed("fits.four.steps=7") == set()
     # a method with laps of its own does not heed em.laps
@@ -144,7 +146,7 @@ def _run(job: Job, task: Task, folder: Path, stop: Callable[[dict[str, Any]], bo
         if stop is not None and stop(record):
             raise _Stop
 
-    saved = run_job(job, task, folder, append, lambda done: None)
+    saved = work_of(job)(job, task, folder, append, lambda done: None)
     return {name: array.tobytes() for name, array in saved.items()}
 
 
@@ -237,8 +239,9 @@ PAPER = [
     "compare.joint.laps=1",
     "compare.joint.posterior.sampler.steps=2",
 ]
+BASELINES = ["compare.pcpca.pcpca.steps=2", "compare.clvm_linear.clvm.steps=2", "compare.clvm_vae.clvm.steps=2"]
 CUTS = {
-    "paper": ("contrastive-3", ["methods.joint_paper.laps=[1,1,1]", "methods.gibbs.laps=[1,0,0]"], "gibbs"),
+    "paper": ("contrastive-3", ["methods.joint_paper.laps=[1,1,1]", "methods.gibbs.laps=[1,0,0]", *BASELINES], "gibbs"),
     "paper-mixed": ("mixed-0.1", ["methods.joint_paper.laps=1", "methods.gibbs_8x.laps=1"], "gibbs_8x"),
 }
 
@@ -254,6 +257,9 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
         folder = tmp_path / problem / job.method
         _run(job, task, folder)
         found = _latest(folder)
+        if job.recipe.baseline:
+            assert ("3", "posterior_psnr", "fresh", None) in found and ("1", "posterior_psnr", "fresh", None) not in found
+            continue
         assert found["mean", "laps", "fresh", None] == {"exact": 0, "mixture": 0, "joint": 1}.get(
             job.method, 3 if (preset, job.method) == ("paper", "joint_paper") else 1
         )
@@ -307,10 +313,13 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     place = home / "model" / job.problem / job.method
     score = {"source": "1", "metric": "posterior_psnr", "split": "fresh", "lap": None, "value": 1.0, "samples": 2}
     Records(place / "records.jsonl").append({"seed": 0, "problem": job.problem, "method": job.method, **score})
-    (place / "done").write_text(job_key(job, experiment.data))
+    (place / "done").write_text(f"{settings_key(job)}-{'0' * 32} abc1234")  # by other code: it stays, under its commit
     samples = home / "samples" / job.problem
     samples.mkdir(parents=True)
     for name in ("mixture.npz", "joint.npz", "renamed.npz"):
         (samples / name).write_bytes(b"")
     assert main(experiment, ["--preset", "smoke", "--report", "--", *TINY], tmp_path) == 0
     assert [path.name for path in samples.iterdir()] == ["mixture.npz"]
+    table = json.loads((command.folder / "table.json").read_text())
+    assert table["commits"] == {"abc1234": {job.problem: ["mixture"]}}
+    assert not _is_done(experiment, job, command.folder)

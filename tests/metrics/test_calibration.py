@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mvss.errors import MvssError
-from mvss.metrics.calibration import coverage_error, informed_references, rank_statistics, tarp_coverage
+from mvss.metrics.calibration import coverage_error, informed_references, rank_error, rank_statistics, tarp_coverage
 
 LEVELS = torch.linspace(0, 1, 21, dtype=torch.float64)
 NOISE, N, L = 0.1, 2000, 50
@@ -119,3 +119,27 @@ def test_mismatched_shapes_are_refused() -> None:
         rank_statistics(torch.zeros(4, 3, 2), torch.zeros(5, 2))
     with pytest.raises(MvssError, match="reference"):
         tarp_coverage(torch.zeros(4, 3, 2), torch.zeros(3, 2), torch.zeros(1, 2), LEVELS)
+
+
+def test_the_error_of_ranks_is_the_largest_gap_of_their_distribution() -> None:
+    assert rank_error(torch.arange(5).reshape(5, 1), 4) == pytest.approx(0)  # uniform on 0..4
+    assert rank_error(torch.zeros(5, 1, dtype=torch.long), 4) == pytest.approx(0.8)  # all at 0: 1 against 1/5
+    both = torch.stack([torch.arange(5), torch.zeros(5, dtype=torch.long)], dim=1)
+    assert rank_error(both, 4) == pytest.approx(0.8)
+
+
+def test_ranks_of_coordinates_see_the_width_and_ranks_of_the_misfit_see_draws_that_ignore_y(problem: Problem) -> None:
+    def ranks(draws: Tensor) -> float:
+        return rank_error(rank_statistics(draws, problem.truth), L)
+
+    assert ranks(problem.draws()) < 1.2 * BOUND < ranks(problem.draws(0.5))
+    assert ranks(problem.prior) < 1.2 * BOUND  # blind to it
+    inverse = torch.linalg.inv(problem.factor)  # the misfit here: the distance from the posterior's mean in its own units
+
+    def misfit(x: Tensor) -> Tensor:
+        return (inverse @ (x - problem.mean)[..., None]).squeeze(-1).square().sum(-1)
+
+    def misfit_error(draws: Tensor) -> float:
+        return rank_error(rank_statistics(misfit(draws), misfit(problem.truth))[:, None], L)
+
+    assert misfit_error(problem.draws()) < BOUND < 0.5 < misfit_error(problem.prior)

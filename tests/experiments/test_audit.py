@@ -1,0 +1,92 @@
+"""The audit of a finished method, and laps that end by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.audit import run_audit
+from experiments.jobs import run_job
+from experiments.manifolds.__main__ import EXPERIMENT
+from experiments.manifolds.data import ManifoldTask
+from experiments.recipes import Job
+from experiments.runner import _jobs, read_command
+from mvss.errors import MvssError
+
+TINY = [
+    "problems=[contrastive-2]",
+    "observations=96",
+    "fresh=64",
+    "fits.mixture={components: [4], steps: 30, starts: 1}",
+    "training={steps: 4, batch: 32, sigma_min: 0.01, sigma_max: 1.0}",
+    "metrics={sinkhorn: 32, lap_sinkhorn: 32, paper_sinkhorn: 32, pqmass: 32, references: 8, tessellations: 4, coverage: 0}",
+    "audit={observations: 64, draws: 16, candidates: 32, distances: [0.0, 0.3], sigma: 0.02}",
+    "em={held_out: 16, max_laps: 2}",
+]
+
+
+def job(method: str, *overrides: str) -> Job:
+    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY, *overrides], EXPERIMENT.data.parents[2])
+    return next(j for j in _jobs(command.config, [0], True) if j.method == method)
+
+
+def audit(method: str, folder: Path, *overrides: str) -> tuple[dict[tuple[str, str], float], dict[str, np.ndarray]]:
+    which = job(method, *overrides)
+    task = ManifoldTask(which.problem, 0, which.config.observations, which.config.fresh)
+    if not (folder / method).exists():
+        run_job(which, task, folder / method, lambda _: None, lambda _: None)
+    records: list[dict[str, Any]] = []
+    arrays = run_audit(which, task, folder / f"{method}-audit", records.append, lambda _: None)
+    return {(r["source"], r["metric"]): r["value"] for r in records}, arrays
+
+
+def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
+    exact, arrays = audit("exact", tmp_path)
+    poor, _ = audit("joint", tmp_path)
+    for source in ("1", "2"):
+        assert exact[source, "candidate_kl_nats"] == pytest.approx(0, abs=1e-9)
+        assert exact[source, "candidate_rank_correlation"] == pytest.approx(1)
+        assert exact[source, "candidate_auc_0.3"] > 0.95
+        assert poor[source, "candidate_kl_nats"] > 1 and poor[source, "candidate_auc_0.3"] < 0.95
+    limit = 1.63 / 64**0.5  # the 1 % point of Kolmogorov's law
+    assert exact["mean", "audit_coverage_error"] < limit and exact["mean", "audit_misfit_error"] < limit
+    assert arrays["ranks"].shape == (10, 20) and arrays["ranks"].sum() == 10 * 64
+    assert arrays["log_prob_1"].shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    "setting", ["observations=32", "draws=12", "candidates=16", "distances=[0.0, 0.2]", "sigma=0.03", "methods=[joint]"]
+)
+def test_a_setting_of_the_audit_changes_it(setting: str, tmp_path: Path) -> None:
+    if setting.startswith("methods"):
+        config = job("exact", f"audit.{setting}").config
+        assert {j.method for j in _jobs(config, [0], True, True) if j.audit} == {"joint"}
+        return
+    base, arrays = audit("mixture", tmp_path)
+    found, other = audit("mixture", tmp_path, f"audit.{setting}")
+    same = found == base and all(np.array_equal(other[name], array) for name, array in arrays.items())
+    assert not same
+
+
+def test_laps_that_end_by_themselves(tmp_path: Path) -> None:
+    which = job("joint_auto")
+    task = ManifoldTask(which.problem, 0, which.config.observations, which.config.fresh)
+
+    def run(which: Job, folder: Path) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
+        run_job(which, task, folder / "joint_auto", records.append, lambda _: None)
+        return records
+
+    records = run(which, tmp_path)
+    laps = {r["lap"] for r in records if r["metric"] == "held_out_nats"}
+    assert laps in ({1}, {1, 2})
+    psnr = [r for r in records if r["metric"] == "posterior_psnr" and r["split"] == "train"]
+    assert {r["samples"] for r in psnr} == {96 - 16}  # what is held out is in no training draw
+    (tmp_path / "other").mkdir()
+    fewer = run(job("joint_auto", "em.held_out=24"), tmp_path / "other")
+    assert {r["samples"] for r in fewer if r["metric"] == "posterior_psnr" and r["split"] == "train"} == {72}
+    with pytest.raises(MvssError, match="held_out"):
+        job("joint_auto", "em.held_out=0")
