@@ -128,8 +128,9 @@ def run_em(
             value = _held_out(denoisers, held_out, views, training, stream, accelerator)
             rise = value - state["held_out"]
             error = float(rise.std()) / math.sqrt(len(rise))
-            record |= {"held_out_nats": float(value.mean()), "held_out_rise": float(rise.mean()), "held_out_rise_error": error}
-            state |= {"held_out": value, "within": state["within"] if float(rise.mean()) > error else stage.laps}
+            nats, gain = float(value.mean()), float(rise.mean())
+            record |= {"held_out_nats": nats, "held_out_rise": gain, "held_out_rise_error": error}
+            state |= {"held_out": value, "within": state["within"] if gain > error else stage.laps}
         _freeze(denoisers, False)
         if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
             on_lap(record, draws)

@@ -19,14 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.manifolds.data import PROBLEMS
+from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
+from experiments.manifolds.panels import fraction, legend, panels, title
 from mvss.plotting import TRUTH, caption, method_style, save_figure, style
-from mvss.report import METHODS, method_order
+from mvss.report import method_order
 
 __all__ = ["make_figures"]
 
-CALIBRATED = ("joint", "mixture", "gibbs", "exact")
 SEPARATE = 1.14
 """Where f_mix = 1 with separate matrices is drawn: apart from the others, whose sources share a matrix."""
 
@@ -58,7 +58,10 @@ def make_figures(
         "sinkhorn-vs-lap": lambda: _laps_figure(run),
         "sinkhorn-vs-mixing": lambda: _mixing_figure(run),
         "priors": lambda: priors_figure(run),
-        "coverage": lambda: _coverage_figure(run),
+        "coverage": lambda: coverage_figure(run),
+        "ranks": lambda: ranks_figure(run),
+        "candidates": lambda: candidates_figure(run),
+        "stopping": lambda: stopping_figure(run),
         "gap": lambda: _gap_figure(run),
     }
     written = []
@@ -71,32 +74,6 @@ def make_figures(
 
 def _mixed(run: Run) -> list[str]:
     return [name for name in run.problems if name.startswith("mixed-")]
-
-
-def _fraction(problem: str) -> float:
-    return PROBLEMS[problem].mixing[0][1]
-
-
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend above all panels, where it covers nothing: methods in the order of the table, then the rest."""
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    methods = [method_style(name).label for name in METHODS]
-    labels = sorted(handles, key=lambda label: methods.index(label) if label in methods else len(methods))
-    columns = max(1, int(figure.get_figwidth() / 1.9))
-    figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns))
-
-
-def _panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    rows = math.ceil(count / 4)
-    columns = math.ceil(count / rows)
-    size = (max(4.4, width * columns), height * rows + 0.7)  # room for the legend and the small print of a single panel
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[count:]:
-        ax.set_visible(False)
-    # The panel above an empty place is the last of its column: it carries the axis.
-    for place, ax in enumerate(axes.flat[:count]):
-        ax.tick_params(labelbottom=place + columns >= count)
-    return figure, list(axes.flat[:count])
 
 
 def _lap_curve(run: Run, problem: str, method: str) -> dict[int, list[float]]:
@@ -123,7 +100,7 @@ def _laps_figure(run: Run) -> Figure | None:
     curves = {name: own for name, own in curves.items() if own}
     if not curves:
         return None
-    figure, axes = _panels(len(curves), 2.6, 2.3)
+    figure, axes = panels(len(curves), 2.6, 2.3)
     for ax, (problem, own) in zip(axes, curves.items(), strict=True):
         for method, curve in own.items():
             if method != "exact":
@@ -132,14 +109,14 @@ def _laps_figure(run: Run) -> Figure | None:
         floor = float(np.mean(list(last)[-1])) if last else run.mean(problem, "exact", "posterior_sinkhorn")
         if floor and floor > 0:
             ax.axhline(floor, color=TRUTH, ls="--", lw=1, label="floor (exact posterior)")
-        ax.set(title=_title(problem), yscale="log")
+        ax.set(title=title(problem), yscale="log")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes:
         if ax.get_subplotspec().is_first_col():
             ax.set_ylabel("posterior SD (training)")
         if ax.xaxis.get_tick_params()["labelbottom"]:
             ax.set_xlabel("EM lap")
-    _legend(figure, axes)
+    legend(figure, axes)
     laps = [row for records in run.records_by_seed.values() for row in records if row.get("lap") is not None]
     counts = sorted({row["samples"] for row in laps if row["metric"] == "posterior_sinkhorn"})
     points = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
@@ -161,13 +138,6 @@ def _lap_line(ax: Axes, method: str, curve: Mapping[int, Sequence[float]]) -> No
     ax.fill_between(laps, np.maximum(values - spread, values / 10), values + spread, color=colour, alpha=0.2, lw=0)
 
 
-def _title(problem: str) -> str:
-    fraction = f"$f_\\mathrm{{mix}}$ = {_fraction(problem):g}" if problem.startswith("mixed-") else problem.replace("-", " ")
-    if problem.endswith("-separate"):
-        return fraction + ", separate A"
-    return fraction + ", $\\mathbb{R}^2$" if problem.endswith("-r2") else fraction
-
-
 def _mixing_figure(run: Run) -> Figure | None:
     """Final Sinkhorn divergence against the mixing fraction, with the floor and the paper's points."""
     problems = [name for name in _mixed(run) if not name.endswith("-r2")]
@@ -175,8 +145,8 @@ def _mixing_figure(run: Run) -> Figure | None:
     if not any(run.mean(name, m, metric) is not None for name in problems for m in run.methods() for metric in metrics):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.8), sharey=True)
-    place = {name: SEPARATE if name.endswith("-separate") else _fraction(name) for name in problems}
-    for ax, (metric, title) in zip(axes, metrics.items(), strict=True):
+    place = {name: SEPARATE if name.endswith("-separate") else fraction(name) for name in problems}
+    for ax, (metric, heading) in zip(axes, metrics.items(), strict=True):
         methods = [m for m in run.methods() if any(run.mean(name, m, metric) is not None for name in problems)]
         for order, method in enumerate(methods):
             _mixing_curve(run, ax, method, metric, place, shift=0.008 * (order - (len(methods) - 1) / 2))
@@ -187,14 +157,14 @@ def _mixing_figure(run: Run) -> Figure | None:
                 label = f"the paper's {'joint' if method == 'joint' else 'Gibbs, 8 × compute'}"
                 colour = method_style(method).colour
                 ax.scatter(*zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5)
-        ax.set(title=title, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
+        ax.set(title=heading, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
         ticks = sorted(place.values())
         ax.set_xticks(ticks, ["1\nseparate A" if x == SEPARATE else f"{x:g}" for x in ticks])
         ax.set_xlim(-0.07, max(0.97, ticks[-1] + 0.07))
         if SEPARATE in ticks:
             ax.axvline((SEPARATE + 0.94) / 2, color="0.6", ls=":", lw=1)
     axes[0].set_ylabel("Sinkhorn divergence")
-    _legend(figure, axes)
+    legend(figure, axes)
     samples = run.samples(problems, "posterior_sinkhorn")
     caption(
         figure,
@@ -218,37 +188,6 @@ def _mixing_curve(run: Run, ax: Axes, method: str, metric: str, place: Mapping[s
         line = "none" if not joined else "--" if method == "exact" else "-"
         x = x if method == "exact" else x + shift
         ax.errorbar(x, y, bars, color=colour, marker=marker, markersize=5, ls=line, lw=1.2, capsize=2, label=label)
-
-
-def _coverage_figure(run: Run) -> Figure | None:
-    """Expected against nominal coverage: calibrated draws follow the diagonal."""
-    found = {name: {m: run.draws(name, m) for m in CALIBRATED} for name in run.problems}
-    found = {name: {m: d for m, d in own.items() if "coverage_expected" in d} for name, own in found.items()}
-    found = {name: own for name, own in found.items() if own}
-    if not found:
-        return None
-    figure, axes = _panels(len(found), 1.9, 1.9)
-    for ax, (problem, own) in zip(axes, found.items(), strict=True):
-        ax.plot([0, 1], [0, 1], color="0.5", ls=":", lw=1)
-        for method, draws in own.items():
-            colour, _, label = method_style(method)
-            line = "--" if method == "exact" else "-"
-            ax.plot(draws["coverage_levels"], draws["coverage_expected"], color=colour, ls=line, lw=1.4, label=label)
-        ax.set(title=_title(problem), aspect="equal", xlim=(0, 1), ylim=(0, 1))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_ticks((0, 0.5, 1), ("0", "0.5", "1"))
-        if ax.get_subplotspec().is_first_col():
-            ax.set_ylabel("expected coverage")
-        if ax.xaxis.get_tick_params()["labelbottom"]:
-            ax.set_xlabel("nominal coverage")
-    _legend(figure, axes)
-    samples = run.samples(run.problems, "coverage_error")
-    caption(
-        figure,
-        f"{samples} fresh observations, seed {run.seed}. Steeper than the diagonal in the middle: draws too wide; "
-        "flatter: too narrow.",
-    )
-    return figure
 
 
 def _gap_figure(run: Run) -> Figure | None:
@@ -278,10 +217,10 @@ def _gap_figure(run: Run) -> Figure | None:
     for edge in range(len(problems) - 1):
         ax.axhline(edge + 0.5, color="0.85", lw=0.8)
     ax.axvline(0, color=TRUTH, ls="--", lw=1, label="exact posterior")
-    ax.set_yticks(range(len(problems)), [_title(name) for name in problems])
+    ax.set_yticks(range(len(problems)), [title(name) for name in problems])
     ax.set(xlabel="PSNR below the exact posterior (dB)", ylim=(len(problems) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)
-    _legend(figure, [ax])
+    legend(figure, [ax])
     caption(
         figure,
         f"Draws for {run.samples(problems, 'posterior_psnr')} fresh observations, mean over sources. {run.seeds()} "

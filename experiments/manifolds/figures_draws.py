@@ -65,6 +65,16 @@ class Run:
         newest = str(PROBLEMS[problem].sources)
         return paper_value("manifolds", problem, method, newest, metric)
 
+    def auc(self, problem: str, method: str, source: str) -> dict[float, float]:
+        """How well log p tells candidates at a distance from the truth, by distance: `candidate_auc_<distance>`."""
+        start = "candidate_auc_"
+        rows = {
+            key[3].removeprefix(start): row["mean"]
+            for key, row in self.rows.items()
+            if key[3].startswith(start) and key[:3] == (problem, method, source)
+        }
+        return dict(sorted((float(distance), value) for distance, value in rows.items()))
+
     def seeds(self) -> str:
         """How many runs a mean and its bars are over, as words."""
         seeds = sorted(self.records_by_seed)
