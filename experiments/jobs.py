@@ -48,7 +48,7 @@ def run_job(
     separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
     beam, keyed = (recipe.posterior or config.posterior).beam, Stream(job.seed, (job.problem, recipe.fit))
     held_out = None
-    if recipe.laps == "auto":
+    if config.laps(recipe) == "auto":
         task, aside = _hold_out(task, config.em.held_out)
         held_out = HeldOut(aside, first_draws(aside, priors, beam, keyed.child("held-out")), separator.config)
     score = Scorer(job, task, separator.sources, stream.child("score"), append)
@@ -109,11 +109,9 @@ def run_job(
 
 def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
     """Laps of each stage."""
-    laps = config.em.laps if recipe.laps is None else recipe.laps
+    laps = config.laps(recipe)
     if laps == "auto":
         laps = config.em.max_laps
-    if not recipe.network:
-        laps = 0
     if isinstance(laps, int):
         return (laps,) * stages
     if len(laps) < stages:

@@ -77,7 +77,7 @@ def _settings(job: Job) -> Config:
     em = config.em
     if recipe.laps is not None:
         em = replace(em, laps=0)
-    if recipe.laps != "auto":
+    if config.laps(recipe) != "auto":
         em = replace(em, max_laps=0, held_out=0)
     if recipe.relaxation is not None:
         em = replace(em, relaxation=1.0)

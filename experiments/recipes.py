@@ -50,11 +50,11 @@ class NetworkConfig:
 class EMConfig:
     """laps of every stage, unless the recipe says otherwise; relaxation ω of the M-step (1: plain EM).
 
-    Where a recipe says laps: auto, `held_out` observations of each view stay out of the M-step, and a stage ends when
+    Where laps are auto, `held_out` observations of each view stay out of the M-step, and a stage ends when
     what they say of the model has stopped to rise (`mvss.em.HeldOut`), or after max_laps.
     """
 
-    laps: int = 3
+    laps: int | Literal["auto"] = 3
     relaxation: float = 1.0
     max_laps: int = 32
     held_out: int = 256
@@ -151,6 +151,12 @@ class Config:
     compare: dict[str, Recipe] = field(default_factory=dict)
     workers: int = 0
 
+    def laps(self, recipe: Recipe) -> int | tuple[int, ...] | Literal["auto"]:
+        """Of a recipe: its own, or those of all; none without a network."""
+        if not recipe.network or recipe.baseline:
+            return 0
+        return self.em.laps if recipe.laps is None else recipe.laps
+
 
 class Task(Protocol):
     """What an experiment supplies for one problem and seed."""
@@ -208,7 +214,7 @@ def check_config(config: Config) -> None:
     for name, recipe in {**config.methods, **config.compare}.items():
         if recipe.pcpca and recipe.clvm:
             raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
-        if recipe.laps == "auto" and not 0 < config.em.held_out < config.observations:
+        if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")

@@ -173,7 +173,11 @@ def stopping_figure(run: Run) -> Figure | None:
         other.plot(list(own["gap"]), list(own["gap"].values()), color=TRUTH, marker="s", markersize=3, ls="--")
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
-        ax.set(title=f"{title(problem)}\n{method.replace('_', ' ')}", xlabel="EM lap")
+        shared = sorted(own["nats"].keys() & own["gap"].keys())
+        name = f"{title(problem)}\n{method.replace('_', ' ')}"
+        if len(shared) > 2:
+            name += f", correlation {np.corrcoef([own['nats'][k] for k in shared], [own['gap'][k] for k in shared])[0, 1]:.2f}"
+        ax.set(title=name, xlabel="EM lap")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if ax is axes[0][0]:
             ax.set_ylabel("held-out log p (nats), ●")

@@ -90,3 +90,6 @@ def test_laps_that_end_by_themselves(tmp_path: Path) -> None:
     assert {r["samples"] for r in fewer if r["metric"] == "posterior_psnr" and r["split"] == "train"} == {72}
     with pytest.raises(MvssError, match="held_out"):
         job("joint_auto", "em.held_out=0")
+    (tmp_path / "all").mkdir()
+    every = run(job("joint", "em.laps=auto"), tmp_path / "all")  # for every method that does not say otherwise
+    assert any(r["metric"] == "held_out_nats" for r in every)
