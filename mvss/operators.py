@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvss.errors import MvssError
 
-__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Scale", "Zero"]
+__all__ = ["BlockAverage", "Composition", "Dense", "Identity", "LinearOperator", "Scale", "Zero"]
 
 Shape = tuple[int, ...]
 
@@ -99,6 +99,24 @@ class Identity(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return y
+
+
+class BlockAverage(LinearOperator):
+    """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
+
+    def __init__(self, shape: Shape, factor: int) -> None:
+        if len(shape) < 2 or factor < 1 or shape[-1] % factor or shape[-2] % factor:
+            raise MvssError(f"BlockAverage operator: factor {factor} must divide height and width of images {tuple(shape)}")
+        self.factor, self.source_shape = factor, tuple(shape)
+        self.observation_shape = (*shape[:-2], shape[-2] // factor, shape[-1] // factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        f = self.factor
+        return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
 
 
 class Zero(LinearOperator):

@@ -23,13 +23,18 @@ from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.gibbs import gibbs_sample
 from mvss.mixture import GaussianMixture
-from mvss.mixture_posterior import DenseView, MixturePosterior
+from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.networks import TimeMLP
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
+from mvss.shared import SharedView, is_shared
+from mvss.shared_posterior import SharedPosterior
 
 __all__ = ["PosteriorConfig", "Separation", "SourceSeparationPipeline"]
+
+LARGE = 64
+"""Sources of more numbers are large: no Jacobians, one operator for a whole view."""
 
 
 @dataclass(frozen=True)
@@ -89,64 +94,71 @@ class SourceSeparationPipeline:
         start: earlier draws `(N, *shape)` to start from (warm); exact draws under the mixtures if not given.
         index: numbers of the observations `(N,)`, which randomness is keyed by; 0 … N−1 if not given.
         """
-        device = self.denoisers[0].mixture.means.device
-        home, view = view.y.device, view.to(device)
-        start = None if start is None else [s.to(device) for s in start]
-        dense = DenseView.of(view)
         index = torch.arange(len(view)) if index is None else index
-        shown = [self.denoisers[beta] for beta in view.shown]
-        sampler = self.config.sampler
-        gibbs = self.config.gibbs_rounds > 0
-        if self.config.start == "cold" and not gibbs:
-            start = [dense.y.new_zeros(len(view), *d.shape) for d in shown]
-        elif start is None:
-            exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
-            start = _shaped(exact.draw(dense, stream.child("exact"), index), shown)
-            if not gibbs and all(d.network is None for d in shown):
-                return Separation(tuple(s.to(home) for s in start), 0, 0.0)
-        pieces, evaluations, clamped = [], 0, 0.0
-        for first in range(0, len(view), self.config.chunk):
-            rows = slice(first, first + self.config.chunk)
-            part = dense.select(rows)
-            if gibbs:
-                begin = [s[rows] for s in start]
-                found, evaluations = gibbs_sample(
-                    shown, part, begin, sampler, self.config.gibbs_rounds, stream, index[rows], self.config.components
-                )
-                pieces.append(found)
-                continue
-            posterior = JointPosterior(shown, part, self.config.components)
-            x = noised([s[rows] for s in start], sampler.sigma_start, stream, index[rows])
-            x = sample(posterior, x, sampler, stream, index[rows])
-            pieces.append(self._jump(posterior, x, stream, index[rows]))
-            evaluations = posterior.evaluations
-            clamped += posterior.clamped * len(index[rows]) / len(view)
-        draws = tuple(torch.cat(parts).to(home) for parts in zip(*pieces, strict=True))
-        return Separation(draws, evaluations, clamped)
+        return self._sample(self._conditional(view), stream, start, index, view.y.device)
 
     def posterior_samples(
         self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
     ) -> tuple[Tensor, ...]:
         """`(draws, N, *shape)` per shown source: independent joint posterior draws, of the same law as `posterior_sample`'s,
         with one search of the mixtures for all of them. progress: takes the fraction done."""
-        pieces = []
-        device = self.denoisers[0].mixture.means.device
-        dense, shown = DenseView.of(view.to(device)), [self.denoisers[beta] for beta in view.shown]
-        gibbs = self.config.gibbs_rounds > 0
-        exact = MixturePosterior([d.mixture for d in shown], beam=self.config.beam)
-        found = [] if gibbs or self.config.start == "cold" else list(exact.chunks(dense))
+        conditional, index, pieces = self._conditional(view, keep=True), torch.arange(len(view)), []
         for number in range(draws):
-            keyed, start = stream.child(number), None
-            if found:
-                start = _shaped(exact.draw(dense, keyed.child("exact"), found=found), shown)
-            if start is not None and all(d.network is None for d in shown):
-                pieces.append(tuple(s.to(view.y.device) for s in start))
-            else:
-                pieces.append(self.posterior_sample(view, keyed, start).draws)
+            pieces.append(self._sample(conditional, stream.child(number), None, index, view.y.device).draws)
             progress((number + 1) / draws)
         return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
 
-    def _jump(self, posterior: JointPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+    def _conditional(self, view: View, keep: bool = False) -> _Small | _Large:
+        """What is exact about a view, and the joint posterior at any noise level. keep: for many draws."""
+        shown = [self.denoisers[beta] for beta in view.shown]
+        view = view.to(self.denoisers[0].mixture.means.device)
+        large = max(d.mixture.dimension for d in shown) > LARGE
+        if large and not is_shared(view):
+            raise MvssError(
+                f"{view.name}: sources of more than {LARGE} numbers need one operator and one noise for a whole view"
+            )
+        return _Large(shown, view) if large else _Small(shown, view, self.config, keep)
+
+    def _sample(
+        self,
+        given: _Small | _Large,
+        stream: Stream,
+        start: Sequence[Tensor] | None,
+        index: Tensor,
+        home: torch.device,
+    ) -> Separation:
+        shown, sampler = given.shown, self.config.sampler
+        device = shown[0].mixture.means.device
+        gibbs = self.config.gibbs_rounds > 0
+        if self.config.start == "cold" and not gibbs:
+            start = [torch.zeros(len(index), *d.shape, dtype=torch.float64, device=device) for d in shown]
+        elif start is None:
+            flat = given.exact(stream.child("exact"), index)
+            start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
+            if not gibbs and all(d.network is None for d in shown):
+                return Separation(tuple(s.to(home) for s in start), 0, 0.0)
+        start = [s.to(device) for s in start]
+        pieces, evaluations, clamped = [], 0, 0.0
+        for first in range(0, len(index), self.config.chunk):
+            rows = slice(first, first + self.config.chunk)
+            begin = [s[rows] for s in start]
+            if gibbs:
+                rounds, kept = self.config.gibbs_rounds, self.config.components
+                part = given.dense(rows)
+                found, evaluations = gibbs_sample(shown, part, begin, sampler, rounds, stream, index[rows], kept)
+                pieces.append(found)
+                continue
+            posterior = given.posterior(rows)
+            x = sample(posterior, noised(begin, sampler.sigma_start, stream, index[rows]), sampler, stream, index[rows])
+            pieces.append(self._jump(posterior, x, stream, index[rows]))
+            evaluations = posterior.evaluations
+            clamped += posterior.clamped * len(index[rows]) / len(index)
+        draws = tuple(torch.cat(parts).to(home) for parts in zip(*pieces, strict=True))
+        return Separation(draws, evaluations, clamped)
+
+    def _jump(
+        self, posterior: JointPosterior | SharedPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor
+    ) -> tuple[Tensor, ...]:
         """Offer every draw other modes: noise it to a jump level, come down again, and keep what the observation allows.
 
         A reverse run from high noise lands in wrong modes, which moment matching cannot see at that level. The penalty is
@@ -155,6 +167,8 @@ class SourceSeparationPipeline:
         """
         if not self.config.jumps:
             return x
+        if isinstance(posterior, SharedPosterior):
+            raise MvssError("posterior.jumps are for small sources: leave them out")
         size = posterior.data.y.shape[1]
         allowed = float(chi2.ppf(0.99, size))
         level = 2 * posterior.data.noise.mean(1).sqrt()  # of each observation, whatever others it is in a chunk with
@@ -189,8 +203,9 @@ class SourceSeparationPipeline:
         sampler = self.config.sampler
         if self.config.start == "cold":
             start = torch.zeros_like(start)
+        large = denoiser.mixture.dimension > LARGE
         return sample(
-            Prior([denoiser], self.config.components),
+            SharedPosterior([denoiser]) if large else Prior([denoiser], self.config.components),
             noised([start], sampler.sigma_start, stream, index),
             sampler,
             stream,
@@ -229,9 +244,47 @@ class SourceSeparationPipeline:
         return SourceSeparationPipeline(denoisers, config)
 
 
-def _shaped(flat: Sequence[Tensor], shown: Sequence[Denoiser]) -> list[Tensor]:
-    """`(N, D)` per source to `(N, *shape)`."""
-    return [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
+class _Small:
+    """A view of small sources: any operators, explicit Jacobians. keep: the search of the mixtures, for many draws."""
+
+    def __init__(self, shown: Sequence[Denoiser], view: View, config: PosteriorConfig, keep: bool) -> None:
+        self.shown, self.view, self.components = shown, DenseView.of(view), config.components
+        self.mixtures = MixturePosterior([d.mixture for d in shown], beam=config.beam)
+        self.keep = keep
+        self.found: list[tuple[slice, DenseView, Combinations]] | None = None
+
+    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
+        """A joint draw under the mixtures alone."""
+        if self.keep and self.found is None:
+            self.found = list(self.mixtures.chunks(self.view))
+        return self.mixtures.draw(self.view, stream, index, self.found)
+
+    def dense(self, rows: slice) -> DenseView:
+        """Some of the observations."""
+        return self.view.select(rows)
+
+    def posterior(self, rows: slice) -> JointPosterior:
+        """The posterior of some of the observations."""
+        return JointPosterior(self.shown, self.dense(rows), self.components)
+
+
+class _Large:
+    """A view of large sources, whose observations share operators and noise. Factorisations are kept."""
+
+    def __init__(self, shown: Sequence[Denoiser], view: View) -> None:
+        self.shown, self.whole = shown, SharedPosterior(shown, SharedView.of(view))
+
+    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
+        """A joint draw under the mixtures alone."""
+        return self.whole.exact().draw(stream, index)
+
+    def dense(self, rows: slice) -> DenseView:
+        """Not for large sources."""
+        raise MvssError("the Gibbs baseline is for small sources")
+
+    def posterior(self, rows: slice) -> SharedPosterior:
+        """The posterior of some of the observations."""
+        return self.whole.select(rows)
 
 
 def _read_network(folder: Path) -> TimeMLP:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mvss.errors import MvssError
-from mvss.operators import Composition, Dense, Identity, LinearOperator, Scale, Zero
+from mvss.operators import BlockAverage, Composition, Dense, Identity, LinearOperator, Scale, Zero
 
 COUNT = 4
 EACH = torch.randn(COUNT, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -16,6 +16,7 @@ OPERATORS: dict[str, LinearOperator] = {
     "one matrix": Dense(ALL),
     "a matrix each": Dense(EACH),
     "identity": Identity((2, 3)),
+    "coarser pixels": BlockAverage((2, 4, 6), 2),
     "zero": Zero((2, 2), (3,)),
     "scale": Scale(-0.3, (2, 3)),
     "weighted": Scale(0.4, (2,)) @ Dense(EACH),

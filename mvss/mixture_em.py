@@ -1,0 +1,196 @@
+"""Mixture priors of sources under operators that whole views share, fitted by expectation–maximisation: for images.
+
+    E-step   r_ik = p(k | y_i),   m_ik, P_k = E, Cov[x^β | y_i, k]                           (`mvss.shared`, exact)
+    M-step   π_k = Σ_i r_ik / N,   mean_k = Σ_i r_ik m_ik / N_k,   C_k = Σ_i r_ik (m_ik m_ikᵀ + P_k) / N_k − mean_k mean_kᵀ
+
+(extreme deconvolution, Bovy et al. 2011, here for several sources at once). A source of low rank keeps the R leading
+eigenvectors of C_k and the mean of the other eigenvalues in every direction, which is the maximum-likelihood solution of
+probabilistic principal components (Tipping & Bishop 1999). A view that does not show a source says nothing of it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SharedMixtureConfig", "fit_shared_mixtures"]
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from mvss.data import MultiViewData
+from mvss.errors import MvssError
+from mvss.mixture import GaussianMixture
+from mvss.rng import Stream
+from mvss.shared import Components, SharedGaussians, SharedView
+
+
+@dataclass(frozen=True)
+class SharedMixtureConfig:
+    """components, ranks: per source; rank 0 for a full covariance. laps: of EM in every stage. floor: least standard
+    deviation of a component in any direction, in the units of the source."""
+
+    components: tuple[int, ...] = (1, 8)
+    ranks: tuple[int, ...] = (0, 12)
+    laps: int = 20
+    floor: float = 0.01
+
+    def __post_init__(self) -> None:
+        if len(self.components) != len(self.ranks):
+            raise MvssError(f"mixture: components {self.components} and ranks {self.ranks} need one number per source each")
+        if min(self.components) < 1 or min(self.ranks) < 0 or self.laps < 1 or not self.floor > 0:
+            raise MvssError("mixture: components and laps must be at least 1, ranks at least 0, floor positive")
+
+
+@dataclass(frozen=True)
+class SharedMixtureFit:
+    """priors: one per source. evidence: mean log p(y) of an observation, nats, after each lap of each stage."""
+
+    priors: tuple[GaussianMixture, ...]
+    evidence: list[float] = field(default_factory=list)
+
+
+def fit_shared_mixtures(
+    data: MultiViewData,
+    config: SharedMixtureConfig,
+    stages: Sequence[Sequence[int]],
+    stream: Stream,
+    progress: Callable[[float], None] = lambda _: None,
+) -> SharedMixtureFit:
+    """Fit one mixture per source. stages: sources (from 0) that learn at a time; earlier ones are frozen then, and views that
+    show later ones are not used. Every source is started where a view shows it with none but started ones.
+
+    Raises MvssError for views whose observations have operators of their own, and for a source that cannot be started.
+    """
+    if len(config.components) != len(data.source_shapes):
+        raise MvssError(f"mixture: {len(config.components)} sources are configured, the data have {len(data.source_shapes)}")
+    views = [SharedView.of(view) for view in data.views]
+    priors: dict[int, GaussianMixture] = {}
+    evidence: list[float] = []
+    for number, stage in enumerate(stages):
+        for beta in stage:
+            priors[beta] = _start(data, views, beta, priors, config, stream.child("start", beta))
+        used = [a for a, view in enumerate(data.views) if set(view.shown) <= priors.keys() and set(view.shown) & set(stage)]
+        for lap in range(config.laps):
+            new, value = _lap(data, views, used, priors, stage, config)
+            priors |= new
+            evidence.append(value)
+            progress((number + (lap + 1) / config.laps) / len(stages))
+    missing = [b + 1 for b in range(len(data.source_shapes)) if b not in priors]
+    if missing:
+        raise MvssError(f"mixture: no stage fits sources {missing}; name every source in a stage")
+    return SharedMixtureFit(tuple(priors[b] for b in range(len(priors))), evidence)
+
+
+class _Moments:
+    """Σ r, Σ r m and Σ r (m mᵀ + P) of the components of one source."""
+
+    def __init__(self, components: int, size: int) -> None:
+        self.count = torch.zeros(components, dtype=torch.float64)
+        self.first = torch.zeros(components, size, dtype=torch.float64)
+        self.second = torch.zeros(components, size, size, dtype=torch.float64)
+
+    def add(self, k: int, weight: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        total = weight.sum()
+        self.count[k] += total
+        self.first[k] += weight @ mean
+        self.second[k] += (weight[:, None] * mean).mT @ mean + total * covariance
+
+    def mixture(self, rank: int, floor: float) -> GaussianMixture:
+        """The maximum-likelihood components. One that no observation wants keeps the law of all of them together."""
+        means, covariances = [], []
+        for k in range(len(self.count)):
+            some = float(self.count[k]) > 1.0
+            count = self.count[k] if some else self.count.sum()
+            mean = (self.first[k] if some else self.first.sum(0)) / count
+            second = (self.second[k] if some else self.second.sum(0)) / count
+            means.append(mean)
+            covariances.append(second - torch.outer(mean, mean))
+        return factor_analysis(self.count.clamp_min(1.0), torch.stack(means), torch.stack(covariances), rank, floor)
+
+
+def factor_analysis(weights: Tensor, means: Tensor, covariances: Tensor, rank: int, floor: float) -> GaussianMixture:
+    """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, at least
+    floor²."""
+    values, vectors = torch.linalg.eigh(covariances)
+    size = values.shape[1]
+    if 0 < rank < size:
+        leading = vectors[:, :, -rank:] * values[:, None, -rank:].clamp_min(0.0).sqrt()
+        own = (covariances - leading @ leading.mT).diagonal(dim1=1, dim2=2).clamp_min(floor**2)
+        values, vectors = torch.linalg.eigh(leading @ leading.mT + torch.diag_embed(own))
+    factors = vectors * (values - floor**2).clamp_min(0.0).sqrt().unsqueeze(1)
+    return GaussianMixture(weights, means, factors, floor)
+
+
+def _lap(
+    data: MultiViewData,
+    views: Sequence[SharedView],
+    used: Sequence[int],
+    priors: dict[int, GaussianMixture],
+    stage: Sequence[int],
+    config: SharedMixtureConfig,
+) -> tuple[dict[int, GaussianMixture], float]:
+    """New mixtures of the sources of a stage, and the mean log evidence before."""
+    moments = {b: _Moments(len(priors[b]), priors[b].dimension) for b in stage}
+    evidence, count = 0.0, 0
+    for alpha in used:
+        view, shown = views[alpha], data.views[alpha].shown
+        sources = [Components.of(priors[b]) for b in shown]
+        given = SharedGaussians(view, sources).given(view.y, sources)
+        evidence, count = evidence + float(given.log_evidence().sum()), count + len(view.y)
+        for number, (combination, weight) in enumerate(
+            zip(given.gaussians.combinations, given.responsibility().mT, strict=True)
+        ):
+            if float(weight.sum()) < 1e-6:
+                continue
+            means = given.component_mean(number)
+            for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
+                if beta in moments:
+                    across = combination.across[place]
+                    covariance = sources[place].covariance(k) - across.mT @ torch.cholesky_solve(across, combination.cholesky)
+                    moments[beta].add(k, weight, means[place], covariance)
+    return {b: m.mixture(config.ranks[b], config.floor) for b, m in moments.items()}, evidence / count
+
+
+def _start(
+    data: MultiViewData,
+    views: Sequence[SharedView],
+    beta: int,
+    known: dict[int, GaussianMixture],
+    config: SharedMixtureConfig,
+    stream: Stream,
+) -> GaussianMixture:
+    """A source under one broad Gaussian beside those known, then its posterior means in clusters, one per component."""
+    usable = [a for a, view in enumerate(data.views) if beta in view.shown and set(view.shown) - {beta} <= known.keys()]
+    if not usable:
+        raise MvssError(f"mixture: no view shows source {beta + 1} with none but earlier sources; give other stages")
+    alpha = max(usable, key=lambda a: views[a].matrices[0].shape[0])  # of the finest resolution
+    view, shown = views[alpha], data.views[alpha].shown
+    matrix = view.matrices[shown.index(beta)]
+    residual, variance = view.y, view.noise.clone()
+    for b, a in zip(shown, view.matrices, strict=True):
+        if b != beta:
+            mixture = known[b]
+            mean = mixture.weights @ mixture.means
+            spread = mixture.means - mean
+            total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + (mixture.weights * spread.mT) @ spread
+            residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
+    centre = torch.linalg.lstsq(matrix, residual.mean(0)[:, None], driver="gelsd").solution[:, 0]
+    excess = (residual - centre @ matrix.mT).square().mean(0) - variance
+    wide = max(config.floor**2, float(excess.sum() / matrix.square().sum()))
+    size = matrix.shape[1]
+    broad = GaussianMixture(torch.ones(1), centre[None], torch.zeros(1, size, 0), math.sqrt(wide))
+    sources = [Components.of(known[b] if b != beta else broad) for b in shown]
+    means = SharedGaussians(view, sources).given(view.y, sources).mean()[shown.index(beta)]
+    count = config.components[beta]
+    if count > len(means):
+        raise MvssError(f"mixture: {count} components for source {beta + 1} need as many observations, not {len(means)}")
+    seed = stream.generator("clusters").initial_seed() % 2**31
+    label = torch.from_numpy(KMeans(count, n_init=4, random_state=seed).fit_predict(means.numpy())).long()
+    moments = _Moments(count, size)
+    within = torch.zeros(size, size, dtype=torch.float64)
+    for k in range(count):
+        moments.add(k, (label == k).double(), means, within)
+    return moments.mixture(config.ranks[beta], max(config.floor, 0.3 * math.sqrt(wide)))
