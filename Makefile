@@ -16,7 +16,7 @@ SWEEP := $(VENV)/.installed-sweep
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -75,6 +75,12 @@ manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and lo
 
 manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
+
+mnist-grass: $(READY) ## digits on grass, neither ever seen clean [cpu: 40 min a seed on two cores; smoke: 1 min]
+	@$(BIN)/python -m experiments.mnist_grass $(FLAGS)
+
+mnist-grass-compare: $(READY) ## the same with PCPCA and CLVM [cpu: 50 min a seed]
+	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
 	@$(BIN)/python -m experiments.readme

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from experiments.recipes import Config, Job, Recipe, Task
+from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
 from experiments.scores import Record, Scorer
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData
@@ -23,10 +23,10 @@ from mvss.denoisers import Denoiser, karras_base
 from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
+from mvss.mixture_em import SharedMixtureConfig, fit_shared_mixtures
 from mvss.mixture_fit import fit_mixtures
-from mvss.mixture_posterior import DenseView, MixturePosterior
-from mvss.networks import TimeMLP
-from mvss.pipeline import SourceSeparationPipeline
+from mvss.networks import ImageUNet, TimeMLP
+from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
 
@@ -53,7 +53,8 @@ def run_job(
         held_out = HeldOut(aside, first_draws(aside, priors, beam, keyed.child("held-out")), separator.config)
     score = Scorer(job, task, separator.sources, stream.child("score"), append)
     groups = [tuple(range(len(priors)))] if recipe.stages == "together" else task.stages
-    stages = [Stage(tuple(g), n) for g, n in zip(groups, _laps(config, recipe, len(groups)), strict=True)]
+    learning = [tuple(b for b in group if pipeline.denoisers[b].network is not None) for group in groups]
+    stages = [Stage(g, n) for g, n in zip(learning, _laps(config, recipe, len(groups)), strict=True) if g]
     most = sum(stage.laps for stage in stages)
     # What the laps so far have left beside run_em's own checkpoint: a resumed run must report the same.
     kept = folder / "laps.pt"
@@ -132,18 +133,15 @@ def _priors(
     else:
         began = time.monotonic()
         mixture, half = job.config.fits[name], path.with_suffix(".part")
-        fit = fit_mixtures(
-            task.train,
-            mixture,
-            Stream(job.seed, (job.problem, "fit", name)),
-            progress=lambda step, _: progress(step / mixture.total_steps),
-            checkpoint=half,
-        )
-        state = {
-            "priors": [p.state() for p in fit.priors],
-            "seconds": time.monotonic() - began,
-            "evidence": {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded},
-        }
+        stream, evidence = Stream(job.seed, (job.problem, "fit", name)), {}
+        if isinstance(mixture, SharedMixtureConfig):
+            shared = fit_shared_mixtures(task.train, mixture, task.stages, stream, progress)
+            priors, evidence = shared.priors, {"train": shared.evidence[-1]}
+        else:
+            total = mixture.total_steps
+            fit = fit_mixtures(task.train, mixture, stream, progress=lambda step, _: progress(step / total), checkpoint=half)
+            priors, evidence = fit.priors, {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
+        state = {"priors": [p.state() for p in priors], "seconds": time.monotonic() - began, "evidence": evidence}
         save_checkpoint(path, state)
         half.unlink(missing_ok=True)
     for key, value in state["evidence"].items():
@@ -168,24 +166,27 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
         spread += float(prior.weights @ (prior.means - prior.weights @ prior.means).square().mean(1))
         sigma_data = math.sqrt(spread)
         network = None
-        if job.recipe.network:
+        if job.recipe.network and beta + 1 not in job.recipe.closed:
             with torch.random.fork_rng():
                 torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
-                n, size = job.config.network, prior.dimension
-                network = TimeMLP(size, n.hidden, n.embedding, n.conditioning, inputs=2 * size)
+                network = _network(job.config.network, shape)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
     return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)
 
 
+def _network(config: NetworkConfig, shape: tuple[int, ...]) -> TimeMLP | ImageUNet:
+    if len(shape) == 3:
+        return ImageUNet(shape[0], shape[1], 2, config.blocks, config.layers)
+    size = math.prod(shape)
+    return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs=2 * size)
+
+
 def first_draws(data: MultiViewData, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
     """One exact posterior draw under the priors for every observation."""
-    draws = []
-    for alpha, view in enumerate(data.views):
-        posterior = MixturePosterior([priors[b] for b in view.shown], beam=beam)
-        flat = posterior.draw(DenseView.of(view), stream.child("first", alpha))
-        draws.append([x.reshape(-1, *data.source_shapes[b]) for b, x in zip(view.shown, flat, strict=True)])
-    return draws
+    denoisers = [Denoiser(p, None, shape, 1.0) for p, shape in zip(priors, data.source_shapes, strict=True)]
+    exact = SourceSeparationPipeline(denoisers, PosteriorConfig(beam=beam))
+    return [list(exact.posterior_sample(v, stream.child("first", a)).draws) for a, v in enumerate(data.views)]
 
 
 def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:

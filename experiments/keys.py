@@ -65,7 +65,8 @@ def _settings(job: Job) -> Config:
     if not job.audit:
         config = replace(config, audit=AuditConfig())
     if recipe.baseline:
-        return Config(observations=config.observations, fresh=config.fresh, metrics=config.metrics, audit=config.audit)
+        left = replace(config, posterior=PosteriorConfig(), separation=PosteriorConfig(), network=NetworkConfig())
+        return replace(left, fits={}, training=TrainingConfig(), em=EMConfig())
     if recipe.posterior is not None:
         config = replace(config, posterior=PosteriorConfig())
     if recipe.separation is not None or recipe.posterior is not None:

@@ -18,6 +18,7 @@ from mvss.baselines.pcpca import PCPCAConfig
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
+from mvss.mixture_em import SharedMixtureConfig
 from mvss.mixture_fit import MixtureConfig
 from mvss.pipeline import PosteriorConfig, Separation
 from mvss.rng import Stream
@@ -39,11 +40,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The TimeMLP of every source."""
+    """The network of every source: of images a U-Net with `blocks` and `layers`, else a TimeMLP with the rest."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     embedding: int = 64
     conditioning: Literal["film", "concat"] = "film"
+    blocks: tuple[int, ...] = (32, 64, 128)
+    layers: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,12 @@ class EMConfig:
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """Sample counts of the scores: the same for every method.
+    """Sample counts of the scores: the same for every method; 0 leaves a score out.
 
     sinkhorn: points per cloud. lap_sinkhorn: the same for the draws of a lap. paper_sinkhorn: points of the paper's
     form. pqmass: points; references, tessellations: its cells and repetitions. coverage: observations, and
-    coverage_draws: draws for each; 0 leaves coverage out. saved: points per cloud kept for the figures.
+    coverage_draws: draws for each. mean_draws: draws behind a posterior mean, which is scored too. saved: points per cloud
+    kept for the figures.
     """
 
     sinkhorn: int = 2048
@@ -77,6 +81,7 @@ class MetricsConfig:
     tessellations: int = 300
     coverage: int = 256
     coverage_draws: int = 50
+    mean_draws: int = 0
     saved: int = 1000
 
 
@@ -102,7 +107,8 @@ class Recipe:
     rest of the recipe does not matter.
     fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
     base: what the network corrects: that mixture, or Karras' skip term.
-    network: whether there is one. laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
+    network: whether there is one. closed: sources (from 1) that stay their mixture, without a network, all the same.
+    laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
     it has one), training: the M-step; null for the configuration's own.
@@ -114,6 +120,7 @@ class Recipe:
     fit: str = "mixture"
     base: Literal["mixture", "karras"] = "mixture"
     network: bool = True
+    closed: tuple[int, ...] = ()
     laps: int | tuple[int, ...] | Literal["auto"] | None = None
     stages: Literal["together", "sequential"] = "together"
     relaxation: float | None = None
@@ -139,7 +146,7 @@ class Config:
     problems: tuple[str, ...] = ()
     observations: int = 4096
     fresh: int = 2048
-    fits: dict[str, MixtureConfig] = field(default_factory=dict)
+    fits: dict[str, MixtureConfig | SharedMixtureConfig] = field(default_factory=dict)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
@@ -224,5 +231,5 @@ def check_config(config: Config) -> None:
         if needed > there:
             raise MvssError(f"metrics.{metric}={needed} needs as many draws, there are {among}={there}: lower it")
     points = m.pqmass + min(m.pqmass, config.fresh)
-    if points < 4 * m.references:
+    if m.pqmass and points < 4 * m.references:
         raise MvssError(f"metrics.references={m.references} needs {4 * m.references} points, not {points}: lower it")

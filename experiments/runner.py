@@ -50,7 +50,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Experiment:
     """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
     (problem, seed, config) to a task, in the experiment's data.py; called in worker processes, so that it must be
-    importable. figures: (folder, table, records by seed, problems, seed) to paths. caption: how it was scored."""
+    importable. figures: (folder, table, records by seed, problems, seed) to paths. caption: how it was scored. schema: of
+    its configuration."""
 
     name: str
     target: str
@@ -58,6 +59,7 @@ class Experiment:
     task: Callable[[str, int, Config], Task]
     figures: Callable[[Path, dict[str, Any], dict[int, list[dict[str, Any]]], Sequence[str], int], list[Path]]
     caption: str
+    schema: type[Config] = Config
 
     @property
     def data(self) -> Path:
@@ -119,7 +121,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     presets = experiment.data.parent / "presets"
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
-    config = load_config(Config, presets / f"{options.preset}.yaml", overrides)
+    config = load_config(experiment.schema, presets / f"{options.preset}.yaml", overrides)
     recipes = (*config.methods.values(), *config.compare.values())
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)

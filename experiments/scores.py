@@ -17,7 +17,7 @@ from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
 from mvss.metrics.calibration import coverage_error
-from mvss.metrics.images import psnr
+from mvss.metrics.images import psnr, ssim
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
 from mvss.rng import Stream
@@ -69,7 +69,7 @@ class Scorer:
                     draws[a][data.views[a].shown.index(b)] for a in range(len(draws)) if draws[a] and b in data.views[a].shown
                 ]
                 x, keyed = torch.cat(pool), self.stream.child("memory", b)
-                if bool(torch.isfinite(x).all()):
+                if new.network is not None and bool(torch.isfinite(x).all()):
                     ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
                     self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
 
@@ -86,6 +86,8 @@ class Scorer:
         self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
         for b in self.sources:
             self._prior(model, b)
+        if self.metrics.mean_draws:
+            self._means(model)
         if self.metrics.coverage:
             self._coverage(model)
         return fresh
@@ -106,48 +108,70 @@ class Scorer:
             source = str(b + 1)
             decibels = psnr(found, true, self.task.data_range)
             self.add(source, "posterior_psnr", float(decibels.mean()), len(found), split, lap)
-            # interleave the views, so that a part of the draws holds both
-            mixed = torch.stack([x for x, _ in pairs], dim=1).flatten(0, 1).flatten(1)
+            # interleave the views, so that a part of the draws holds all of them
+            few = min(len(x) for x, _ in pairs)
+            mixed, paired = (
+                torch.stack([x[:few] for x in t], dim=1).flatten(0, 1).flatten(1) for t in zip(*pairs, strict=True)
+            )
             name = "posterior" if lap is None else f"lap{lap}"
             if split == "fresh" or lap is not None:
                 self.saved[f"{name}_{b + 1}"] = self._few(mixed)
-                paired = torch.stack([x for _, x in pairs], dim=1).flatten(0, 1).flatten(1)
                 self.saved[f"{'lap_truth' if lap is not None else 'truth'}_{b + 1}"] = self._few(paired)
-            if lap is not None:
-                n = self.metrics.lap_sinkhorn
-                self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], self.lap_law[b]), n, split, lap)
-            elif split == "fresh":
-                n = self.metrics.sinkhorn
-                self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], self.law[b]), n, split)
+            n = self.metrics.sinkhorn if lap is None else self.metrics.lap_sinkhorn
+            law = self.law[b] if lap is None else self.lap_law[b]
+            if n and (lap is not None or split == "fresh"):
+                self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], law), n, split, lap)
+            if lap is None and split == "fresh":
                 self._laws(source, "posterior", mixed, b, split)
+                if len(data.source_shapes[b]) == 3:
+                    similar = ssim(*(torch.cat(t) for t in zip(*pairs, strict=True)), self.task.data_range)
+                    self.add(source, "posterior_ssim", float(similar.mean()), len(found), split)
+                    continue
                 inside = (found.abs() <= self.task.data_range).all(1)
                 self.add(source, "fraction_outside", 1 - float(inside.double().mean()), len(found), split)
                 # as the paper's released code scores: without the draws outside
                 inner = float(decibels[inside].mean()) if bool(inside.any()) else math.nan
                 self.add(source, "posterior_psnr_inside", inner, int(inside.sum()), split)
 
+    def _means(self, model: Model) -> None:
+        """Posterior means of fresh observations, and how far the truth is from them beside the posterior's own width."""
+        found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {b: [] for b in self.sources}
+        for alpha in self.task.scored_views:
+            view = self.task.fresh.views[alpha]
+            draws = model.posterior_samples(view, self.stream.child("means", alpha), self.metrics.mean_draws)
+            for b, x in zip(self._among(view), draws, strict=True):
+                found[b].append((x.mean(0), x.std(0), self.task.fresh_truth[alpha][b]))
+        for b, parts in found.items():
+            mean, width, truth = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
+            value = float(psnr(mean, truth, self.task.data_range).mean())
+            self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
+            self.saved |= {f"mean_{b + 1}": self._few(mean), f"width_{b + 1}": self._few(width)}
+
     def _prior(self, model: Model, b: int) -> None:
         """Scores of prior draws. Those of the divergence are stratified: independent ones would carry noise that no method
         has to answer for, larger than the differences between good methods. The floor is the sources themselves behind
         the training observations: what a learner could know who had seen them clean."""
         source, n = str(b + 1), self.metrics.sinkhorn
-        if self.job.recipe.fit == "truth":
-            even = self.task.training_sources(b, n).flatten(1)
-        else:
-            even = model.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
-        self.add(source, "prior_sinkhorn", _divergence(even, self.law[b]), n, "fresh")
+        if n:
+            self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
         prior = model.prior_sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 
+    def _even(self, model: Model, b: int, n: int) -> Tensor:
+        """Stratified prior draws; of the oracle, the training sources."""
+        if self.job.recipe.fit == "truth":
+            return self.task.training_sources(b, n).flatten(1)
+        return model.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
+
     def _laws(self, source: str, kind: str, x: Tensor, b: int, split: str) -> None:
         """The paper's divergence and PQMass, against independent truth."""
         m, truth, finite = self.metrics, self.truth[b], bool(torch.isfinite(x).all())
-        n = m.paper_sinkhorn
-        paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
-        self.add(source, f"{kind}_sinkhorn_paper", paper, n, split)
+        if n := m.paper_sinkhorn:
+            paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
+            self.add(source, f"{kind}_sinkhorn_paper", paper, n, split)
         n = min(m.pqmass, len(x))
-        if finite:
+        if n and finite:
             mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
             self.add(source, f"{kind}_pqmass", mass.p_value, n, split)
             self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)

@@ -48,6 +48,8 @@ LOW, HIGH = -math.inf, math.inf
 QUALITY = (
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
     Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
+    Column("PSNR of the mean, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),
+    Column("SSIM, source {newest}", "posterior_ssim", 3, HIGH, "newest"),
     Column("gap to oracle (dB)", "oracle_gap_db", 2, 0.0, derived=True),
     Column("posterior SD", "posterior_sinkhorn", 4, LOW),
     Column("over floor", "posterior_sinkhorn_excess", 4, LOW, derived=True),

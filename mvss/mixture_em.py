@@ -4,8 +4,8 @@
     M-step   π_k = Σ_i r_ik / N,   mean_k = Σ_i r_ik m_ik / N_k,   C_k = Σ_i r_ik (m_ik m_ikᵀ + P_k) / N_k − mean_k mean_kᵀ
 
 (extreme deconvolution, Bovy et al. 2011, here for several sources at once). A source of low rank keeps the R leading
-eigenvectors of C_k and the mean of the other eigenvalues in every direction, which is the maximum-likelihood solution of
-probabilistic principal components (Tipping & Bishop 1999). A view that does not show a source says nothing of it.
+eigenvectors of C_k, and of the rest the variance of each number by itself (principal factors). A view that does not show a
+source says nothing of it.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class _Moments:
 
 
 def factor_analysis(weights: Tensor, means: Tensor, covariances: Tensor, rank: int, floor: float) -> GaussianMixture:
-    """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, at least
-    floor²."""
+    """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, at
+    least floor²."""
     values, vectors = torch.linalg.eigh(covariances)
     size = values.shape[1]
     if 0 < rank < size:

@@ -7,16 +7,21 @@ One layer of the perceptron, with e the embedding of log σ:
 
     e = MLP([sin ω_k log σ, cos ω_k log σ]_k),      ω_k geometric between 1/8 and 8
 
+Images go through diffusers' U-Net, with log σ stretched to [0, 1000] over σ = 1e-3 … 1e2: its sinusoidal embedding of times,
+made for integers, cannot tell small continuous ones apart.
+
 Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` (N, *shape) and `log_sigma` (N,).
 """
 
 from __future__ import annotations
 
-__all__ = ["TimeMLP"]
+__all__ = ["ImageUNet", "TimeMLP"]
 
 import math
+from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -27,6 +32,7 @@ from mvss.errors import MvssError
 CONDITIONINGS = ("film", "concat")
 # log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
 SLOWEST, FASTEST = 1 / 8, 8
+LOWEST, HIGHEST = math.log(1e-3), math.log(1e2)
 
 
 class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -94,3 +100,49 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 h = functional.silu(norm(h))
         out: Tensor = self.output(h)
         return out.reshape(x.shape) if out.shape[1] == x[0].numel() else out
+
+
+class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """U-Net on images `(N, C, H, W)`, conditioned on the noise level; zero before it is trained.
+
+    Arguments:
+        channels: C. size: H = W, divisible by two as often as there are blocks less one.
+        inputs: images that one input holds, `(N, inputs, C, H, W)`.
+        blocks: channels of the resolutions, fine to coarse; attention on the last. layers: per block.
+
+    Raises MvssError if an argument is out of range.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self, channels: int = 1, size: int = 28, inputs: int = 2, blocks: tuple[int, ...] = (32, 64, 128), layers: int = 1
+    ) -> None:
+        super().__init__()
+        halvings = len(blocks) - 1
+        if not blocks or min(channels, inputs, layers, *blocks) < 1 or size % 2**halvings:
+            raise MvssError(
+                f"a U-Net needs positive blocks and layers, and a size that can be halved {halvings} times,"
+                f" not size={size}, blocks={tuple(blocks)}, layers={layers}"
+            )
+        groups = next(g for g in (8, 4, 2, 1) if all(b % g == 0 for b in blocks))
+        self.net: Any = UNet2DModel(
+            sample_size=size,
+            in_channels=inputs * channels,
+            out_channels=channels,
+            layers_per_block=layers,
+            block_out_channels=tuple(blocks),
+            down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * halvings,
+            norm_num_groups=groups,
+            attention_head_dim=min(8, blocks[-1]),
+        )
+        last: nn.Conv2d = self.net.conv_out  # type: ignore[attr-defined]
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, C, H, W)`."""
+        time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
+        out: Tensor = self.net(x.flatten(1, 2), time).sample
+        return out

@@ -24,7 +24,7 @@ from mvss.errors import MvssError
 from mvss.gibbs import gibbs_sample
 from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
-from mvss.networks import TimeMLP
+from mvss.networks import ImageUNet, TimeMLP
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
@@ -287,11 +287,12 @@ class _Large:
         return self.whole.select(rows)
 
 
-def _read_network(folder: Path) -> TimeMLP:
+def _read_network(folder: Path) -> TimeMLP | ImageUNet:
     if not folder.is_dir():  # diffusers would take the name for one on its hub
         raise MvssError(f"{folder} is missing: copy the whole folder that save_pretrained wrote")
     try:
-        network: TimeMLP = TimeMLP.from_pretrained(folder)
+        name = json.loads((folder / "config.json").read_text())["_class_name"]
+        network: TimeMLP | ImageUNet = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}[name].from_pretrained(folder)
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.data = tensor.data.clone()  # the file is mapped to odd addresses, where products round differently
         return network

@@ -1,4 +1,4 @@
-"""TimeMLP: zero at start, sensitive to the noise level, at home under torch.func and on disk."""
+"""TimeMLP and ImageUNet: zero at start, sensitive to the noise level, at home under torch.func and on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.func import jacrev, jvp, vmap
 
 from mvss.errors import MvssError
-from mvss.networks import TimeMLP
+from mvss.networks import ImageUNet, TimeMLP
 
 both = pytest.mark.parametrize("conditioning", ["film", "concat"])
 
@@ -87,3 +87,38 @@ def test_bad_arguments_are_refused_in_one_line(arguments: dict) -> None:
     with pytest.raises(MvssError) as error:
         TimeMLP(**({"features": 5} | arguments))
     assert "\n" not in str(error.value)
+
+
+def unet() -> ImageUNet:
+    torch.manual_seed(0)
+    net = ImageUNet(1, 12, 2, (4, 8, 8))
+    torch.nn.init.normal_(net.net.conv_out.weight)
+    return net.eval()
+
+
+def test_a_unet_starts_at_zero_and_keeps_the_shape_of_one_image() -> None:
+    net = ImageUNet(3, 8, 2, (8, 16))
+    out = net(torch.randn(2, 2, 3, 8, 8), torch.randn(2))
+    assert out.shape == (2, 3, 8, 8) and not out.any()
+
+
+@torch.no_grad()
+def test_a_unet_tells_neighbouring_noise_levels_apart() -> None:
+    net, x = unet(), torch.randn(64, 2, 1, 12, 12)
+    log_sigma = torch.linspace(-6, 4, 64)
+    before, near, far = (net(x, log_sigma + shift) for shift in (0, 0.1, 3))
+    near, far = ((level - before).square().mean((1, 2, 3)).sqrt() for level in (near, far))
+    assert near.min() > 1e-3 * before.std() and near.mean() > 0.05 * far.mean()
+
+
+def test_a_unet_is_saved_and_loaded(tmp_path: Path) -> None:
+    net = unet()
+    net.save_pretrained(tmp_path)
+    x, log_sigma = torch.randn(3, 2, 1, 12, 12), torch.randn(3)
+    assert torch.equal(ImageUNet.from_pretrained(tmp_path).eval()(x, log_sigma), net(x, log_sigma))
+
+
+@pytest.mark.parametrize("arguments", [{"size": 30}, {"blocks": ()}, {"blocks": (8, 0)}, {"layers": 0}])
+def test_bad_arguments_of_a_unet_are_refused_in_one_line(arguments: dict) -> None:
+    with pytest.raises(MvssError, match="U-Net needs"):
+        ImageUNet(**({"blocks": (8, 8, 8)} | arguments))

@@ -23,7 +23,7 @@ from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.noise import Isotropic
 from mvss.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
-from mvss.rng import Stream, generator
+from mvss.rng import generator
 
 __all__ = ["MnistGrassConfig", "MnistGrassTask", "crops", "make_task", "problem_named"]
 
@@ -94,9 +94,7 @@ def crops(region: Tensor, count: int, rng: torch.Generator) -> Tensor:
     return out
 
 
-def _observe(
-    grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Generator, name: str
-) -> View:
+def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Generator, name: str) -> View:
     """A view of one resolution."""
     pixels: LinearOperator = BlockAverage(SHAPE, factor) if factor > 1 else Identity(SHAPE)
     shape = pixels.observation_shape

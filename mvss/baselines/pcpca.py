@@ -11,7 +11,7 @@ from __future__ import annotations
 
 __all__ = ["PCPCA", "PCPCAConfig"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from mvss.baselines.linear import Latent, loadings, pseudo_inverse
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
-from mvss.operators import LinearOperator
+from mvss.operators import LinearOperator, Scale
 from mvss.pipeline import Separation
 from mvss.rng import Stream
 
@@ -51,7 +51,7 @@ class PCPCA(Method):
 
     def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
         """See `Method.fit`. Starts from the closed form on pseudo-inverse data A⁺ y."""
-        config, contrast = self.config, Contrast.of(data)
+        config, contrast = self.config, _alike(Contrast.of(data))
         self.sources, self._shape = (contrast.target,), data.source_shapes[contrast.target]
         self._start(contrast)
         parameters = [self.factors, self.mean, self.log_excess]
@@ -136,6 +136,18 @@ class PCPCA(Method):
 def _operator(view: View, target: int) -> LinearOperator:
     """What the source passes through: the target's operator, or the background's in the view without it."""
     return view.operators[target] if target in view.shown else background_operator(view, target)
+
+
+def _alike(contrast: Contrast) -> Contrast:
+    """The same, with the background seen as large as the target is, |A^t| / |A^b| of the view of both: what varies in both
+    can only cancel in the same units."""
+    on, background = contrast.on.operators[contrast.target], background_operator(contrast.on, contrast.target)
+    x = torch.randn(len(contrast.on), *on.source_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ratio = float(on.forward(x).norm() / background.forward(x).norm())
+    if abs(ratio - 1) < 1e-12:
+        return contrast
+    off, weight = contrast.off, Scale(ratio, contrast.off.observation_shape)
+    return replace(contrast, off=View(off.y, tuple(weight @ o for o in off.operators), off.noise, off.name))
 
 
 def _least_squares(operator: LinearOperator, y: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 __all__ = ["PQMass", "pqmass"]
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ def pqmass(x: Tensor, truth: Tensor, references: int = 100, repeats: int = 1000,
     Arguments:
         x, truth: Samples, (n, *shape) and (m, *shape).
         references: Voronoi cells; at most a quarter of the points, or the counts are too small for chi-square.
-        repeats: Tessellations to average over.
+        repeats: Tessellations to average over, but for those of which one cell holds all points, as happens in many
+            dimensions: they say nothing. NaN where all are such.
         seed: Seed of the tessellations. NumPy's global state, which pqm draws from, is put back afterwards.
 
     Raises:
@@ -59,8 +61,22 @@ def pqmass(x: Tensor, truth: Tensor, references: int = 100, repeats: int = 1000,
             warnings.simplefilter("ignore")  # collapsed draws leave cells empty: the score says so by itself
             # pqm's public calls give one of the two numbers, and their chi-square, recovered from the p-value, is
             # infinite where that underflows: for every bad method. The test behind them gives both, without a bar.
-            tests = [_pqm_test(samples.numpy(), truths.numpy(), references, False, None, 0.0) for _ in range(repeats)]
+            found = [_test(samples.numpy(), truths.numpy(), references) for _ in range(repeats)]
     finally:
         np.random.set_state(state)
-    chi2, p_value, dof = np.array([test[:3] for test in tests], dtype=np.float64).T
+    tests = [test for test in found if test is not None]
+    if not tests:
+        return PQMass(math.nan, math.nan)
+    chi2, p_value, dof = np.array(tests, dtype=np.float64).T
     return PQMass(p_value=float(p_value.mean()), chi2_per_dof=float((chi2 / dof).mean()))
+
+
+def _test(samples: np.ndarray, truths: np.ndarray, references: int) -> tuple[float, float, float] | None:
+    """Chi-square, p-value and degrees of freedom of one tessellation."""
+    try:
+        chi2, p_value, dof = _pqm_test(samples, truths, references, False, None, 0.0)[:3]
+    except ValueError as error:
+        if "Voronoi" in str(error):
+            return None
+        raise
+    return chi2, p_value, dof

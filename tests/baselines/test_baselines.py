@@ -15,7 +15,7 @@ from mvss.baselines.pcpca import PCPCA, PCPCAConfig
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.noise import Isotropic
-from mvss.operators import Dense, Identity, LinearOperator, Zero
+from mvss.operators import Dense, Identity, LinearOperator, Scale, Zero
 from mvss.rng import Stream
 
 D, M, N, NOISE = 5, 4, 1024, 0.05
@@ -144,3 +144,15 @@ def test_a_background_of_two_operators_is_refused() -> None:
     on = View(normal(6, M, seed=5), (second, other, second), Isotropic(NOISE), "on")
     with pytest.raises(MvssError, match="one operator for all background sources"):
         CLVM(CLVMConfig(steps=1)).fit(MultiViewData((off, on), ((D,),) * 3), STREAM)
+
+
+def test_pcpca_sees_through_a_target_that_is_fainter_than_the_background() -> None:
+    """The target at half weight: the same target, as long as the background is compared in the target's units."""
+    data, truth = contrastive(dense=False)
+    off, on = data.views
+    y = on.y - 0.5 * truth  # background + target / 2
+    faint = View(y, (on.operators[0], Scale(0.5, (D,)) @ on.operators[1]), on.noise, "on")
+    model = PCPCA(PCPCAConfig(gamma=0.9, latents=1, steps=300))
+    model.fit(MultiViewData((off, faint), data.source_shapes), STREAM)
+    cosine = torch.nn.functional.cosine_similarity(model.factors[:, 0], TARGET[:, 0], dim=0)
+    assert abs(float(cosine)) > 0.95

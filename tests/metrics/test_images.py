@@ -1,4 +1,4 @@
-"""PSNR by hand."""
+"""PSNR by hand, SSIM at its ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvss.errors import MvssError
-from mvss.metrics.images import psnr
+from mvss.metrics.images import psnr, ssim
 
 
 def test_by_hand() -> None:
@@ -26,3 +26,14 @@ def test_any_shape_and_only_the_difference_counts() -> None:
 def test_unpaired_shapes_are_refused() -> None:
     with pytest.raises(MvssError, match="equal shapes"):
         psnr(torch.zeros(3, 2), torch.zeros(1, 2), 4.0)
+
+
+def test_similarity_is_one_for_equal_images_and_falls_with_noise() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = torch.rand(3, 1, 28, 28, generator=rng, dtype=torch.float64)
+    noise = torch.randn(truth.shape, generator=rng, dtype=torch.float64)
+    assert ssim(truth, truth, 1.0).tolist() == pytest.approx([1.0] * 3)
+    low, high = ssim(truth + 0.3 * noise, truth, 1.0), ssim(truth + 0.05 * noise, truth, 1.0)
+    assert bool((low < high).all()) and bool((high < 1).all())
+    with pytest.raises(MvssError, match="one shape"):
+        ssim(truth, truth[:1], 1.0)

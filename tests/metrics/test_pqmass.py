@@ -61,3 +61,14 @@ def test_bad_input_is_refused() -> None:
         pqmass(cloud(256, 0) / 0, cloud(256, 1))
     with pytest.raises(MvssError, match="sizes"):
         pqmass(cloud(256, 0)[:, :3], cloud(256, 1))
+
+
+def test_tessellations_that_say_nothing_are_left_out() -> None:
+    """One reference in the middle of a shell of points in many dimensions is the nearest to all of them."""
+    rng = torch.Generator().manual_seed(0)
+    shell = torch.nn.functional.normalize(torch.randn(60, 400, generator=rng, dtype=torch.float64), dim=1)
+    middle = torch.zeros(1, 400, dtype=torch.float64)
+    found = pqmass(torch.cat([shell[:30], middle]), torch.cat([shell[30:], middle]), references=2, repeats=200)
+    assert math.isfinite(found.chi2_per_dof)
+    alone = pqmass(torch.zeros(8, 3), torch.zeros(8, 3), references=2, repeats=3)
+    assert math.isnan(alone.p_value) and math.isnan(alone.chi2_per_dof)

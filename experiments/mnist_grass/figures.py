@@ -1,0 +1,125 @@
+"""Figures of grass and digits, from the kept samples alone: what is missing leaves its figure out and never fails."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from experiments.mnist_grass.data import AMPLITUDE, SHAPE
+from mvss.plotting import caption, method_style, save_figure, style
+from mvss.report import method_order
+
+__all__ = ["make_figures"]
+
+SHOWN = 8
+GREYS = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"}
+Samples = dict[str, NDArray[np.float64]]
+
+
+def make_figures(
+    folder: Path,
+    table: Mapping[str, Any],
+    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]],
+    problems: Sequence[str],
+    seed: int,
+) -> list[Path]:
+    """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
+    style()
+    written: list[Path] = []
+    methods = method_order(row["method"] for row in table["rows"])
+    for problem in problems:
+        found = {m: _samples(folder, seed, problem, m) for m in methods}
+        found = {m: s for m, s in found.items() if s}
+        makers = {
+            "separations": lambda own=found: _separations(own, seed),
+            "laps": lambda own=found: _laps(own, seed),
+            "priors": lambda own=found: _priors(own, seed),
+            "uncertainty": lambda own=found: _uncertainty(own, seed),
+        }
+        for name, make in makers.items():
+            figure = make()
+            if figure is not None:
+                written += save_figure(figure, folder / "figures", f"{name}-{problem}")
+    return written
+
+
+def _samples(folder: Path, seed: int, problem: str, method: str) -> Samples:
+    try:
+        with np.load(folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz") as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str, **look: Any) -> Figure:  # noqa: ANN401 - of imshow
+    """Rows of images with a name each."""
+    columns = min(SHOWN, *(len(images) for _, images in rows))
+    figure, axes = plt.subplots(len(rows), columns, figsize=(0.85 * columns + 1.2, 0.85 * len(rows) + 0.5), squeeze=False)
+    for line, (name, images) in zip(axes, rows, strict=True):
+        for ax, image in zip(line, images, strict=False):
+            _image(ax, image, **look)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    caption(figure, text)
+    return figure
+
+
+def _image(ax: Axes, image: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401 - of imshow
+    ax.imshow(image.reshape(SHAPE[-2:]), **{**GREYS, **look})
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def _separations(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    """The paper's Figure 3: observation, truth, and a draw of each method for both sources."""
+    first = next((s for s in found.values() if {"truth_1", "truth_2"} <= s.keys()), None)
+    if first is None:
+        return None
+    rows = [("observation", first["truth_1"] + AMPLITUDE * first["truth_2"])]
+    for b, name in ((2, "digit"), (1, "grass")):
+        rows.append((f"{name}, truth", first[f"truth_{b}"]))
+        rows += [(method_style(m).label, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
+    return _grid(rows, f"Seed {seed}: single posterior draws for fresh observations (these shown without their noise).")
+
+
+def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    """Digits of the training observations over EM laps."""
+    own = found.get("joint", {})
+    laps = sorted(int(name[3:-2]) for name in own if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+    if not laps:
+        return None
+    rows = [("truth", own["lap_truth_2"]), *((f"lap {lap}", own[f"lap{lap}_2"]) for lap in laps)]
+    return _grid(rows, f"Seed {seed}: digits drawn for training observations, lap by lap; lap 0 is the mixture.")
+
+
+def _priors(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    rows = [
+        (f"{name}, {method_style(m).label}", s[f"prior_{b}"])
+        for b, name in ((2, "digit"), (1, "grass"))
+        for m, s in found.items()
+        if f"prior_{b}" in s
+    ]
+    return _grid(rows, f"Seed {seed}: draws of the learned priors.") if rows else None
+
+
+def _uncertainty(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    """Posterior standard deviation beside the error of the posterior mean."""
+    own = next((found[m] for m in ("joint", "mixture") if "width_2" in found.get(m, {})), None)
+    if own is None:
+        return None
+    count = min(len(own["truth_2"]), len(own["mean_2"]))
+    rows = [
+        ("truth", own["truth_2"][:count]),
+        ("posterior mean", own["mean_2"][:count]),
+        ("|error| × 2", 2 * np.abs(own["mean_2"][:count] - own["truth_2"][:count])),
+        ("SD × 2", 2 * own["width_2"][:count]),
+    ]
+    return _grid(rows, f"Seed {seed}, digits of fresh observations: what the posterior is unsure of, and where it is wrong.")
