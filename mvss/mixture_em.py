@@ -3,9 +3,12 @@
     E-step   r_ik = p(k | y_i),   m_ik, P_k = E, Cov[x^β | y_i, k]                           (`mvss.shared`, exact)
     M-step   π_k = Σ_i r_ik / N,   mean_k = Σ_i r_ik m_ik / N_k,   C_k = Σ_i r_ik (m_ik m_ikᵀ + P_k) / N_k − mean_k mean_kᵀ
 
+    but for the means, which solve  Σ_i r_ik Aᵀ S_k⁻¹ (y_i − Σ A mean) = 0   directly
+
 (extreme deconvolution, Bovy et al. 2011, here for several sources at once). A source of low rank keeps the R leading
-eigenvectors of C_k, and of the rest the variance of each number by itself (principal factors). A view that does not show a
-source says nothing of it.
+eigenvectors of C_k, and of the rest the variance of each number by itself (principal factors). Plain EM moves the mean of a
+thin component by its own covariance times the gradient, and hardly leaves its start; the direct solution maximises the
+likelihood of y given k, not its bound (as ECME does, Liu & Rubin 1994). A view that does not show a source says nothing of it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from mvss.data import MultiViewData
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
 from mvss.rng import Stream
-from mvss.shared import Components, SharedGaussians, SharedView
+from mvss.shared import Combination, Components, SharedGaussians, SharedView
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ class _Moments:
         self.count = torch.zeros(components, dtype=torch.float64)
         self.first = torch.zeros(components, size, dtype=torch.float64)
         self.second = torch.zeros(components, size, size, dtype=torch.float64)
+        self.precision, self.force = torch.zeros_like(self.second), torch.zeros_like(self.first)
+
+    def pull(self, k: int, weight: Tensor, matrix: Tensor, residual: Tensor, combination: Combination) -> None:
+        """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean)."""
+        pulled = torch.cholesky_solve(matrix, combination.cholesky)
+        self.precision[k] += weight.sum() * matrix.mT @ pulled
+        self.force[k] += (weight @ residual) @ pulled
 
     def add(self, k: int, weight: Tensor, mean: Tensor, covariance: Tensor) -> None:
         total = weight.sum()
@@ -98,16 +108,22 @@ class _Moments:
         self.first[k] += weight @ mean
         self.second[k] += (weight[:, None] * mean).mT @ mean + total * covariance
 
-    def mixture(self, rank: int, floor: float) -> GaussianMixture:
-        """The maximum-likelihood components. One that no observation wants keeps the law of all of them together."""
+    def mixture(self, rank: int, floor: float, before: Tensor | None = None) -> GaussianMixture:
+        """The maximum-likelihood components. One that no observation wants keeps the law of all of them together.
+
+        before: the means so far `(K, D)`, to move them by the direct solution.
+        """
         means, covariances = [], []
         for k in range(len(self.count)):
             some = float(self.count[k]) > 1.0
             count = self.count[k] if some else self.count.sum()
-            mean = (self.first[k] if some else self.first.sum(0)) / count
+            centre = (self.first[k] if some else self.first.sum(0)) / count
             second = (self.second[k] if some else self.second.sum(0)) / count
+            mean = centre
+            if some and before is not None:
+                mean = before[k] + torch.linalg.lstsq(self.precision[k], self.force[k][:, None], driver="gelsd").solution[:, 0]
             means.append(mean)
-            covariances.append(second - torch.outer(mean, mean))
+            covariances.append(second - torch.outer(centre, centre))
         return factor_analysis(self.count.clamp_min(1.0), torch.stack(means), torch.stack(covariances), rank, floor)
 
 
@@ -148,10 +164,12 @@ def _lap(
             means = given.component_mean(number)
             for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
                 if beta in moments:
+                    moments[beta].pull(k, weight, view.matrices[place], given.residuals[number], combination)
                     across = combination.across[place]
                     covariance = sources[place].covariance(k) - across.mT @ torch.cholesky_solve(across, combination.cholesky)
                     moments[beta].add(k, weight, means[place], covariance)
-    return {b: m.mixture(config.ranks[b], config.floor) for b, m in moments.items()}, evidence / count
+    new = {b: m.mixture(config.ranks[b], config.floor, priors[b].means) for b, m in moments.items()}
+    return new, evidence / count
 
 
 def _start(

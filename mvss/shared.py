@@ -10,7 +10,7 @@ given a noised x_t, at any noise level. This is what makes images cheap.
 
 from __future__ import annotations
 
-__all__ = ["Components", "Given", "SharedGaussians", "SharedView", "is_shared"]
+__all__ = ["Combination", "Components", "Given", "SharedGaussians", "SharedView", "is_shared"]
 
 import itertools
 import math
@@ -81,7 +81,7 @@ class Components:
 
 
 @dataclass(frozen=True)
-class _Combination:
+class Combination:
     """One component of each source. numbers: which. cholesky: of S, `(M, M)`. across: A V of each source, `(M, D_β)`."""
 
     numbers: tuple[int, ...]
@@ -107,7 +107,7 @@ class SharedGaussians:
             picked = [part[k] for part, k in zip(parts, numbers, strict=True)]
             total = sum((p[1] for p in picked), torch.diag(view.noise))
             total = 0.5 * (total + total.mT)
-            self.combinations.append(_Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
+            self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
 
     def given(self, y: Tensor, sources: Sequence[Components]) -> Given:
         """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new."""

@@ -31,8 +31,8 @@ SIZE = 28
 SHAPE = (1, SIZE, SIZE)
 NOISE = 0.01
 AMPLITUDE = 0.5
-SCALES = (1.0, 1.5, 2.0, 3.0)
-"""Sides of the squares that are cut, in units of 28 pixels of the photograph."""
+SCALES = (2.0, 3.0, 4.0, 5.0)
+"""Sides of the squares that are cut, in units of 28 pixels of the photograph; the paper's are about 5."""
 PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
 """Resolutions of each problem, as factors of the pixel."""
 

@@ -1,0 +1,81 @@
+"""Grass and digits: what is shared between views and splits, and what is not; a tiny run from data to table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.mnist_grass.__main__ import EXPERIMENT
+from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask, crops, regions
+from experiments.runner import main
+from mvss.errors import MvssError
+
+CONFIG = MnistGrassConfig(observations=31, fresh=9)
+
+
+def test_regions_share_no_pixel() -> None:
+    photograph = torch.arange(64.0 * 64).reshape(64, 64)
+    parts = [set(part.flatten().tolist()) for part in regions(photograph).values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 64 * 64
+
+
+def test_crops_stay_in_their_region_and_differ() -> None:
+    region = torch.rand(200, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = crops(region, 6, torch.Generator().manual_seed(1))
+    assert found.shape == (6, 1, 28, 28) and bool((found >= 0).all() and (found <= 1).all())
+    assert len({round(float(x.sum()), 6) for x in found}) == 6
+    again = crops(region, 6, torch.Generator().manual_seed(1))
+    assert torch.equal(found, again)
+    flat = crops(torch.full((200, 150), 0.3, dtype=torch.float64), 2, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+@pytest.mark.parametrize("problem", ["full", "downsampled"])
+def test_observations_are_the_sum_of_the_sources(problem: str) -> None:
+    task = MnistGrassTask(problem, 0, CONFIG)
+    assert [v.shown for v in task.train.views] == [(0,)] * (len(task.train.views) // 2) + [(0, 1)] * len(task.scored_views)
+    assert sum(len(task.train.views[a]) for a in task.scored_views) == 31
+    for view, truth in zip(task.train.views, task.train_truth, strict=True):
+        pixels = 28 // view.y.shape[-1]
+        clean = truth[0] + (AMPLITUDE * truth[1] if 1 in view.shown else 0)
+        coarse = torch.nn.functional.avg_pool2d(clean, pixels)
+        assert float((view.y - coarse).std()) == pytest.approx(0.01, rel=0.15)
+
+
+def test_no_digit_is_in_two_places_and_seeds_differ() -> None:
+    task, other = MnistGrassTask("full", 0, CONFIG), MnistGrassTask("full", 1, CONFIG)
+    train, fresh = task.train_truth[1][1], task.fresh_truth[1][1]
+    digits = torch.cat([train, fresh]).flatten(1)
+    assert len(digits.unique(dim=0)) == 40
+    assert not torch.equal(train, other.train_truth[1][1])
+    pool = {tuple(x.tolist()) for x in fresh.flatten(1)}
+    assert {tuple(x.tolist()) for x in task.sample_truth(1, 20, torch.Generator().manual_seed(0)).flatten(1)} <= pool
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"observations": 990}, "there are 1000"),
+        ({"digits": (11,)}, "classes are 0 to 9"),
+        ({"texture": "sand"}, "unknown texture 'sand'"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict, says: str) -> None:
+    with pytest.raises(MvssError, match=says):
+        MnistGrassTask("full", 0, MnistGrassConfig(**({"observations": 31, "fresh": 11} | settings)))
+
+
+def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
+    tiny = ["problems=[full]", "observations=20", "fresh=16", "fits.mixture.components=[1,1]", "fits.mixture.laps=1"]
+    tiny += ["training.steps=1", "network.blocks=[8]", "metrics.pqmass=16", "metrics.references=4"]
+    tiny += ["posterior.sampler.steps=1", "separation.sampler.steps=1"]
+    other = ["texture=gravel", "digits=[7]"]
+    assert main(EXPERIMENT, ["--preset", "smoke", "--", *tiny, *other], tmp_path) == 0
+    (path,) = tmp_path.rglob("table.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert {"joint", "mixture"} == {row["method"] for row in rows}
+    assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
+    assert len(list(tmp_path.rglob("figures/*.png"))) == 4
