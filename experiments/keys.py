@@ -51,10 +51,11 @@ def code_key(job: Job, data: Path) -> str:
 
 
 def fit_key(job: Job, data: Path) -> str:
-    """The same for the closed-form fit that a job starts from, which jobs share."""
+    """The same for the closed-form fit that a job starts from, which jobs share, and their audits."""
     fit = job.config.fits.get(job.recipe.fit)
     content = config_hash(fit) if fit else ""
-    return hashlib.sha256(f"{content}{job.config.observations}{code_key(job, data)}".encode()).hexdigest()
+    code = _code_hash(run_job.__module__, data)
+    return hashlib.sha256(f"{content}{job.config.observations}{code}".encode()).hexdigest()
 
 
 def _settings(job: Job) -> Config:

@@ -201,7 +201,8 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
     """Run the jobs in worker processes, with one progress bar. Jobs that share a fit wait for the first of them."""
     if not jobs:
         return
-    for job in jobs:  # here, before the scheduling: a stale fit must not look like one that is there
+    for job in (job for job in jobs if not job.recipe.baseline):
+        # here, before the scheduling: a stale fit must not look like one that is there
         path = folder / _fit_path(job)
         _forget_if_stale(path.with_suffix(".key"), fit_key(job, experiment.data), [path, path.with_suffix(".part")])
     context = multiprocessing.get_context("spawn")
@@ -244,10 +245,12 @@ def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int
 
 def _next(waiting: Sequence[Job], running: Sequence[Job], folder: Path) -> Job | None:
     """The first job that has not to wait: for a fit that is being made, or, an audit, for what it looks at."""
-    busy = {_fit_path(job) for job in running if not (folder / _fit_path(job)).exists()}
+    fitting = [job for job in running if not job.recipe.baseline]
+    busy = {_fit_path(job) for job in fitting if not (folder / _fit_path(job)).exists()}
     unfinished = [*waiting, *running]
     for job in waiting:
-        if _fit_path(job) not in busy and not (job.audit and replace(job, audit=False) in unfinished):
+        free = bool(job.recipe.baseline) or _fit_path(job) not in busy
+        if free and not (job.audit and replace(job, audit=False) in unfinished):
             return job
     return None
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from experiments.growth import measure_growth
-from experiments.keys import ROOT, _parsed, settings_key, sources_of, work_of
+from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.recipes import Job, Task
-from experiments.runner import _is_done, _jobs, main, read_command
+from experiments.runner import _is_done, _jobs, _next, main, read_command
 from mvss.records import Records, read_records
 
 TINY = [
@@ -114,6 +114,23 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     # a method with laps of its own does not heed em.laps
     assert keys("methods.joint.laps=2")["joint"] == keys("methods.joint.laps=2", "em.laps=9")["joint"]
     assert base["joint"] != keys("methods.joint.laps=2")["joint"]
+
+
+def test_jobs_that_share_a_fit_agree_on_what_makes_it_stale() -> None:
+    own = jobs()
+    key = fit_key(own["mixture"], EXPERIMENT.data)
+    assert key == fit_key(own["joint"], EXPERIMENT.data) == fit_key(replace(own["joint"], audit=True), EXPERIMENT.data)
+    assert key != fit_key(jobs("fits.mixture.steps=61")["joint"], EXPERIMENT.data)
+
+
+def test_who_waits_for_whom(tmp_path: Path) -> None:
+    """A fit is made once, an audit waits for its method, a baseline for nobody."""
+    own = jobs()
+    audit = replace(own["joint"], audit=True)
+    assert _next([own["joint"], own["pcpca"]], [own["mixture"]], tmp_path) == own["pcpca"]
+    assert _next([own["gibbs"]], [own["mixture"]], tmp_path) == own["gibbs"]
+    assert _next([own["joint"]], [own["mixture"]], tmp_path) is None
+    assert _next([audit], [own["joint"]], tmp_path) is None and _next([audit], [], tmp_path) == audit
 
 
 def test_a_job_depends_on_the_code_that_it_imports_and_on_no_other() -> None:
