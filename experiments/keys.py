@@ -9,7 +9,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -54,8 +54,10 @@ def fit_key(job: Job, data: Path) -> str:
     """The same for the closed-form fit that a job starts from, which jobs share, and their audits."""
     fit = job.config.fits.get(job.recipe.fit)
     content = config_hash(fit) if fit else ""
-    code = _code_hash(run_job.__module__, data)
-    return hashlib.sha256(f"{content}{job.config.observations}{code}".encode()).hexdigest()
+    shared = {field.name for field in fields(Config)}
+    own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
+    code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
+    return hashlib.sha256(f"{content}{job.config.observations}{own or ''}{code}".encode()).hexdigest()
 
 
 def _settings(job: Job) -> Config:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask, crops, regions
-from experiments.runner import main
+from experiments.runner import ROOT, _jobs, main, read_command
 from mvss.errors import MvssError
 
 CONFIG = MnistGrassConfig(observations=31, fresh=9)
@@ -66,6 +67,15 @@ def test_no_digit_is_in_two_places_and_seeds_differ() -> None:
 def test_bad_settings_are_refused(settings: dict, says: str) -> None:
     with pytest.raises(MvssError, match=says):
         MnistGrassTask("full", 0, MnistGrassConfig(**({"observations": 31, "fresh": 11} | settings)))
+
+
+def test_other_data_make_a_fit_stale() -> None:
+    def key(*overrides: str) -> str:
+        command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
+        return fit_key(_jobs(command.config, [0], False)[0], EXPERIMENT.data)
+
+    assert len({key(), key("texture=gravel"), key("digits=[7]"), key("observations=61")}) == 4
+    assert key() == key("fresh=25") == key("em.laps=2")
 
 
 def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
