@@ -9,9 +9,10 @@ import ast
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,26 @@ def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def settings_key(job: Job) -> str:
-    """Hash of the job and of the settings that its result depends on."""
-    identity = json.dumps(
-        [job.problem, job.method, job.seed, job.audit, asdict(replace(job.recipe, problems=None))], sort_keys=True
-    )
-    return hashlib.sha256(f"{identity}{config_hash(_settings(job))}".encode()).hexdigest()[:32]
+    """Hash of the job and of the settings that its result depends on, as far as they differ from their defaults: a setting that
+    is new, at its default, makes no other job of an old one, and a default that changes is a change of code."""
+    recipe = _said(replace(job.recipe, problems=None))
+    content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job))]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _said(value: Any) -> Any:  # noqa: ANN401 - a configuration or a part of it
+    """Plain values of a configuration, without those that are the defaults of their class."""
+    if is_dataclass(value):
+        said = {}
+        for field in fields(value):
+            own = getattr(value, field.name)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if own != default:
+                said[field.name] = _said(own)
+        return {type(value).__name__: said}
+    if isinstance(value, dict):
+        return {key: _said(item) for key, item in value.items()}
+    return [_said(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def code_key(job: Job, data: Path) -> str:

@@ -156,3 +156,14 @@ def test_pcpca_sees_through_a_target_that_is_fainter_than_the_background() -> No
     model.fit(MultiViewData((off, faint), data.source_shapes), STREAM)
     cosine = torch.nn.functional.cosine_similarity(model.factors[:, 0], TARGET[:, 0], dim=0)
     assert abs(float(cosine)) > 0.95
+
+
+def test_stratified_prior_draws_have_the_same_law_with_less_noise() -> None:
+    model = PCPCA(PCPCAConfig(latents=2))
+    model.sources, model._shape = (1,), (D,)
+    model.factors, model.mean, model.background = normal(D, 2, seed=1), normal(D, seed=2), normal(D, seed=3)
+    exact, centre = model.factors @ model.factors.mT, model.mean - model.background
+    for stratified, bound in ((True, 0.02), (False, 0.3)):
+        x = model.prior_sample(1, 1024, STREAM, stratified)
+        assert float((x.mean(0) - centre).abs().max()) < bound
+        assert float((x.T.cov() - exact).abs().max()) < 2 * bound

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments import recipes
 from experiments.growth import measure_growth
 from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
@@ -114,6 +115,19 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     # a method with laps of its own does not heed em.laps
     assert keys("methods.joint.laps=2")["joint"] == keys("methods.joint.laps=2", "em.laps=9")["joint"]
     assert base["joint"] != keys("methods.joint.laps=2")["joint"]
+
+
+def test_a_new_setting_at_its_default_makes_no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = jobs()["joint"]
+    before = settings_key(job)
+
+    @dataclass(frozen=True)
+    class MetricsConfig(recipes.MetricsConfig):
+        novelty: int = 0
+
+    values = {f.name: getattr(job.config.metrics, f.name) for f in fields(job.config.metrics)}
+    assert settings_key(replace(job, config=replace(job.config, metrics=MetricsConfig(**values)))) == before
+    assert settings_key(replace(job, config=replace(job.config, metrics=MetricsConfig(**values, novelty=1)))) != before
 
 
 def test_jobs_that_share_a_fit_agree_on_what_makes_it_stale() -> None:
