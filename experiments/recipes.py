@@ -183,6 +183,9 @@ class Task(Protocol):
         """`(count, *shape)` of the sources behind the training observations, spread evenly over them: all that a learner
         could know who had seen each of them clean."""
 
+    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
+        """What Fréchet distances of a source are taken in: `(N, *shape)` to `(N, F)`; None where there is no such thing."""
+
     def exact_priors(self) -> Sequence[GaussianMixture]:
         """The true priors, where they are known."""
 

@@ -17,7 +17,7 @@ from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
 from mvss.metrics.calibration import coverage_error
-from mvss.metrics.images import psnr, ssim
+from mvss.metrics.images import frechet, psnr, ssim
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
 from mvss.rng import Stream
@@ -165,7 +165,7 @@ class Scorer:
         return model.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
 
     def _laws(self, source: str, kind: str, x: Tensor, b: int, split: str) -> None:
-        """The paper's divergence and PQMass, against independent truth."""
+        """The paper's divergence, PQMass and Fréchet distances, against independent truth."""
         m, truth, finite = self.metrics, self.truth[b], bool(torch.isfinite(x).all())
         if n := m.paper_sinkhorn:
             paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
@@ -175,6 +175,13 @@ class Scorer:
             mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
             self.add(source, f"{kind}_pqmass", mass.p_value, n, split)
             self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
+        features = self.task.features(b)
+        if features is not None and finite:
+            shape = self.task.train.source_shapes[b]
+            n = min(len(x), len(truth))
+            full, means = frechet(*(features(v[:n].reshape(-1, *shape)) for v in (x, truth)))
+            self.add(source, f"{kind}_frechet", full, n, split)
+            self.add(source, f"{kind}_frechet_mean_only", means, n, split)
         self.saved.setdefault(f"independent_{source}", self._few(truth))
 
     def _coverage(self, model: Model) -> None:

@@ -55,6 +55,8 @@ QUALITY = (
     Column("over floor", "posterior_sinkhorn_excess", 4, LOW, derived=True),
     Column("prior SD", "prior_sinkhorn", 4, LOW),
     Column("over floor", "prior_sinkhorn_excess", 4, LOW, derived=True),
+    Column("Fréchet, posterior, source {newest}", "posterior_frechet", 2, LOW, "newest"),
+    Column("Fréchet, prior, source {newest}", "prior_frechet", 2, LOW, "newest"),
     Column("PQMass χ²/dof", "posterior_pqmass_chi2", 2, 1.0),
     Column("PQMass p", "posterior_pqmass", 3),
     Column("coverage error", "coverage_error", 3, LOW),

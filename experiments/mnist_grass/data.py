@@ -10,14 +10,15 @@ Neither source is ever seen clean. In the problem `downsampled` a third of each 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.mnist_grass.classifier import Classifier, trained_classifier
 from experiments.recipes import Config
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
@@ -116,7 +117,9 @@ class MnistGrassTask:
         if not wanted or any(len(w) == 0 for w in wanted):
             raise MvssError(f"digits={list(config.digits)}: MNIST's classes are 0 to 9; name at least one")
         pool = torch.cat(wanted)
-        pool = pool[torch.randperm(len(pool), generator=generator(seed, "mnist-grass", "digits"))]
+        names = torch.cat([torch.full((len(w),), digit) for w, digit in zip(wanted, config.digits, strict=True)])
+        order = torch.randperm(len(pool), generator=generator(seed, "mnist-grass", "digits"))
+        pool, names = pool[order], names[order]
         if config.observations + config.fresh > len(pool):
             raise MvssError(
                 f"observations + fresh = {config.observations + config.fresh} need as many digits, there are {len(pool)}: "
@@ -127,6 +130,12 @@ class MnistGrassTask:
         self._grass, self._new = parts["fresh"], new
         self.train, self.train_truth = self._views(parts["view 1"], parts["view 2"], mixed, factors, seed, "train")
         self.fresh, self.fresh_truth = self._views(parts["fresh"], parts["fresh"], new, factors, seed, "fresh")
+        # every labelled digit that is in no mixture
+        others = torch.ones(len(classes), dtype=torch.bool)
+        for digit in config.digits:
+            others &= classes != digit
+        spare = slice(config.observations, None)
+        self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         self.stages = ((0,), (1,))
 
@@ -159,6 +168,15 @@ class MnistGrassTask:
         """Sources behind the training observations, `(count, 1, 28, 28)`."""
         pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([source])])
         return pool[torch.arange(count) % len(pool)]
+
+    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
+        """Of digits: those of a classifier."""
+        return self.classifier.features if source == 1 else None
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """Of digits, trained on none of the mixtures'."""
+        return trained_classifier(*self._labelled)
 
 
 def make_task(problem: str, seed: int, config: Config) -> MnistGrassTask:

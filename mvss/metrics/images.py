@@ -1,11 +1,12 @@
-"""Scores of paired draws, one observation at a time.
+"""Scores of paired draws, one observation at a time, and of unpaired ones as a law.
 
 PSNR_i = 10 log10(R^2 / mean_k (draw_ik - truth_ik)^2),   R the range of the data
+Fréchet = |m - m'|^2 + tr(C + C' - 2 (C^½ C' C^½)^½)            m, C: moments of features
 """
 
 from __future__ import annotations
 
-__all__ = ["psnr", "ssim"]
+__all__ = ["frechet", "psnr", "ssim"]
 
 import torch
 from skimage.metrics import structural_similarity
@@ -42,3 +43,21 @@ def ssim(x: Tensor, truth: Tensor, data_range: float) -> Tensor:
     settings = {"data_range": data_range, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     pairs = zip(x.double().cpu().numpy(), truth.double().cpu().numpy(), strict=True)
     return torch.tensor([structural_similarity(a, b, channel_axis=0, **settings) for a, b in pairs], dtype=torch.float64)
+
+
+def frechet(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Squared Fréchet distance of two sets of features (N, F) and (M, F) as Gaussians, and its part from the means alone.
+
+    The paper's released code uses one covariance twice, which leaves the part of the means: that is what to compare with its
+    column. Both depend on the features, and are biased upwards for few samples: compare at equal N only.
+    """
+    if features.ndim != 2 or features.shape[1:] != reference.shape[1:] or min(len(features), len(reference)) < 2:
+        shapes = f"{tuple(features.shape)} and {tuple(reference.shape)}"
+        raise MvssError(f"Fréchet needs two sets of at least two features of one size, got {shapes}.")
+    x, y = features.double(), reference.double()
+    means = float((x.mean(0) - y.mean(0)).square().sum())
+    c, d = x.T.cov(), y.T.cov()
+    values, vectors = torch.linalg.eigh(c)
+    root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ d @ root).clamp_min(0.0).sqrt().sum()
+    return means + max(0.0, float(c.trace() + d.trace() - 2 * cross)), means

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvss.errors import MvssError
-from mvss.metrics.images import psnr, ssim
+from mvss.metrics.images import frechet, psnr, ssim
 
 
 def test_by_hand() -> None:
@@ -37,3 +37,17 @@ def test_similarity_is_one_for_equal_images_and_falls_with_noise() -> None:
     assert bool((low < high).all()) and bool((high < 1).all())
     with pytest.raises(MvssError, match="one shape"):
         ssim(truth, truth[:1], 1.0)
+
+
+def test_frechet_of_gaussians_is_its_closed_form() -> None:
+    """Diagonal covariances: |m - m'|² + Σ (s - s')²."""
+    rng = torch.Generator().manual_seed(0)
+    s, t = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([1.5, 1.0, 0.5]).double()
+    x = s * torch.randn(200_000, 3, generator=rng, dtype=torch.float64)
+    y = 0.3 + t * torch.randn(200_000, 3, generator=rng, dtype=torch.float64)
+    full, means = frechet(x, y)
+    assert means == pytest.approx(0.27, abs=0.02)
+    assert full == pytest.approx(0.27 + float((s - t).square().sum()), abs=0.03)
+    assert frechet(x, x) == pytest.approx((0.0, 0.0), abs=1e-9)
+    with pytest.raises(MvssError, match="one size"):
+        frechet(x, y[:, :2])

@@ -1,0 +1,89 @@
+"""A small classifier of digits: Fréchet distances are taken in its features, and its answers tell whether draws are digits.
+
+Trained on labelled digits that are in no mixture, once for each set of them, and kept in data/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mvss.checkpoints import load_checkpoint, save_checkpoint
+from mvss.rng import generator
+
+__all__ = ["Classifier", "trained_classifier"]
+
+FOLDER = Path(__file__).resolve().parents[2] / "data"
+EPOCHS, BATCH, RATE = 12, 64, 2e-3
+HELD_OUT = 0.1
+
+
+class Classifier(nn.Module):
+    """Ten classes of images `(N, 1, 28, 28)`. accuracy: on labelled digits that it was not trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy = float("nan")
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32 * 49, 32),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(N, 10)`."""
+        return self.head(self.body(x.float()))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """`(N, 32)`, float64."""
+        return self.body(x.float()).double()
+
+    @torch.no_grad()
+    def classes(self, x: Tensor) -> Tensor:
+        """The likeliest class, `(N,)`."""
+        return self(x).argmax(1)
+
+
+def trained_classifier(digits: Tensor, labels: Tensor, folder: Path = FOLDER) -> Classifier:
+    """Trained on digits `(N, 1, 28, 28)` in [0, 1] with labels `(N,)`; read back where that was done before."""
+    key = hashlib.sha256(digits.float().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
+    path, model = folder / f"classifier-{key}.pt", Classifier()
+    if path.exists():
+        state = load_checkpoint(path)
+        model.load_state_dict(state["model"])
+        model.accuracy = state["accuracy"]
+        return model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(0, "classifier").initial_seed())
+        model = Classifier()
+        _train(model, digits, labels)
+    save_checkpoint(path, {"model": model.state_dict(), "accuracy": model.accuracy})
+    return model
+
+
+def _train(model: Classifier, digits: Tensor, labels: Tensor) -> None:
+    rng = generator(0, "classifier", "order")
+    order = torch.randperm(len(digits), generator=rng)
+    aside, rest = order.split([int(HELD_OUT * len(order)), len(order) - int(HELD_OUT * len(order))])
+    optimiser = torch.optim.Adam(model.parameters(), lr=RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
+    for _ in range(EPOCHS):
+        for rows in rest[torch.randperm(len(rest), generator=rng)].split(BATCH):
+            loss = nn.functional.cross_entropy(model(digits[rows]), labels[rows])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        schedule.step()
+    model.eval()
+    model.accuracy = float((model.classes(digits[aside]) == labels[aside]).double().mean())
