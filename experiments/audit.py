@@ -24,8 +24,6 @@ from mvss.rng import Stream
 
 __all__ = ["run_audit"]
 
-BINS = 20  # of the ranks' histogram
-
 
 def run_audit(
     job: Job, task: Task, folder: Path, append: Callable[[dict[str, object]], None], progress: Callable[[float], None]
@@ -57,7 +55,7 @@ def _calibration(found: Calibration, add: Callable[[str, str, float, int], None]
     add("mean", "audit_misfit_error", rank_error(found.misfit_ranks.unsqueeze(1), draws), n)
 
     def counts(ranks: Tensor) -> np.ndarray:
-        return np.histogram((ranks.numpy() + 0.5) / (draws + 1), BINS, (0, 1))[0]
+        return np.bincount(ranks.numpy(), minlength=draws + 1)
 
     arrays |= {"levels": found.levels.numpy(), "coverage": found.coverage.numpy()}
     arrays["ranks"] = np.stack([counts(column) for column in found.ranks.T])

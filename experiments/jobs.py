@@ -197,6 +197,8 @@ def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:
         views = [view.select(torch.arange(len(view))[rows]) for view in task.train.views]
         return MultiViewData(tuple(views), task.train.source_shapes)
 
+    if (least := min(len(view) for view in task.train.views)) < 2 * count:
+        raise MvssError(f"em.held_out={count} is more than half of a view of {least} observations: lower it")
     rest = copy.copy(task)
     rest.train = part(slice(None, -count))
     rest.train_truth = [[x[:-count] for x in truth] for truth in task.train_truth]

@@ -38,11 +38,12 @@ def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
     return run_baseline if job.recipe.baseline else run_job
 
 
-def settings_key(job: Job) -> str:
-    """Hash of the job and of the settings that its result depends on, as far as they differ from their defaults: a setting that
-    is new, at its default, makes no other job of an old one, and a default that changes is a change of code."""
-    recipe = _said(replace(job.recipe, problems=None))
-    content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job))]
+def settings_key(job: Job, data: Path) -> str:
+    """Hash of the job, of the module that makes its data, and of the settings that its result depends on, as far as they
+    differ from their defaults: a setting that is new, at its default, makes no other job of an old one, and a default that
+    changes is a change of code."""
+    recipe, made = _said(replace(job.recipe, problems=None)), ast.dump(_parsed(data))
+    content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -54,7 +54,7 @@ class EMConfig:
     """laps of every stage, unless the recipe says otherwise; relaxation ω of the M-step (1: plain EM).
 
     Where laps are auto, `held_out` observations of each view stay out of the M-step, and a stage ends when
-    what they say of the model has stopped to rise (`mvss.em.HeldOut`), or after max_laps.
+    their likelihood has stopped to rise (`mvss.em.HeldOut`), or after max_laps.
     """
 
     laps: int | Literal["auto"] = 3
@@ -97,6 +97,12 @@ class AuditConfig:
     candidates: int = 256
     distances: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)
     sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.distances or self.distances[0] != 0 or min(self.distances[1:], default=1.0) <= 0 or not self.sigma > 0:
+            raise MvssError(
+                "audit.distances must begin with 0, for the truth itself, and go on positive; sigma must be positive"
+            )
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _main(experiment: Experiment, command: Command) -> int:
             print(f"  {_name(job)}")
         return 0
     if command.report:
-        if not any(_made_at(job, folder) for job in jobs):  # a table of nothing would replace the one that is there
+        if not any(_made_at(experiment, job, folder) for job in jobs):  # a table of nothing would replace the one that is there
             raise MvssError("no finished job has this configuration: run without --report")
         return _report(experiment, command)
     for seed in command.seeds:
@@ -177,7 +177,7 @@ def _method(job: Job) -> str:
 
 
 def _key(experiment: Experiment, job: Job) -> str:
-    return f"{settings_key(job)}-{code_key(job, experiment.data)}"
+    return f"{settings_key(job, experiment.data)}-{code_key(job, experiment.data)}"
 
 
 def _done(job: Job, folder: Path) -> tuple[str, str]:
@@ -191,10 +191,10 @@ def _is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
     return _done(job, folder)[0] == _key(experiment, job)
 
 
-def _made_at(job: Job, folder: Path) -> str:
+def _made_at(experiment: Experiment, job: Job, folder: Path) -> str:
     """The commit whose code has finished this job with these settings, if any has."""
     key, commit = _done(job, folder)
-    return commit if key.partition("-")[0] == settings_key(job) else ""
+    return commit if key.partition("-")[0] == settings_key(job, experiment.data) else ""
 
 
 def _run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
@@ -300,6 +300,8 @@ def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401
 def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str) -> None:
     """One job in a worker process."""
     place, name = _place(job, folder), _name(job)
+    if key != _key(experiment, job):  # a worker that starts late reads the files as they are then
+        raise MvssError("the code was changed during the run: start it again")
     # the audit of a method that is fitted anew is stale
     _forget_if_stale(place / "key", key, [place] if job.audit else [place, _place(replace(job, audit=True), folder)])
     _reports.put((name, 0.0))
@@ -340,7 +342,7 @@ def _report(experiment: Experiment, command: Command) -> int:
     for seed in command.seeds:
         home = folder / f"seed-{seed}"
         # Rows of an earlier command stay in the table as long as they have these settings; their commit is told.
-        known = [(job, commit) for job in _jobs(config, [seed], True, True) if (commit := _made_at(job, folder))]
+        known = [(job, commit) for job in _jobs(config, [seed], True, True) if (commit := _made_at(experiment, job, folder))]
         latest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for job, commit in known:
             for record in read_records(_place(job, folder) / "records.jsonl"):

@@ -188,7 +188,10 @@ class Scorer:
         """TARP coverage of joint draws of what the method separates, with references that depend on y: A⁺y plus noise."""
         m = self.metrics
         found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
-        self.add("mean", "coverage_error", coverage_error(found.coverage, found.levels), found.observations)
+        # of all sources together, or, for a method that separates one of several, of that one
+        whole = len(self.sources) == len(self.task.train.source_shapes)
+        name = "mean" if whole else str(self.sources[-1] + 1)
+        self.add(name, "coverage_error", coverage_error(found.coverage, found.levels), found.observations)
         self.saved["coverage_levels"], self.saved["coverage_expected"] = found.levels.numpy(), found.coverage.numpy()
 
 

@@ -7,9 +7,14 @@
 The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
 that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
 
-How long? The likelihood of the observations under a diffusion prior has no closed form. What stands for it is the expected log
-density of held-out draws: observations that no M-step sees are separated anew after every lap, from the same start with the
-same random numbers, and `likelihood.expected_log_prob` of their draws, in nats per observation, rises as the priors sharpen.
+How long? The likelihood of the observations under a diffusion prior has no closed form, but what a lap gains has a bound
+(Jensen; it is the one that EM itself rests on): for the priors p before the lap and p' after it,
+
+    log p'(y) − log p(y) ≥ E_{x ~ p(x | y)} [Σ_β log p'(x^β) − log p(x^β)]
+
+Observations that no M-step sees are separated before each lap, and the difference is taken on those draws by
+`likelihood.expected_log_prob`, with the same noise for both. (The density of draws of the new priors would be no measure: it
+rises whenever a prior narrows.)
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ class Stage:
 @dataclass(frozen=True)
 class HeldOut:
     """Observations that stay out of the M-step. start: draws to begin each separation from, see `Draws`; posterior: how they
-    are separated. A stage ends when their value has not risen by more than one standard error of the rise."""
+    are separated. A stage ends with the first lap whose gain is not above its standard error."""
 
     data: MultiViewData
     start: Draws
@@ -81,7 +86,7 @@ def run_em(
     """
     plan = _plan(data, stages)
     pipeline = SourceSeparationPipeline(denoisers, posterior)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "held_out": None}
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "held_out": 0.0}
     draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -94,11 +99,13 @@ def run_em(
     while state["stage"] < len(plan):
         stage, views = plan[state["stage"]]
         if state["within"] >= stage.laps:
-            state |= {"stage": state["stage"] + 1, "within": 0, "held_out": None}
+            state |= {"stage": state["stage"] + 1, "within": 0}
             continue
-        if held_out and state["held_out"] is None:
-            state["held_out"] = _held_out(denoisers, held_out, views, training, stream, accelerator)
         lap, began, losses = state["lap"], time.monotonic(), {}
+        if held_out:
+            asked, count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
+            state["evaluations"] += count
+            before = _log_prob(denoisers, asked, training, stream.child("held-out", lap))
         for beta in stage.sources:
             pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
             denoisers[beta].relax(relaxation)
@@ -125,12 +132,11 @@ def run_em(
             **losses,
         }
         if held_out:
-            value = _held_out(denoisers, held_out, views, training, stream, accelerator)
-            rise = value - state["held_out"]
-            error = float(rise.std()) / math.sqrt(len(rise))
-            nats, gain = float(value.mean()), float(rise.mean())
-            record |= {"held_out_nats": nats, "held_out_rise": gain, "held_out_rise_error": error}
-            state |= {"held_out": value, "within": state["within"] if gain > error else stage.laps}
+            gain = _log_prob(denoisers, asked, training, stream.child("held-out", lap)) - before
+            mean, error = float(gain.mean()), float(gain.std()) / math.sqrt(len(gain))
+            state |= {"held_out": state["held_out"] + mean, "within": state["within"] if mean > error else stage.laps}
+            record |= {"held_out_gain": mean, "held_out_gain_error": error, "held_out_nats": state["held_out"]}
+            record["network_evaluations"] = state["evaluations"]
         _freeze(denoisers, False)
         if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
             on_lap(record, draws)
@@ -154,23 +160,31 @@ def _plan(data: MultiViewData, stages: Sequence[Stage]) -> list[tuple[Stage, lis
     return plan
 
 
-def _held_out(
-    denoisers: Sequence[Denoiser],
-    held_out: HeldOut,
-    views: Sequence[int],
-    training: TrainingConfig,
-    stream: Stream,
-    accelerator: Accelerator,
-) -> Tensor:
-    """Expected log density of a draw of each held-out observation of `views`, `(N,)`, in nats, all its sources together."""
-    pipeline, values = SourceSeparationPipeline(denoisers, held_out.posterior), []
+def _separate(
+    denoisers: Sequence[Denoiser], held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
+) -> tuple[list[dict[int, Tensor]], int]:
+    """One draw `(N, *shape)` of each source of each held-out observation of `views`, and the network evaluations."""
+    _freeze(denoisers, True)
+    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior), [], 0
     for alpha in views:
-        keyed = stream.child("held-out", alpha)
-        draws, _, _ = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], keyed, accelerator)
-        levels = (training.sigma_min, training.sigma_max)
-        shown = zip(held_out.data.views[alpha].shown, draws, strict=True)
-        values.append(sum(expected_log_prob(denoisers[b], x, *levels, keyed.child("density", b)) for b, x in shown))
-    return torch.cat(values)  # type: ignore[arg-type]
+        view = held_out.data.views[alpha]
+        draws, count, _ = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)
+        drawn.append(dict(zip(view.shown, draws, strict=True)))
+        evaluations += count * len(view)
+    _freeze(denoisers, False)
+    return drawn, evaluations
+
+
+def _log_prob(
+    denoisers: Sequence[Denoiser], drawn: Sequence[dict[int, Tensor]], training: TrainingConfig, stream: Stream
+) -> Tensor:
+    """Expected log density of all sources of each held-out observation together, `(N,)`, nats."""
+    levels, values = (training.sigma_min, training.sigma_max), []
+    for place, sources in enumerate(drawn):
+        keyed = stream.child("density", place)
+        each = [expected_log_prob(denoisers[b], x, *levels, keyed.child(b)) for b, x in sources.items()]
+        values.append(torch.stack(each).sum(0))
+    return torch.cat(values)
 
 
 def _freeze(denoisers: Sequence[Denoiser], frozen: bool) -> None:

@@ -3,12 +3,15 @@
     E-step   r_ik = p(k | y_i),   m_ik, P_k = E, Cov[x^β | y_i, k]                           (`mvss.shared`, exact)
     M-step   π_k = Σ_i r_ik / N,   mean_k = Σ_i r_ik m_ik / N_k,   C_k = Σ_i r_ik (m_ik m_ikᵀ + P_k) / N_k − mean_k mean_kᵀ
 
-    but for the means, which solve  Σ_i r_ik Aᵀ S_k⁻¹ (y_i − Σ A mean) = 0   directly
+    but for the means of one source a lap, which solve  Σ_i r_ik Aᵀ S_k⁻¹ (y_i − Σ A mean) = 0  directly
 
 (extreme deconvolution, Bovy et al. 2011, here for several sources at once). A source of low rank keeps the R leading
-eigenvectors of C_k, and of the rest the variance of each number by itself (principal factors). Plain EM moves the mean of a
-thin component by its own covariance times the gradient, and hardly leaves its start; the direct solution maximises the
-likelihood of y given k, not its bound (as ECME does, Liu & Rubin 1994). A view that does not show a source says nothing of it.
+eigenvectors of C_k, and of the rest the variance of each number by itself (principal factors). A view that does not show a
+source says nothing of it.
+
+Plain EM moves the mean of a thin component by its own covariance times the gradient, and hardly leaves its start; the direct
+solution maximises Σ r_ik log p(y_i | k), with x integrated out (another augmentation for other parameters, as in AECM, Meng &
+van Dyk 1997). Sources take turns: all at once would each explain the same residual.
 """
 
 from __future__ import annotations
@@ -49,7 +52,8 @@ class SharedMixtureConfig:
 
 @dataclass(frozen=True)
 class SharedMixtureFit:
-    """priors: one per source. evidence: mean log p(y) of an observation, nats, after each lap of each stage."""
+    """priors: one per source. evidence: mean log p(y) of an observation of the stage's views, nats, before
+    each lap of each stage."""
 
     priors: tuple[GaussianMixture, ...]
     evidence: list[float] = field(default_factory=list)
@@ -77,7 +81,7 @@ def fit_shared_mixtures(
             priors[beta] = _start(data, views, beta, priors, config, stream.child("start", beta))
         used = [a for a, view in enumerate(data.views) if set(view.shown) <= priors.keys() and set(view.shown) & set(stage)]
         for lap in range(config.laps):
-            new, value = _lap(data, views, used, priors, stage, config)
+            new, value = _lap(data, views, used, priors, stage, stage[lap % len(stage)], config)
             priors |= new
             evidence.append(value)
             progress((number + (lap + 1) / config.laps) / len(stages))
@@ -146,9 +150,10 @@ def _lap(
     used: Sequence[int],
     priors: dict[int, GaussianMixture],
     stage: Sequence[int],
+    moved: int,
     config: SharedMixtureConfig,
 ) -> tuple[dict[int, GaussianMixture], float]:
-    """New mixtures of the sources of a stage, and the mean log evidence before."""
+    """New mixtures of the sources of a stage, and the mean log evidence before. moved: whose means are solved for."""
     moments = {b: _Moments(len(priors[b]), priors[b].dimension) for b in stage}
     evidence, count = 0.0, 0
     for alpha in used:
@@ -164,11 +169,13 @@ def _lap(
             means = given.component_mean(number)
             for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
                 if beta in moments:
-                    moments[beta].pull(k, weight, view.matrices[place], given.residuals[number], combination)
+                    if beta == moved:
+                        moments[beta].pull(k, weight, view.matrices[place], given.residuals[number], combination)
                     across = combination.across[place]
                     covariance = sources[place].covariance(k) - across.mT @ torch.cholesky_solve(across, combination.cholesky)
                     moments[beta].add(k, weight, means[place], covariance)
-    new = {b: m.mixture(config.ranks[b], config.floor, priors[b].means) for b, m in moments.items()}
+    before = {moved: priors[moved].means}
+    new = {b: m.mixture(config.ranks[b], config.floor, before.get(b)) for b, m in moments.items()}
     return new, evidence / count
 
 

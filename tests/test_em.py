@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 
 import mvss.em
 from mvss.data import MultiViewData, View
-from mvss.denoisers import Denoiser
-from mvss.em import Draws, HeldOut, Stage, run_em
+from mvss.denoisers import Denoiser, karras_base
+from mvss.em import Draws, HeldOut, Stage, _log_prob, run_em
 from mvss.errors import MvssError
 from mvss.noise import Isotropic
 from mvss.operators import Dense, Zero
@@ -174,15 +175,40 @@ def held_out() -> HeldOut:
     return HeldOut(few, first_draws(few, denoisers()), POSTERIOR)
 
 
-def test_a_stage_ends_when_held_out_draws_have_stopped_to_gain(tmp_path: Path) -> None:
-    """Stages of many laps are cut short, and every lap but the last of a stage has risen by more than its error."""
+def test_a_stage_ends_when_held_out_draws_have_stopped_to_gain() -> None:
+    """Stages of many laps are cut short, and every lap but the last of a stage has gained more than its error."""
     stages, records = (Stage((0,), 6), Stage((1,), 6)), []
     run(stages=stages, held_out=held_out(), on_lap=lambda record, _: records.append(record))
     by_stage = [[r for r in records if r["lap"] and r["sources"] == [s]] for s in (1, 2)]
     for laps in by_stage:
-        rose = [r["held_out_rise"] > r["held_out_rise_error"] for r in laps]
+        rose = [r["held_out_gain"] > r["held_out_gain_error"] for r in laps]
         assert laps and all(rose[:-1]) and (len(laps) == 6 or not rose[-1])
     assert [r["lap"] for r in records] == list(range(len(records))) and len(records) < 13
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.25, 2.0])
+def test_the_gain_is_that_of_the_likelihood_not_of_narrower_draws(scale: float) -> None:
+    """One Gaussian source of width 1 under noise: priors of width `scale` before a lap and 1 after it, or the reverse. The
+    gain must have the sign of what the likelihood of the observations gains, and be no larger."""
+    rng, n, noise = torch.Generator().manual_seed(0), 2000, 0.5
+    y = (1 + noise**2) ** 0.5 * torch.randn(n, 1, generator=rng, dtype=torch.float64)
+
+    def prior(width: float) -> Denoiser:
+        return Denoiser(karras_base(1, width), None, (1,), width)
+
+    def evidence(width: float) -> float:
+        return float(torch.distributions.Normal(0.0, (width**2 + noise**2) ** 0.5).log_prob(y).mean())
+
+    for before, after in ((scale, 1.0), (1.0, scale)):
+        shrink = before**2 / (before**2 + noise**2)
+        draws = shrink * y + (shrink * noise**2) ** 0.5 * torch.randn(n, 1, generator=rng, dtype=torch.float64)
+        settings = replace(TRAINING, sigma_min=0.01, sigma_max=5.0)
+        old, new = (_log_prob([prior(width)], [{0: draws}], settings, STREAM) for width in (before, after))
+        gain, error = float((new - old).mean()), float((new - old).std()) / n**0.5
+        true = evidence(after) - evidence(before)
+        assert gain < true + 3 * error + 0.01
+        if after != 1.0:
+            assert gain < 0 and true < 0
 
 
 def test_a_resumed_run_with_held_out_observations_repeats_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -199,4 +225,5 @@ def test_a_resumed_run_with_held_out_observations_repeats_an_uninterrupted_one(t
         stages=stages, held_out=held_out(), checkpoint=tmp_path / "em.pt", on_lap=lambda record, _: again.append(record)
     )
     same(more, draws)
-    assert [r["held_out_nats"] for r in again] == [r["held_out_nats"] for r in whole[2:]]
+    kept = ("held_out_nats", "held_out_gain", "network_evaluations")
+    assert [[r[name] for name in kept] for r in again] == [[r[name] for name in kept] for r in whole[2:]]

@@ -83,7 +83,7 @@ def ranks_figure(run: Run) -> Figure | None:
             if method not in own:
                 continue
             ranks = np.vstack([own[method]["ranks"], own[method]["misfit_ranks"]])
-            n, bins = int(ranks[0].sum()), ranks.shape[1]
+            n, bins = int(ranks[0].sum()), ranks.shape[1]  # a bin for each rank
             counts.add(n)
             x = np.arange(bins + 1) / bins
             excess = np.hstack([np.zeros((len(ranks), 1)), ranks.cumsum(1) / n]) - x
@@ -150,19 +150,14 @@ def _ranking(run: Run, top: Axes, bottom: Axes, problem: str, own: Mapping[str, 
 
 
 def stopping_figure(run: Run) -> Figure | None:
-    """Held-out log density and the gap to the oracle, lap by lap: does the one tell when the other has stopped to fall?"""
+    """Held-out gain and the gap to the oracle, lap by lap: does the one tell when the other has stopped to fall?"""
     curves: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
     records = run.records_by_seed.get(run.seed, ())
-    rises: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for row in records:
         if row["metric"] == "held_out_nats":
-            curves.setdefault((row["problem"], row["method"]), {"nats": {}})["nats"][row["lap"]] = row["value"]
-        elif row["metric"] == "held_out_rise":
-            rises[row["problem"], row["method"]][row["lap"]] = row["value"]
+            curves.setdefault((row["problem"], row["method"]), {"nats": {0: 0.0}})["nats"][row["lap"]] = row["value"]
     if not curves:
         return None
-    for key, own in curves.items():  # where it stood before the first lap
-        own["nats"] = {0: own["nats"][1] - rises[key][1], **own["nats"]}
     for (problem, method), own in curves.items():
         own["gap"] = _gap_by_lap(records, problem, method)
     figure, axes = plt.subplots(1, len(curves), figsize=(max(5.4, 2.7 * len(curves)), 2.9), squeeze=False)
@@ -180,7 +175,7 @@ def stopping_figure(run: Run) -> Figure | None:
         ax.set(title=name, xlabel="EM lap")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if ax is axes[0][0]:
-            ax.set_ylabel("held-out log p (nats), ●")
+            ax.set_ylabel("held-out gain (nats), ●")
         if ax is axes[0][-1]:
             other.set_ylabel("training draws below oracle (dB), ■")
     caption(

@@ -79,6 +79,11 @@ class PCPCA(Method):
     def _start(self, contrast: Contrast) -> None:
         """The closed form of complete data: eigenvectors of C_on − γ C_off (section 3 of the original)."""
         gamma, latents = self.config.gamma, self.config.latents
+        if len(contrast.on) <= gamma * len(contrast.off):
+            raise MvssError(
+                f"pcpca: {len(contrast.on)} observations with the target do not outweigh gamma={gamma:g} times "
+                f"{len(contrast.off)} without it; lower gamma"
+            )
         spread, means, counts = [], [], []
         for view in (contrast.on, contrast.off):
             x = pseudo_inverse(_operator(view, contrast.target), view.y.double().flatten(1))

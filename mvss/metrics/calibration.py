@@ -67,7 +67,7 @@ def rank_statistics(draws: Tensor, truth: Tensor) -> Tensor:
 def rank_error(ranks: Tensor, draws: int) -> float:
     """max over coordinates and levels of |share of ranks <= k - (k + 1) / (L + 1)|, of `rank_statistics`, (N, *shape).
 
-    For calibrated draws about 0.87 / sqrt(N) in one coordinate, a little more for the worst of several. draws: L.
+    For calibrated draws about 0.87 / sqrt(N) in one coordinate, half as much again for the worst of ten. draws: L.
     """
     sorted_ranks = ranks.flatten(1).T.contiguous().sort(dim=1).values
     steps = torch.arange(draws, device=ranks.device).expand(len(sorted_ranks), -1).contiguous()

@@ -53,7 +53,7 @@ def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
         assert poor[source, "candidate_kl_nats"] > 1 and poor[source, "candidate_auc_0.3"] < 0.95
     limit = 1.63 / 64**0.5  # the 1 % point of Kolmogorov's law
     assert exact["mean", "audit_coverage_error"] < limit and exact["mean", "audit_misfit_error"] < limit
-    assert arrays["ranks"].shape == (10, 20) and arrays["ranks"].sum() == 10 * 64
+    assert arrays["ranks"].shape == (10, 17) and arrays["ranks"].sum() == 10 * 64
     assert arrays["log_prob_1"].shape == (2, 32)
 
 
@@ -90,6 +90,11 @@ def test_laps_that_end_by_themselves(tmp_path: Path) -> None:
     assert {r["samples"] for r in fewer if r["metric"] == "posterior_psnr" and r["split"] == "train"} == {72}
     with pytest.raises(MvssError, match="held_out"):
         job("joint_auto", "em.held_out=0")
+    (tmp_path / "most").mkdir()
+    with pytest.raises(MvssError, match="more than half of a view of 96"):
+        run(job("joint_auto", "em.held_out=60"), tmp_path / "most")
+    with pytest.raises(MvssError, match="begin with 0"):
+        job("joint", "audit.distances=[0.1, 0.3]")
     (tmp_path / "all").mkdir()
     every = run(job("joint", "em.laps=auto"), tmp_path / "all")  # for every method that does not say otherwise
     assert any(r["metric"] == "held_out_nats" for r in every)

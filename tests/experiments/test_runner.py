@@ -54,7 +54,7 @@ def jobs(*overrides: str) -> dict[str, Job]:
 
 
 def keys(*overrides: str) -> dict[str, str]:
-    return {name: settings_key(job) for name, job in jobs(*overrides).items()}
+    return {name: settings_key(job, EXPERIMENT.data) for name, job in jobs(*overrides).items()}
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,21 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     assert base["joint"] != keys("methods.joint.laps=2")["joint"]
 
 
-def test_a_new_setting_at_its_default_makes_no_other_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_setting_at_its_default_makes_no_other_job() -> None:
     job = jobs()["joint"]
-    before = settings_key(job)
+    before = settings_key(job, EXPERIMENT.data)
 
     @dataclass(frozen=True)
     class MetricsConfig(recipes.MetricsConfig):
         novelty: int = 0
 
     values = {f.name: getattr(job.config.metrics, f.name) for f in fields(job.config.metrics)}
-    assert settings_key(replace(job, config=replace(job.config, metrics=MetricsConfig(**values)))) == before
-    assert settings_key(replace(job, config=replace(job.config, metrics=MetricsConfig(**values, novelty=1)))) != before
+
+    def key(**more: int) -> str:
+        metrics = MetricsConfig(**values, **more)
+        return settings_key(replace(job, config=replace(job.config, metrics=metrics)), EXPERIMENT.data)
+
+    assert key() == before != key(novelty=1)
 
 
 def test_jobs_that_share_a_fit_agree_on_what_makes_it_stale() -> None:
@@ -344,7 +348,8 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     place = home / "model" / job.problem / job.method
     score = {"source": "1", "metric": "posterior_psnr", "split": "fresh", "lap": None, "value": 1.0, "samples": 2}
     Records(place / "records.jsonl").append({"seed": 0, "problem": job.problem, "method": job.method, **score})
-    (place / "done").write_text(f"{settings_key(job)}-{'0' * 32} abc1234")  # by other code: it stays, under its commit
+    key = f"{settings_key(job, EXPERIMENT.data)}-{'0' * 32}"
+    (place / "done").write_text(f"{key} abc1234")  # by other code: it stays, under its commit
     samples = home / "samples" / job.problem
     samples.mkdir(parents=True)
     for name in ("mixture.npz", "joint.npz", "renamed.npz"):
