@@ -20,8 +20,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from experiments.jobs import build_pipeline, first_draws
+from experiments.places import Experiment
+from experiments.pool import code_label
 from experiments.recipes import Config, Job, Recipe
-from experiments.runner import ROOT, Experiment, code_label, read_command, report_errors
+from experiments.runner import ROOT, read_command, report_errors
 from mvss.checkpoints import atomic_write_text
 from mvss.em import Stage, run_em
 from mvss.mixture_fit import fit_mixtures

@@ -23,8 +23,10 @@ import torch
 from tqdm import tqdm
 
 from experiments.baselines import make_baseline
+from experiments.places import Experiment
+from experiments.pool import code_label
 from experiments.recipes import Config, Recipe
-from experiments.runner import ROOT, Experiment, code_label, read_command, report_errors
+from experiments.runner import ROOT, read_command, report_errors
 from mvss.checkpoints import atomic_write_text
 from mvss.errors import MvssError
 from mvss.metrics.images import psnr

@@ -7,7 +7,8 @@ import sys
 from experiments.growth import measure_growth
 from experiments.manifolds.data import make_task, problem_named
 from experiments.manifolds.figures import make_figures
-from experiments.runner import Experiment, main
+from experiments.places import Experiment
+from experiments.runner import main
 
 CAPTION = (
     "Scored on fresh observations (new sources, matrices and noise from the same manifolds) with the model as "

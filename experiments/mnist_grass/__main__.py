@@ -6,7 +6,8 @@ import sys
 
 from experiments.mnist_grass.data import MnistGrassConfig, make_task, problem_named
 from experiments.mnist_grass.figures import make_figures
-from experiments.runner import Experiment, main
+from experiments.places import Experiment
+from experiments.runner import main
 
 CAPTION = (
     "Source 1 is grass, source 2 digits. Scored on fresh observations (digits and a region of the photograph that no training "

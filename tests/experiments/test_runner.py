@@ -20,8 +20,10 @@ from experiments import recipes
 from experiments.growth import measure_growth
 from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
+from experiments.places import is_done
+from experiments.pool import _next
 from experiments.recipes import Job, Task
-from experiments.runner import _is_done, _jobs, _next, main, read_command
+from experiments.runner import _jobs, main, read_command
 from mvss.records import Records, read_records
 
 TINY = [
@@ -358,4 +360,4 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     assert [path.name for path in samples.iterdir()] == ["mixture.npz"]
     table = json.loads((command.folder / "table.json").read_text())
     assert table["commits"] == {"abc1234": {job.problem: ["mixture"]}}
-    assert not _is_done(experiment, job, command.folder)
+    assert not is_done(experiment, job, command.folder)
