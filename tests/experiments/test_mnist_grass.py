@@ -89,3 +89,11 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
     assert {"joint", "mixture"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
     assert len(list(tmp_path.rglob("figures/*.png"))) == 4
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])
+def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
+    config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
+    assert isinstance(config, MnistGrassConfig)
+    assert {job.method for job in _jobs(config, [0], False)} == {"mixture", "joint"}
+    MnistGrassTask(config.problems[0], 0, config)
