@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.jobs import _network
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask, crops, regions
@@ -89,6 +90,14 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
     assert {"joint", "mixture"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
     assert len(list(tmp_path.rglob("figures/*.png"))) == 4
+
+
+def test_settings_of_the_network_reach_it() -> None:
+    def size(*overrides: str) -> int:
+        network = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config.network
+        return sum(p.numel() for p in _network(network, (1, 28, 28)).parameters())
+
+    assert len({size(), size("network.blocks=[8]"), size("network.layers=2")}) == 3
 
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])

@@ -19,6 +19,7 @@ from experiments.runner import _jobs, read_command
 TINY = [
     "problems=[contrastive-2]",
     "observations=48",
+    "em.held_out=8",
     "fresh=40",
     "network={hidden: [8], embedding: 8}",
     "fits.mixture={components: [2, 3, 3], steps: 8, batch: 16, starts: 8, trial: 0.5, cooled: 0.6, held_out: 0.25}",
@@ -77,6 +78,7 @@ OTHER: dict[str, Any] = {
     "metrics.tessellations": 6,
     "metrics.coverage": 12,
     "metrics.coverage_draws": 6,
+    "metrics.mean_draws": 2,
     "metrics.saved": 20,
 }
 SILENT = {
@@ -84,7 +86,8 @@ SILENT = {
     "workers",
 }
 LISTS = ("problems", "methods", "compare", "fits.gaussian", "fits.four")  # not settings
-ELSEWHERE = ("audit", "em.max_laps", "em.held_out")  # of the audit, and of laps: auto; see test_audit.py
+# of the audit and of laps: auto, see test_audit.py; of U-Nets, see test_mnist_grass.py
+ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "network.blocks", "network.layers")
 
 
 @cache
