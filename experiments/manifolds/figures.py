@@ -63,6 +63,7 @@ def make_figures(
         "candidates": lambda: candidates_figure(run),
         "stopping": lambda: stopping_figure(run),
         "gap": lambda: _gap_figure(run),
+        "ablations": lambda: _ablations_figure(run),
     }
     written = []
     for name, make in makers.items():
@@ -95,7 +96,7 @@ def _lap_curve(run: Run, problem: str, method: str) -> dict[int, list[float]]:
 
 def _laps_figure(run: Run) -> Figure | None:
     """The paper's Figure 2: Sinkhorn divergence of the training draws against the EM lap."""
-    curves = {name: {method: _lap_curve(run, name, method) for method in run.methods()} for name in _mixed(run)}
+    curves = {name: {method: _lap_curve(run, name, method) for method in run.rivals()} for name in _mixed(run)}
     curves = {name: {m: curve for m, curve in own.items() if curve} for name, own in curves.items()}
     curves = {name: own for name, own in curves.items() if own}
     if not curves:
@@ -142,12 +143,12 @@ def _mixing_figure(run: Run) -> Figure | None:
     """Final Sinkhorn divergence against the mixing fraction, with the floor and the paper's points."""
     problems = [name for name in _mixed(run) if not name.endswith("-r2")]
     metrics = {"posterior_sinkhorn": "posterior SD", "prior_sinkhorn": "prior SD"}
-    if not any(run.mean(name, m, metric) is not None for name in problems for m in run.methods() for metric in metrics):
+    if not any(run.mean(name, m, metric) is not None for name in problems for m in run.rivals() for metric in metrics):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.8), sharey=True)
     place = {name: SEPARATE if name.endswith("-separate") else fraction(name) for name in problems}
     for ax, (metric, heading) in zip(axes, metrics.items(), strict=True):
-        methods = [m for m in run.methods() if any(run.mean(name, m, metric) is not None for name in problems)]
+        methods = [m for m in run.rivals() if any(run.mean(name, m, metric) is not None for name in problems)]
         for order, method in enumerate(methods):
             _mixing_curve(run, ax, method, metric, place, shift=0.008 * (order - (len(methods) - 1) / 2))
         for method in ("joint", "gibbs_8x"):
@@ -192,7 +193,7 @@ def _mixing_curve(run: Run, ax: Axes, method: str, metric: str, place: Mapping[s
 
 def _gap_figure(run: Run) -> Figure | None:
     """Decibels below the exact posterior."""
-    cells = {(name, m): run.cell(name, m, "oracle_gap_db") for name in run.problems for m in run.methods()}
+    cells = {(name, m): run.cell(name, m, "oracle_gap_db") for name in run.problems for m in run.rivals()}
     shown = {key: cell for key, cell in cells.items() if cell and cell["mean"] is not None}
     if not shown:
         return None
@@ -226,4 +227,29 @@ def _gap_figure(run: Run) -> Figure | None:
         f"Draws for {run.samples(problems, 'posterior_psnr')} fresh observations, mean over sources. {run.seeds()} "
         "Draws collapsed to the posterior mean would stand at −3 dB.",
     )
+    return figure
+
+
+def _ablations_figure(run: Run) -> Figure | None:
+    """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact posterior."""
+    kept = ("joint", "mixture")
+    changed = [m for m in run.methods() if m not in (*run.rivals(), *kept)]
+    found = {p: {m: run.cell(p, m, "oracle_gap_db") for m in (*kept, *changed)} for p in run.problems}
+    found = {p: {m: cell for m, cell in own.items() if cell and cell["mean"] is not None} for p, own in found.items()}
+    found = {p: own for p, own in found.items() if own.keys() - set(kept)}
+    if not found:
+        return None
+    methods = [m for m in (*kept, *changed) if any(m in own for own in found.values())]
+    size = (2.2 + 2.4 * len(found), 1.1 + 0.26 * len(methods))
+    figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
+    for ax, (problem, own) in zip(axes[0], found.items(), strict=True):
+        for place, method in enumerate(methods):
+            if method in own:
+                colour = method_style(method).colour if method in kept else "0.3"
+                error = own[method]["std"] or 0
+                ax.errorbar(own[method]["mean"], place, xerr=error, color=colour, marker="o", markersize=5, capsize=2)
+        ax.axvline(0, color=TRUTH, ls="--", lw=1)
+        ax.set(title=title(problem), xlabel="dB below exact", ylim=(len(methods) - 0.5, -0.5))
+        ax.set_yticks(range(len(methods)), [method_style(m).label for m in methods])
+    caption(figure, f"Fresh observations, mean over sources. {run.seeds()}")
     return figure

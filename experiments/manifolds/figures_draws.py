@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
 from mvss.plotting import TRUTH, caption, method_style
-from mvss.report import lookup, method_order, paper_value
+from mvss.report import METHODS, lookup, method_order, paper_value
 
 __all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
 
@@ -51,6 +51,10 @@ class Run:
 
     def methods(self) -> list[str]:
         return method_order(key[1] for key in self.rows)
+
+    def rivals(self) -> list[str]:
+        """Our method, those of others, and the oracle: without the ablations."""
+        return [m for m in self.methods() if m in (*METHODS, "exact")]
 
     def cell(self, problem: str, method: str, metric: str) -> Mapping[str, Any] | None:
         """The row of the mean over sources."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.manifolds.figures import (
+    _ablations_figure,
     _gap_figure,
     _lap_curve,
     _laps_figure,
@@ -76,11 +77,23 @@ def test_one_seed_without_samples_or_oracle(tmp_path: Path) -> None:
     assert [path.name for path in written[::2]] == ["problem.png", "sinkhorn-vs-lap.png", "sinkhorn-vs-mixing.png"]
 
 
+def test_ablations_have_a_figure_of_their_own(tmp_path: Path) -> None:
+    rows = records(0, ("mixed-0.1",))
+    extra = [{**row, "method": "joint_cold"} for row in rows if row["method"] == "joint"]
+    by_seed = {0: rows + extra}
+    run = Run(tmp_path, table_of(by_seed), by_seed, ("mixed-0.1",), 0)
+    assert run.rivals() == ["joint", "gibbs", "exact"] and "joint_cold" in run.methods()
+    figure = _ablations_figure(run)
+    assert figure is not None
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["joint (ours)", "joint cold"]
+
+
 def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
     run = Run(tmp_path, table_of({0: []}), {0: []}, ("mixed-0.1",), 0)
-    made = [make(run) for make in (_laps_figure, _mixing_figure, _gap_figure, priors_figure)]
+    made = [make(run) for make in (_laps_figure, _mixing_figure, _gap_figure, _ablations_figure, priors_figure)]
     made += [make(run) for make in (coverage_figure, ranks_figure, candidates_figure, stopping_figure)]
-    assert made == [None] * 8
+    assert made == [None] * 9
     assert marginals_figure(run, "mixed-0.1") is None
 
 
