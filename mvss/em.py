@@ -7,18 +7,19 @@
 The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
 that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
 
-How long? The likelihood of the observations under a diffusion prior has no closed form, but what a lap gains has a bound
-(Jensen; it is the one that EM itself rests on): for the priors p before the lap and p' after it,
+How long? The likelihood of the observations under a diffusion prior has no closed form, but what a lap adds to it has bounds
+on both sides (Jensen): for the priors p before the lap and p' after it,
 
-    log p'(y) − log p(y) ≥ E_{x ~ p(x | y)} [Σ_β log p'(x^β) − log p(x^β)]
+    E_{x ~ p(x | y)} [Σ_β log p'(x^β) − log p(x^β)]  ≤  log p'(y) − log p(y)  ≤  the same under p'(x | y)
 
-Observations that no M-step sees are separated before each lap, and the difference is taken on those draws by
-`likelihood.expected_log_prob`, with the same noise for both. (The density of draws of the new priors would be no measure: it
-rises whenever a prior narrows.)
+and their mean is right to second order in the change. Observations that no M-step sees are separated before and after each
+lap; `likelihood.expected_log_prob` takes the difference, with the same noise for both priors. (The density of each lap's own
+draws would be no measure: it rises whenever a prior narrows.)
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ from mvss.training import TrainingConfig, fit_denoiser
 
 __all__ = ["Draws", "HeldOut", "Stage", "run_em"]
 
+LEVELS = 64  # noise levels per held-out draw: enough that the draws themselves are most of the error
 Draws = list[list[Tensor]]
 """`draws[α][position]`: `(N_α, *shape)` of each source that view α shows, in the order of `View.shown`."""
 
@@ -57,11 +59,12 @@ class Stage:
 @dataclass(frozen=True)
 class HeldOut:
     """Observations that stay out of the M-step. start: draws to begin each separation from, see `Draws`; posterior: how they
-    are separated. A stage ends with the first lap whose gain is not above its standard error."""
+    are separated. patience: a stage ends when the gain of so many laps together is not above its standard error."""
 
     data: MultiViewData
     start: Draws
     posterior: PosteriorConfig
+    patience: int = 3
 
 
 def run_em(
@@ -86,7 +89,7 @@ def run_em(
     """
     plan = _plan(data, stages)
     pipeline = SourceSeparationPipeline(denoisers, posterior)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "held_out": 0.0}
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "nats": 0.0, "gains": [], "asked": None}
     draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -99,13 +102,13 @@ def run_em(
     while state["stage"] < len(plan):
         stage, views = plan[state["stage"]]
         if state["within"] >= stage.laps:
-            state |= {"stage": state["stage"] + 1, "within": 0}
+            state |= {"stage": state["stage"] + 1, "within": 0, "gains": [], "asked": None}
             continue
         lap, began, losses = state["lap"], time.monotonic(), {}
-        if held_out:
-            asked, count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
+        if held_out and state["asked"] is None:
+            state["asked"], count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
             state["evaluations"] += count
-            before = _log_prob(denoisers, asked, training, stream.child("held-out", lap))
+        former = copy.deepcopy(list(denoisers)) if held_out else []
         for beta in stage.sources:
             pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
             denoisers[beta].relax(relaxation)
@@ -132,10 +135,17 @@ def run_em(
             **losses,
         }
         if held_out:
-            gain = _log_prob(denoisers, asked, training, stream.child("held-out", lap)) - before
+            keyed, before = stream.child("held-out", lap + 1), state["asked"]
+            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
+            state["evaluations"] += count
+            bounds = [_gain(former, denoisers, drawn, training, keyed) for drawn in (before, state["asked"])]
+            gain = torch.stack(bounds).mean(0)
             mean, error = float(gain.mean()), float(gain.std()) / math.sqrt(len(gain))
-            state |= {"held_out": state["held_out"] + mean, "within": state["within"] if mean > error else stage.laps}
-            record |= {"held_out_gain": mean, "held_out_gain_error": error, "held_out_nats": state["held_out"]}
+            state |= {"nats": state["nats"] + mean, "gains": [*state["gains"], (mean, error)]}
+            last = state["gains"][-held_out.patience :]
+            if len(last) == held_out.patience and sum(m for m, _ in last) <= math.hypot(*(e for _, e in last)):
+                state["within"] = stage.laps
+            record |= {"held_out_gain": mean, "held_out_gain_error": error, "held_out_nats": state["nats"]}
             record["network_evaluations"] = state["evaluations"]
         _freeze(denoisers, False)
         if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
@@ -175,14 +185,25 @@ def _separate(
     return drawn, evaluations
 
 
-def _log_prob(
-    denoisers: Sequence[Denoiser], drawn: Sequence[dict[int, Tensor]], training: TrainingConfig, stream: Stream
+def _gain(
+    former: Sequence[Denoiser],
+    latter: Sequence[Denoiser],
+    drawn: Sequence[dict[int, Tensor]],
+    training: TrainingConfig,
+    stream: Stream,
 ) -> Tensor:
-    """Expected log density of all sources of each held-out observation together, `(N,)`, nats."""
-    levels, values = (training.sigma_min, training.sigma_max), []
+    """Expected log density of all sources of each held-out observation under the latter denoisers less that under the former,
+    `(N,)`, nats."""
+    values = []
     for place, sources in enumerate(drawn):
-        keyed = stream.child("density", place)
-        each = [expected_log_prob(denoisers[b], x, *levels, keyed.child(b)) for b, x in sources.items()]
+        each = []
+        for beta, x in sources.items():
+            keyed = stream.child("density", place, beta)
+            new, old = (
+                expected_log_prob(denoisers[beta], x, training.sigma_min, training.sigma_max, keyed, LEVELS)
+                for denoisers in (latter, former)
+            )
+            each.append(new - old)
         values.append(torch.stack(each).sum(0))
     return torch.cat(values)
 
