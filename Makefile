@@ -22,7 +22,7 @@ help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
 	@echo "PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## make .venv and install everything that a run needs [2-10 min once, mostly download]
 
@@ -49,7 +49,7 @@ $(SWEEP): requirements-sweep.txt $(READY)
 	@$(PIP) -r requirements-sweep.txt
 	@touch $@
 
-test: $(DEV) ## run the tests; ARGS goes to pytest [2 min]
+test: $(DEV) ## run the tests; ARGS goes to pytest [4 min]
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
@@ -70,7 +70,7 @@ manifolds-compare: $(READY) ## the same with more baselines and the ablations [c
 manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 2 min]
 	@$(BIN)/python -m experiments.manifolds growth $(FLAGS)
 
-manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and log p of candidates [cpu: 1 h a seed]
+manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and log p of candidates [cpu: 30 min a seed]
 	@$(BIN)/python -m experiments.manifolds --audit $(FLAGS)
 
 manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
