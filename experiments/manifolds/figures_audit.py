@@ -179,7 +179,9 @@ def stopping_figure(run: Run) -> Figure | None:
         if ax is axes[0][-1]:
             other.set_ylabel("training draws below oracle (dB), ■")
     caption(
-        figure, f"Seed {run.seed}. Expected log density of draws for observations that no M-step has seen; EM ends with it."
+        figure,
+        f"Seed {run.seed}. What the laps have added to the log likelihood of observations that no M-step has seen; EM ends when "
+        "three laps have added nothing.",
     )
     return figure
 
