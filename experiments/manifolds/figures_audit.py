@@ -180,8 +180,8 @@ def stopping_figure(run: Run) -> Figure | None:
             other.set_ylabel("training draws below oracle (dB), ■")
     caption(
         figure,
-        f"Seed {run.seed}. What the laps have added to the log likelihood of observations that no M-step has seen; EM ends when "
-        "three laps have added nothing.",
+        f"Seed {run.seed}. What the laps have added to the log likelihood of observations that no M-step has seen; EM ends "
+        "when three laps have added nothing.",
     )
     return figure
 
