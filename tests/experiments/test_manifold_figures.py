@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -86,6 +87,7 @@ def test_ablations_have_a_figure_of_their_own(tmp_path: Path) -> None:
     figure = _ablations_figure(run)
     assert figure is not None
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    plt.close(figure)
     assert labels == ["joint (ours)", "joint cold"]
 
 
