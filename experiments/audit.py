@@ -82,7 +82,7 @@ def _candidates(
     if denoiser.network is None:
         value = denoiser.mixture.log_prob(blurred, settings.sigma)
     else:
-        high = (job.recipe.training or job.config.training).sigma_max
+        high = job.config.training_of(job.recipe).sigma_max
         value = log_prob(denoiser, blurred.reshape(truth.shape), settings.sigma, high).value
     true = task.exact_priors()[source].log_prob(blurred, settings.sigma)
     name = str(source + 1)

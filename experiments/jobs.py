@@ -45,8 +45,8 @@ def run_job(
     priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
     pipeline = build_pipeline(job, task, priors)
-    separator = SourceSeparationPipeline(pipeline.denoisers, recipe.separation or recipe.posterior or config.separation)
-    beam, keyed = (recipe.posterior or config.posterior).beam, Stream(job.seed, (job.problem, recipe.fit))
+    separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe))
+    beam, keyed = config.posterior_of(recipe).beam, Stream(job.seed, (job.problem, recipe.fit))
     held_out = None
     if config.laps(recipe) == "auto":
         task, aside = _hold_out(task, config.em.held_out)
@@ -79,7 +79,7 @@ def run_job(
         pipeline.denoisers,
         first,
         stages,
-        recipe.training or config.training,
+        config.training_of(recipe),
         pipeline.config,
         stream.child("em"),
         accelerator,
@@ -155,7 +155,7 @@ def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
         return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
     priors, _ = _priors(job, task, folder.parent, lambda _: None, lambda _: None)
     denoisers = build_pipeline(job, task, priors).denoisers
-    return SourceSeparationPipeline(denoisers, job.recipe.separation or job.recipe.posterior or job.config.separation)
+    return SourceSeparationPipeline(denoisers, job.config.separation_of(job.recipe))
 
 
 def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
@@ -172,7 +172,7 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
                 network = _network(job.config.network, shape)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
-    return SourceSeparationPipeline(denoisers, job.recipe.posterior or job.config.posterior)
+    return SourceSeparationPipeline(denoisers, job.config.posterior_of(job.recipe))
 
 
 def _network(config: NetworkConfig, shape: tuple[int, ...]) -> TimeMLP | ImageUNet:

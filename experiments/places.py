@@ -9,15 +9,18 @@ seed-N/samples/<problem>/<method>.npz     what the figures show
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.keys import code_key, settings_key
 from experiments.recipes import Config, Job, Task
 
-__all__ = ["Experiment", "fit_path", "is_done", "key_of", "made_at", "name_of", "place_of", "samples_of"]
+__all__ = ["Experiment", "fit_path", "is_done", "key_of", "made_at", "name_of", "place_of", "read_samples", "samples_of"]
 
 
 @dataclass(frozen=True)
@@ -86,4 +89,17 @@ def fit_path(job: Job) -> str:
 
 def samples_of(job: Job, folder: Path) -> Path:
     """What the figures show of a job."""
-    return folder / f"seed-{job.seed}" / "samples" / job.problem / f"{method_of(job)}.npz"
+    return _samples(folder, job.seed, job.problem, method_of(job))
+
+
+def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, np.ndarray]:
+    """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
+    try:
+        with np.load(_samples(folder, seed, problem, method)) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _samples(folder: Path, seed: int, problem: str, method: str) -> Path:
+    return folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz"

@@ -170,6 +170,18 @@ class Config:
             return 0
         return self.em.laps if recipe.laps is None else recipe.laps
 
+    def training_of(self, recipe: Recipe) -> TrainingConfig:
+        """The M-step of a recipe."""
+        return recipe.training or self.training
+
+    def posterior_of(self, recipe: Recipe) -> PosteriorConfig:
+        """The E-step of a recipe."""
+        return recipe.posterior or self.posterior
+
+    def separation_of(self, recipe: Recipe) -> PosteriorConfig:
+        """How a recipe separates new observations."""
+        return recipe.separation or recipe.posterior or self.separation
+
 
 class Task(Protocol):
     """What an experiment supplies for one problem and seed."""

@@ -62,7 +62,7 @@ class Scorer:
     def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
         """What the network adds, on draws it was fitted to and on draws of fresh observations: the denoising loss as a
         share of the loss without it. A network that memorises gains on the former only."""
-        task, training = self.task, self.job.recipe.training or self.job.config.training
+        task, training = self.task, self.job.config.training_of(self.job.recipe)
         for draws, data, split in ((train, task.train, "train"), (fresh, task.fresh, "fresh")):
             for b, (new, old) in enumerate(zip(trained, untrained, strict=True)):
                 pool = [

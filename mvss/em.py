@@ -89,7 +89,7 @@ def run_em(
     """
     plan = _plan(data, stages)
     pipeline = SourceSeparationPipeline(denoisers, posterior)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "nats": 0.0, "gains": [], "asked": None}
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "gains": [], "asked": None}
     draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -102,19 +102,19 @@ def run_em(
     while state["stage"] < len(plan):
         stage, views = plan[state["stage"]]
         if state["within"] >= stage.laps:
-            state |= {"stage": state["stage"] + 1, "within": 0, "gains": [], "asked": None}
+            state |= {"stage": state["stage"] + 1, "within": 0, "asked": None}
             continue
-        lap, began, losses = state["lap"], time.monotonic(), {}
+        lap, scores = state["lap"], {}
         if held_out and state["asked"] is None:
             state["asked"], count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
             state["evaluations"] += count
-        former = copy.deepcopy(list(denoisers)) if held_out else []
+        former, began = copy.deepcopy(list(denoisers)) if held_out else [], time.monotonic()
         for beta in stage.sources:
             pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
             denoisers[beta].relax(relaxation)
             result = fit_denoiser(denoisers[beta], torch.cat(pool), training, stream.child("m-step", lap, beta), accelerator)
             denoisers[beta].relax(1.0)
-            losses[f"loss_{beta + 1}"] = result.loss[-1][1]
+            scores[f"loss_{beta + 1}"] = result.loss[-1][1]
         trained = time.monotonic()
         _freeze(denoisers, True)
         clamped = 0.0
@@ -123,31 +123,30 @@ def run_em(
             draws[alpha] = found
             state["evaluations"] += count * len(data.views[alpha])
             clamped = max(clamped, raised)
-        drawn = time.monotonic()
+        _freeze(denoisers, False)
+        e_step_seconds = time.monotonic() - trained
         state |= {"lap": lap + 1, "within": state["within"] + 1}
+        if held_out:
+            keyed, before = stream.child("held-out", lap + 1), state["asked"]
+            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
+            state["evaluations"] += count
+            bounds = [_gain(former, denoisers, asked, training, keyed) for asked in (before, state["asked"])]
+            gain = torch.stack(bounds).mean(0)
+            state["gains"] = [*state["gains"], (float(gain.mean()), float(gain.std()) / math.sqrt(len(gain)))]
+            last = state["gains"][-held_out.patience :]
+            if state["within"] >= held_out.patience and sum(m for m, _ in last) <= math.hypot(*(e for _, e in last)):
+                state["within"] = stage.laps
+            scores |= {"held_out_gain": last[-1][0], "held_out_gain_error": last[-1][1]}
+            scores["held_out_nats"] = sum(m for m, _ in state["gains"])
         record = {
             "lap": lap + 1,
             "sources": [b + 1 for b in stage.sources],
             "network_evaluations": state["evaluations"],
             "clamped": clamped,
             "m_step_seconds": trained - began,
-            "e_step_seconds": drawn - trained,
-            **losses,
+            "e_step_seconds": e_step_seconds,
+            **scores,
         }
-        if held_out:
-            keyed, before = stream.child("held-out", lap + 1), state["asked"]
-            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
-            state["evaluations"] += count
-            bounds = [_gain(former, denoisers, drawn, training, keyed) for drawn in (before, state["asked"])]
-            gain = torch.stack(bounds).mean(0)
-            mean, error = float(gain.mean()), float(gain.std()) / math.sqrt(len(gain))
-            state |= {"nats": state["nats"] + mean, "gains": [*state["gains"], (mean, error)]}
-            last = state["gains"][-held_out.patience :]
-            if len(last) == held_out.patience and sum(m for m, _ in last) <= math.hypot(*(e for _, e in last)):
-                state["within"] = stage.laps
-            record |= {"held_out_gain": mean, "held_out_gain_error": error, "held_out_nats": state["nats"]}
-            record["network_evaluations"] = state["evaluations"]
-        _freeze(denoisers, False)
         if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
             on_lap(record, draws)
         if checkpoint is not None and accelerator.is_main_process:

@@ -21,7 +21,7 @@ from torch import Tensor
 from mvss.denoisers import Denoiser
 from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, assemble, log_normal
-from mvss.rng import Stream
+from mvss.rng import Stream, choose
 from mvss.solvers import LDL, factorise
 
 __all__ = ["JointPosterior", "Prior", "jacobian"]
@@ -88,7 +88,7 @@ class Prior:
         out = []
         for beta, (part, x) in enumerate(zip(self._locals(x_t, sigma), x_t, strict=True)):
             uniform = stream.uniform(index, (), "component", beta, device=x.device)
-            k = _choose(part.log_weight, uniform)
+            k = choose(part.log_weight, uniform)
             out.append((part.pick(part.mean, k) + part.shift(k, stream, index, beta)).reshape(x.shape))
         return tuple(out)
 
@@ -159,7 +159,7 @@ class JointPosterior(Prior):
         residual, system, log_weight, pulled = self._match(local)
         log_joint = (log_normal(system, residual) + log_weight).flatten(1)
         device = self.data.y.device
-        chosen = _choose(log_joint, stream.uniform(index, (), "combination", device=device))
+        chosen = choose(log_joint, stream.uniform(index, (), "combination", device=device))
         sizes = tuple(part.mean.shape[1] for part in local)
         noise = stream.normal(index, (self.data.y.shape[1],), "noise", device=device)
         simulated = self.data.noise.sqrt() * noise
@@ -215,12 +215,6 @@ class JointPosterior(Prior):
             force = weighted.sum(others) if others else weighted
             out.append((share * part.mean).sum(1) + torch.einsum("ntdm,ntm->nd", pulled[beta], force))
         return out
-
-
-def _choose(log_weight: Tensor, uniform: Tensor) -> Tensor:
-    """One column per row of `(N, T)`, by inverting the cumulative weights at `uniform` `(N,)`."""
-    cumulative = torch.softmax(log_weight, dim=1).cumsum(1)
-    return (cumulative < uniform.unsqueeze(1)).sum(1).clamp_max(log_weight.shape[1] - 1)
 
 
 def _shaped(x: Tensor, denoiser: Denoiser) -> Tensor:

@@ -8,7 +8,7 @@ neither on the batch that it is in nor on the number of processes. Python's salt
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "Stream", "generator"]
+__all__ = ["BLOCK", "Stream", "choose", "generator"]
 
 import hashlib
 import json
@@ -39,6 +39,12 @@ def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") ->
     and step, of which there are millions, use `Stream.normal`, which is keyed by 128 bits.
     """
     return torch.Generator(device).manual_seed(int.from_bytes(_digest(seed, key)[:8], "big") >> 1)
+
+
+def choose(log_weight: Tensor, uniform: Tensor) -> Tensor:
+    """One column per row of `(N, K)`, by inverting the cumulative weights at `uniform` `(N,)`, numbers in [0, 1)."""
+    cumulative = torch.softmax(log_weight, dim=1).cumsum(1)
+    return (cumulative < uniform.unsqueeze(1)).sum(1).clamp_max(log_weight.shape[1] - 1)
 
 
 @dataclass(frozen=True)

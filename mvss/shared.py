@@ -23,7 +23,7 @@ from torch import Tensor
 from mvss.data import View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
-from mvss.rng import Stream
+from mvss.rng import Stream, choose
 
 
 def is_shared(view: View) -> bool:
@@ -158,8 +158,7 @@ class Given:
         """One joint draw `(N, D_β)` per source. index: the observations' numbers `(N,)`, which randomness is keyed by."""
         device, view = self.log_joint.device, self.gaussians.view
         uniform = stream.uniform(index, (), "combination", device=device)
-        cumulative = self.responsibility().cumsum(1)
-        chosen = (cumulative < uniform[:, None]).sum(1).clamp_max(cumulative.shape[1] - 1)
+        chosen = choose(self.log_joint, uniform)
         noise = stream.normal(index, view.noise.shape, "noise", device=device) * view.noise.sqrt()
         normal = [
             stream.normal(index, (s.spread.shape[1] + s.spread.shape[2],), "source", beta, device=device)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
-from mvss.rng import Stream
+from mvss.rng import Stream, choose
 from mvss.shared import Components, Given, SharedGaussians, SharedView
 
 
@@ -107,7 +107,7 @@ def _draw(source: Components, stream: Stream, index: Tensor) -> Tensor:
     """One draw of a source by itself, `(N, D)`."""
     device = source.mean.device
     uniform = stream.uniform(index, (), "component", device=device)
-    chosen = (source.log_weight.exp().cumsum(1) < uniform[:, None]).sum(1).clamp_max(len(source.floor) - 1)
+    chosen = choose(source.log_weight, uniform)
     size = source.spread.shape[1] + source.spread.shape[2]
     z = stream.normal(index, (size,), "source", device=device)
     out = torch.empty_like(source.mean[:, 0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
+from experiments.places import read_samples
 from mvss.plotting import TRUTH, caption, method_style
 from mvss.report import METHODS, lookup, method_order, paper_value
 
@@ -94,12 +94,7 @@ class Run:
 
     def draws(self, problem: str, method: str) -> Draws:
         """The kept samples of one seed; none where they are missing or unreadable."""
-        path = self.folder / f"seed-{self.seed}" / "samples" / problem / f"{method}.npz"
-        try:
-            with np.load(path) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            return {}
+        return read_samples(self.folder, self.seed, problem, method)
 
 
 def problem_figure(run: Run) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from experiments.mnist_grass.data import AMPLITUDE, SHAPE
+from experiments.places import read_samples
 from mvss.plotting import caption, method_style, save_figure, style
 from mvss.report import method_order
 
@@ -36,7 +36,7 @@ def make_figures(
     written: list[Path] = []
     methods = method_order(row["method"] for row in table["rows"])
     for problem in problems:
-        found = {m: _samples(folder, seed, problem, m) for m in methods}
+        found = {m: read_samples(folder, seed, problem, m) for m in methods}
         found = {m: s for m, s in found.items() if s}
         makers = {
             "separations": lambda own=found: _separations(own, seed),
@@ -49,14 +49,6 @@ def make_figures(
             if figure is not None:
                 written += save_figure(figure, folder / "figures", f"{name}-{problem}")
     return written
-
-
-def _samples(folder: Path, seed: int, problem: str, method: str) -> Samples:
-    try:
-        with np.load(folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz") as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return {}
 
 
 def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str, **look: Any) -> Figure:  # noqa: ANN401 - of imshow

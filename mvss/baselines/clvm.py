@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background, descend
 from mvss.baselines.linear import Latent, loadings, pseudo_inverse
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
@@ -99,21 +99,16 @@ class CLVM(Method):
         parameters, config = list(self.model.parameters()), self.config
         optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps, 0.01 * config.learning_rate)
-        for step in range(config.steps):
-            loss = torch.zeros((), dtype=torch.float64)
+
+        def loss_at(step: int) -> Tensor:
+            bounds = []
             for name, view in (("on", contrast.on), ("off", contrast.off)):
                 rng = stream.generator(name, step)
                 batch = view.select(torch.randperm(len(view), generator=rng)[: config.batch])
-                loss = loss - self.model.bound(_Observed.of(batch, contrast.target), rng, step / config.steps).mean()
-            if not bool(torch.isfinite(loss)):
-                raise MvssError(f"clvm: the fit diverged at step {step}; use a smaller learning_rate")
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 100.0)
-            optimiser.step()
-            schedule.step()
-            if progress:
-                progress((step + 1) / config.steps)
+                bounds.append(self.model.bound(_Observed.of(batch, contrast.target), rng, step / config.steps).mean())
+            return -torch.stack(bounds).sum()
+
+        descend("clvm", loss_at, optimiser, schedule, config.steps, progress, clip=100.0)
 
     def _build(self, target: int, shapes: tuple[tuple[int, ...], ...], width: int, stream: Stream) -> None:
         """A model that knows nothing yet. width: numbers that an encoder sees."""

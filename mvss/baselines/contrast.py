@@ -8,8 +8,9 @@ view that shows exactly those.
 
 from __future__ import annotations
 
-__all__ = ["Contrast", "Method", "background_operator", "check_background"]
+__all__ = ["Contrast", "Method", "background_operator", "check_background", "descend"]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,34 @@ def check_background(view: View, target: int) -> None:
     x = torch.randn(len(view), *first.source_shape, generator=rng, dtype=torch.float64)
     if any(o.source_shape != x.shape[1:] or not torch.allclose(o.forward(x), first.forward(x)) for o in others):
         raise MvssError("PCPCA and CLVM need one operator for all background sources of a view; here they differ")
+
+
+def descend(
+    name: str,
+    loss_at: Callable[[int], Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    steps: int,
+    progress: Progress | None,
+    clip: float = math.inf,
+) -> None:
+    """Minimise by gradient steps. loss_at: the loss of a step's minibatch. clip: largest norm of the gradient.
+
+    Raises MvssError, in the name of the method, where the loss stops being finite.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for step in range(steps):
+        loss = loss_at(step)
+        if not bool(torch.isfinite(loss)):
+            raise MvssError(f"{name}: the fit diverged at step {step}; use a smaller learning_rate")
+        optimiser.zero_grad()
+        loss.backward()
+        if clip < math.inf:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimiser.step()
+        schedule.step()
+        if progress:
+            progress((step + 1) / steps)
 
 
 class Method(ABC):

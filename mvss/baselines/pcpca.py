@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, descend
 from mvss.baselines.linear import Latent, loadings, pseudo_inverse
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
@@ -59,20 +59,15 @@ class PCPCA(Method):
             parameter.requires_grad_(True)
         optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / config.steps))
-        for step in range(config.steps):
+
+        def loss_at(step: int) -> Tensor:
             terms = []
             for name, view, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
                 rows = torch.randperm(len(view), generator=stream.generator(name, step))[: config.batch]
                 terms.append(self._latent(view.select(rows), mean).log_prob().mean())
-            loss = -terms[0] + config.gamma * terms[1] * len(contrast.off) / len(contrast.on)
-            optimiser.zero_grad()
-            loss.backward()
-            if not bool(torch.isfinite(loss)):
-                raise MvssError(f"pcpca: the fit diverged at step {step}; use a smaller learning_rate or gamma")
-            optimiser.step()
-            schedule.step()
-            if progress:
-                progress((step + 1) / config.steps)
+            return -terms[0] + config.gamma * terms[1] * len(contrast.off) / len(contrast.on)
+
+        descend("pcpca", loss_at, optimiser, schedule, config.steps, progress)
         for parameter in parameters:
             parameter.requires_grad_(False)
 
