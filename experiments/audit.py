@@ -19,6 +19,7 @@ from experiments.jobs import load_model
 from experiments.recipes import Job, Task
 from mvss.likelihood import log_prob
 from mvss.metrics.calibration import coverage_error, rank_error
+from mvss.mixture import GaussianMixture
 from mvss.pipeline import SourceSeparationPipeline
 from mvss.rng import Stream
 
@@ -29,6 +30,7 @@ def run_audit(
     job: Job, task: Task, folder: Path, append: Callable[[dict[str, object]], None], progress: Callable[[float], None]
 ) -> dict[str, np.ndarray]:
     """Arguments and result as of `experiments.jobs.run_job`; the fitted method is in the folder beside, named after it."""
+    truths = task.exact_priors()  # first: where they are not known there is nothing to audit
     model = load_model(job, task, folder.parent / job.method)
     settings, stream = job.config.audit, Stream(job.seed, (job.problem, job.method, "audit"))
 
@@ -43,7 +45,7 @@ def run_audit(
     _calibration(found, add, arrays)
     if settings.candidates:
         for source in model.sources:
-            _candidates(job, task, model, source, add, arrays)
+            _candidates(job, task, model, source, truths[source], add, arrays)
             progress(share + (1 - share) * (source + 1) / len(model.sources))
     return arrays
 
@@ -67,10 +69,11 @@ def _candidates(
     task: Task,
     model: SourceSeparationPipeline,
     source: int,
+    law: GaussianMixture,
     add: Callable[[str, str, float, int], None],
     arrays: dict[str, np.ndarray],
 ) -> None:
-    """Candidates are the same for every method of a problem and seed."""
+    """Candidates are the same for every method of a problem and seed. law: the source's true one."""
     settings, rng = job.config.audit, Stream(job.seed, (job.problem, "candidates")).generator(source)
     n, size = settings.candidates, len(settings.distances)
     truth = task.sample_truth(source, n * size, rng)
@@ -84,7 +87,7 @@ def _candidates(
     else:
         high = job.config.training_of(job.recipe).sigma_max
         value = log_prob(denoiser, blurred.reshape(truth.shape), settings.sigma, high).value
-    true = task.exact_priors()[source].log_prob(blurred, settings.sigma)
+    true = law.log_prob(blurred, settings.sigma)
     name = str(source + 1)
     arrays[f"log_prob_{name}"], arrays[f"log_prob_true_{name}"] = (v.reshape(size, n).numpy() for v in (value, true))
     on = value[:n]

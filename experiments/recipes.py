@@ -246,6 +246,8 @@ def check_config(config: Config) -> None:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
+    if rivals := [n for n, r in {**config.methods, **config.compare}.items() if r.baseline and n in config.audit.methods]:
+        raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for pipelines, not for baselines")
     m = config.metrics
     for metric, among in (("sinkhorn", "fresh"), ("lap_sinkhorn", "observations"), ("paper_sinkhorn", "fresh")):
         needed, there = getattr(m, metric), getattr(config, among)

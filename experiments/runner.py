@@ -117,7 +117,6 @@ def _main(experiment: Experiment, command: Command) -> int:
             raise MvssError("no finished job has this configuration: run without --report")
         return _report(experiment, command)
     for seed in command.seeds:
-        save_config(config, folder / f"seed-{seed}" / "config.yaml")
         atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
     run_all(experiment, stale, folder, config.workers)
     return _report(experiment, command)
@@ -153,6 +152,7 @@ def _report(experiment: Experiment, command: Command) -> int:
         for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table
             if path not in {samples_of(job, folder) for job, _ in known}:
                 path.unlink()
+        save_config(config, home / "config.yaml")  # what the rows of the table have in common, whenever they were made
         atomic_write_text(home / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in by_seed[seed]))
     # `make ...-compare` makes what `make ...` makes, and more
     made = list(dict.fromkeys(targets))[1 if f"{experiment.target}-compare" in targets else 0 :]

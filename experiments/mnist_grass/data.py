@@ -22,6 +22,7 @@ from experiments.mnist_grass.classifier import Classifier, trained_classifier
 from experiments.recipes import Config
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
+from mvss.mixture import GaussianMixture
 from mvss.noise import Isotropic
 from mvss.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
 from mvss.rng import generator
@@ -168,6 +169,10 @@ class MnistGrassTask:
         """Sources behind the training observations, `(count, 1, 28, 28)`."""
         pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([source])])
         return pool[torch.arange(count) % len(pool)]
+
+    def exact_priors(self) -> tuple[GaussianMixture, ...]:
+        """There are none."""
+        raise MvssError("the true laws of grass and digits are not known: neither an oracle nor an audit can be made of them")
 
     def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
         """Of digits: those of a classifier."""

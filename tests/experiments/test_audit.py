@@ -93,6 +93,8 @@ def test_laps_that_end_by_themselves(tmp_path: Path) -> None:
     (tmp_path / "most").mkdir()
     with pytest.raises(MvssError, match="more than half of a view of 96"):
         run(job("joint_auto", "em.held_out=60"), tmp_path / "most")
+    with pytest.raises(MvssError, match="not for baselines"):
+        job("joint", "audit.methods=[joint, pcpca]")
     with pytest.raises(MvssError, match="begin with 0"):
         job("joint", "audit.distances=[0.1, 0.3]")
     (tmp_path / "all").mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.audit import run_audit
 from experiments.jobs import _network
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
@@ -90,6 +91,13 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
     assert {"joint", "mixture"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
     assert len(list(tmp_path.rglob("figures/*.png"))) == 4
+
+
+def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
+    config = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[full]"], ROOT).config
+    job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
+    with pytest.raises(MvssError, match="not known"):
+        run_audit(job, MnistGrassTask("full", 0, CONFIG), tmp_path / "joint-audit", lambda _: None, lambda _: None)
 
 
 def test_settings_of_the_network_reach_it() -> None:
