@@ -192,6 +192,10 @@ def _build_union(choices: tuple[Any, ...], value: Any, key: str) -> Any:  # noqa
     choices = tuple(choice for choice in choices if choice is not type(None))
     if len(choices) == 1:  # an optional value: the error of what is inside says most
         return _build(choices[0], value, key)
+    if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):  # the one that is meant says what is wrong
+        return _build(
+            max(choices, key=lambda choice: len({f.name for f in dataclasses.fields(choice)} & set(value))), value, key
+        )
     # Exact types first, so that 3 stays an int in `float | int`.
     for choice in sorted(choices, key=lambda choice: type(value) is not choice):
         try:

@@ -190,3 +190,31 @@ def test_hash_is_stable(preset: Path) -> None:
     assert config_hash(config) == config_hash(replace(config, problems=dict(reversed(config.problems.items()))))
     assert config_hash(config) != config_hash(load_config(Config, preset, ["sampler.steps=41"]))
     assert config_hash(config) != config_hash(replace(config, warm=()))
+
+
+@dataclass(frozen=True)
+class _Round:
+    radius: float = 1.0
+    steps: int = 2
+
+
+@dataclass(frozen=True)
+class _Square:
+    side: float = 1.0
+    corners: int = 4
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    shapes: dict[str, _Round | _Square] = field(default_factory=dict)
+
+
+def test_of_several_groups_of_keys_the_one_that_is_meant_is_built_and_says_what_is_wrong(tmp_path: Path) -> None:
+    preset = tmp_path / "p.yaml"
+    preset.write_text("shapes: {a: {side: 2.0}, b: {radius: 3.0, steps: 1}, c: {}}\n")
+    assert load_config(_Shapes, preset).shapes == {"a": _Square(2.0), "b": _Round(3.0, 1), "c": _Round()}
+    with pytest.raises(MvssError, match=r"'shapes\.a\.side' is 'wide'"):
+        load_config(_Shapes, preset, ["shapes.a.side=wide"])
+    preset.write_text("shapes: {b: {radius: 3.0, stps: 1}}\n")
+    with pytest.raises(MvssError, match=r"unknown key 'shapes\.b\.stps': did you mean 'steps'"):
+        load_config(_Shapes, preset)

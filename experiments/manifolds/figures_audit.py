@@ -55,10 +55,10 @@ def coverage_figure(run: Run) -> Figure | None:
             ax.set_xlabel("nominal coverage")
     legend(figure, axes)
     few, many = (run.samples(run.problems, name) for name in ("coverage_error", "audit_coverage_error"))
-    counts = f"{few}, or {many} where a method was audited" if many != "unknown" else few
+    audited = f" ({many} where a method was audited)" if many != "unknown" else ""
     caption(
         figure,
-        f"{counts} fresh observations, seed {run.seed}. Steeper than the diagonal in the middle: draws too wide; "
+        f"{few} fresh observations{audited}, seed {run.seed}. Steeper than the diagonal in the middle: draws too wide; "
         "flatter: too narrow.",
     )
     return figure
