@@ -125,7 +125,7 @@ class _Moments:
             second = (self.second[k] if some else self.second.sum(0)) / count
             mean = centre
             if some and before is not None:
-                mean = before[k] + torch.linalg.lstsq(self.precision[k], self.force[k][:, None], driver="gelsd").solution[:, 0]
+                mean = before[k] + torch.linalg.lstsq(self.precision[k], self.force[k][:, None], driver="gelsy").solution[:, 0]
             means.append(mean)
             covariances.append(second - torch.outer(centre, centre))
         return factor_analysis(self.count.clamp_min(1.0), torch.stack(means), torch.stack(covariances), rank, floor)
@@ -202,7 +202,7 @@ def _start(
             spread = mixture.means - mean
             total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + (mixture.weights * spread.mT) @ spread
             residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
-    centre = torch.linalg.lstsq(matrix, residual.mean(0)[:, None], driver="gelsd").solution[:, 0]
+    centre = torch.linalg.lstsq(matrix, residual.mean(0)[:, None], driver="gelsy").solution[:, 0]
     excess = (residual - centre @ matrix.mT).square().mean(0) - variance
     wide = max(config.floor**2, float(excess.sum() / matrix.square().sum()))
     size = matrix.shape[1]
