@@ -151,8 +151,8 @@ def _markdown(head: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
         f"- commit: `{head['commit']}`",
         "",
         f"PSNR (dB) of one draw of the target for each of {head['fresh']:,} fresh observations, seeds "
-        f"{', '.join(map(str, head['seeds']))}. Best trial first; the preset's settings at the time were trial 1. Bound: mean of "
-        "the bound on log p(y) of the same observations, nats (linear: log p(y) itself).",
+        f"{', '.join(map(str, head['seeds']))}. Best trial first; the preset's settings at the time were trial 1. Bound: mean "
+        "of the bound on log p(y) of the same observations, nats (linear: log p(y) itself).",
     ]
     for name, found in methods.items():
         keys, tasks = list(found["best"]), list(found["trials"][0]["each"])

@@ -34,6 +34,11 @@ class LinearOperator(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """Aᵀ y: `(N, *observation_shape)` to `(N, *source_shape)`."""
 
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """A⁺ y: `(N, *observation_shape)` to `(N, *source_shape)`; by the matrix, where no operator knows better."""
+        x = torch.linalg.pinv(self.dense(y.dtype)) @ y.flatten(1).unsqueeze(-1)
+        return x.reshape(len(y), *self.source_shape)
+
     def select(self, index: Tensor) -> LinearOperator:
         """The operators of the observations in `index` `(n,)`."""
         return self
@@ -100,6 +105,9 @@ class Identity(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return y
 
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y
+
 
 class BlockAverage(LinearOperator):
     """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
@@ -117,6 +125,9 @@ class BlockAverage(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         f = self.factor
         return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
 
 
 class Zero(LinearOperator):
@@ -152,6 +163,9 @@ class Scale(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.factor * y
 
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return 0 * y if self.is_zero else y / self.factor
+
     @property
     def is_zero(self) -> bool:
         return self.factor == 0.0
@@ -181,6 +195,11 @@ class Composition(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        if isinstance(self.outer, Scale):
+            return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
+        return super().pseudo_inverse(y)
 
     def select(self, index: Tensor) -> Composition:
         return Composition(self.outer.select(index), self.inner.select(index))

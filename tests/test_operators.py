@@ -45,6 +45,9 @@ def test_adjoint_matrix_and_rows_agree_with_forward(name: str) -> None:
     torch.testing.assert_close((matrix @ x.flatten(1).unsqueeze(-1)).squeeze(-1), image.flatten(1))
     torch.testing.assert_close(LinearOperator.dense(operator), matrix)
 
+    inverse = (torch.linalg.pinv(matrix) @ y.flatten(1).unsqueeze(-1)).reshape(x.shape)
+    torch.testing.assert_close(operator.pseudo_inverse(y), inverse)
+
     rows = torch.tensor([3, 1, 1])
     part = operator.select(rows)
     assert part.count in (None, 3) and (part.count is None) == (operator.count is None)

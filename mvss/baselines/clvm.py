@@ -21,8 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background, descend
-from mvss.baselines.linear import Latent, loadings, pseudo_inverse
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background, descend, minibatch
+from mvss.baselines.linear import Latent, loadings
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
@@ -61,9 +61,9 @@ class CLVM(Method):
     def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
         """See `Method.fit`."""
         contrast = Contrast.of(data)
-        on = _Observed.of(contrast.on, contrast.target)
+        on = _Observed.of(contrast.on[0], contrast.target)
         self._build(contrast.target, (data.source_shapes[0], data.source_shapes[-1]), _inputs(on, 1.0).shape[1], stream)
-        self.model.start(float(pseudo_inverse(on.operators[0], on.y).std()))
+        self.model.start(float(on.estimate().std()))
         if self.config.decoder == "linear":
             self._ascend(contrast, progress)
         else:
@@ -74,7 +74,8 @@ class CLVM(Method):
         """Maximise the exact likelihood of all observations by L-BFGS: a mean hardly shows along a broad factor, and
         stochastic steps small enough for the noise take for ever there."""
         parameters = list(self.model.parameters())
-        observed = [_Observed.of(view, contrast.target) for view in (contrast.on, contrast.off)]
+        kinds = (contrast.on, contrast.off)
+        observed = [(_Observed.of(view, contrast.target), len(view) / sum(map(len, kind))) for kind in kinds for view in kind]
         rng = torch.Generator()
         optimiser = torch.optim.LBFGS(parameters, max_iter=self.config.steps, history_size=20, line_search_fn="strong_wolfe")
         calls = 0
@@ -83,7 +84,7 @@ class CLVM(Method):
             nonlocal calls
             calls += 1
             optimiser.zero_grad()
-            loss = -torch.stack([self.model.bound(part, rng, 1.0).mean() for part in observed]).sum()
+            loss = -torch.stack([share * self.model.bound(part, rng, 1.0).mean() for part, share in observed]).sum()
             loss.backward()
             if progress:
                 progress(min(1.0, calls / (1.25 * self.config.steps)))
@@ -102,10 +103,11 @@ class CLVM(Method):
 
         def loss_at(step: int) -> Tensor:
             bounds = []
-            for name, view in (("on", contrast.on), ("off", contrast.off)):
+            for name, views in (("on", contrast.on), ("off", contrast.off)):
                 rng = stream.generator(name, step)
-                batch = view.select(torch.randperm(len(view), generator=rng)[: config.batch])
-                bounds.append(self.model.bound(_Observed.of(batch, contrast.target), rng, step / config.steps).mean())
+                for batch, share in minibatch(views, config.batch, stream.child(name, step)):
+                    part = _Observed.of(batch, contrast.target)
+                    bounds.append(share * self.model.bound(part, rng, step / config.steps).mean())
             return -torch.stack(bounds).sum()
 
         descend("clvm", loss_at, optimiser, schedule, config.steps, progress, clip=100.0)
@@ -177,6 +179,11 @@ class _Observed:
         y = view.y.double()
         shown = view.operators[target] if target in view.shown else None
         return _Observed(y.flatten(1), view.noise.variance(y).flatten(1), (background_operator(view, target), shown))
+
+    def estimate(self) -> Tensor:
+        """A⁺ y of the background's operator, `(N, D)`."""
+        operator = self.operators[0]
+        return operator.pseudo_inverse(self.y.reshape(-1, *operator.observation_shape)).flatten(1)
 
     def apply(self, parts: tuple[Tensor, Tensor]) -> Tensor:
         """A^b b + A^t t, `(N, M)`, for parts `(N, D)`."""
@@ -269,7 +276,7 @@ class _Neural(nn.Module):
 def _inputs(observed: _Observed, scale: float) -> Tensor:
     """What an encoder sees: A⁺ y, and the matrix where there is one per observation."""
     operator = observed.operators[0]
-    parts = [pseudo_inverse(operator, observed.y) / scale]
+    parts = [observed.estimate() / scale]
     if operator.count is not None:
         parts.append(operator.dense().flatten(1))
     return torch.cat(parts, dim=1).float()

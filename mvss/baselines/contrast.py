@@ -1,18 +1,18 @@
-"""Contrastive data: a view that shows a target on a background, and one that shows the background alone.
+"""Contrastive data: views that show a target on a background, and views that show the background alone.
 
     y_target = A^b b + A^t t + η,    y_background = A^b b + η,    A^b, A^t per observation or for a whole view
 
 The target is the newest source. The background is the sum of all earlier ones, as in the paper; its law is that of the
-view that shows exactly those.
+views that show exactly those. Several views of one kind differ in their operators, as in resolution.
 """
 
 from __future__ import annotations
 
-__all__ = ["Contrast", "Method", "background_operator", "check_background", "descend"]
+__all__ = ["Contrast", "Method", "background_operator", "check_background", "descend", "minibatch"]
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,27 +33,37 @@ class Contrast:
     """target: the target's number. on, off: the views with and without it."""
 
     target: int
-    on: View
-    off: View
+    on: tuple[View, ...]
+    off: tuple[View, ...]
 
     @staticmethod
     def of(data: MultiViewData) -> Contrast:
-        """The two views of contrastive data.
+        """The two kinds of views of contrastive data.
 
         Raises MvssError where no view shows all sources, or none all but the newest, or the background has no one operator.
         """
         target = len(data.source_shapes) - 1
         everything = tuple(range(target + 1))
-        on = [view for view in data.views if tuple(view.shown) == everything]
-        off = [view for view in data.views if tuple(view.shown) == everything[:-1]]
+        on = tuple(view for view in data.views if tuple(view.shown) == everything)
+        off = tuple(view for view in data.views if tuple(view.shown) == everything[:-1])
         if not on or not off:
             raise MvssError(
                 "PCPCA and CLVM need contrastive data: a view of all sources, and one of all but the newest; "
                 f"the views show {', '.join(str([s + 1 for s in view.shown]) for view in data.views)}"
             )
-        for view in (on[0], off[0]):
+        for view in (*on, *off):
             check_background(view, target)
-        return Contrast(target, on[0], off[0])
+        return Contrast(target, on, off)
+
+
+def minibatch(views: Sequence[View], size: int, stream: Stream) -> list[tuple[View, float]]:
+    """About `size` random observations of views of one kind, in proportion to their numbers; with each view's share of all."""
+    total, parts = sum(map(len, views)), []
+    for number, view in enumerate(views):
+        count = max(1, round(size * len(view) / total))
+        rows = torch.randperm(len(view), generator=stream.generator(number))[:count]
+        parts.append((view.select(rows), len(view) / total))
+    return parts
 
 
 def background_operator(view: View, target: int) -> LinearOperator:

@@ -9,7 +9,7 @@ with r = y − mean. G is one matrix for all observations, or one for each (Wood
 
 from __future__ import annotations
 
-__all__ = ["Latent", "loadings", "pseudo_inverse"]
+__all__ = ["Latent", "loadings"]
 
 import math
 
@@ -26,11 +26,6 @@ def loadings(operator: LinearOperator, factors: Tensor) -> Tensor:
         return operator.forward(columns).flatten(1).mT.unsqueeze(0)
     spread = [operator.forward(c.expand(operator.count, *c.shape)).flatten(1) for c in columns]
     return torch.stack(spread, dim=-1)
-
-
-def pseudo_inverse(operator: LinearOperator, y: Tensor) -> Tensor:
-    """A⁺ y, `(N, D)`, for y `(N, M)`."""
-    return (torch.linalg.pinv(operator.dense(y.dtype)) @ y.unsqueeze(-1)).squeeze(-1)
 
 
 class Latent:

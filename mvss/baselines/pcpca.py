@@ -11,14 +11,15 @@ from __future__ import annotations
 
 __all__ = ["PCPCA", "PCPCAConfig"]
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, descend
-from mvss.baselines.linear import Latent, loadings, pseudo_inverse
+from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, descend, minibatch
+from mvss.baselines.linear import Latent, loadings
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
@@ -60,12 +61,15 @@ class PCPCA(Method):
         optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / config.steps))
 
+        weight = config.gamma * _count(contrast.off) / _count(contrast.on)
+        zero = torch.zeros((), dtype=torch.float64)
+
         def loss_at(step: int) -> Tensor:
             terms = []
-            for name, view, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
-                rows = torch.randperm(len(view), generator=stream.generator(name, step))[: config.batch]
-                terms.append(self._latent(view.select(rows), mean).log_prob().mean())
-            return -terms[0] + config.gamma * terms[1] * len(contrast.off) / len(contrast.on)
+            for name, views, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
+                parts = minibatch(views, config.batch, stream.child(name, step))
+                terms.append(sum((share * self._latent(part, mean).log_prob().mean() for part, share in parts), zero))
+            return -terms[0] + weight * terms[1]
 
         descend("pcpca", loss_at, optimiser, schedule, config.steps, progress)
         for parameter in parameters:
@@ -74,17 +78,18 @@ class PCPCA(Method):
     def _start(self, contrast: Contrast) -> None:
         """The closed form of complete data: eigenvectors of C_on − γ C_off (section 3 of the original)."""
         gamma, latents = self.config.gamma, self.config.latents
-        if len(contrast.on) <= gamma * len(contrast.off):
+        counts = [_count(contrast.on), _count(contrast.off)]
+        if counts[0] <= gamma * counts[1]:
             raise MvssError(
-                f"pcpca: {len(contrast.on)} observations with the target do not outweigh gamma={gamma:g} times "
-                f"{len(contrast.off)} without it; lower gamma"
+                f"pcpca: {counts[0]} observations with the target do not outweigh gamma={gamma:g} times "
+                f"{counts[1]} without it; lower gamma"
             )
-        spread, means, counts = [], [], []
-        for view in (contrast.on, contrast.off):
-            x = pseudo_inverse(_operator(view, contrast.target), view.y.double().flatten(1))
-            means.append(_least_squares(_operator(view, contrast.target), view.y.double().flatten(1)))
+        spread, means = [], []
+        for views in (contrast.on, contrast.off):
+            pairs = [(_operator(view, contrast.target), view.y.double()) for view in views]
+            x = torch.cat([operator.pseudo_inverse(y).flatten(1) for operator, y in pairs])
+            means.append(_least_squares(pairs))
             spread.append((x - x.mean(0)).mT @ (x - x.mean(0)))
-            counts.append(len(x))
         values, vectors = torch.linalg.eigh((spread[0] - gamma * spread[1]) / (counts[0] - gamma * counts[1]))
         values, vectors = values.flip(0), vectors.flip(1)
         size = len(values)
@@ -141,17 +146,28 @@ def _operator(view: View, target: int) -> LinearOperator:
 def _alike(contrast: Contrast) -> Contrast:
     """The same, with the background seen as large as the target is, |A^t| / |A^b| of the view of both: what varies in both
     can only cancel in the same units."""
-    on, background = contrast.on.operators[contrast.target], background_operator(contrast.on, contrast.target)
-    x = torch.randn(len(contrast.on), *on.source_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    view = contrast.on[0]
+    on, background = view.operators[contrast.target], background_operator(view, contrast.target)
+    x = torch.randn(len(view), *on.source_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ratio = float(on.forward(x).norm() / background.forward(x).norm())
     if abs(ratio - 1) < 1e-12:
         return contrast
-    off, weight = contrast.off, Scale(ratio, contrast.off.observation_shape)
-    return replace(contrast, off=View(off.y, tuple(weight @ o for o in off.operators), off.noise, off.name))
+    scaled = []
+    for off in contrast.off:
+        weight = Scale(ratio, off.observation_shape)
+        scaled.append(View(off.y, tuple(weight @ o for o in off.operators), off.noise, off.name))
+    return replace(contrast, off=tuple(scaled))
 
 
-def _least_squares(operator: LinearOperator, y: Tensor) -> Tensor:
-    """argmin_m Σ ‖y_i − A_i m‖², `(D,)`."""
-    a = operator.dense(y.dtype)
-    gram, pulled = (a.mT @ a).mean(0), (a.mT @ y.unsqueeze(-1)).squeeze(-1).mean(0)
-    return torch.linalg.lstsq(gram, pulled.unsqueeze(1)).solution.squeeze(1)
+def _count(views: Sequence[View]) -> int:
+    return sum(map(len, views))
+
+
+def _least_squares(pairs: Sequence[tuple[LinearOperator, Tensor]]) -> Tensor:
+    """argmin_m Σ ‖y_i − A_i m‖², `(D,)`, over the observations of several views."""
+    gram, pulled = [], []
+    for operator, y in pairs:
+        a = operator.dense(y.dtype)
+        gram.append((a.mT @ a).mean(0) * len(y))
+        pulled.append((a.mT @ y.flatten(1).unsqueeze(-1)).squeeze(-1).sum(0))
+    return torch.linalg.lstsq(torch.stack(gram).sum(0), torch.stack(pulled).sum(0).unsqueeze(1)).solution.squeeze(1)

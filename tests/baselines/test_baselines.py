@@ -167,3 +167,19 @@ def test_stratified_prior_draws_have_the_same_law_with_less_noise() -> None:
         x = model.prior_sample(1, 1024, STREAM, stratified)
         assert float((x.mean(0) - centre).abs().max()) < bound
         assert float((x.T.cov() - exact).abs().max()) < 2 * bound
+
+
+@pytest.mark.parametrize("config", [PCPCAConfig(gamma=0.8, latents=1, steps=200), CLVMConfig(background=1, target=1, steps=60)])
+def test_a_target_that_each_resolution_shows_in_part_is_found_whole(config: PCPCAConfig | CLVMConfig) -> None:
+    """Views of three and of four of the five numbers of a source: neither kind shows the target's direction whole."""
+    data, _ = contrastive(dense=False)
+    rows = (torch.eye(D, dtype=torch.float64)[1:4], torch.eye(D, dtype=torch.float64)[[0, 1, 3, 4]])
+    views = []
+    for a, half in zip(rows, (slice(N // 2), slice(N // 2, None)), strict=True):
+        for view in data.views:
+            shown = tuple(Zero((D,), (len(a),)) if o.is_zero else Dense(a) for o in view.operators)
+            views.append(View(view.y[half] @ a.mT, shown, view.noise, view.name))
+    model = made(config)
+    model.fit(MultiViewData(tuple(views), data.source_shapes), STREAM)
+    w = model.factors[:, 0] if isinstance(model, PCPCA) else model.model.factors[1][:, 0].detach()
+    assert abs(float(torch.nn.functional.cosine_similarity(w, TARGET[:, 0], dim=0))) > 0.95
