@@ -6,9 +6,9 @@ laps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ __all__ = [
     "MetricsConfig",
     "Model",
     "NetworkConfig",
+    "OwnScores",
     "Recipe",
     "Task",
     "check_config",
@@ -206,6 +207,14 @@ class Task(Protocol):
 
     def exact_priors(self) -> Sequence[GaussianMixture]:
         """The true priors, where they are known."""
+
+
+@runtime_checkable
+class OwnScores(Protocol):
+    """A task with scores that no other experiment has."""
+
+    def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
+        """By name, of the draws of a source by view, `(N_α, *shape)`, for the observations of "train" or "fresh"."""
 
 
 class Model(Protocol):

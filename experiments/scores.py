@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.calibration import calibrate
-from experiments.recipes import Job, Model, Task
+from experiments.recipes import Job, Model, OwnScores, Task
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
@@ -76,6 +76,9 @@ class Scorer:
     def final(self, model: Model, draws: Draws) -> Draws:
         """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
         self._draws(draws, self.task.train, self.task.train_truth, "train", None)
+        for number, view in enumerate(self.task.train.views, start=1):
+            if view.y.ndim == 4:  # images are shown as they are seen
+                self.saved[f"observed_{number}"] = self._few(view.y)
         fresh: Draws = [[] for _ in self.task.fresh.views]
         began, count = time.monotonic(), 0
         for alpha in self.task.scored_views:
@@ -108,6 +111,10 @@ class Scorer:
             source = str(b + 1)
             decibels = psnr(found, true, self.task.data_range)
             self.add(source, "posterior_psnr", float(decibels.mean()), len(found), split, lap)
+            if lap is None and isinstance(self.task, OwnScores) and bool(torch.isfinite(found).all()):
+                by_view = {a: draws[a][self._among(data.views[a]).index(b)] for a in showing}
+                for metric, value in self.task.scores(b, split, by_view).items():
+                    self.add(source, metric, value, len(found), split)
             # interleave the views, so that a part of the draws holds all of them
             few = min(len(x) for x, _ in pairs)
             mixed, paired = (
@@ -146,6 +153,17 @@ class Scorer:
             value = float(psnr(mean, truth, self.task.data_range).mean())
             self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
             self.saved |= {f"mean_{b + 1}": self._few(mean), f"width_{b + 1}": self._few(width)}
+        shown = [self._among(self.task.fresh.views[alpha]) for alpha in self.task.scored_views]
+        if all(sources == shown[0] for sources in shown):
+            self._worst(found)
+
+    def _worst(self, found: dict[int, list[tuple[Tensor, Tensor, Tensor]]]) -> None:
+        """Keep the observations whose newest source is farthest from the truth."""
+        newest = [psnr(mean.flatten(1), truth.flatten(1), self.task.data_range) for mean, _, truth in found[self.sources[-1]]]
+        rows = torch.cat(newest).argsort()
+        for b, parts in found.items():
+            for name, values in zip(("mean", "width", "truth"), zip(*parts, strict=True), strict=True):
+                self.saved[f"worst_{name}_{b + 1}"] = self._few(torch.cat(values).flatten(1)[rows])
 
     def _prior(self, model: Model, b: int) -> None:
         """Scores of prior draws. Those of the divergence are stratified: independent ones would carry noise that no method

@@ -31,7 +31,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `source` is "mean" or "newest"; the best value is the nearest to `ideal` (None: there is no best).
+    """A column: `source` is "mean", "newest" or its number; the best value is the nearest to `ideal` (None: there is no best).
     derived: made from other columns, whose sample counts it has."""
 
     title: str
@@ -60,6 +60,13 @@ QUALITY = (
     Column("PQMass χ²/dof", "posterior_pqmass_chi2", 2, 1.0),
     Column("PQMass p", "posterior_pqmass", 3),
     Column("coverage error", "coverage_error", 3, LOW),
+)
+PARTS = (
+    Column("PSNR, training, source {newest}", "posterior_psnr_train", 2, HIGH, "newest"),
+    Column("classes named right, training (%)", "class_accuracy_train", 1, HIGH, "newest", 100.0),
+    Column("of clean digits (%)", "class_accuracy_clean_train", 1, None, "newest", 100.0),
+    Column("AUC of remains in source 1", "remains_auc", 3, 0.5, "1"),
+    Column("PSNR, source 1", "posterior_psnr", 2, HIGH, "1"),
 )
 BESIDE = (
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH, "newest"),
@@ -131,6 +138,9 @@ def _commits(commits: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
 def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
     newest = max((source for _, source, _ in rows if source != "mean"), default="mean")
     lines = _grid(rows, methods, QUALITY, newest)
+    if any(key[2] == "remains_auc" for key in rows):
+        lines += ["", f"The parts of the separation (source {newest}: the target; 1: the background):"]
+        lines += _grid(rows, methods, PARTS, newest)
     if any(row["paper"] is not None and key[1] == newest for key, row in rows.items()):
         lines += ["", f"Beside the paper (source {newest}, SD in the paper's form; ours | the paper's):"]
         lines += _grid(rows, methods, BESIDE, newest, paper=True)

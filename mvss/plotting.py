@@ -5,11 +5,12 @@ colour(method) is fixed by the method's name alone, so that figures agree whiche
 
 from __future__ import annotations
 
-__all__ = ["TRUTH", "caption", "method_style", "save_figure", "style"]
+__all__ = ["TRUTH", "caption", "method_style", "save_animation", "save_figure", "style"]
 
 import io
 import textwrap
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +19,11 @@ import matplotlib
 matplotlib.use("Agg")  # before pyplot: no display is needed, nor found on a server
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
 from mvss.checkpoints import _atomic_write
 
@@ -103,3 +107,17 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
         written.append(path)
     plt.close(figure)
     return written
+
+
+def save_animation(frames: Sequence[NDArray[np.float64]], folder: Path | str, name: str) -> Path:
+    """Write grey images `(H, W)` in [0, 1] as a GIF, three times as large and 0.6 s each, whole or not at all.
+
+    Raises MvssError: the file cannot be written.
+    """
+    grey = [np.kron((255 * frame.clip(0, 1)).astype(np.uint8), np.ones((3, 3), np.uint8)) for frame in frames]
+    first, *others = (Image.fromarray(image) for image in grey)
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=600, loop=0)
+    path = Path(folder) / f"{name}.gif"
+    _atomic_write(path, buffer.getbuffer())
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.data import AMPLITUDE, SHAPE
+from experiments.mnist_grass.data import AMPLITUDE, SHAPE, problem_named
 from experiments.places import read_samples
-from mvss.plotting import caption, method_style, save_figure, style
+from mvss.plotting import caption, method_style, save_animation, save_figure, style
 from mvss.report import method_order
 
 __all__ = ["make_figures"]
@@ -39,15 +40,19 @@ def make_figures(
         found = {m: read_samples(folder, seed, problem, m) for m in methods}
         found = {m: s for m, s in found.items() if s}
         makers = {
-            "separations": lambda own=found: _separations(own, seed),
+            "views": lambda own=found: _views(own, seed),
+            "separations": lambda own=found, name=problem: _separations(own, problem_named(name), seed),
             "laps": lambda own=found: _laps(own, seed),
             "priors": lambda own=found: _priors(own, seed),
             "uncertainty": lambda own=found: _uncertainty(own, seed),
+            "worst": lambda own=found: _worst(own, seed),
         }
         for name, make in makers.items():
             figure = make()
             if figure is not None:
                 written += save_figure(figure, folder / "figures", f"{name}-{problem}")
+        if len(frames := _frames(found)) > 1:
+            written.append(save_animation(frames, folder / "figures", f"laps-{problem}"))
     return written
 
 
@@ -64,32 +69,69 @@ def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str, **look: An
 
 
 def _image(ax: Axes, image: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401 - of imshow
-    ax.imshow(image.reshape(SHAPE[-2:]), **{**GREYS, **look})
+    side = math.isqrt(image.size)
+    ax.imshow(image.reshape(side, side), **{**GREYS, **look})
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
 
 
-def _separations(found: Mapping[str, Samples], seed: int) -> Figure | None:
-    """The paper's Figure 3: observation, truth, and a draw of each method for both sources."""
+def _views(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    """The observations themselves, y¹ and y² of the talk."""
+    own = next((s for s in found.values() if "observed_1" in s), {})
+    names = sorted(name for name in own if name.startswith("observed_"))
+    if not names:
+        return None
+    rows = [(f"view {name.removeprefix('observed_')}", own[name]) for name in names]
+    return _grid(rows, f"Seed {seed}: training observations of every view, as they are seen; no grass is in two of them.")
+
+
+def _separations(found: Mapping[str, Samples], factors: Sequence[int], seed: int) -> Figure | None:
+    """The paper's Figure 3: observation, truth, and a draw of each method for both sources; resolutions in turn."""
     first = next((s for s in found.values() if {"truth_1", "truth_2"} <= s.keys()), None)
     if first is None:
         return None
-    rows = [("observation", first["truth_1"] + AMPLITUDE * first["truth_2"])]
+    rows = [("observation", _mixtures(first["truth_1"], first["truth_2"], factors))]
     for b, name in ((2, "digit"), (1, "grass")):
         rows.append((f"{name}, truth", first[f"truth_{b}"]))
         rows += [(method_style(m).label, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
     return _grid(rows, f"Seed {seed}: single posterior draws for fresh observations (these shown without their noise).")
 
 
+def _mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: Sequence[int] = (1,)) -> NDArray[np.float64]:
+    """What is observed of sources `(N, D)`, without noise, at the resolutions `factors` in turn, `(N, D)`."""
+    out = []
+    for row, image in enumerate((grass + AMPLITUDE * digits).reshape(-1, *SHAPE[-2:])):
+        f = factors[row % len(factors)]
+        means = image.reshape(SHAPE[-2] // f, f, SHAPE[-1] // f, f).mean((1, 3))
+        out.append(np.kron(means, np.ones((f, f))).ravel())
+    return np.stack(out)
+
+
+def _numbers(own: Samples) -> list[int]:
+    """The laps whose digits were kept."""
+    return sorted(int(name[3:-2]) for name in own if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+
+
 def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
-    """Digits of the training observations over EM laps."""
+    """Digits of the training observations over EM laps, the talk's "Epoch 1 …"."""
     own = found.get("joint", {})
-    laps = sorted(int(name[3:-2]) for name in own if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+    laps = _numbers(own)
     if not laps:
         return None
     rows = [("truth", own["lap_truth_2"]), *((f"lap {lap}", own[f"lap{lap}_2"]) for lap in laps)]
     return _grid(rows, f"Seed {seed}: digits drawn for training observations, lap by lap; lap 0 is the mixture.")
+
+
+def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
+    """The same digits as pictures of two rows, one for each lap."""
+    own = found.get("joint", {})
+    frames = []
+    for lap in _numbers(own):
+        images = own[f"lap{lap}_2"][: 2 * SHOWN].reshape(-1, *SHAPE[-2:])
+        images = images[: len(images) // 2 * 2]
+        frames.append(np.concatenate(np.split(images.transpose(1, 0, 2).reshape(SHAPE[-2], -1), 2, axis=1)))
+    return frames
 
 
 def _priors(found: Mapping[str, Samples], seed: int) -> Figure | None:
@@ -115,3 +157,19 @@ def _uncertainty(found: Mapping[str, Samples], seed: int) -> Figure | None:
         ("SD × 2", 2 * own["width_2"][:count]),
     ]
     return _grid(rows, f"Seed {seed}, digits of fresh observations: what the posterior is unsure of, and where it is wrong.")
+
+
+def _worst(found: Mapping[str, Samples], seed: int) -> Figure | None:
+    """The observations whose digit is farthest from the truth."""
+    own = next((found[m] for m in ("joint", "mixture") if "worst_mean_2" in found.get(m, {})), None)
+    if own is None:
+        return None
+    rows = [
+        ("observation", _mixtures(own["worst_truth_1"], own["worst_truth_2"])),
+        ("digit, truth", own["worst_truth_2"]),
+        ("posterior mean", own["worst_mean_2"]),
+        ("SD × 2", 2 * own["worst_width_2"]),
+        ("grass, truth", own["worst_truth_1"]),
+        ("posterior mean", own["worst_mean_1"]),
+    ]
+    return _grid(rows, f"Seed {seed}: the fresh observations whose digit has the lowest PSNR (shown at full resolution).")
