@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.data import AMPLITUDE, SHAPE
+from experiments.mnist_grass.data import AMPLITUDE
+from experiments.mnist_grass.sources import SHAPE
 from experiments.places import read_samples
 from mvss.plotting import caption, method_style, save_figure, style
 from mvss.report import method_order
