@@ -16,7 +16,7 @@ SWEEP := $(VENV)/.installed-sweep
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare data readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -81,6 +81,9 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min;
 
 mnist-grass-compare: $(READY) ## the same with PCPCA and CLVM [smoke: 2 min; cpu: not run in full yet]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
+
+data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
+	@$(BIN)/python -m experiments.data_status
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
 	@$(BIN)/python -m experiments.readme

