@@ -15,6 +15,7 @@ from torch import Tensor
 from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
+from mvss.gibbs import DenseConditionals, SharedConditionals
 from mvss.matrix_free import MatrixFreePosterior
 from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.posterior import JointPosterior
@@ -40,13 +41,13 @@ class Small:
             self.found = list(self.mixtures.chunks(self.view))
         return self.mixtures.draw(self.view, stream, index, self.found)
 
-    def dense(self, rows: slice) -> DenseView:
-        """Some of the observations."""
-        return self.view.select(rows)
-
     def posterior(self, rows: slice) -> JointPosterior:
         """The posterior of some of the observations."""
-        return JointPosterior(self.shown, self.dense(rows), self.components)
+        return JointPosterior(self.shown, self.view.select(rows), self.components)
+
+    def one_by_one(self, rows: slice) -> DenseConditionals:
+        """The posterior of each source given the others, for some of the observations."""
+        return DenseConditionals(self.shown, self.view.select(rows), self.components)
 
 
 class Large:
@@ -62,7 +63,9 @@ class Large:
             raise MvssError(
                 f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, or posterior.solver"
             )
-        self.shared = SharedPosterior(shown, SharedView.of(view)) if is_shared(view) else None
+        matrices = SharedView.of(view) if is_shared(view) else None
+        self.shared = SharedPosterior(shown, matrices) if matrices else None
+        self.conditionals = SharedConditionals(shown, matrices) if matrices else None
         self.solved = None if solver is None else MatrixFreePosterior(shown, view, solver)
 
     def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
@@ -74,13 +77,15 @@ class Large:
             )
         return self.shared.exact().draw(stream, index)
 
-    def dense(self, rows: slice) -> DenseView:
-        """Not for large sources."""
-        raise MvssError("the Gibbs baseline is for small sources")
-
     def posterior(self, rows: slice) -> SharedPosterior | MatrixFreePosterior:
         """The posterior of some of the observations."""
         if self.solved is not None:
             return self.solved.select(rows)
         assert self.shared is not None
         return self.shared.select(rows)
+
+    def one_by_one(self, rows: slice) -> SharedConditionals:
+        """The posterior of each source given the others, for some of the observations, with the mixtures' covariances."""
+        if self.conditionals is None:
+            raise MvssError(f"{self.name}: Gibbs draws of large sources need one operator and one noise for a whole view")
+        return self.conditionals.select(rows)

@@ -155,12 +155,8 @@ class SourceSeparationPipeline:
         """Draws of some observations, from `begin`."""
         config, sampler = self.config, self.config.sampler
         if config.gibbs_rounds:
-            return Separation(
-                *gibbs_sample(
-                    given.shown, given.dense(rows), begin, sampler, config.gibbs_rounds, stream, index, config.components
-                ),
-                0.0,
-            )
+            single = given.one_by_one(rows)
+            return Separation(*gibbs_sample(single, begin, sampler, config.gibbs_rounds, stream, index), 0.0)
         posterior = given.posterior(rows)
         x = sample(posterior, noised(begin, sampler.sigma_start, stream, index), sampler, stream, index)
         x = self._jump(posterior, x, stream, index)

@@ -41,7 +41,12 @@ class SharedPosterior:
     def select(self, rows: slice) -> SharedPosterior:
         """The posterior of some of the observations; factorisations are shared."""
         assert self.view is not None
-        part = SharedPosterior(self.denoisers, SharedView(self.view.y[rows], self.view.matrices, self.view.noise))
+        return self.of(self.view.y[rows])
+
+    def of(self, y: Tensor) -> SharedPosterior:
+        """The posterior of other observations `(n, M)` under the same operators; factorisations are shared."""
+        assert self.view is not None
+        part = SharedPosterior(self.denoisers, replace(self.view, y=y))
         part._levels = self._levels
         return part
 
