@@ -23,7 +23,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from mvss.data import MultiViewData
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.likelihood import expected_log_prob
-from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
+from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.rng import Stream
 from mvss.training import TrainingConfig, fit_denoiser
 
@@ -117,12 +117,12 @@ def run_em(
             scores[f"loss_{beta + 1}"] = result.loss[-1][1]
         trained = time.monotonic()
         _freeze(denoisers, True)
-        clamped = 0.0
+        clamped, residual = 0.0, 0.0
         for alpha in views:
-            found, count, raised = _e_step(pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator)
-            draws[alpha] = found
-            state["evaluations"] += count * len(data.views[alpha])
-            clamped = max(clamped, raised)
+            found = _e_step(pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator)
+            draws[alpha] = list(found.draws)
+            state["evaluations"] += found.evaluations * len(data.views[alpha])
+            clamped, residual = max(clamped, found.clamped), max(residual, found.residual)
         _freeze(denoisers, False)
         e_step_seconds = time.monotonic() - trained
         state |= {"lap": lap + 1, "within": state["within"] + 1}
@@ -143,6 +143,7 @@ def run_em(
             "sources": [b + 1 for b in stage.sources],
             "network_evaluations": state["evaluations"],
             "clamped": clamped,
+            "residual": residual,
             "m_step_seconds": trained - began,
             "e_step_seconds": e_step_seconds,
             **scores,
@@ -177,9 +178,9 @@ def _separate(
     pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior), [], 0
     for alpha in views:
         view = held_out.data.views[alpha]
-        draws, count, _ = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)
-        drawn.append(dict(zip(view.shown, draws, strict=True)))
-        evaluations += count * len(view)
+        found = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)
+        drawn.append(dict(zip(view.shown, found.draws, strict=True)))
+        evaluations += found.evaluations * len(view)
     _freeze(denoisers, False)
     return drawn, evaluations
 
@@ -219,7 +220,7 @@ def _e_step(
     start: list[Tensor],
     stream: Stream,
     accelerator: Accelerator,
-) -> tuple[list[Tensor], int, float]:
+) -> Separation:
     """Draws of one view, each process a contiguous share of the observations."""
     view = data.views[alpha]
     share = -(-len(view) // accelerator.num_processes)
@@ -228,4 +229,4 @@ def _e_step(
     begin = [s[index] for s in start]
     found = pipeline.posterior_sample(view.select(index), stream, begin, index)
     gathered = [accelerator.gather(d.contiguous().to(accelerator.device))[: len(view)].to(d.device) for d in found.draws]
-    return gathered, found.evaluations, found.clamped
+    return replace(found, draws=tuple(gathered))

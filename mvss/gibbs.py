@@ -9,7 +9,10 @@ dropped: they are the baseline's own result.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,35 +22,76 @@ from mvss.mixture_posterior import DenseView
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
+from mvss.shared import SharedView
+from mvss.shared_posterior import SharedPosterior
 
-__all__ = ["gibbs_sample"]
+__all__ = ["Conditionals", "DenseConditionals", "SharedConditionals", "gibbs_sample"]
+
+
+class Conditionals(Protocol):
+    """p(x^β | x_t^β, y, all other sources)."""
+
+    def alone(self, beta: int, x: Sequence[Tensor]) -> JointPosterior | SharedPosterior:
+        """The posterior of source β, given draws `(N, *shape_γ)` of all sources; that of β itself is not looked at."""
+        ...
+
+
+class DenseConditionals:
+    """Of small sources. denoisers: of those shown. data: the view as matrices. components: see `JointPosterior`."""
+
+    def __init__(self, denoisers: Sequence[Denoiser], data: DenseView, components: int = 1) -> None:
+        self.denoisers, self.data, self.components = denoisers, data, components
+
+    def alone(self, beta: int, x: Sequence[Tensor]) -> JointPosterior:
+        """See `Conditionals`."""
+        data = self.data
+        others = sum(torch.einsum("nmd,nd->nm", data.matrices[g], v.flatten(1)) for g, v in enumerate(x) if g != beta)
+        single = DenseView(data.y - others, (data.matrices[beta],), data.noise)
+        return JointPosterior([self.denoisers[beta]], single, self.components)
+
+
+class SharedConditionals:
+    """Of large sources, under operators and noise that a view shares. Factorisations are kept, over rounds as well.
+
+    denoisers: of the sources shown. view: as matrices.
+    """
+
+    def __init__(self, denoisers: Sequence[Denoiser], view: SharedView) -> None:
+        self.view = view
+        pairs = zip(denoisers, view.matrices, strict=True)
+        self.singles = [SharedPosterior([d], SharedView(view.y, (matrix,), view.noise)) for d, matrix in pairs]
+
+    def select(self, rows: slice) -> SharedConditionals:
+        """Those of some of the observations; factorisations are shared."""
+        part = copy.copy(self)
+        part.view = replace(self.view, y=self.view.y[rows])
+        return part
+
+    def alone(self, beta: int, x: Sequence[Tensor]) -> SharedPosterior:
+        """See `Conditionals`."""
+        others = sum(v.flatten(1) @ self.view.matrices[g].mT for g, v in enumerate(x) if g != beta)
+        return self.singles[beta].of(self.view.y - others)
 
 
 def gibbs_sample(
-    denoisers: Sequence[Denoiser],
-    data: DenseView,
+    conditionals: Conditionals,
     start: Sequence[Tensor],
     sampler: SamplerConfig,
     rounds: int,
     stream: Stream,
     index: Tensor,
-    components: int = 1,
     on_round: Callable[[int, list[Tensor]], None] | None = None,
 ) -> tuple[tuple[Tensor, ...], int]:
     """Run `rounds` sweeps over the sources; return the last draws `(N, *shape_β)` and evaluations per observation.
 
-    denoisers: of the shown sources. data: the view as matrices. start: draws to begin with, `(N, *shape_β)`.
+    conditionals: of the shown sources. start: draws to begin with, `(N, *shape_β)`.
     sampler: the run of each conditional draw; σ_start should be well above the source's own spread.
     """
     x = [s.clone() for s in start]
     evaluations = 0
     for sweep in range(rounds):
-        for beta, denoiser in enumerate(denoisers):
-            others = sum(
-                torch.einsum("nmd,nd->nm", data.matrices[g], x[g].flatten(1)) for g in range(len(denoisers)) if g != beta
-            )
-            single = DenseView(data.y - others, (data.matrices[beta],), data.noise)
-            posterior = JointPosterior([denoiser], single, components)
+        for beta in range(len(x)):
+            posterior = conditionals.alone(beta, x)
             keyed = stream.child("gibbs", sweep, beta)
             noise = noised([torch.zeros_like(x[beta])], sampler.sigma_start, keyed, index)
             x[beta] = sample(posterior, noise, sampler, keyed, index)[0]

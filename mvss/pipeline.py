@@ -18,23 +18,25 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from mvss.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
+from mvss.conditionals import Large, Small
 from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.gibbs import gibbs_sample
+from mvss.matrix_free import MatrixFreePosterior
+from mvss.memory import in_chunks
 from mvss.mixture import GaussianMixture
-from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.networks import ImageUNet, TimeMLP
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
-from mvss.shared import SharedView, is_shared
 from mvss.shared_posterior import SharedPosterior
+from mvss.solvers import CGConfig
 
 __all__ = ["PosteriorConfig", "Separation", "SourceSeparationPipeline"]
 
 LARGE = 64
-"""Sources of more numbers are large: no Jacobians, one operator for a whole view."""
+"""Sources of more numbers are large: no explicit Jacobians."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class PosteriorConfig:
     sampler: the reverse-time run. start: "warm" or "cold". components: Gaussians kept per source at each noise level
     (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose runs
     are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search
-    for exact draws under the mixtures. chunk: observations in memory at once.
+    for exact draws under the mixtures. chunk: observations in memory at once; fewer where memory runs out. solver: for large
+    sources, conjugate gradients with the networks' own Jacobians; None for the covariances of the mixtures alone.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -54,22 +57,26 @@ class PosteriorConfig:
     gibbs_rounds: int = 0
     beam: int = 64
     chunk: int = 1024
+    solver: CGConfig | None = None
 
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
             raise MvssError(f"posterior.start={self.start!r} is unknown; use warm or cold")
         if self.components < 1 or self.chunk < 1:
             raise MvssError("posterior.components and posterior.chunk must be at least 1")
+        if self.solver and (self.sampler.method == "ancestral" or self.gibbs_rounds):
+            raise MvssError("posterior.solver gives means, no draws: sampler.method must be pc, ddim or heun, gibbs_rounds 0")
 
 
 @dataclass(frozen=True)
 class Separation:
-    """Draws `(N, *shape_β)` per shown source, network evaluations per observation, share of clamped
-    eigenvalues (the mean over chunks of `JointPosterior.clamped`)."""
+    """Draws `(N, *shape_β)` per shown source, network evaluations per observation (of the chunk with the most), share of
+    clamped eigenvalues (the mean over chunks of `JointPosterior.clamped`), largest relative residual of `posterior.solver`."""
 
     draws: tuple[Tensor, ...]
     evaluations: int
     clamped: float
+    residual: float = 0.0
 
 
 class SourceSeparationPipeline:
@@ -108,26 +115,20 @@ class SourceSeparationPipeline:
             progress((number + 1) / draws)
         return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
 
-    def _conditional(self, view: View, keep: bool = False) -> _Small | _Large:
+    def _conditional(self, view: View, keep: bool = False) -> Small | Large:
         """What is exact about a view, and the joint posterior at any noise level. keep: for many draws."""
-        shown = [self.denoisers[beta] for beta in view.shown]
+        config, shown = self.config, [self.denoisers[beta] for beta in view.shown]
         view = view.to(self.denoisers[0].mixture.means.device)
-        large = max(d.mixture.dimension for d in shown) > LARGE
-        if large and not is_shared(view):
-            raise MvssError(
-                f"{view.name}: sources of more than {LARGE} numbers need one operator and one noise for a whole view"
-            )
-        return _Large(shown, view) if large else _Small(shown, view, self.config, keep)
+        if config.solver and max(d.mixture.dimension for d in self.denoisers) <= LARGE:
+            raise MvssError(f"posterior.solver is for sources of more than {LARGE} numbers: leave it out")
+        if max(d.mixture.dimension for d in shown) > LARGE:
+            return Large(shown, view, config.solver)
+        return Small(shown, view, config.components, config.beam, keep)
 
     def _sample(
-        self,
-        given: _Small | _Large,
-        stream: Stream,
-        start: Sequence[Tensor] | None,
-        index: Tensor,
-        home: torch.device,
+        self, given: Small | Large, stream: Stream, start: Sequence[Tensor] | None, index: Tensor, home: torch.device
     ) -> Separation:
-        shown, sampler = given.shown, self.config.sampler
+        shown = given.shown
         device = shown[0].mixture.means.device
         gibbs = self.config.gibbs_rounds > 0
         if self.config.start == "cold" and not gibbs:
@@ -137,27 +138,37 @@ class SourceSeparationPipeline:
             start = [x.reshape(-1, *d.shape) for x, d in zip(flat, shown, strict=True)]
             if not gibbs and all(d.network is None for d in shown):
                 return Separation(tuple(s.to(home) for s in start), 0, 0.0)
-        start = [s.to(device) for s in start]
-        pieces, evaluations, clamped = [], 0, 0.0
-        for first in range(0, len(index), self.config.chunk):
-            rows = slice(first, first + self.config.chunk)
-            begin = [s[rows] for s in start]
-            if gibbs:
-                rounds, kept = self.config.gibbs_rounds, self.config.components
-                part = given.dense(rows)
-                found, evaluations = gibbs_sample(shown, part, begin, sampler, rounds, stream, index[rows], kept)
-                pieces.append(found)
-                continue
-            posterior = given.posterior(rows)
-            x = sample(posterior, noised(begin, sampler.sigma_start, stream, index[rows]), sampler, stream, index[rows])
-            pieces.append(self._jump(posterior, x, stream, index[rows]))
-            evaluations = posterior.evaluations
-            clamped += posterior.clamped * len(index[rows]) / len(index)
-        draws = tuple(torch.cat(parts).to(home) for parts in zip(*pieces, strict=True))
-        return Separation(draws, evaluations, clamped)
+        begin = [s.to(device) for s in start]
+
+        def work(rows: slice) -> Separation:
+            return self._chunk(given, rows, [s[rows] for s in begin], stream, index[rows])
+
+        parts = list(in_chunks(work, len(index), self.config.chunk))
+        return Separation(
+            tuple(torch.cat(pieces).to(home) for pieces in zip(*(p.draws for p in parts), strict=True)),
+            max(p.evaluations for p in parts),
+            sum(p.clamped * len(p.draws[0]) for p in parts) / len(index),
+            max(p.residual for p in parts),
+        )
+
+    def _chunk(self, given: Small | Large, rows: slice, begin: Sequence[Tensor], stream: Stream, index: Tensor) -> Separation:
+        """Draws of some observations, from `begin`."""
+        config, sampler = self.config, self.config.sampler
+        if config.gibbs_rounds:
+            single = given.one_by_one(rows)
+            return Separation(*gibbs_sample(single, begin, sampler, config.gibbs_rounds, stream, index), 0.0)
+        posterior = given.posterior(rows)
+        x = sample(posterior, noised(begin, sampler.sigma_start, stream, index), sampler, stream, index)
+        x = self._jump(posterior, x, stream, index)
+        residual = posterior.residual if isinstance(posterior, MatrixFreePosterior) else 0.0
+        return Separation(x, posterior.evaluations, posterior.clamped, residual)
 
     def _jump(
-        self, posterior: JointPosterior | SharedPosterior, x: tuple[Tensor, ...], stream: Stream, index: Tensor
+        self,
+        posterior: JointPosterior | SharedPosterior | MatrixFreePosterior,
+        x: tuple[Tensor, ...],
+        stream: Stream,
+        index: Tensor,
     ) -> tuple[Tensor, ...]:
         """Offer every draw other modes: noise it to a jump level, come down again, and keep what the observation allows.
 
@@ -167,7 +178,7 @@ class SourceSeparationPipeline:
         """
         if not self.config.jumps:
             return x
-        if isinstance(posterior, SharedPosterior):
+        if isinstance(posterior, SharedPosterior | MatrixFreePosterior):
             raise MvssError("posterior.jumps are for small sources: leave them out")
         size = posterior.data.y.shape[1]
         allowed = float(chi2.ppf(0.99, size))
@@ -233,7 +244,8 @@ class SourceSeparationPipeline:
             settings = json.loads((folder / "pipeline.json").read_text())
             sources, posterior = settings["sources"], settings["posterior"]
             sampler, jumps = SamplerConfig(**posterior["sampler"]), tuple(posterior["jumps"])
-            config = PosteriorConfig(**{**posterior, "sampler": sampler, "jumps": jumps})
+            solver = CGConfig(**posterior["solver"]) if posterior.get("solver") else None
+            config = PosteriorConfig(**{**posterior, "sampler": sampler, "jumps": jumps, "solver": solver})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MvssError(f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained") from error
         denoisers = []
@@ -242,49 +254,6 @@ class SourceSeparationPipeline:
             network = _read_network(folder / f"network-{number}") if source["network"] else None
             denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
         return SourceSeparationPipeline(denoisers, config)
-
-
-class _Small:
-    """A view of small sources: any operators, explicit Jacobians. keep: the search of the mixtures, for many draws."""
-
-    def __init__(self, shown: Sequence[Denoiser], view: View, config: PosteriorConfig, keep: bool) -> None:
-        self.shown, self.view, self.components = shown, DenseView.of(view), config.components
-        self.mixtures = MixturePosterior([d.mixture for d in shown], beam=config.beam)
-        self.keep = keep
-        self.found: list[tuple[slice, DenseView, Combinations]] | None = None
-
-    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
-        """A joint draw under the mixtures alone."""
-        if self.keep and self.found is None:
-            self.found = list(self.mixtures.chunks(self.view))
-        return self.mixtures.draw(self.view, stream, index, self.found)
-
-    def dense(self, rows: slice) -> DenseView:
-        """Some of the observations."""
-        return self.view.select(rows)
-
-    def posterior(self, rows: slice) -> JointPosterior:
-        """The posterior of some of the observations."""
-        return JointPosterior(self.shown, self.dense(rows), self.components)
-
-
-class _Large:
-    """A view of large sources, whose observations share operators and noise. Factorisations are kept."""
-
-    def __init__(self, shown: Sequence[Denoiser], view: View) -> None:
-        self.shown, self.whole = shown, SharedPosterior(shown, SharedView.of(view))
-
-    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
-        """A joint draw under the mixtures alone."""
-        return self.whole.exact().draw(stream, index)
-
-    def dense(self, rows: slice) -> DenseView:
-        """Not for large sources."""
-        raise MvssError("the Gibbs baseline is for small sources")
-
-    def posterior(self, rows: slice) -> SharedPosterior:
-        """The posterior of some of the observations."""
-        return self.whole.select(rows)
 
 
 def _read_network(folder: Path) -> TimeMLP | ImageUNet:

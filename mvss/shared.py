@@ -28,9 +28,10 @@ from mvss.rng import Stream, choose
 
 def is_shared(view: View) -> bool:
     """Whether one operator per source, and one noise, serve all observations of a view."""
+    if view.noise.select(torch.tensor([0])) is not view.noise or any(o.count is not None for o in view.operators):
+        return False
     variance = view.noise.variance(view.y[:2])
-    same = len(variance) < 2 or torch.equal(variance[0], variance[1])
-    return same and view.noise.select(torch.tensor([0])) is view.noise and all(o.count is None for o in view.operators)
+    return len(variance) < 2 or torch.equal(variance[0], variance[1])
 
 
 @dataclass(frozen=True)

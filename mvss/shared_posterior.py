@@ -9,9 +9,10 @@ For a denoiser that is a mixture this is exact. The law of x given x_t alone, fo
 
 from __future__ import annotations
 
-__all__ = ["SharedPosterior"]
+__all__ = ["SharedPosterior", "local_components"]
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,7 +41,12 @@ class SharedPosterior:
     def select(self, rows: slice) -> SharedPosterior:
         """The posterior of some of the observations; factorisations are shared."""
         assert self.view is not None
-        part = SharedPosterior(self.denoisers, SharedView(self.view.y[rows], self.view.matrices, self.view.noise))
+        return self.of(self.view.y[rows])
+
+    def of(self, y: Tensor) -> SharedPosterior:
+        """The posterior of other observations `(n, M)` under the same operators; factorisations are shared."""
+        assert self.view is not None
+        part = SharedPosterior(self.denoisers, replace(self.view, y=y))
         part._levels = self._levels
         return part
 
@@ -88,11 +94,16 @@ class SharedPosterior:
 
 def _local(denoiser: Denoiser, x_t: Tensor, sigma: Tensor) -> Components:
     """p(x | x_t) of one source."""
-    mixture, flat = denoiser.mixture, x_t.flatten(1)
-    log_weight, mean, shrink = mixture.component_posteriors(flat, sigma)
-    if denoiser.network is not None:
-        base = (log_weight.exp().unsqueeze(-1) * mean).sum(1).reshape(x_t.shape)
-        mean = mean + denoiser.correction(x_t, base, sigma).flatten(1).unsqueeze(1)
+    found = local_components(denoiser.mixture, x_t.flatten(1), sigma)
+    if denoiser.network is None:
+        return found
+    base = (found.log_weight.exp().unsqueeze(-1) * found.mean).sum(1).reshape(x_t.shape)
+    return replace(found, mean=found.mean + denoiser.correction(x_t, base, sigma).flatten(1).unsqueeze(1))
+
+
+def local_components(mixture: GaussianMixture, x_t: Tensor, sigma: Tensor) -> Components:
+    """p(x | x_t) under a mixture, for x_t `(N, D)` and σ `(N,)`, all equal."""
+    log_weight, mean, shrink = mixture.component_posteriors(x_t, sigma)
     return Components(log_weight, mean, *_spread(mixture, shrink[0], float(sigma[0])))
 
 

@@ -1,17 +1,24 @@
-"""Small symmetric systems S v = r, S = L D Lᵀ, solved for very many observations at once.
+"""Symmetric systems S v = r, one per observation.
 
-LAPACK calls on millions of 3×3 matrices are slow, so the entries are kept as separate arrays ("structure of arrays")
-and the factorisation is written out over the M observed numbers; all work is then element-wise, at memory speed.
+Small ones, S = L D Lᵀ, for very many observations at once: LAPACK calls on millions of 3×3 matrices are slow, so the entries
+are kept as separate arrays ("structure of arrays") and the factorisation is written out over the M observed numbers; all work
+is then element-wise, at memory speed.
+
+Large ones, which are known by their products S p alone: conjugate gradients (Hestenes & Stiefel 1952), preconditioned.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["LDL", "Symmetric", "factorise"]
+from mvss.errors import MvssError
+
+__all__ = ["LDL", "CGConfig", "CGReport", "Symmetric", "conjugate_gradients", "factorise"]
 
 Symmetric = list[list[Tensor]]
 """Lower triangle: `S[i][j]`, j ≤ i, each of one batch shape."""
@@ -110,3 +117,74 @@ def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
             scaled[i].append(s)
             lower[i].append(s / d)
     return LDL(pivots, lower, raised)
+
+
+@dataclass(frozen=True)
+class CGConfig:
+    """How far conjugate gradients go.
+
+    iterations: at most so many. tolerance: of |r − S v| / |r|, where a system is done. regularisation: a variance that is added
+    to the diagonal of S, in the units of the observation squared.
+    """
+
+    iterations: int = 4
+    tolerance: float = 1e-3
+    regularisation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not 0 <= self.tolerance < 1 or not 0 <= self.regularisation < math.inf:
+            raise MvssError("solver: iterations must be at least 1, tolerance in [0, 1), regularisation at least 0")
+
+
+@dataclass(frozen=True)
+class CGReport:
+    """residual: |r − S v| / |r| of each system, `(N,)`, infinite where r is not finite. iterations: products with S that were
+    made. broken: systems that stopped early, at their last good iterate, since S or the preconditioner was not positive
+    definite, or gave numbers that are not finite, `(N,)`."""
+
+    residual: Tensor
+    iterations: int
+    broken: Tensor
+
+
+def conjugate_gradients(
+    matvec: Callable[[Tensor], Tensor],
+    right_hand_side: Tensor,
+    config: CGConfig,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, CGReport]:
+    """v `(N, M)` with S v = r, from v = 0, for symmetric positive definite S of each row.
+
+    matvec: S p for p `(N, M)`, row by row. right_hand_side: r `(N, M)`; the work is done in float64 at least, which matvec and
+    precondition are given. precondition: about S⁻¹ p, symmetric positive definite and the same at every call.
+    A row that is done or broken stays as it is, whatever the others do.
+    """
+    dtype = torch.promote_types(right_hand_side.dtype, torch.float64)
+    residual = right_hand_side.to(dtype)
+    sound = residual.isfinite().all(1)
+    residual = torch.where(sound[:, None], residual, 0.0)  # NaN must not reach a product that rows share
+    size, v = residual.norm(dim=1), torch.zeros_like(residual)
+    broken, active, made = ~sound, sound & (size > 0), 0
+    direction, old = torch.zeros_like(residual), torch.ones_like(size)
+    while made < config.iterations and bool(active.any()):
+        z = residual if precondition is None else precondition(residual)
+        new = (residual * z).sum(1)
+        broken, active = _stop(broken, active, new)
+        direction = torch.where(active[:, None], z + (new / old)[:, None] * direction, 0.0)
+        product = matvec(direction) + config.regularisation * direction
+        made += 1
+        curvature = (direction * product).sum(1)
+        broken, active = _stop(broken, active, curvature)
+        step = (new / curvature)[:, None]
+        v = torch.where(active[:, None], v + step * direction, v)
+        residual = torch.where(active[:, None], residual - step * product, residual)
+        old = torch.where(active, new, old)
+        active = active & (residual.norm(dim=1) > config.tolerance * size)
+    relative = torch.where(sound, residual.norm(dim=1) / size.where(size > 0, 1.0), math.inf)
+    return v.to(right_hand_side.dtype), CGReport(relative, made, broken)
+
+
+def _stop(broken: Tensor, active: Tensor, form: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose quadratic form is not positive and finite break down."""
+    good = (form > 0) & form.isfinite()
+    return broken | (active & ~good), active & good

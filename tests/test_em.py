@@ -22,6 +22,7 @@ from mvss.errors import MvssError
 from mvss.noise import Isotropic
 from mvss.operators import Dense, Zero
 from mvss.pipeline import PosteriorConfig
+from mvss.solvers import CGConfig
 
 
 class Killed(Exception):
@@ -84,6 +85,16 @@ def test_earlier_sources_are_frozen_and_draws_of_later_views_wait() -> None:
     counts = [r["network_evaluations"] for r in records]
     assert counts == [0, 21 * 6 * 4, 21 * 6 * 4 + 17 * 6 * 7, 21 * 6 * 4 + 2 * 17 * 6 * 7]
     assert all(p.requires_grad for d in sources for p in d.parameters())
+
+
+def test_records_hold_the_largest_residual_of_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, residuals = [], []
+    run(on_lap=lambda record, _: records.append(record))
+    assert [r.get("residual") for r in records] == [None, 0.0, 0.0, 0.0]
+    monkeypatch.setattr("mvss.pipeline.LARGE", 1)
+    for iterations in (1, 8):
+        run(solver=CGConfig(iterations, 0.0), on_lap=lambda record, _: residuals.append(record.get("residual")))
+    assert all(blunt > 1e-3 > 100 * sharp > 0 for blunt, sharp in zip(residuals[1:4], residuals[5:], strict=True))
 
 
 def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

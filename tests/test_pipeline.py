@@ -14,18 +14,21 @@ from scipy.stats import chi2
 from tiny_em import POSTERIOR, denoisers, problem
 from torch import Tensor
 
+from mvss.conditionals import Large
 from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
+from mvss.matrix_free import MatrixFreePosterior
 from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, MixturePosterior
 from mvss.networks import TimeMLP
 from mvss.noise import Diagonal, Isotropic
 from mvss.operators import Dense
-from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
+from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig
+from mvss.solvers import CGConfig
 
 STREAM = Stream(0, ("pipeline",))
 VIEW = problem().views[1]
@@ -83,6 +86,69 @@ def test_chunks_change_nothing(options: dict) -> None:
     )
     torch.testing.assert_close(parts.draws, whole.draws, rtol=1e-4, atol=1e-5)  # the networks run in float32
     assert parts.evaluations == whole.evaluations
+
+
+SOLVER = CGConfig(3, 1e-6)
+
+
+def solve(view: View, monkeypatch: pytest.MonkeyPatch, **options: object) -> Separation:
+    """With conjugate gradients, for which the sources are to count as large."""
+    monkeypatch.setattr("mvss.pipeline.LARGE", 1)
+    options = {"solver": SOLVER, "start": "cold"} | options
+    return SourceSeparationPipeline(trained(), replace(POSTERIOR, **options)).posterior_sample(view, STREAM)
+
+
+def test_conjugate_gradients_are_moment_matching_of_large_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For nearly symmetric Jacobians; each observation has an operator of its own."""
+    expected, found = separate(start="cold", components=1), solve(VIEW, monkeypatch)
+    assert float((torch.cat(found.draws, dim=1) - expected).abs().mean()) < 0.015
+    assert 0 < found.residual < 0.1 and found.clamped == 0
+    blunt = solve(VIEW, monkeypatch, solver=CGConfig(1, 1e-6))
+    assert float((torch.cat(blunt.draws, dim=1) - expected).abs().mean()) > 0.03
+    assert blunt.residual > found.residual
+    calls = POSTERIOR.sampler.steps * (POSTERIOR.sampler.corrections + 1)
+    assert blunt.evaluations == 2 * 3 * calls  # sources; the denoiser and two products
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": None}])
+def test_chunks_change_no_large_source(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(VIEW.y, tuple(Dense(torch.randn(2, d, generator=torch.Generator().manual_seed(d))) for d in (3, 2)), VIEW.noise)
+    whole, parts = (solve(view, monkeypatch, start="warm", chunk=chunk, **options) for chunk in (100, 5))
+    torch.testing.assert_close(parts.draws, whole.draws, rtol=1e-4, atol=1e-5)
+
+
+def test_where_memory_runs_out_a_chunk_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, tried = solve(VIEW, monkeypatch), []
+    posterior = Large.posterior
+
+    def cramped(given: Large, rows: slice) -> MatrixFreePosterior:
+        tried.append(rows.stop - rows.start)
+        if len(tried) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
+        return posterior(given, rows)
+
+    monkeypatch.setattr(Large, "posterior", cramped)
+    again = solve(VIEW, monkeypatch)
+    assert tried == [16, 8, 8, 1]  # chunk 16 of 17 observations
+    torch.testing.assert_close(again.draws, whole.draws, rtol=1e-4, atol=1e-5)
+    tried.clear()
+    monkeypatch.setattr(Large, "posterior", lambda *_: torch.empty(2**60))
+    with pytest.raises(MvssError, match="memory"):
+        solve(VIEW, monkeypatch)
+
+
+def test_solvers_where_they_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MvssError, match="leave it out"):
+        separate(solver=SOLVER)
+    for wrong in ({"sampler": replace(POSTERIOR.sampler, method="ancestral")}, {"gibbs_rounds": 1}):
+        with pytest.raises(MvssError, match="pc, ddim or heun"):
+            replace(POSTERIOR, solver=SOLVER, **wrong)
+    with pytest.raises(MvssError, match="start"):
+        solve(VIEW, monkeypatch, start="warm")
+    with pytest.raises(MvssError, match=r"posterior\.solver"):
+        solve(VIEW, monkeypatch, solver=None)
+    with pytest.raises(MvssError, match="jumps"):
+        solve(VIEW, monkeypatch, jumps=(1.0,))
 
 
 def test_the_same_index_gives_the_same_draw() -> None:
@@ -206,6 +272,9 @@ def test_a_saved_pipeline_gives_identical_draws(tmp_path: Path) -> None:
     for source in (0, 1):
         assert torch.equal(again.prior_sample(source, 5, STREAM), pipeline.prior_sample(source, 5, STREAM))
     again.save_pretrained(tmp_path)  # over what is there
+    solved = SourceSeparationPipeline(trained(), replace(POSTERIOR, solver=SOLVER))
+    solved.save_pretrained(tmp_path / "solved")
+    assert SourceSeparationPipeline.from_pretrained(tmp_path / "solved").config == solved.config
     mixtures = SourceSeparationPipeline([plain(d.mixture) for d in trained()])
     mixtures.save_pretrained(tmp_path / "mixtures")
     assert SourceSeparationPipeline.from_pretrained(tmp_path / "mixtures").denoisers[1].network is None

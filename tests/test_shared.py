@@ -81,6 +81,8 @@ def test_means_of_each_observation() -> None:
     [
         View(normal(2, 3), (Dense(normal(2, 3, 4)), Zero((3,), (3,))), Isotropic(0.1)),
         View(normal(2, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Isotropic(torch.tensor([0.1, 0.2]))),
+        View(normal(5, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Isotropic(torch.linspace(0.1, 0.5, 5))),
+        View(normal(5, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Diagonal(0.1 + normal(5, 3).abs())),
     ],
 )
 def test_views_that_share_nothing_are_told(view: View) -> None:

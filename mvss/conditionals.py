@@ -1,0 +1,91 @@
+"""What the pipeline knows of one view: exact draws under the mixtures, and the joint posterior at any noise level.
+
+Small sources have any operators and explicit Jacobians. Large ones, such as images, have either the covariances of their
+mixtures, where a whole view shares operators and noise, or conjugate gradients with the Jacobians of whole denoisers.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Large", "Small"]
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from mvss.data import View
+from mvss.denoisers import Denoiser
+from mvss.errors import MvssError
+from mvss.gibbs import DenseConditionals, SharedConditionals
+from mvss.matrix_free import MatrixFreePosterior
+from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
+from mvss.posterior import JointPosterior
+from mvss.rng import Stream
+from mvss.shared import SharedView, is_shared
+from mvss.shared_posterior import SharedPosterior
+from mvss.solvers import CGConfig
+
+
+class Small:
+    """A view of small sources. components: see `JointPosterior`. beam: width of the search of the mixtures. keep: that
+    search, for many draws."""
+
+    def __init__(self, shown: Sequence[Denoiser], view: View, components: int, beam: int, keep: bool) -> None:
+        self.shown, self.view, self.components = shown, DenseView.of(view), components
+        self.mixtures = MixturePosterior([d.mixture for d in shown], beam=beam)
+        self.keep = keep
+        self.found: list[tuple[slice, DenseView, Combinations]] | None = None
+
+    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
+        """A joint draw under the mixtures alone."""
+        if self.keep and self.found is None:
+            self.found = list(self.mixtures.chunks(self.view))
+        return self.mixtures.draw(self.view, stream, index, self.found)
+
+    def posterior(self, rows: slice) -> JointPosterior:
+        """The posterior of some of the observations."""
+        return JointPosterior(self.shown, self.view.select(rows), self.components)
+
+    def one_by_one(self, rows: slice) -> DenseConditionals:
+        """The posterior of each source given the others, for some of the observations."""
+        return DenseConditionals(self.shown, self.view.select(rows), self.components)
+
+
+class Large:
+    """A view of large sources. solver: of conjugate gradients; None for the mixtures' covariances. Factorisations are kept.
+
+    Raises MvssError where observations have operators or noise of their own, and there is no solver.
+    """
+
+    def __init__(self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None) -> None:
+        self.shown, self.name = shown, view.name
+        if not is_shared(view) and solver is None:
+            size = max(d.mixture.dimension for d in shown)
+            raise MvssError(
+                f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, or posterior.solver"
+            )
+        matrices = SharedView.of(view) if is_shared(view) else None
+        self.shared = SharedPosterior(shown, matrices) if matrices else None
+        self.conditionals = SharedConditionals(shown, matrices) if matrices else None
+        self.solved = None if solver is None else MatrixFreePosterior(shown, view, solver)
+
+    def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
+        """A joint draw under the mixtures alone."""
+        if self.shared is None:
+            raise MvssError(
+                f"{self.name}: under operators or noise of each observation large sources have no exact first draws: "
+                "give a start, or set posterior.start to cold"
+            )
+        return self.shared.exact().draw(stream, index)
+
+    def posterior(self, rows: slice) -> SharedPosterior | MatrixFreePosterior:
+        """The posterior of some of the observations."""
+        if self.solved is not None:
+            return self.solved.select(rows)
+        assert self.shared is not None
+        return self.shared.select(rows)
+
+    def one_by_one(self, rows: slice) -> SharedConditionals:
+        """The posterior of each source given the others, for some of the observations, with the mixtures' covariances."""
+        if self.conditionals is None:
+            raise MvssError(f"{self.name}: Gibbs draws of large sources need one operator and one noise for a whole view")
+        return self.conditionals.select(rows)

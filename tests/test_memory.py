@@ -1,0 +1,44 @@
+"""Chunks that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mvss.errors import MvssError
+from mvss.memory import in_chunks
+
+
+def limited(most: int, words: str = "CUDA out of memory. Tried to allocate 2 GiB") -> tuple[Callable[[slice], range], list]:
+    """Work on at most so many rows, and the sizes that were tried."""
+    tried: list[int] = []
+
+    def work(rows: slice) -> range:
+        tried.append(rows.stop - rows.start)
+        if tried[-1] > most:
+            raise RuntimeError(words)
+        return range(rows.start, rows.stop)
+
+    return work, tried
+
+
+@pytest.mark.parametrize(("most", "tried"), [(99, [8, 3]), (4, [8, 4, 4, 3]), (3, [8, 4, 2, 2, 2, 2, 2, 1])])
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't allocate memory: you tried"])
+def test_chunks_are_halved_until_they_fit_and_stay_so(most: int, tried: list[int], words: str) -> None:
+    work, seen = limited(most, words)
+    assert [row for part in in_chunks(work, 11, 8) for row in part] == list(range(11))
+    assert seen == tried
+
+
+def test_one_row_that_does_not_fit_is_an_error_in_one_line() -> None:
+    with pytest.raises(MvssError, match="memory") as error:
+        list(in_chunks(limited(0)[0], 5, 100))
+    assert "\n" not in str(error.value)
+
+
+def test_other_errors_pass() -> None:
+    work, seen = limited(0, "shapes do not fit")
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(in_chunks(work, 5, 4))
+    assert seen == [4]
