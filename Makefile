@@ -16,7 +16,7 @@ SWEEP := $(VENV)/.installed-sweep
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare data readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations data readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -84,6 +84,9 @@ mnist-grass-compare: $(READY) ## the same with PCPCA and CLVM [smoke: 2 min; cpu
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status
+
+mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: 1 h]
+	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
 	@$(BIN)/python -m experiments.readme

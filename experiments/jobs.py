@@ -41,6 +41,7 @@ def run_job(
     append: takes every record. progress: takes the fraction done.
     """
     config, recipe = job.config, job.recipe
+    task = _fewer(task, recipe.observations)
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
     priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
@@ -169,14 +170,14 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
         if job.recipe.network and beta + 1 not in job.recipe.closed:
             with torch.random.fork_rng():
                 torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
-                network = _network(job.config.network, shape)
+                network = _network(job.config.architecture_of(job.recipe), shape)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
     return SourceSeparationPipeline(denoisers, job.config.posterior_of(job.recipe))
 
 
 def _network(config: NetworkConfig, shape: tuple[int, ...]) -> TimeMLP | ImageUNet:
-    if len(shape) == 3:
+    if len(shape) == 3 and config.blocks:
         return ImageUNet(shape[0], shape[1], 2, config.blocks, config.layers)
     size = math.prod(shape)
     return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs=2 * size)
@@ -193,13 +194,20 @@ def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:
     """The task without the last `count` training observations of each view, and those. The closed-form fit, which other
     methods share, has seen them; no network does."""
 
-    def part(rows: slice) -> MultiViewData:
-        views = [view.select(torch.arange(len(view))[rows]) for view in task.train.views]
-        return MultiViewData(tuple(views), task.train.source_shapes)
-
     if (least := min(len(view) for view in task.train.views)) < 2 * count:
         raise MvssError(f"em.held_out={count} is more than half of a view of {least} observations: lower it")
-    rest = copy.copy(task)
-    rest.train = part(slice(None, -count))
-    rest.train_truth = [[x[:-count] for x in truth] for truth in task.train_truth]
-    return rest, part(slice(-count, None))
+    return _part(task, slice(None, -count)), _part(task, slice(-count, None)).train
+
+
+def _fewer(task: Task, count: int | None) -> Task:
+    """The task with the first `count` training observations of each view; None for all."""
+    return task if count is None else _part(task, slice(count))
+
+
+def _part(task: Task, rows: slice) -> Task:
+    """The task with some of the training observations of each view."""
+    part = copy.copy(task)
+    views = [view.select(torch.arange(len(view))[rows]) for view in task.train.views]
+    part.train = MultiViewData(tuple(views), task.train.source_shapes)
+    part.train_truth = [[x[rows] for x in truth] for truth in task.train_truth]
+    return part

@@ -75,14 +75,16 @@ def fit_key(job: Job, data: Path) -> str:
     shared = {field.name for field in fields(Config)}
     own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
-    return hashlib.sha256(f"{content}{job.config.observations}{own or ''}{code}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{content}{job.config.observations}{job.recipe.observations or ''}{own or ''}{code}".encode()
+    ).hexdigest()
 
 
 def _settings(job: Job) -> Config:
     """The configuration with what does not matter to this job at its default."""
     config, recipe = job.config, job.recipe
     fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
-    config = replace(config, problems=(), fits=fits, methods={}, compare={}, workers=1)
+    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, workers=1)
     if not job.audit:
         config = replace(config, audit=AuditConfig())
     if recipe.baseline:
@@ -94,6 +96,8 @@ def _settings(job: Job) -> Config:
         config = replace(config, separation=PosteriorConfig())
     if not recipe.network:
         return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
+    if recipe.architecture is not None:
+        config = replace(config, network=NetworkConfig())
     if recipe.training is not None:
         config = replace(config, training=TrainingConfig())
     em = config.em

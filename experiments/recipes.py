@@ -41,7 +41,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network of every source: of images a U-Net with `blocks` and `layers`, else a TimeMLP with the rest."""
+    """The network of every source: of images a U-Net with `blocks` and `layers`, else, or without blocks, a TimeMLP with the
+    rest."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     embedding: int = 64
@@ -115,10 +116,13 @@ class Recipe:
     fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
     base: what the network corrects: that mixture, or Karras' skip term.
     network: whether there is one. closed: sources (from 1) that stay their mixture, without a network, all the same.
+    architecture: of the networks; null for the configuration's own.
     laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
     it has one), training: the M-step; null for the configuration's own.
+    observations: how many of each view are learned from, the first ones; null for all. The closed-form fit learns from no
+    others, and needs a name of its own.
     """
 
     problems: tuple[str, ...] | None = None
@@ -127,6 +131,7 @@ class Recipe:
     fit: str = "mixture"
     base: Literal["mixture", "karras"] = "mixture"
     network: bool = True
+    architecture: NetworkConfig | None = None
     closed: tuple[int, ...] = ()
     laps: int | tuple[int, ...] | Literal["auto"] | None = None
     stages: Literal["together", "sequential"] = "together"
@@ -134,6 +139,7 @@ class Recipe:
     posterior: PosteriorConfig | None = None
     separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
+    observations: int | None = None
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | None:
@@ -147,7 +153,7 @@ class Config:
 
     posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
-    `make ...-compare` runs `compare` as well: more baselines, and ablations.
+    `make ...-compare` runs `compare` as well, more baselines and ablations; `make ...-ablations` those of `ablations`.
     """
 
     problems: tuple[str, ...] = ()
@@ -163,7 +169,16 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
     compare: dict[str, Recipe] = field(default_factory=dict)
+    ablations: dict[str, Recipe] = field(default_factory=dict)
     workers: int = 0
+
+    def recipes(self) -> dict[str, Recipe]:
+        """All of them by name."""
+        return {**self.methods, **self.compare, **self.ablations}
+
+    def architecture_of(self, recipe: Recipe) -> NetworkConfig:
+        """The networks of a recipe."""
+        return recipe.architecture or self.network
 
     def laps(self, recipe: Recipe) -> int | tuple[int, ...] | Literal["auto"]:
         """Of a recipe: its own, or those of all; none without a network."""
@@ -248,14 +263,21 @@ class Job:
 
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
-    for name, recipe in {**config.methods, **config.compare}.items():
+    for name, recipe in config.recipes().items():
         if recipe.pcpca and recipe.clvm:
             raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
         if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
+        if recipe.observations is not None:
+            sharing = [n for n, r in config.recipes().items() if r.fit == recipe.fit and r.observations != recipe.observations]
+            if not 0 < recipe.observations <= config.observations or sharing:
+                raise MvssError(
+                    f"method {name}: observations={recipe.observations} must be 1 to {config.observations}, with a fit of its "
+                    f"own{', not that of ' + ', '.join(sharing) if sharing else ''}"
+                )
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
-    if rivals := [n for n, r in {**config.methods, **config.compare}.items() if r.baseline and n in config.audit.methods]:
+    if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:
         raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for pipelines, not for baselines")
     m = config.metrics
     for metric, among in (("sinkhorn", "fresh"), ("lap_sinkhorn", "observations"), ("paper_sinkhorn", "fresh")):

@@ -42,6 +42,7 @@ class Command:
     preset: str
     seeds: tuple[int, ...]
     compare: bool
+    ablations: bool
     audit: bool
     dry_run: bool
     report: bool
@@ -82,6 +83,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--preset", default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
+    parser.add_argument("--ablations", action="store_true", help="also the ablations that have a command of their own")
     parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/audit.py")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
@@ -90,7 +92,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(experiment.schema, presets / f"{options.preset}.yaml", overrides)
-    recipes = (*config.methods.values(), *config.compare.values())
+    recipes = config.recipes().values()
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
@@ -98,13 +100,13 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
-    kinds = (options.compare, options.audit, options.dry_run, options.report)
+    kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
     return Command(options.preset, seeds, *kinds, tuple(overrides), config, folder)
 
 
 def _main(experiment: Experiment, command: Command) -> int:
     config, folder = command.config, command.folder
-    jobs = _jobs(config, command.seeds, command.compare, command.audit)
+    jobs = _jobs(config, command.seeds, command.compare, command.audit, command.ablations)
     stale = [job for job in jobs if not is_done(experiment, job, folder)]
     seeds = " ".join(map(str, command.seeds))
     print(f"{experiment.name}, preset {command.preset}, seeds {seeds}: {len(stale)} of {len(jobs)} jobs to run")
@@ -124,12 +126,12 @@ def _main(experiment: Experiment, command: Command) -> int:
     return _report(experiment, command)
 
 
-def _jobs(config: Config, seeds: Sequence[int], compare: bool, audit: bool = False) -> list[Job]:
+def _jobs(config: Config, seeds: Sequence[int], compare: bool, audit: bool = False, ablations: bool = False) -> list[Job]:
     """All jobs, those that others wait for first."""
     jobs = []
     for seed in seeds:
         for problem in config.problems:
-            recipes = {**config.methods, **config.compare} if compare else config.methods
+            recipes = config.methods | (config.compare if compare else {}) | (config.ablations if ablations else {})
             here = {name: r for name, r in recipes.items() if r.problems is None or problem in r.problems}
             jobs += [Job(problem, name, seed, recipe, config) for name, recipe in here.items()]
     audited = [job for job in jobs if job.method in config.audit.methods] if audit else []
@@ -142,8 +144,10 @@ def _report(experiment: Experiment, command: Command) -> int:
     for seed in command.seeds:
         home = folder / f"seed-{seed}"
         # Rows of an earlier command stay in the table as long as they have these settings; their commit is told.
-        known = [(job, commit) for job in _jobs(config, [seed], True, True) if (commit := made_at(experiment, job, folder))]
-        targets += [f"{experiment.target}-compare" for job, _ in known if job.method in config.compare]
+        jobs = _jobs(config, [seed], True, True, True)
+        known = [(job, commit) for job in jobs if (commit := made_at(experiment, job, folder))]
+        for kind in ("compare", "ablations"):
+            targets += [f"{experiment.target}-{kind}" for job, _ in known if job.method in getattr(config, kind)]
         targets += [f"{experiment.target}-audit" for job, _ in known if job.audit]
         latest: dict[tuple[Any, ...], dict[str, Any]] = {}
         for job, commit in known:

@@ -62,7 +62,7 @@ def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -
 def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
     command = read_command(experiment, arguments, root)
     config, folder = command.config, command.folder
-    recipes = {name: r for name, r in {**config.methods, **config.compare}.items() if r.baseline}
+    recipes = {name: r for name, r in config.recipes().items() if r.baseline}
     if not recipes:
         raise MvssError(f"preset {command.preset} has no baseline to tune")
     if command.dry_run:

@@ -21,7 +21,7 @@ from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
 from mvss.shared import SharedView, is_shared
-from mvss.shared_posterior import SharedPosterior
+from mvss.shared_posterior import Levels, SharedPosterior
 from mvss.solvers import CGConfig
 
 
@@ -51,21 +51,22 @@ class Small:
 
 
 class Large:
-    """A view of large sources. solver: of conjugate gradients; None for the mixtures' covariances. Factorisations are kept.
+    """A view of large sources. solver: of conjugate gradients; None for the mixtures' covariances. levels: where the
+    factorisations of `SharedPosterior` are kept.
 
     Raises MvssError where observations have operators or noise of their own, and there is no solver.
     """
 
-    def __init__(self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None) -> None:
+    def __init__(self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None, levels: Levels) -> None:
         self.shown, self.name = shown, view.name
         if not is_shared(view) and solver is None:
             size = max(d.mixture.dimension for d in shown)
             raise MvssError(
                 f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, or posterior.solver"
             )
-        matrices = SharedView.of(view) if is_shared(view) else None
-        self.shared = SharedPosterior(shown, matrices) if matrices else None
-        self.conditionals = SharedConditionals(shown, matrices) if matrices else None
+        rows = SharedView.of(view) if is_shared(view) else None
+        self.shared = SharedPosterior(shown, rows, levels) if rows else None
+        self.conditionals = SharedConditionals(shown, rows) if rows else None
         self.solved = None if solver is None else MatrixFreePosterior(shown, view, solver)
 
     def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:

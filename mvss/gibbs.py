@@ -53,13 +53,13 @@ class DenseConditionals:
 class SharedConditionals:
     """Of large sources, under operators and noise that a view shares. Factorisations are kept, over rounds as well.
 
-    denoisers: of the sources shown. view: as matrices.
+    denoisers: of the sources shown.
     """
 
     def __init__(self, denoisers: Sequence[Denoiser], view: SharedView) -> None:
         self.view = view
-        pairs = zip(denoisers, view.matrices, strict=True)
-        self.singles = [SharedPosterior([d], SharedView(view.y, (matrix,), view.noise)) for d, matrix in pairs]
+        pairs = zip(denoisers, view.operators, strict=True)
+        self.singles = [SharedPosterior([d], SharedView(view.y, (operator,), view.noise)) for d, operator in pairs]
 
     def select(self, rows: slice) -> SharedConditionals:
         """Those of some of the observations; factorisations are shared."""
@@ -69,7 +69,7 @@ class SharedConditionals:
 
     def alone(self, beta: int, x: Sequence[Tensor]) -> SharedPosterior:
         """See `Conditionals`."""
-        others = sum(v.flatten(1) @ self.view.matrices[g].mT for g, v in enumerate(x) if g != beta)
+        others = sum(self.view.image(g, v.flatten(1)) for g, v in enumerate(x) if g != beta)
         return self.singles[beta].of(self.view.y - others)
 
 

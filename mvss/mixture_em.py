@@ -100,11 +100,11 @@ class _Moments:
         self.second = torch.zeros(components, size, size, dtype=torch.float64)
         self.precision, self.force = torch.zeros_like(self.second), torch.zeros_like(self.first)
 
-    def pull(self, k: int, weight: Tensor, matrix: Tensor, residual: Tensor, combination: Combination) -> None:
-        """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean)."""
-        pulled = torch.cholesky_solve(matrix, combination.cholesky)
-        self.precision[k] += weight.sum() * matrix.mT @ pulled
-        self.force[k] += (weight @ residual) @ pulled
+    def pull(self, k: int, weight: Tensor, view: SharedView, place: int, residual: Tensor, combination: Combination) -> None:
+        """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean). place: of the source among those that the view shows."""
+        inverse = torch.cholesky_inverse(combination.cholesky)
+        self.precision[k] += weight.sum() * view.pull(place, view.pull(place, inverse).mT)
+        self.force[k] += view.pull(place, ((weight @ residual) @ inverse)[None])[0]
 
     def add(self, k: int, weight: Tensor, mean: Tensor, covariance: Tensor) -> None:
         total = weight.sum()
@@ -170,7 +170,7 @@ def _lap(
             for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
                 if beta in moments:
                     if beta == moved:
-                        moments[beta].pull(k, weight, view.matrices[place], given.residuals[number], combination)
+                        moments[beta].pull(k, weight, view, place, given.residuals[number], combination)
                     across = combination.across[place]
                     covariance = sources[place].covariance(k) - across.mT @ torch.cholesky_solve(across, combination.cholesky)
                     moments[beta].add(k, weight, means[place], covariance)
@@ -191,11 +191,12 @@ def _start(
     usable = [a for a, view in enumerate(data.views) if beta in view.shown and set(view.shown) - {beta} <= known.keys()]
     if not usable:
         raise MvssError(f"mixture: no view shows source {beta + 1} with none but earlier sources; give other stages")
-    alpha = max(usable, key=lambda a: views[a].matrices[0].shape[0])  # of the finest resolution
+    alpha = max(usable, key=lambda a: views[a].y.shape[1])  # of the finest resolution
     view, shown = views[alpha], data.views[alpha].shown
-    matrix = view.matrices[shown.index(beta)]
+    matrices = [operator.dense()[0] for operator in view.operators]
+    matrix = matrices[shown.index(beta)]
     residual, variance = view.y, view.noise.clone()
-    for b, a in zip(shown, view.matrices, strict=True):
+    for b, a in zip(shown, matrices, strict=True):
         if b != beta:
             mixture = known[b]
             mean = mixture.weights @ mixture.means

@@ -78,10 +78,12 @@ class Dense(LinearOperator):
         self.source_shape = (matrix.shape[-1],)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.matrix.to(x.dtype) @ x.unsqueeze(-1)).squeeze(-1)
+        matrix = self.matrix.to(x.dtype)
+        return x @ matrix.mT if self.count is None else (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return (self.matrix.to(y.dtype).mT @ y.unsqueeze(-1)).squeeze(-1)
+        matrix = self.matrix.to(y.dtype)
+        return y @ matrix if self.count is None else (matrix.mT @ y.unsqueeze(-1)).squeeze(-1)
 
     def select(self, index: Tensor) -> Dense:
         return self if self.count is None else Dense(self.matrix[index])

@@ -9,6 +9,7 @@ The exact draw chooses the modes, which moment matching at high noise gets wrong
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from mvss.networks import ImageUNet, TimeMLP
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
-from mvss.shared_posterior import SharedPosterior
+from mvss.shared_posterior import Levels, SharedPosterior
 from mvss.solvers import CGConfig
 
 __all__ = ["PosteriorConfig", "Separation", "SourceSeparationPipeline"]
@@ -88,6 +89,7 @@ class SourceSeparationPipeline:
     def __init__(self, denoisers: Sequence[Denoiser], config: PosteriorConfig | None = None) -> None:
         self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
+        self._kept: dict[str, tuple[View, Levels]] = {}
 
     def posterior_sample(
         self,
@@ -122,8 +124,16 @@ class SourceSeparationPipeline:
         if config.solver and max(d.mixture.dimension for d in self.denoisers) <= LARGE:
             raise MvssError(f"posterior.solver is for sources of more than {LARGE} numbers: leave it out")
         if max(d.mixture.dimension for d in shown) > LARGE:
-            return Large(shown, view, config.solver)
+            return Large(shown, view, config.solver, self._levels(view))
         return Small(shown, view, config.components, config.beam, keep)
+
+    def _levels(self, view: View) -> Levels:
+        """The factorisations of a view, from call to call, as long as it has the same operators and noise."""
+        like, levels = self._kept.get(view.name, (None, {}))
+        if like is None or view.noise is not like.noise or not all(map(operator.is_, view.operators, like.operators)):
+            like, levels = view.select(torch.arange(1)), {}
+            self._kept[view.name] = (like, levels)
+        return levels
 
     def _sample(
         self, given: Small | Large, stream: Stream, start: Sequence[Tensor] | None, index: Tensor, home: torch.device

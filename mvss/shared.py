@@ -23,7 +23,11 @@ from torch import Tensor
 from mvss.data import View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
+from mvss.operators import LinearOperator
 from mvss.rng import Stream, choose
+
+NEGLIGIBLE = 1e-12
+"""A probability that changes no mean: in many dimensions most combinations have none."""
 
 
 def is_shared(view: View) -> bool:
@@ -36,10 +40,10 @@ def is_shared(view: View) -> bool:
 
 @dataclass(frozen=True)
 class SharedView:
-    """A view as matrices. y: `(N, M)`. matrices: `(M, D_β)` of each shown source. noise: variances `(M,)`."""
+    """A view as rows of numbers. y: `(N, M)`. operators: of each shown source. noise: variances `(M,)`."""
 
     y: Tensor
-    matrices: tuple[Tensor, ...]
+    operators: tuple[LinearOperator, ...]
     noise: Tensor
 
     @staticmethod
@@ -47,9 +51,18 @@ class SharedView:
         """Raises MvssError where the observations have operators or noise of their own."""
         if not is_shared(view):
             raise MvssError(f"{view.name}: observations have operators or noise of their own; use the dense posterior")
-        y = view.y.double().flatten(1)
-        matrices = [view.operators[b].dense()[0].to(y) for b in view.shown]
-        return SharedView(y, tuple(matrices), view.noise.variance(view.y[:1].double()).flatten())
+        noise = view.noise.variance(view.y[:1].double()).flatten()
+        return SharedView(view.y.double().flatten(1), tuple(view.operators[b] for b in view.shown), noise)
+
+    def image(self, place: int, rows: Tensor) -> Tensor:
+        """A x of the shown source number `place`, `(n, M)` for x `(n, D)`; no matrix is made of A."""
+        operator = self.operators[place]
+        return operator.forward(rows.reshape(-1, *operator.source_shape)).flatten(1)
+
+    def pull(self, place: int, rows: Tensor) -> Tensor:
+        """Aᵀ y, `(n, D)` for y `(n, M)`."""
+        operator = self.operators[place]
+        return operator.adjoint(rows.reshape(-1, *operator.observation_shape)).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -100,9 +113,9 @@ class SharedGaussians:
     def __init__(self, view: SharedView, sources: Sequence[Components]) -> None:
         self.view = view
         parts = []
-        for matrix, source in zip(view.matrices, sources, strict=True):
-            across = [matrix @ source.covariance(k) for k in range(len(source.floor))]
-            parts.append([(a, a @ matrix.mT) for a in across])
+        for place, source in enumerate(sources):
+            across = [view.image(place, source.covariance(k)).mT for k in range(len(source.floor))]
+            parts.append([(a, view.image(place, a)) for a in across])
         self.combinations = []
         for numbers in itertools.product(*(range(len(s.floor)) for s in sources)):
             picked = [part[k] for part, k in zip(parts, numbers, strict=True)]
@@ -115,8 +128,8 @@ class SharedGaussians:
         log_joint, residuals = [], []
         for combination in self.combinations:
             residual, log_weight = y, y.new_zeros(1)
-            for matrix, source, k in zip(self.view.matrices, sources, combination.numbers, strict=True):
-                residual = residual - source.mean[:, k] @ matrix.mT
+            for place, (source, k) in enumerate(zip(sources, combination.numbers, strict=True)):
+                residual = residual - self.view.image(place, source.mean[:, k])
                 log_weight = log_weight + source.log_weight[:, k]
             white = torch.linalg.solve_triangular(combination.cholesky, residual.mT, upper=False)
             log_det = 2 * combination.cholesky.diagonal().log().sum() + y.shape[1] * math.log(2 * math.pi)
@@ -151,9 +164,13 @@ class Given:
 
     def mean(self) -> list[Tensor]:
         """E[x^β | y], `(N, D_β)` per source."""
-        weight = self.responsibility()
-        terms = [[w[:, None] * x for x in self.component_mean(c)] for c, w in enumerate(weight.mT)]
-        return [torch.stack(parts).sum(0) for parts in zip(*terms, strict=True)]
+        out = [s.mean.new_zeros(len(self.log_joint), s.spread.shape[1]) for s in self.sources]
+        for number, weight in enumerate(self.responsibility().mT):
+            rows = (weight > NEGLIGIBLE).nonzero().squeeze(1)
+            if len(rows):
+                for x, mean in zip(out, self.component_mean(number, rows), strict=True):
+                    x[rows] += weight[rows, None] * mean
+        return out
 
     def draw(self, stream: Stream, index: Tensor) -> list[Tensor]:
         """One joint draw `(N, D_β)` per source. index: the observations' numbers `(N,)`, which randomness is keyed by."""
@@ -169,9 +186,9 @@ class Given:
         for number in chosen.unique().tolist():
             rows = (chosen == number).nonzero().squeeze(1)
             combination, simulated, shifts = self.gaussians.combinations[number], noise[rows], []
-            for matrix, source, k, z in zip(view.matrices, self.sources, combination.numbers, normal, strict=True):
+            for place, (source, k, z) in enumerate(zip(self.sources, combination.numbers, normal, strict=True)):
                 shifts.append(source.shift(k, z[rows]))
-                simulated = simulated + shifts[-1] @ matrix.mT
+                simulated = simulated + view.image(place, shifts[-1])
             v = combination.solve(self.residuals[number][rows] - simulated)
             pairs = zip(self.sources, combination.numbers, combination.across, shifts, strict=True)
             for x, (source, k, across, shift) in zip(out, pairs, strict=True):

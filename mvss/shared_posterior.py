@@ -9,7 +9,7 @@ For a denoiser that is a mixture this is exact. The law of x given x_t alone, fo
 
 from __future__ import annotations
 
-__all__ = ["SharedPosterior", "local_components"]
+__all__ = ["Levels", "SharedPosterior", "local_components"]
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,20 +23,24 @@ from mvss.mixture import GaussianMixture
 from mvss.rng import Stream, choose
 from mvss.shared import Components, Given, SharedGaussians, SharedView
 
+Levels = dict[float, SharedGaussians]
+"""Factorisations by noise level."""
+
 
 class SharedPosterior:
     """E[x^β | x_t (, y)] and draws of p({x^β} | x_t (, y)), for `mvss.samplers.sample`.
 
-    denoisers: of the sources that the view shows. view: None for the prior.
+    denoisers: of the sources that the view shows. view: None for the prior. levels: factorisations
+    so far, and where they are kept.
     After use, `evaluations` counts network evaluations per observation.
     """
 
     clamped = 0.0
 
-    def __init__(self, denoisers: Sequence[Denoiser], view: SharedView | None = None) -> None:
+    def __init__(self, denoisers: Sequence[Denoiser], view: SharedView | None = None, levels: Levels | None = None) -> None:
         self.denoisers, self.view = tuple(denoisers), view
         self.evaluations = 0
-        self._levels: dict[float, SharedGaussians] = {}
+        self._levels: Levels = {} if levels is None else levels
 
     def select(self, rows: slice) -> SharedPosterior:
         """The posterior of some of the observations; factorisations are shared."""
@@ -46,9 +50,7 @@ class SharedPosterior:
     def of(self, y: Tensor) -> SharedPosterior:
         """The posterior of other observations `(n, M)` under the same operators; factorisations are shared."""
         assert self.view is not None
-        part = SharedPosterior(self.denoisers, replace(self.view, y=y))
-        part._levels = self._levels
-        return part
+        return SharedPosterior(self.denoisers, replace(self.view, y=y), self._levels)
 
     def exact(self) -> Given:
         """The sources given y under the mixtures alone, without an x_t."""

@@ -37,7 +37,7 @@ def test_it_agrees_with_the_dense_posterior() -> None:
 
 def test_draws_have_the_moments_of_the_posterior() -> None:
     view = SharedView.of(VIEW)
-    one = SharedView(view.y[:1].expand(20000, -1), view.matrices, view.noise)
+    one = SharedView(view.y[:1].expand(20000, -1), view.operators, view.noise)
     sources = [Components.of(p) for p in PRIORS]
     gaussians = SharedGaussians(one, sources)
     given = gaussians.given(one.y, sources)
@@ -45,7 +45,7 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     weight = given.responsibility()[0]
     means = torch.stack([torch.cat(given.component_mean(c), dim=1)[0] for c in range(len(weight))])
     mean = weight @ means
-    a = torch.cat(view.matrices, dim=1)
+    a = torch.cat([o.dense()[0] for o in view.operators], dim=1)
     second = torch.zeros(7, 7, dtype=torch.float64)
     for w, m, combination in zip(weight, means, gaussians.combinations, strict=True):
         v = torch.block_diag(*(s.covariance(k) for s, k in zip(sources, combination.numbers, strict=True)))

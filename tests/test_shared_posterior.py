@@ -73,12 +73,12 @@ def test_few_steps_give_exact_posterior_draws() -> None:
     priors = [GaussianMixture(torch.ones(1), normal(1, d), normal(1, d, d), 0.1) for d in SIZES]
     sources = [Denoiser(p, None, (d,), 1.0) for p, d in zip(priors, SIZES, strict=True)]
     n, shared = 20000, SharedView.of(VIEW)
-    posterior = SharedPosterior(sources, SharedView(shared.y[:1].expand(n, -1), shared.matrices, shared.noise))
+    posterior = SharedPosterior(sources, SharedView(shared.y[:1].expand(n, -1), shared.operators, shared.noise))
     stream, index = Stream(0, ("few",)), torch.arange(n)
     start = [50.0 * stream.normal(index, (d,), "top", d) for d in SIZES]
     config = SamplerConfig("ancestral", 4, sigma_start=50.0, sigma_min=0.01)
     draws = torch.cat(sample(posterior, start, config, stream, index), dim=1)
-    a = torch.cat(shared.matrices, dim=1)
+    a = torch.cat([o.dense()[0] for o in shared.operators], dim=1)
     prior = torch.block_diag(*(p.covariances[0] for p in priors))
     gain = prior @ a.mT @ torch.linalg.inv(a @ prior @ a.mT + torch.diag(shared.noise))
     centre = torch.cat([p.means[0] for p in priors])

@@ -16,7 +16,11 @@ from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
 from experiments.runner import ROOT, _jobs, main, read_command
+from mvss.denoisers import Denoiser, karras_base
 from mvss.errors import MvssError
+from mvss.networks import ImageUNet
+from mvss.pipeline import SourceSeparationPipeline
+from mvss.rng import Stream
 
 CONFIG = MnistGrassConfig(observations=31, fresh=9)
 
@@ -104,6 +108,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
     tiny = ["problems=[full]", "observations=20", "fresh=16", "fits.mixture.components=[1,1]", "fits.mixture.laps=1"]
     tiny += ["training.steps=1", "network.blocks=[8]", "metrics.pqmass=16", "metrics.references=4"]
     tiny += ["posterior.sampler.steps=1", "separation.sampler.steps=1"]
+    tiny += ["posterior.sampler.method=ddim", "posterior.solver={iterations: 2}"]
     other = ["texture=gravel", "digits=[7]"]
     assert main(EXPERIMENT, ["--preset", "smoke", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
@@ -126,6 +131,30 @@ def test_settings_of_the_network_reach_it() -> None:
         return sum(p.numel() for p in _network(network, (1, 28, 28)).parameters())
 
     assert len({size(), size("network.blocks=[8]"), size("network.layers=2")}) == 3
+
+
+@pytest.mark.parametrize("part", ["posterior", "separation"])
+def test_settings_of_the_solver_reach_the_draws(part: str) -> None:
+    """Of the E-step and of what is scored, with images of untrained networks that say something."""
+    task = MnistGrassTask("full", 0, CONFIG)
+    view = task.train.views[1].select(torch.arange(2))
+    start = [torch.zeros(2, 1, 28, 28, dtype=torch.float64)] * 2
+    sources = []
+    for beta in (0, 1):
+        torch.manual_seed(beta)
+        network = ImageUNet(blocks=(8,), layers=1)
+        torch.nn.init.normal_(network.net.conv_out.weight, std=0.05)
+        sources.append(Denoiser(karras_base(784, 0.3), network.requires_grad_(False), (1, 28, 28), 0.3))
+
+    def draws(solver: str) -> torch.Tensor:
+        overrides = f"{part}.sampler.method=ddim", f"{part}.solver={{{solver}}}"
+        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
+        used = {"posterior": config.posterior_of, "separation": config.separation_of}[part](config.methods["joint"])
+        return torch.cat(SourceSeparationPipeline(sources, used).posterior_sample(view, Stream(0, ("solver",)), start).draws)
+
+    base = draws("iterations: 2, tolerance: 0.0")
+    for other in ("3, tolerance: 0.0", "2, tolerance: 0.99", "2, tolerance: 0.0, regularisation: 0.1"):
+        assert float((draws(f"iterations: {other}") - base).abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])

@@ -86,8 +86,8 @@ SILENT = {
     "workers",
 }
 LISTS = ("problems", "methods", "compare", "fits.gaussian", "fits.four")  # not settings
-# of the audit and of laps: auto, see test_audit.py; of U-Nets, see test_mnist_grass.py
-ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "network.blocks", "network.layers")
+# of the audit and of laps: auto, see test_audit.py; of U-Nets and solvers, which images have, see test_mnist_grass.py
+ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "network.blocks", "network.layers", "posterior.solver", "separation.solver")
 
 
 @cache
