@@ -41,7 +41,7 @@ def run_job(
     append: takes every record. progress: takes the fraction done.
     """
     config, recipe = job.config, job.recipe
-    task = _fewer(task, recipe.observations)
+    task = _fewer(task, recipe.share)
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
     priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
@@ -196,18 +196,19 @@ def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:
 
     if (least := min(len(view) for view in task.train.views)) < 2 * count:
         raise MvssError(f"em.held_out={count} is more than half of a view of {least} observations: lower it")
-    return _part(task, slice(None, -count)), _part(task, slice(-count, None)).train
+    views = len(task.train.views)
+    return _part(task, [slice(None, -count)] * views), _part(task, [slice(-count, None)] * views).train
 
 
-def _fewer(task: Task, count: int | None) -> Task:
-    """The task with the first `count` training observations of each view; None for all."""
-    return task if count is None else _part(task, slice(count))
+def _fewer(task: Task, share: float) -> Task:
+    """The task with the first observations of each view, a share of all."""
+    return task if share == 1 else _part(task, [slice(math.ceil(share * len(view))) for view in task.train.views])
 
 
-def _part(task: Task, rows: slice) -> Task:
+def _part(task: Task, rows: Sequence[slice]) -> Task:
     """The task with some of the training observations of each view."""
     part = copy.copy(task)
-    views = [view.select(torch.arange(len(view))[rows]) for view in task.train.views]
+    views = [view.select(torch.arange(len(view))[r]) for view, r in zip(task.train.views, rows, strict=True)]
     part.train = MultiViewData(tuple(views), task.train.source_shapes)
-    part.train_truth = [[x[rows] for x in truth] for truth in task.train_truth]
+    part.train_truth = [[x[r] for x in truth] for truth, r in zip(task.train_truth, rows, strict=True)]
     return part

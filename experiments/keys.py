@@ -76,7 +76,7 @@ def fit_key(job: Job, data: Path) -> str:
     own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
     return hashlib.sha256(
-        f"{content}{job.config.observations}{job.recipe.observations or ''}{own or ''}{code}".encode()
+        f"{content}{job.config.observations}{job.recipe.share if job.recipe.share < 1 else ''}{own or ''}{code}".encode()
     ).hexdigest()
 
 

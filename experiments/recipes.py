@@ -121,8 +121,8 @@ class Recipe:
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
     it has one), training: the M-step; null for the configuration's own.
-    observations: how many of each view are learned from, the first ones; null for all. The closed-form fit learns from no
-    others, and needs a name of its own.
+    share: of the observations of each view that are learned from, the first ones. The closed-form fit learns from no others,
+    and needs a name of its own.
     """
 
     problems: tuple[str, ...] | None = None
@@ -139,7 +139,7 @@ class Recipe:
     posterior: PosteriorConfig | None = None
     separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
-    observations: int | None = None
+    share: float = 1.0
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | None:
@@ -268,13 +268,10 @@ def check_config(config: Config) -> None:
             raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
         if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
-        if recipe.observations is not None:
-            sharing = [n for n, r in config.recipes().items() if r.fit == recipe.fit and r.observations != recipe.observations]
-            if not 0 < recipe.observations <= config.observations or sharing:
-                raise MvssError(
-                    f"method {name}: observations={recipe.observations} must be 1 to {config.observations}, with a fit of its "
-                    f"own{', not that of ' + ', '.join(sharing) if sharing else ''}"
-                )
+        sharing = [n for n, r in config.recipes().items() if r.fit == recipe.fit and r.share != recipe.share]
+        if not 0 < recipe.share <= 1 or (recipe.share < 1 and sharing):
+            other = f" of its own, not that of {', '.join(sharing)}" if sharing else ""
+            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1], with a fit{other}")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:

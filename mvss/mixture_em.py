@@ -30,7 +30,7 @@ from mvss.data import MultiViewData
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
 from mvss.rng import Stream
-from mvss.shared import Combination, Components, SharedGaussians, SharedView
+from mvss.shared import NEGLIGIBLE, Combination, Components, SharedGaussians, SharedView
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,17 @@ class _Moments:
         self.first = torch.zeros(components, size, dtype=torch.float64)
         self.second = torch.zeros(components, size, size, dtype=torch.float64)
         self.precision, self.force = torch.zeros_like(self.second), torch.zeros_like(self.first)
+        self.pulled, self.expected = torch.zeros_like(self.first), torch.zeros_like(self.first)
 
     def pull(self, k: int, weight: Tensor, view: SharedView, place: int, residual: Tensor, combination: Combination) -> None:
         """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean). place: of the source among those that the view shows."""
         inverse = torch.cholesky_inverse(combination.cholesky)
-        self.precision[k] += weight.sum() * view.pull(place, view.pull(place, inverse).mT)
+        precision = view.pull(place, view.pull(place, inverse).mT)
+        self.precision[k] += weight.sum() * precision
         self.force[k] += view.pull(place, ((weight @ residual) @ inverse)[None])[0]
+        rows = (weight > NEGLIGIBLE).nonzero().squeeze(1)
+        self.pulled[k] += weight[rows] @ view.pull(place, residual[rows] @ inverse).square()
+        self.expected[k] += weight.sum() * precision.diagonal()
 
     def add(self, k: int, weight: Tensor, mean: Tensor, covariance: Tensor) -> None:
         total = weight.sum()
@@ -117,7 +122,7 @@ class _Moments:
 
         before: the means so far `(K, D)`, to move them by the direct solution.
         """
-        means, covariances = [], []
+        means, covariances, steps = [], [], []
         for k in range(len(self.count)):
             some = float(self.count[k]) > 1.0
             count = self.count[k] if some else self.count.sum()
@@ -128,17 +133,28 @@ class _Moments:
                 mean = before[k] + torch.linalg.lstsq(self.precision[k], self.force[k][:, None], driver="gelsy").solution[:, 0]
             means.append(mean)
             covariances.append(second - torch.outer(centre, centre))
-        return factor_analysis(self.count.clamp_min(1.0), torch.stack(means), torch.stack(covariances), rank, floor)
+            steps.append(self._step(k) if some and before is not None else torch.zeros_like(mean))
+        weights = self.count.clamp_min(1.0)
+        return factor_analysis(weights, torch.stack(means), torch.stack(covariances), rank, floor, torch.stack(steps))
+
+    def _step(self, k: int) -> Tensor:
+        """Fisher scoring of the variance of each number by itself: (mean g² − p) / p², where g = Aᵀ S⁻¹ (y − Σ A mean) and
+        p = diag Aᵀ S⁻¹ A is what g² should be; 0 where no observation tells."""
+        squared, expected = self.pulled[k] / self.count[k], self.expected[k] / self.count[k]
+        return torch.where(expected > 0, (squared - expected) / expected.square().clamp_min(1e-30), 0.0)
 
 
-def factor_analysis(weights: Tensor, means: Tensor, covariances: Tensor, rank: int, floor: float) -> GaussianMixture:
-    """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, at
-    least floor²."""
+def factor_analysis(
+    weights: Tensor, means: Tensor, covariances: Tensor, rank: int, floor: float, steps: Tensor | None = None
+) -> GaussianMixture:
+    """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, which
+    `steps` `(K, D)` are added to, and which is at least floor²."""
     values, vectors = torch.linalg.eigh(covariances)
     size = values.shape[1]
     if 0 < rank < size:
         leading = vectors[:, :, -rank:] * values[:, None, -rank:].clamp_min(0.0).sqrt()
-        own = (covariances - leading @ leading.mT).diagonal(dim1=1, dim2=2).clamp_min(floor**2)
+        own = (covariances - leading @ leading.mT).diagonal(dim1=1, dim2=2)
+        own = (own if steps is None else own + steps).clamp_min(floor**2)
         values, vectors = torch.linalg.eigh(leading @ leading.mT + torch.diag_embed(own))
     factors = vectors * (values - floor**2).clamp_min(0.0).sqrt().unsqueeze(1)
     return GaussianMixture(weights, means, factors, floor)

@@ -101,7 +101,6 @@ class MnistGrassTask:
                 f"observations + fresh = {config.observations + config.fresh} need as many digits, there are {len(pool)}: "
                 "lower them or name more digits"
             )
-        self._classes = names[: config.observations]
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
         mixed, new = mixed.double() / 255, new[: config.fresh].double() / 255
         self._texture, self._new = texture, new
@@ -116,6 +115,8 @@ class MnistGrassTask:
         self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         self.stages = ((0,), (1,))
+        counts = [len(self.train.views[a]) for a in self.scored_views]
+        self._classes = dict(zip(self.scored_views, names[: config.observations].split(counts), strict=True))
 
     def _views(
         self,
@@ -178,16 +179,14 @@ class MnistGrassTask:
         """See `experiments.recipes.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
         clean digits, for the training observations, whose digits it has not seen. Of grass: the area under the detector's
         curve, drawn grass against the grass that is there."""
-        data, truth = (self.train, self.train_truth) if split == "train" else (self.fresh, self.fresh_truth)
+        truth = self.train_truth if split == "train" else self.fresh_truth
         found, true = torch.cat(list(draws.values())), torch.cat([truth[a][source] for a in draws])
         if source == 0:
             marks = torch.cat([self.detector(x).diff(dim=1).squeeze(1).detach() for x in (true, found)])
             return {"remains_auc": float(roc_auc_score(torch.arange(2).repeat_interleave(len(true)), marks))}
         if split != "train":
             return {}
-        counts = [len(data.views[a]) for a in self.scored_views]
-        classes = dict(zip(self.scored_views, self._classes.split(counts), strict=True))
-        named = torch.cat([classes[a] for a in draws])
+        named = torch.cat([self._classes[a][: len(x)] for a, x in draws.items()])  # of a share of the observations, the first
         shares = [float((self.classifier.classes(x) == named).double().mean()) for x in (found, true)]
         return {"class_accuracy": shares[0], "class_accuracy_clean": shares[1]}
 
