@@ -116,3 +116,14 @@ def test_operators_of_their_own_are_refused() -> None:
     own = View(views[0].y[:5], (Dense(normal(5, D, D, seed=9)), Zero((D,), (D,))), Isotropic(NOISE), "off")
     with pytest.raises(MvssError, match="of their own"):
         fit_shared_mixtures(MultiViewData((own, views[1]), ((D,), (D,))), CONFIG, ((0,), (1,)), STREAM)
+
+
+def test_numbers_that_do_not_vary_are_found_in_few_laps() -> None:
+    """Plain EM multiplies a variance of its own that should vanish by 1 − v/(v + s) a lap, and hardly gets anywhere."""
+    source = normal(N, 1, seed=7) @ torch.tensor([[1.0, -1.0, 0.5, 0, 0, 0]], dtype=torch.float64)
+    view = View(source + 0.5 * normal(N, D, seed=8), (Identity((D,)),), Isotropic(0.5), "alone")
+    config = SharedMixtureConfig((1,), (1,), laps=12, floor=0.05)
+    (prior,) = fit_shared_mixtures(MultiViewData((view,), ((D,),)), config, ((0,),), STREAM).priors
+    spread = prior.covariances[0].diagonal().sqrt()
+    torch.testing.assert_close(spread[:3], source[:, :3].std(0), atol=0.05, rtol=0)
+    assert float(spread[3:].max()) < 2 * config.floor + 0.02

@@ -23,11 +23,12 @@ from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, MixturePosterior
 from mvss.networks import TimeMLP
 from mvss.noise import Diagonal, Isotropic
-from mvss.operators import Dense
+from mvss.operators import Dense, Identity
 from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig
+from mvss.shared import SharedGaussians
 from mvss.solvers import CGConfig
 
 STREAM = Stream(0, ("pipeline",))
@@ -323,3 +324,25 @@ def test_many_draws_are_single_ones_each_with_its_own_randomness(options: dict) 
         for found, expected in zip(many, one, strict=True):
             torch.testing.assert_close(found[number], expected)
     assert not torch.equal(many[0][0], many[0][1])
+
+
+def test_factorisations_last_as_long_as_the_operators_and_the_noise_of_a_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvss.pipeline.LARGE", 1)
+    made: list[int] = []
+    start = SharedGaussians.__init__
+
+    def counted(self: SharedGaussians, *arguments: object) -> None:
+        made.append(1)
+        start(self, *arguments)
+
+    monkeypatch.setattr(SharedGaussians, "__init__", counted)
+    shape = (1, 2, 2)
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4, dtype=torch.float64)[None], 0.1)
+    pipeline = SourceSeparationPipeline([Denoiser(prior, None, shape, 1.0)])
+    y = torch.ones(5, *shape, dtype=torch.float64)
+    loud, quiet = (View(y, (Identity(shape),), Isotropic(noise), "same name") for noise in (10.0, 0.01))
+    first = pipeline.posterior_sample(loud, Stream(0, ())).draws[0]
+    again = pipeline.posterior_sample(loud.select(torch.arange(5)), Stream(0, ())).draws[0]
+    assert len(made) == 1 and torch.equal(first, again)
+    exact = pipeline.posterior_sample(quiet, Stream(0, ())).draws[0]
+    assert len(made) == 2 and float((exact - y).abs().max()) < 0.1 < float((first - y).abs().max())

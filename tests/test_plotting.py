@@ -6,12 +6,14 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mvss import checkpoints
 from mvss.errors import MvssError
-from mvss.plotting import STYLES, caption, method_style, save_figure, style
+from mvss.plotting import STYLES, caption, method_style, save_animation, save_figure, style
 
 
 def draw() -> Figure:
@@ -53,3 +55,9 @@ def test_every_method_has_a_colour_of_its_own_and_unknown_ones_keep_theirs() -> 
     assert method_style("joint_k4") == method_style("joint_k4")
     assert method_style("joint_k4").label == "joint k4"
     assert method_style("joint_k4").colour not in {method_style(name).colour for name in STYLES}
+
+
+def test_an_animation_has_a_frame_for_each_image(tmp_path: Path) -> None:
+    frames = [np.full((4, 6), grey) for grey in (0.0, 0.5, 1.0)]
+    with Image.open(save_animation(frames, tmp_path, "laps")) as image:
+        assert (image.n_frames, image.size) == (3, (18, 12))

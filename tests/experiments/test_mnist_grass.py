@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from experiments.audit import run_audit
-from experiments.jobs import _network
+from experiments.jobs import _fewer, _network
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
+from experiments.recipes import NetworkConfig
 from experiments.runner import ROOT, _jobs, main, read_command
 from mvss.denoisers import Denoiser, karras_base
 from mvss.errors import MvssError
-from mvss.networks import ImageUNet
+from mvss.networks import ImageUNet, TimeMLP
 from mvss.pipeline import SourceSeparationPipeline
 from mvss.rng import Stream
 
@@ -115,7 +116,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
     rows = json.loads(path.read_text())["rows"]
     assert {"joint", "mixture"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
-    assert len(list(tmp_path.rglob("figures/*.png"))) == 4
+    assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [6, 6, 1]
 
 
 def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
@@ -163,3 +164,41 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     assert isinstance(config, MnistGrassConfig)
     assert {job.method for job in _jobs(config, [0], False)} == {"mixture", "joint"}
     MnistGrassTask(config.problems[0], 0, config)
+
+
+def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 600)
+    task = MnistGrassTask("full", 0, MnistGrassConfig(observations=200, fresh=60, digits=(0, 1, 7)))
+    (alpha,) = task.scored_views
+    grass, digits = task.train_truth[alpha]
+    clean = task.scores(1, "train", {alpha: digits})
+    assert clean["class_accuracy"] == clean["class_accuracy_clean"] > 0.9
+    shuffled = task.scores(1, "train", {alpha: digits.roll(1, 0)})
+    assert shuffled["class_accuracy"] < 0.6 and shuffled["class_accuracy_clean"] == clean["class_accuracy_clean"]
+    assert task.scores(1, "fresh", {alpha: task.fresh_truth[alpha][1]}) == {}  # the classifier knows those digits
+    assert task.scores(0, "train", {alpha: grass})["remains_auc"] == pytest.approx(0.5)
+    assert task.scores(0, "train", {alpha: grass + AMPLITUDE * digits})["remains_auc"] > 0.9
+    assert _fewer(task, 0.25).scores(1, "train", {alpha: digits[:50]})["class_accuracy"] > 0.8
+
+
+def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
+    config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
+    jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
+    assert {"joint_mlp", "joint_data_half", "joint_together"} <= jobs.keys() - {job.method for job in _jobs(config, [0], True)}
+    task = MnistGrassTask("full", 0, MnistGrassConfig(observations=31, grass_observations=40, fresh=9))
+    part = _fewer(task, 0.5)
+    assert [len(v) for v in part.train.views] == [20, 16] and [len(v) for v in task.train.views] == [40, 31]
+    assert torch.equal(part.train_truth[1][1], task.train_truth[1][1][:16])
+    assert fit_key(jobs["joint_data_half"], EXPERIMENT.data) != fit_key(jobs["joint"], EXPERIMENT.data)
+    for override, says in (
+        ("ablations.joint_data_half.fit=mixture", "not that of"),
+        ("ablations.joint_mlp.share=2", r"\(0, 1\]"),
+    ):
+        with pytest.raises(MvssError, match=says):
+            read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT)
+
+
+def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
+    network = _network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28))
+    assert isinstance(network, TimeMLP)
+    assert network(torch.zeros(3, 2, 1, 28, 28), torch.zeros(3)).reshape(3, 1, 28, 28).shape == (3, 1, 28, 28)
