@@ -158,6 +158,13 @@ def test_settings_of_the_solver_reach_the_draws(part: str) -> None:
         assert float((draws(f"iterations: {other}") - base).abs().max()) > 1e-6
 
 
+def test_the_papers_preset_has_its_numbers() -> None:
+    config = read_command(EXPERIMENT, ["--preset", "paper", "--compare"], ROOT).config
+    assert isinstance(config, MnistGrassConfig)
+    assert (config.mnist, config.observations, config.grass_observations) == ("openml", 13824, 32768)
+    assert config.network.blocks == (32, 64, 128) and config.training.sigma_max == 100.0 and config.em.laps == 64
+
+
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])
 def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
