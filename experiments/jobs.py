@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
 from experiments.scores import Record, Scorer
 from mvss.checkpoints import load_checkpoint, save_checkpoint
-from mvss.data import MultiViewData
+from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
@@ -26,6 +26,8 @@ from mvss.mixture import GaussianMixture
 from mvss.mixture_em import SharedMixtureConfig, fit_shared_mixtures
 from mvss.mixture_fit import fit_mixtures
 from mvss.networks import ImageUNet, TimeMLP
+from mvss.noise import Isotropic
+from mvss.operators import Identity, Zero
 from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
@@ -43,7 +45,8 @@ def run_job(
     config, recipe = job.config, job.recipe
     task = _fewer(task, recipe.share)
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
-    priors, seconds = _priors(job, task, folder.parent, append, lambda done: progress(0.4 * done))
+    data = _clean(task) if recipe.clean else task.train
+    priors, seconds = _priors(job, task, data, folder.parent, append, lambda done: progress(0.4 * done))
     began = time.monotonic()
     pipeline = build_pipeline(job, task, priors)
     separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe))
@@ -51,6 +54,7 @@ def run_job(
     held_out = None
     if config.laps(recipe) == "auto":
         task, aside = _hold_out(task, config.em.held_out)
+        data = task.train
         held_out = HeldOut(aside, first_draws(aside, priors, beam, keyed.child("held-out")), separator.config)
     score = Scorer(job, task, separator.sources, stream.child("score"), append)
     groups = [tuple(range(len(priors)))] if recipe.stages == "together" else task.stages
@@ -66,17 +70,18 @@ def run_job(
     def on_lap(record: Record, draws: Draws) -> None:
         nonlocal laps, evaluations, began
         laps, evaluations = record["lap"], record["network_evaluations"]
-        began += score.lap(record, draws)  # the clock stands still while laps are scored
+        if not recipe.clean:
+            began += score.lap(record, draws)  # the clock stands still while laps are scored
         arrays = {name: torch.from_numpy(array) for name, array in score.saved.items()}
         so_far = spent + time.monotonic() - began
         save_checkpoint(kept, {"arrays": arrays, "laps": laps, "evaluations": evaluations, "seconds": so_far})
         progress(0.4 + 0.4 * laps / max(1, most))
 
-    first = first_draws(task.train, priors, beam, keyed)
+    first = first_draws(data, priors, beam, keyed)
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     draws = run_em(
-        task.train,
+        data,
         pipeline.denoisers,
         first,
         stages,
@@ -90,7 +95,9 @@ def run_job(
         held_out,
     )
     spent += time.monotonic() - began
-    if recipe.network and separator.config != pipeline.config:
+    if recipe.clean:
+        draws = first_draws(task.train, priors, beam, keyed.child("mixtures"))
+    if recipe.network and (recipe.clean or separator.config != pipeline.config):
         draws = [
             list(separator.posterior_sample(view, stream.child("last", alpha), start).draws)
             for alpha, (view, start) in enumerate(zip(task.train.views, draws, strict=True))
@@ -122,7 +129,12 @@ def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
 
 
 def _priors(
-    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None]
+    job: Job,
+    task: Task,
+    data: MultiViewData,
+    folder: Path,
+    append: Callable[[Record], None],
+    progress: Callable[[float], None],
 ) -> tuple[Sequence[GaussianMixture], float]:
     """The closed-form priors that a recipe starts from, fitted once per problem and seed; and what the fit took."""
     name = job.recipe.fit
@@ -136,11 +148,11 @@ def _priors(
         mixture, half = job.config.fits[name], path.with_suffix(".part")
         stream, evidence = Stream(job.seed, (job.problem, "fit", name)), {}
         if isinstance(mixture, SharedMixtureConfig):
-            shared = fit_shared_mixtures(task.train, mixture, task.stages, stream, progress)
+            shared = fit_shared_mixtures(data, mixture, task.stages, stream, progress)
             priors, evidence = shared.priors, {"train": shared.evidence[-1]}
         else:
             total = mixture.total_steps
-            fit = fit_mixtures(task.train, mixture, stream, progress=lambda step, _: progress(step / total), checkpoint=half)
+            fit = fit_mixtures(data, mixture, stream, progress=lambda step, _: progress(step / total), checkpoint=half)
             priors, evidence = fit.priors, {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
         state = {"priors": [p.state() for p in priors], "seconds": time.monotonic() - began, "evidence": evidence}
         save_checkpoint(path, state)
@@ -154,7 +166,8 @@ def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
     """The fitted method of a finished job, which has kept its state in `folder`, as it separates new observations."""
     if job.recipe.network:
         return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
-    priors, _ = _priors(job, task, folder.parent, lambda _: None, lambda _: None)
+    data = _clean(task) if job.recipe.clean else task.train
+    priors, _ = _priors(job, task, data, folder.parent, lambda _: None, lambda _: None)
     denoisers = build_pipeline(job, task, priors).denoisers
     return SourceSeparationPipeline(denoisers, job.config.separation_of(job.recipe))
 
@@ -203,6 +216,18 @@ def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:
 def _fewer(task: Task, share: float) -> Task:
     """The task with the first observations of each view, a share of all."""
     return task if share == 1 else _part(task, [slice(math.ceil(share * len(view))) for view in task.train.views])
+
+
+def _clean(task: Task) -> MultiViewData:
+    """One view of each source alone, as the training observations hold it, under the least noise of theirs."""
+    shapes, views = task.train.source_shapes, []
+    least = min(float(view.noise.variance(view.y[:1]).min()) for view in task.train.views) ** 0.5
+    for beta, shape in enumerate(shapes):
+        shown = task.train.showing([beta])
+        x = torch.cat([task.train_truth[a][beta] for a in shown])
+        operators = tuple(Identity(shape) if b == beta else Zero(s, shape) for b, s in enumerate(shapes))
+        views.append(View(x, operators, Isotropic(least), f"source {beta + 1} alone"))
+    return MultiViewData(tuple(views), shapes)
 
 
 def _part(task: Task, rows: Sequence[slice]) -> Task:

@@ -75,9 +75,8 @@ def fit_key(job: Job, data: Path) -> str:
     shared = {field.name for field in fields(Config)}
     own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
-    return hashlib.sha256(
-        f"{content}{job.config.observations}{job.recipe.share if job.recipe.share < 1 else ''}{own or ''}{code}".encode()
-    ).hexdigest()
+    learned = f"{job.recipe.share if job.recipe.share < 1 else ''}{'clean' if job.recipe.clean else ''}"
+    return hashlib.sha256(f"{content}{job.config.observations}{learned}{own or ''}{code}".encode()).hexdigest()
 
 
 def _settings(job: Job) -> Config:

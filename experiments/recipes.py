@@ -121,8 +121,9 @@ class Recipe:
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
     it has one), training: the M-step; null for the configuration's own.
-    share: of the observations of each view that are learned from, the first ones. The closed-form fit learns from no others,
-    and needs a name of its own.
+    share: of the observations of each view that are learned from, the first ones. clean: learn from the truth behind the
+    training observations instead, with the same fit and M-steps: what is lost beside it, mixing costs; what is missing even so,
+    no EM can find. The closed-form fit learns from nothing else, and needs a name of its own in both cases.
     """
 
     problems: tuple[str, ...] | None = None
@@ -140,6 +141,7 @@ class Recipe:
     separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
     share: float = 1.0
+    clean: bool = False
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | None:
@@ -266,12 +268,16 @@ def check_config(config: Config) -> None:
     for name, recipe in config.recipes().items():
         if recipe.pcpca and recipe.clvm:
             raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
+        if recipe.clean and config.laps(recipe) == "auto":
+            raise MvssError(f"method {name}: laps=auto is for mixtures, and this one learns from clean sources: give a number")
         if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
-        sharing = [n for n, r in config.recipes().items() if r.fit == recipe.fit and r.share != recipe.share]
-        if not 0 < recipe.share <= 1 or (recipe.share < 1 and sharing):
-            other = f" of its own, not that of {', '.join(sharing)}" if sharing else ""
-            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1], with a fit{other}")
+        rivals = [
+            n for n, r in config.recipes().items() if r.fit == recipe.fit and (r.share, r.clean) != (recipe.share, recipe.clean)
+        ]
+        if not 0 < recipe.share <= 1 or ((recipe.share < 1 or recipe.clean) and rivals):
+            other = f" of its own, not that of {', '.join(rivals)}" if rivals else ""
+            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1], and share and clean need a fit{other}")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.audit import run_audit
-from experiments.jobs import _fewer, _network
+from experiments.jobs import _clean, _fewer, _network
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
@@ -200,6 +200,23 @@ def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
     for override, says in (
         ("ablations.joint_data_half.fit=mixture", "not that of"),
         ("ablations.joint_mlp.share=2", r"\(0, 1\]"),
+    ):
+        with pytest.raises(MvssError, match=says):
+            read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT)
+
+
+def test_a_method_may_learn_from_the_clean_sources() -> None:
+    task = MnistGrassTask("downsampled", 0, MnistGrassConfig(observations=31, grass_observations=40, fresh=9))
+    data = _clean(task)
+    assert [view.shown for view in data.views] == [(0,), (1,)] and [len(view) for view in data.views] == [71, 31]
+    digits = torch.cat([truth[1] for truth in task.train_truth[3:]])
+    assert float((data.views[1].y - digits).abs().max()) == 0.0
+    config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
+    jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
+    assert fit_key(jobs["joint_clean"], EXPERIMENT.data) != fit_key(jobs["joint"], EXPERIMENT.data)
+    for override, says in (
+        ("ablations.joint_clean.fit=mixture", "not that of"),
+        ("ablations.joint_clean.laps=auto", "give a number"),
     ):
         with pytest.raises(MvssError, match=says):
             read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT)
