@@ -13,14 +13,15 @@ from __future__ import annotations
 __all__ = ["Exceptional"]
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-ENTRIES = 2**22
-"""Numbers of all K in memory at once."""
+CHUNK, ENTRIES = 128, 2**22
+"""Observations, and numbers of their K, in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ class Exceptional:
         sizes = torch.where(self.masked, -math.log(2 * math.pi), -self.inverse.abs().log().where(self.inverse != 0, 0.0))
         log_determinant = sizes.sum(1)
         for rows, pixel, here, system in self._systems(precision):
-            pulled = (residual[rows] @ precision).gather(1, pixel) * here
+            part = residual[rows]
+            pulled = _entries(part, precision, pixel, here)
             factors, pivots = torch.linalg.lu_factor(system)
             solved = torch.linalg.lu_solve(factors, pivots, pulled.unsqueeze(2)).squeeze(2)
-            out[rows] = residual[rows].scatter_add(1, pixel, -solved)
+            out[rows] = part.scatter_add(1, pixel, -solved)
             quadratic[rows] = -(pulled * solved).sum(1)
             log_determinant[rows] += factors.diagonal(dim1=1, dim2=2).abs().log().sum(1)
         return out, quadratic, log_determinant
@@ -96,10 +98,24 @@ class Exceptional:
         order, start = count.argsort(descending=True)[: int((count > 0).sum())], 0
         while start < len(order):
             most = int(count[order[start]])
-            rows = order[start : start + max(1, ENTRIES // most**2)]
+            rows = order[start : start + max(1, min(CHUNK, ENTRIES // most**2))]
             start += len(rows)
             pixel, here = self.pixel[rows, :most], self.here[rows, :most]
             both = here.unsqueeze(2) & here.unsqueeze(1)
-            system = torch.where(both, precision[pixel.unsqueeze(2), pixel.unsqueeze(1)], 0.0)
+            place = len(precision) * pixel.unsqueeze(2) + pixel.unsqueeze(1)
+            entries = precision.reshape(-1).index_select(0, place.flatten()).reshape(place.shape)  # faster than indexing
+            system = torch.where(both, entries, 0.0)
             system.diagonal(dim1=1, dim2=2).add_(self.inverse[rows, :most].where(here, 1.0))
             yield rows, pixel, here, system
+
+
+def _entries(rows: Tensor, matrix: Tensor, pixel: Tensor, here: Tensor) -> Tensor:
+    """The numbers of rows @ matrix at a few columns of each row, `(n, m)`, 0 where not here: no others are computed."""
+    ends = torch.cat([here.new_zeros(1, dtype=torch.long), here.sum(1).cumsum(0)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")  # "in beta state"
+        pattern = torch.sparse_csr_tensor(
+            ends, pixel[here], rows.new_zeros(int(ends[-1])), (len(rows), len(matrix)), check_invariants=True
+        )
+    values = torch.sparse.sampled_addmm(pattern, rows, matrix, beta=0.0).values()
+    return rows.new_zeros(here.shape).masked_scatter(here, values)
