@@ -6,7 +6,7 @@ The noise of the view is the usual one of each pixel, the median over the observ
 
 from __future__ import annotations
 
-__all__ = ["SharedView", "is_shared"]
+__all__ = ["SharedView", "is_shared", "unmasked"]
 
 import math
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from torch import Tensor
 from mvss.data import View
 from mvss.errors import MvssError
 from mvss.exceptional import Exceptional
-from mvss.noise import Diagonal
+from mvss.noise import Diagonal, Stationary
 from mvss.operators import Composition, Identity, LinearOperator, Mask, Scale
 
 MOST = 0.25
@@ -48,12 +48,11 @@ class SharedView:
     def of(view: View) -> SharedView:
         """Raises MvssError where the observations have operators of their own, but for one mask before all of them, or where
         more than a quarter of the pixels is masked or has a variance of its own."""
-        masks, operators = zip(*(_unmask(view.operators[b]) for b in view.shown), strict=True)
-        mask = masks[0]
-        if any(o.count is not None for o in operators) or not all(_same_mask(m, mask) for m in masks):
+        mask, operators = unmasked(view)
+        if mask is None or any(o.count is not None for o in operators):
             raise MvssError(f"{view.name}: observations have operators of their own; use the dense posterior")
         y = view.y.double()
-        measured = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.expand_as(y)
+        measured = mask.expand_as(y)
         # A pixel that no observation measures: A and y are 0, and log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
         never = ~measured.any(0, keepdim=True)
         noise, extra = _common_noise(view, measured.flatten(1), never.flatten())
@@ -113,9 +112,21 @@ class SharedView:
         operator = self.operators[place]
         return operator.adjoint(rows.reshape(-1, *operator.observation_shape)).flatten(1)
 
+    def regularised(self, variance: float) -> SharedView:
+        """The same with more variance in every pixel."""
+        more = self.noise.new_full(self.noise.shape[:1], variance)
+        return replace(self, noise=self.noise + (more if self.noise.ndim == 1 else torch.diag(more)))
+
     @cached_property
     def _root(self) -> Tensor:
         return torch.linalg.cholesky(self.covariance)
+
+
+def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
+    """What was measured, `(N or 1, *shape)`, and the shown sources' operators without it. None where their masks differ."""
+    masks, operators = zip(*(_unmask(view.operators[b]) for b in view.shown), strict=True)
+    found = [torch.ones_like(view.y[:1], dtype=torch.bool) if m is None else m for m in masks]
+    return found[0] if all(torch.equal(m, found[0]) for m in found) else None, operators
 
 
 def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
@@ -133,10 +144,6 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     return (None, operator) if mask is None else (mask, outer @ operator.inner)
 
 
-def _same_mask(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))
-
-
 def _same(a: LinearOperator, b: LinearOperator) -> bool:
     """Whether two operators are the same object, or made of the same objects."""
     if isinstance(a, Composition) and isinstance(b, Composition):
@@ -145,8 +152,15 @@ def _same(a: LinearOperator, b: LinearOperator) -> bool:
 
 
 def _common_noise(view: View, measured: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
-    """Variances of most observations `(M,)`, and what those of each have beyond them `(N, M)`. never: pixels without data."""
+    """Variances of most observations `(M,)`, or Σ `(M, M)`, and what those of each have beyond them `(N, M)`.
+
+    measured: `(N, M)`. never: pixels that no observation measures, `(M,)`.
+    """
     y = view.y.double()
+    if isinstance(view.noise, Stationary):
+        noise = view.noise.matrix(y).masked_fill(never | never[:, None], 0.0)
+        noise.diagonal().masked_fill_(never, 0.5 / math.pi)
+        return noise, torch.zeros_like(measured, dtype=y.dtype)
     if view.noise.select(torch.tensor([0])) is view.noise:
         base = view.noise.variance(y[:1]).flatten()
         return base.masked_fill(never, 0.5 / math.pi), torch.zeros_like(measured, dtype=y.dtype)
