@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Large", "Small"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -52,20 +52,23 @@ class Small:
 
 class Large:
     """A view of large sources. solver: of conjugate gradients; None for the mixtures' covariances. levels: where the
-    factorisations of `SharedPosterior` are kept.
+    factorisations of `SharedPosterior` for a view are kept.
 
     Raises MvssError where observations have operators or noise of their own, and there is no solver.
     """
 
-    def __init__(self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None, levels: Levels) -> None:
+    def __init__(
+        self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None, levels: Callable[[SharedView], Levels]
+    ) -> None:
         self.shown, self.name = shown, view.name
-        if not is_shared(view) and solver is None:
+        rows = SharedView.of(view) if is_shared(view) else None
+        if rows is None and solver is None:
             size = max(d.mixture.dimension for d in shown)
             raise MvssError(
-                f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, or posterior.solver"
+                f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, but for "
+                "a quarter of the pixels, or posterior.solver"
             )
-        rows = SharedView.of(view) if is_shared(view) else None
-        self.shared = SharedPosterior(shown, rows, levels) if rows else None
+        self.shared = SharedPosterior(shown, rows, levels(rows)) if rows else None
         self.conditionals = SharedConditionals(shown, rows) if rows else None
         self.solved = None if solver is None else MatrixFreePosterior(shown, view, solver)
 

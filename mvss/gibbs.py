@@ -59,18 +59,19 @@ class SharedConditionals:
     def __init__(self, denoisers: Sequence[Denoiser], view: SharedView) -> None:
         self.view = view
         pairs = zip(denoisers, view.operators, strict=True)
-        self.singles = [SharedPosterior([d], SharedView(view.y, (operator,), view.noise)) for d, operator in pairs]
+        self.singles = [SharedPosterior([d], replace(view, operators=(operator,))) for d, operator in pairs]
 
     def select(self, rows: slice) -> SharedConditionals:
         """Those of some of the observations; factorisations are shared."""
         part = copy.copy(self)
-        part.view = replace(self.view, y=self.view.y[rows])
+        part.view = self.view.select(rows)
         return part
 
     def alone(self, beta: int, x: Sequence[Tensor]) -> SharedPosterior:
         """See `Conditionals`."""
         others = sum(self.view.image(g, v.flatten(1)) for g, v in enumerate(x) if g != beta)
-        return self.singles[beta].of(self.view.y - others)
+        view = replace(self.view, y=self.view.y - others, operators=self.view.operators[beta : beta + 1])
+        return self.singles[beta].of(view)
 
 
 def gibbs_sample(

@@ -17,7 +17,6 @@ __all__ = ["MatrixFreePosterior"]
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,9 +24,11 @@ from torch import Tensor
 from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
+from mvss.exceptional import Exceptional
 from mvss.rng import Stream
 from mvss.shared import SharedGaussians, SharedView, is_shared
 from mvss.shared_posterior import local_components
+from mvss.shared_view import unmasked
 from mvss.solvers import CGConfig, conjugate_gradients
 
 
@@ -45,7 +46,9 @@ class MatrixFreePosterior:
         self.denoisers, self.view, self.config = tuple(denoisers), view, config
         self.evaluations, self.residual = 0, 0.0
         self._solved, self._broken = 0, 0
-        self._inverse = _Inverse(denoisers, SharedView.of(view), config.regularisation) if is_shared(view) else None
+        shared = SharedView.of(view) if is_shared(view) else None
+        self._inverse = _Inverse(denoisers, shared.regularised(config.regularisation)) if shared else None
+        self._own = shared.own if shared else None
 
     @property
     def breakdowns(self) -> float:
@@ -56,6 +59,7 @@ class MatrixFreePosterior:
         """The posterior of some of the observations; factorisations are shared."""
         part = copy.copy(self)
         part.view = self.view.select(torch.arange(len(self.view))[rows])
+        part._own = self._own and self._own.select(rows)
         part.evaluations, part.residual, part._solved, part._broken = 0, 0.0, 0, 0
         return part
 
@@ -68,7 +72,9 @@ class MatrixFreePosterior:
             leaves = [x.detach().requires_grad_(True) for x in x_t]
             values = [d(x, sigma) for d, x in zip(self.denoisers, leaves, strict=True)]
         y, operators = self.view.y.double(), [self.view.operators[beta] for beta in self.view.shown]
-        noise = self.view.noise.variance(y)
+
+        mask, _ = unmasked(self.view)
+        seen = torch.ones_like(y[:1]) if mask is None else mask.to(y)  # no noise of a pixel that was not measured is known
 
         def forward(x: Sequence[Tensor]) -> Tensor:
             terms = [a.forward(v.double()) for a, v in zip(operators, x, strict=True)]
@@ -81,11 +87,12 @@ class MatrixFreePosterior:
             return [sigma[0] ** 2 * g for g in products]
 
         def product(v: Tensor) -> Tensor:
-            return (noise * v.reshape(y.shape) + forward(pull(v))).flatten(1)
+            noise = seen * self.view.noise.apply(seen * v.reshape(y.shape))
+            return (noise + forward(pull(v))).flatten(1)
 
         means = [v.detach() for v in values]
-        precondition = self._inverse.at(x_t, sigma) if self._inverse else None
-        v, report = conjugate_gradients(product, (y - forward(means)).flatten(1), self.config, precondition)
+        precondition = self._inverse.at(x_t, sigma, self._own) if self._inverse else None
+        v, report = conjugate_gradients(product, (seen * (y - forward(means))).flatten(1), self.config, precondition)
         networks = sum(d.network is not None for d in self.denoisers)
         self.evaluations += networks * (2 + report.iterations)  # the denoisers', the solver's, and the last product
         self.residual = max(self.residual, float(report.residual.max()))
@@ -100,13 +107,12 @@ class MatrixFreePosterior:
 class _Inverse:
     """S⁻¹ of the likeliest components given x_t; the factorisations of a noise level are kept."""
 
-    def __init__(self, denoisers: Sequence[Denoiser], view: SharedView, regularisation: float) -> None:
-        self.mixtures = [d.mixture for d in denoisers]
-        self.view = replace(view, noise=view.noise + regularisation)
+    def __init__(self, denoisers: Sequence[Denoiser], view: SharedView) -> None:
+        self.mixtures, self.view = [d.mixture for d in denoisers], view
         self.levels: dict[float, SharedGaussians] = {}
 
-    def at(self, x_t: Sequence[Tensor], sigma: Tensor) -> Callable[[Tensor], Tensor]:
-        """r `(N, M)` ↦ S⁻¹ r, at x_t of every source and σ `(N,)`, all equal."""
+    def at(self, x_t: Sequence[Tensor], sigma: Tensor, own: Exceptional | None) -> Callable[[Tensor], Tensor]:
+        """r `(N, M)`, 0 where masked, ↦ S⁻¹ r, at x_t of every source and σ `(N,)`, all equal. own: the exceptional pixels."""
         sources = [local_components(m, x.flatten(1), sigma) for m, x in zip(self.mixtures, x_t, strict=True)]
         level = float(sigma[0])
         if level not in self.levels:
@@ -119,8 +125,11 @@ class _Inverse:
         def solve(r: Tensor) -> Tensor:
             out = torch.empty_like(r)
             for number in chosen.unique().tolist():
-                rows = chosen == number
-                out[rows] = combinations[number].solve(r[rows])
+                rows, combination = chosen == number, combinations[number]
+                part = r[rows]
+                if own is not None:
+                    part = own.select(rows).correct(combination.precision, part)[0]
+                out[rows] = combination.solve(part)
             return out
 
         return solve

@@ -30,7 +30,10 @@ from mvss.data import MultiViewData
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
 from mvss.rng import Stream
-from mvss.shared import NEGLIGIBLE, Combination, Components, SharedGaussians, SharedView
+from mvss.shared import NEGLIGIBLE, Components, Given, SharedGaussians, SharedView
+
+UNSEEN = 1e-10
+"""Relative precision below which a direction is taken as unseen: what all observations mask has one of rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -101,21 +104,22 @@ class _Moments:
         self.precision, self.force = torch.zeros_like(self.second), torch.zeros_like(self.first)
         self.pulled, self.expected = torch.zeros_like(self.first), torch.zeros_like(self.first)
 
-    def pull(self, k: int, weight: Tensor, view: SharedView, place: int, residual: Tensor, combination: Combination) -> None:
-        """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean). place: of the source among those that the view shows."""
-        inverse = torch.cholesky_inverse(combination.cholesky)
-        precision = view.pull(place, view.pull(place, inverse).mT)
-        self.precision[k] += weight.sum() * precision
+    def pull(self, k: int, weight: Tensor, given: Given, number: int, place: int, total: Tensor) -> None:
+        """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean). place: of the source among those that the view shows. number: of the
+        combination. total: Σ r S⁻¹, `(M, M)`."""
+        view, residual, inverse = given.gaussians.view, given.residuals[number], given.gaussians.combinations[number].precision
+        precision = view.pull(place, view.pull(place, total).mT)
+        self.precision[k] += precision
         self.force[k] += view.pull(place, ((weight @ residual) @ inverse)[None])[0]
         rows = (weight > NEGLIGIBLE).nonzero().squeeze(1)
         self.pulled[k] += weight[rows] @ view.pull(place, residual[rows] @ inverse).square()
-        self.expected[k] += weight.sum() * precision.diagonal()
+        self.expected[k] += precision.diagonal()
 
     def add(self, k: int, weight: Tensor, mean: Tensor, covariance: Tensor) -> None:
-        total = weight.sum()
-        self.count[k] += total
+        """covariance: Σ r P, `(D, D)`."""
+        self.count[k] += weight.sum()
         self.first[k] += weight @ mean
-        self.second[k] += (weight[:, None] * mean).mT @ mean + total * covariance
+        self.second[k] += (weight[:, None] * mean).mT @ mean + covariance
 
     def mixture(self, rank: int, floor: float, before: Tensor | None = None) -> GaussianMixture:
         """The maximum-likelihood components. One that no observation wants keeps the law of all of them together.
@@ -130,7 +134,7 @@ class _Moments:
             second = (self.second[k] if some else self.second.sum(0)) / count
             mean = centre
             if some and before is not None:
-                mean = before[k] + torch.linalg.lstsq(self.precision[k], self.force[k][:, None], driver="gelsy").solution[:, 0]
+                mean = before[k] + _solve(self.precision[k], self.force[k])
             means.append(mean)
             covariances.append(second - torch.outer(centre, centre))
             steps.append(self._step(k) if some and before is not None else torch.zeros_like(mean))
@@ -141,7 +145,15 @@ class _Moments:
         """Fisher scoring of the variance of each number by itself: (mean g² − p) / p², where g = Aᵀ S⁻¹ (y − Σ A mean) and
         p = diag Aᵀ S⁻¹ A is what g² should be; 0 where no observation tells."""
         squared, expected = self.pulled[k] / self.count[k], self.expected[k] / self.count[k]
-        return torch.where(expected > 0, (squared - expected) / expected.square().clamp_min(1e-30), 0.0)
+        return torch.where(expected > UNSEEN * expected.max(), (squared - expected) / expected.square().clamp_min(1e-30), 0.0)
+
+
+def _solve(system: Tensor, right: Tensor) -> Tensor:
+    """The shortest solution `(D,)` of a symmetric system. (Torch's own by pivots, gelsy, often takes a wrong rank for that of a
+    singular system, and its answer is then wrong.)"""
+    values, vectors = torch.linalg.eigh(system)
+    inverse = torch.where(values > UNSEEN * values[-1], values.reciprocal(), 0.0)
+    return vectors @ (inverse * (vectors.mT @ right))
 
 
 def factor_analysis(
@@ -175,20 +187,20 @@ def _lap(
     for alpha in used:
         view, shown = views[alpha], data.views[alpha].shown
         sources = [Components.of(priors[b]) for b in shown]
-        given = SharedGaussians(view, sources).given(view.y, sources)
+        given = SharedGaussians(view, sources).given(view.y, sources, view.own)
         evidence, count = evidence + float(given.log_evidence().sum()), count + len(view.y)
         for number, (combination, weight) in enumerate(
             zip(given.gaussians.combinations, given.responsibility().mT, strict=True)
         ):
             if float(weight.sum()) < 1e-6:
                 continue
-            means = given.component_mean(number)
+            means, total = given.component_mean(number), given.precision(number, weight)
             for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
                 if beta in moments:
                     if beta == moved:
-                        moments[beta].pull(k, weight, view, place, given.residuals[number], combination)
+                        moments[beta].pull(k, weight, given, number, place, total)
                     across = combination.across[place]
-                    covariance = sources[place].covariance(k) - across.mT @ torch.cholesky_solve(across, combination.cholesky)
+                    covariance = weight.sum() * sources[place].covariance(k) - across.mT @ total @ across
                     moments[beta].add(k, weight, means[place], covariance)
     before = {moved: priors[moved].means}
     new = {b: m.mixture(config.ranks[b], config.floor, before.get(b)) for b, m in moments.items()}
@@ -211,7 +223,9 @@ def _start(
     view, shown = views[alpha], data.views[alpha].shown
     matrices = [operator.dense()[0] for operator in view.operators]
     matrix = matrices[shown.index(beta)]
-    residual, variance = view.y, view.noise.clone()
+    residual, variance = view.y, view.variances()
+    measured = variance.isfinite().double()
+    seen = measured.sum(0).clamp_min(1.0)
     for b, a in zip(shown, matrices, strict=True):
         if b != beta:
             mixture = known[b]
@@ -219,13 +233,15 @@ def _start(
             spread = mixture.means - mean
             total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + (mixture.weights * spread.mT) @ spread
             residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
-    centre = torch.linalg.lstsq(matrix, residual.mean(0)[:, None], driver="gelsy").solution[:, 0]
-    excess = (residual - centre @ matrix.mT).square().mean(0) - variance
-    wide = max(config.floor**2, float(excess.sum() / matrix.square().sum()))
+    mean = (residual * measured).sum(0) / seen
+    centre = _solve(matrix.mT @ matrix, matrix.mT @ mean)
+    excess = ((residual - centre @ matrix.mT).square() - variance).where(measured > 0, 0.0).sum(0) / seen
+    power = matrix.square().sum(1)
+    wide = max(config.floor**2, float(excess[power > 0].sum() / power.sum()))
     size = matrix.shape[1]
     broad = GaussianMixture(torch.ones(1), centre[None], torch.zeros(1, size, 0), math.sqrt(wide))
     sources = [Components.of(known[b] if b != beta else broad) for b in shown]
-    means = SharedGaussians(view, sources).given(view.y, sources).mean()[shown.index(beta)]
+    means = SharedGaussians(view, sources).given(view.y, sources, view.own).mean()[shown.index(beta)]
     count = config.components[beta]
     if count > len(means):
         raise MvssError(f"mixture: {count} components for source {beta + 1} need as many observations, not {len(means)}")

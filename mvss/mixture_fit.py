@@ -301,7 +301,7 @@ def _initial(data: MultiViewData, config: MixtureConfig, beta: int, stream: Stre
         gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
     scale = math.sqrt(max(power, 1e-12) / gain)
     dimension = int(torch.Size(data.source_shapes[beta]).numel())
-    least = min(float(view.noise.variance(view.y).min()) for view in data.views) ** 0.5
+    least = min(float(view.noise.white_variance(view.y).min()) for view in data.views) ** 0.5
     rng = stream.generator("initial", beta)
     k = config.components[0]
     means = scale * torch.randn(k, dimension, generator=rng, dtype=torch.float64) * (0.0 if k == 1 else 1.0)

@@ -45,7 +45,7 @@ class DenseView:
         count = len(view)
         y = view.y.double()
         matrices = tuple(view.operators[beta].dense().expand(count, -1, -1) for beta in view.shown)
-        return DenseView(y.flatten(1), matrices, view.noise.variance(y).flatten(1))
+        return DenseView(y.flatten(1), matrices, view.noise.white_variance(y).flatten(1))
 
     def select(self, index: Tensor | slice) -> DenseView:
         """The observations in `index`."""

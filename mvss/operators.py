@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvss.errors import MvssError
 
-__all__ = ["BlockAverage", "Composition", "Dense", "Identity", "LinearOperator", "Scale", "Zero"]
+__all__ = ["BlockAverage", "Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "Zero"]
 
 Shape = tuple[int, ...]
 
@@ -52,11 +52,18 @@ class LinearOperator(ABC):
         """True where the view does not show the source at all."""
         return False
 
+    @property
+    def is_tight(self) -> bool:
+        """True where A Aᵀ is known to be a multiple of the identity."""
+        return False
+
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix, `(N, M, D)` or `(1, M, D)`, made by applying A to unit vectors; for small sources only."""
         size = int(torch.Size(self.source_shape).numel())
         rows = self.count or 1
         eye = torch.eye(size, dtype=dtype)
+        if self.count is None:
+            return self.forward(eye.reshape(size, *self.source_shape)).flatten(1).mT[None]
         columns = [self.forward(e.reshape(1, *self.source_shape).expand(rows, *self.source_shape)) for e in eye]
         return torch.stack([c.reshape(rows, -1) for c in columns], dim=-1)
 
@@ -110,6 +117,10 @@ class Identity(LinearOperator):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return y
 
+    @property
+    def is_tight(self) -> bool:
+        return True
+
 
 class BlockAverage(LinearOperator):
     """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
@@ -130,6 +141,44 @@ class BlockAverage(LinearOperator):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
+
+    @property
+    def is_tight(self) -> bool:
+        return True
+
+
+class Mask(LinearOperator):
+    """A = diag(mask): the pixels that were not measured are zero. `Mask(mask) @ B` masks any operator B.
+
+    mask: True where measured, `(N, *shape)`, one per observation, or `(1, *shape)` for all.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        if mask.dtype != torch.bool or mask.ndim < 2:
+            raise MvssError(f"Mask operator: mask must be bool, (N or 1, *shape), got {mask.dtype} {tuple(mask.shape)}")
+        if not bool(mask.flatten(1).any(1).all()):
+            raise MvssError("Mask operator: an observation has no measured pixel; leave it out")
+        self.mask = mask
+        self.count = None if len(mask) == 1 else len(mask)
+        self.source_shape = self.observation_shape = tuple(mask.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask.to(x.dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y * self.mask.to(y.dtype)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def select(self, index: Tensor) -> Mask:
+        return self if self.count is None else Mask(self.mask[index])
+
+    def to(self, device: torch.device | str) -> Mask:
+        return Mask(self.mask.to(device))
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.diag_embed(self.mask.flatten(1).to(dtype))
 
 
 class Zero(LinearOperator):
@@ -172,6 +221,10 @@ class Scale(LinearOperator):
     def is_zero(self) -> bool:
         return self.factor == 0.0
 
+    @property
+    def is_tight(self) -> bool:
+        return True
+
 
 class Composition(LinearOperator):
     """A = outer · inner."""
@@ -199,7 +252,7 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        if isinstance(self.outer, Scale):
+        if isinstance(self.outer, Scale) or (isinstance(self.outer, Mask) and self.inner.is_tight):
             return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
         return super().pseudo_inverse(y)
 
@@ -213,7 +266,13 @@ class Composition(LinearOperator):
     def is_zero(self) -> bool:
         return self.outer.is_zero or self.inner.is_zero
 
+    @property
+    def is_tight(self) -> bool:
+        return isinstance(self.outer, Scale) and self.inner.is_tight
+
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         if isinstance(self.outer, Scale):  # the common case, without M + D products with the identity
             return self.outer.factor * self.inner.dense(dtype)
+        if isinstance(self.outer, Mask):
+            return self.outer.mask.flatten(1).to(dtype).unsqueeze(-1) * self.inner.dense(dtype)
         return self.outer.dense(dtype) @ self.inner.dense(dtype)

@@ -9,9 +9,9 @@ The exact draw chooses the modes, which moment matching at high noise gets wrong
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from mvss.networks import ImageUNet, TimeMLP
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
+from mvss.shared import SharedView
 from mvss.shared_posterior import Levels, SharedPosterior
 from mvss.solvers import CGConfig
 
@@ -89,7 +90,7 @@ class SourceSeparationPipeline:
     def __init__(self, denoisers: Sequence[Denoiser], config: PosteriorConfig | None = None) -> None:
         self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
-        self._kept: dict[str, tuple[View, Levels]] = {}
+        self._kept: dict[str, tuple[SharedView, Levels]] = {}
 
     def posterior_sample(
         self,
@@ -124,15 +125,15 @@ class SourceSeparationPipeline:
         if config.solver and max(d.mixture.dimension for d in self.denoisers) <= LARGE:
             raise MvssError(f"posterior.solver is for sources of more than {LARGE} numbers: leave it out")
         if max(d.mixture.dimension for d in shown) > LARGE:
-            return Large(shown, view, config.solver, self._levels(view))
+            return Large(shown, view, config.solver, partial(self._levels, view.name))
         return Small(shown, view, config.components, config.beam, keep)
 
-    def _levels(self, view: View) -> Levels:
+    def _levels(self, name: str, rows: SharedView) -> Levels:
         """The factorisations of a view, from call to call, as long as it has the same operators and noise."""
-        like, levels = self._kept.get(view.name, (None, {}))
-        if like is None or view.noise is not like.noise or not all(map(operator.is_, view.operators, like.operators)):
-            like, levels = view.select(torch.arange(1)), {}
-            self._kept[view.name] = (like, levels)
+        like, levels = self._kept.get(name, (None, {}))
+        if like is None or not rows.same_factors(like):
+            like, levels = rows.select(slice(1)), {}
+            self._kept[name] = (like, levels)
         return levels
 
     def _sample(

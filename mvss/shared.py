@@ -5,7 +5,8 @@
     x^β | y_i, k:  mean μ_ik_β + V_{k_β} A^βᵀ S_k⁻¹ (y_i − Σ A μ_ik),  covariance V_{k_β} − V_{k_β} A^βᵀ S_k⁻¹ A^β V_{k_β}
 
 Means and weights may differ between observations, covariances may not: a mixture prior is such a thing, and so is the law of x
-given a noised x_t, at any noise level. This is what makes images cheap.
+given a noised x_t, at any noise level. This is what makes images cheap. Few pixels of an observation may be masked, or have a
+variance of their own: S_i⁻¹ is S⁻¹ with a correction of their number (`mvss.exceptional`).
 """
 
 from __future__ import annotations
@@ -16,53 +17,18 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from mvss.data import View
-from mvss.errors import MvssError
+from mvss.exceptional import Exceptional
 from mvss.mixture import GaussianMixture
-from mvss.operators import LinearOperator
 from mvss.rng import Stream, choose
+from mvss.shared_view import SharedView, is_shared
 
 NEGLIGIBLE = 1e-12
 """A probability that changes no mean: in many dimensions most combinations have none."""
-
-
-def is_shared(view: View) -> bool:
-    """Whether one operator per source, and one noise, serve all observations of a view."""
-    if view.noise.select(torch.tensor([0])) is not view.noise or any(o.count is not None for o in view.operators):
-        return False
-    variance = view.noise.variance(view.y[:2])
-    return len(variance) < 2 or torch.equal(variance[0], variance[1])
-
-
-@dataclass(frozen=True)
-class SharedView:
-    """A view as rows of numbers. y: `(N, M)`. operators: of each shown source. noise: variances `(M,)`."""
-
-    y: Tensor
-    operators: tuple[LinearOperator, ...]
-    noise: Tensor
-
-    @staticmethod
-    def of(view: View) -> SharedView:
-        """Raises MvssError where the observations have operators or noise of their own."""
-        if not is_shared(view):
-            raise MvssError(f"{view.name}: observations have operators or noise of their own; use the dense posterior")
-        noise = view.noise.variance(view.y[:1].double()).flatten()
-        return SharedView(view.y.double().flatten(1), tuple(view.operators[b] for b in view.shown), noise)
-
-    def image(self, place: int, rows: Tensor) -> Tensor:
-        """A x of the shown source number `place`, `(n, M)` for x `(n, D)`; no matrix is made of A."""
-        operator = self.operators[place]
-        return operator.forward(rows.reshape(-1, *operator.source_shape)).flatten(1)
-
-    def pull(self, place: int, rows: Tensor) -> Tensor:
-        """Aᵀ y, `(n, D)` for y `(n, M)`."""
-        operator = self.operators[place]
-        return operator.adjoint(rows.reshape(-1, *operator.observation_shape)).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -106,6 +72,11 @@ class Combination:
         """S⁻¹ r for r `(n, M)`."""
         return torch.cholesky_solve(rows.mT, self.cholesky).mT
 
+    @cached_property
+    def precision(self) -> Tensor:
+        """S⁻¹, `(M, M)`."""
+        return torch.cholesky_inverse(self.cholesky)
+
 
 class SharedGaussians:
     """The factorisations of all combinations, for a view and covariances that do not change."""
@@ -119,12 +90,15 @@ class SharedGaussians:
         self.combinations = []
         for numbers in itertools.product(*(range(len(s.floor)) for s in sources)):
             picked = [part[k] for part, k in zip(parts, numbers, strict=True)]
-            total = sum((p[1] for p in picked), torch.diag(view.noise))
+            total = sum((p[1] for p in picked), view.covariance)
             total = 0.5 * (total + total.mT)
             self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
 
-    def given(self, y: Tensor, sources: Sequence[Components]) -> Given:
-        """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new."""
+    def given(self, y: Tensor, sources: Sequence[Components], own: Exceptional | None = None) -> Given:
+        """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new.
+
+        own: the exceptional pixels of these observations.
+        """
         log_joint, residuals = [], []
         for combination in self.combinations:
             residual, log_weight = y, y.new_zeros(1)
@@ -133,22 +107,28 @@ class SharedGaussians:
                 log_weight = log_weight + source.log_weight[:, k]
             white = torch.linalg.solve_triangular(combination.cholesky, residual.mT, upper=False)
             log_det = 2 * combination.cholesky.diagonal().log().sum() + y.shape[1] * math.log(2 * math.pi)
-            log_joint.append(log_weight - 0.5 * (white.square().sum(0) + log_det))
+            misfit = white.square().sum(0) + log_det
+            if own is not None:
+                residual, *more = own.correct(combination.precision, residual)
+                misfit = misfit + sum(more)
+            log_joint.append(log_weight - 0.5 * misfit)
             residuals.append(residual)
-        return Given(self, tuple(sources), torch.stack(log_joint, dim=1), residuals)
+        return Given(self, tuple(sources), torch.stack(log_joint, dim=1), residuals, own)
 
 
 @dataclass(frozen=True)
 class Given:
-    """The sources given y. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: y − Σ A μ of each, `(N, M)`."""
+    """The sources given y. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with
+    S⁻¹ r = S_i⁻¹ (y − Σ A μ); that is y − Σ A μ itself, but for the exceptional pixels `own`."""
 
     gaussians: SharedGaussians
     sources: tuple[Components, ...]
     log_joint: Tensor
     residuals: list[Tensor]
+    own: Exceptional | None = None
 
     def log_evidence(self) -> Tensor:
-        """log p(y), `(N,)`, nats."""
+        """log p(y) of the pixels that are not masked, `(N,)`, nats."""
         return self.log_joint.logsumexp(1)
 
     def responsibility(self) -> Tensor:
@@ -161,6 +141,13 @@ class Given:
         v = combination.solve(self.residuals[number][rows])
         pairs = zip(self.sources, combination.numbers, combination.across, strict=True)
         return [_rows(source.mean, rows)[:, k] + v @ across for source, k, across in pairs]
+
+    def precision(self, number: int, weight: Tensor) -> Tensor:
+        """Σ_i w_i S_i⁻¹ of combination `number`, `(M, M)`, for weights `(N,)`."""
+        inverse = self.gaussians.combinations[number].precision
+        if self.own is None:
+            return weight.sum() * inverse
+        return weight.sum() * inverse - inverse @ self.own.removed(inverse, weight) @ inverse
 
     def mean(self) -> list[Tensor]:
         """E[x^β | y], `(N, D_β)` per source."""
@@ -177,7 +164,7 @@ class Given:
         device, view = self.log_joint.device, self.gaussians.view
         uniform = stream.uniform(index, (), "combination", device=device)
         chosen = choose(self.log_joint, uniform)
-        noise = stream.normal(index, view.noise.shape, "noise", device=device) * view.noise.sqrt()
+        noise = view.draw_noise(stream.normal(index, view.noise.shape[:1], "noise", device=device), self.own)
         normal = [
             stream.normal(index, (s.spread.shape[1] + s.spread.shape[2],), "source", beta, device=device)
             for beta, s in enumerate(self.sources)
@@ -189,6 +176,8 @@ class Given:
             for place, (source, k, z) in enumerate(zip(self.sources, combination.numbers, normal, strict=True)):
                 shifts.append(source.shift(k, z[rows]))
                 simulated = simulated + view.image(place, shifts[-1])
+            if self.own is not None:
+                simulated = self.own.select(rows).correct(combination.precision, simulated)[0]
             v = combination.solve(self.residuals[number][rows] - simulated)
             pairs = zip(self.sources, combination.numbers, combination.across, shifts, strict=True)
             for x, (source, k, across, shift) in zip(out, pairs, strict=True):

@@ -45,12 +45,11 @@ class SharedPosterior:
     def select(self, rows: slice) -> SharedPosterior:
         """The posterior of some of the observations; factorisations are shared."""
         assert self.view is not None
-        return self.of(self.view.y[rows])
+        return self.of(self.view.select(rows))
 
-    def of(self, y: Tensor) -> SharedPosterior:
-        """The posterior of other observations `(n, M)` under the same operators; factorisations are shared."""
-        assert self.view is not None
-        return SharedPosterior(self.denoisers, replace(self.view, y=y), self._levels)
+    def of(self, view: SharedView) -> SharedPosterior:
+        """The posterior of other observations under the same operators and noise; factorisations are shared."""
+        return SharedPosterior(self.denoisers, view, self._levels)
 
     def exact(self) -> Given:
         """The sources given y under the mixtures alone, without an x_t."""
@@ -58,7 +57,7 @@ class SharedPosterior:
         sources = [Components.of(d.mixture) for d in self.denoisers]
         if 0.0 not in self._levels:
             self._levels[0.0] = SharedGaussians(self.view, sources)
-        return self._levels[0.0].given(self.view.y, sources)
+        return self._levels[0.0].given(self.view.y, sources, self.view.own)
 
     @torch.no_grad()
     def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
@@ -85,7 +84,7 @@ class SharedPosterior:
         level = float(sigma[0])
         if level not in self._levels:
             self._levels[level] = SharedGaussians(self.view, sources)
-        return self._levels[level].given(self.view.y, sources)
+        return self._levels[level].given(self.view.y, sources, self.view.own)
 
     def _locals(self, x_t: Sequence[Tensor], sigma: Tensor) -> list[Components]:
         if not bool((sigma == sigma[0]).all()):

@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
+from mvss.data import View
 from mvss.errors import MvssError
-from mvss.noise import Diagonal, Isotropic, Noise
+from mvss.mixture_posterior import DenseView
+from mvss.noise import Diagonal, Isotropic, Noise, Stationary
+from mvss.operators import Identity
 
 RNG = torch.Generator().manual_seed(0)
 V = torch.randn(4, 2, 3, generator=RNG, dtype=torch.float64)
@@ -59,3 +62,63 @@ def test_bad_shapes_are_refused() -> None:
     square = torch.randn(3, 3)
     with pytest.raises(MvssError, match=r"\(N, \*shape\)"):  # it would broadcast, and select() would take the wrong axis
         Diagonal(torch.ones(3)).variance(square)
+
+
+def blurred(height: int, width: int) -> torch.Tensor:
+    """The covariance of white noise after a random kernel: positive definite, and not the same in both directions."""
+    kernel = torch.randn(height, width, generator=RNG, dtype=torch.float64)
+    lags = torch.zeros(2 * height - 1, 2 * width - 1, dtype=torch.float64)
+    for y in range(1 - height, height):
+        for x in range(1 - width, width):
+            shifted = torch.zeros_like(kernel)
+            rows, columns = (slice(max(0, d), n + min(0, d)) for d, n in ((y, height), (x, width)))
+            shifted[rows, columns] = kernel[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+            lags[y + height - 1, x + width - 1] = (kernel * shifted).sum()
+    return lags
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (4, 2), (9, 9)])
+def test_stationary_noise_against_its_matrix(height: int, width: int) -> None:
+    """Lags shorter and longer than the images."""
+    lags = blurred(height, width)
+    noise, v = Stationary(lags).to("cpu"), torch.randn(5, 2, 5, 4, generator=RNG, dtype=torch.float64)
+    pixels = [(y, x) for y in range(5) for x in range(4)]
+    one = torch.zeros(20, 20, dtype=torch.float64)
+    for i, (y, x) in enumerate(pixels):
+        for j, (z, w) in enumerate(pixels):
+            if abs(y - z) < height and abs(x - w) < width:
+                one[i, j] = lags[y - z + height - 1, x - w + width - 1]
+    matrix, flat = torch.block_diag(one, one), v.flatten(1)
+    torch.testing.assert_close(noise.matrix(v), matrix)
+    torch.testing.assert_close(noise.variance(v).flatten(1), matrix.diagonal().expand(5, -1))
+    torch.testing.assert_close(noise.apply(v).flatten(1), flat @ matrix)
+    torch.testing.assert_close(noise.solve(v).flatten(1), torch.linalg.solve(matrix, flat.mT).mT)
+    torch.testing.assert_close(noise.log_determinant(v), torch.logdet(matrix).expand(5))
+    root = noise.color(torch.eye(40, dtype=torch.float64).reshape(40, 2, 5, 4)).flatten(1)
+    torch.testing.assert_close(root.mT @ root, matrix)
+    assert noise.select(torch.tensor([1])) is noise and not noise.is_white and Isotropic(1.0).is_white
+
+
+@pytest.mark.parametrize(
+    ("lags", "words"),
+    [
+        (torch.ones(2, 3), "odd h and w"),
+        (torch.tensor([[math.nan]]), "NaN"),
+        (torch.tensor([[0.0, 1.0, 0.5]]), "opposite differences"),
+        (torch.tensor([[0.6, 1.0, 0.6]]), "not positive definite"),
+        (torch.tensor([[-1.0]]), "not positive definite"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(lags: torch.Tensor, words: str) -> None:
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    with pytest.raises(MvssError, match=words) as error:
+        View(images, (Identity((1, 8, 8)),), Stationary(lags))
+    assert "\n" not in str(error.value)
+
+
+def test_methods_for_white_noise_refuse_correlated_noise() -> None:
+    view = View(torch.zeros(2, 1, 4, 4), (Identity((1, 4, 4)),), Stationary(torch.tensor([[0.2, 1.0, 0.2]])))
+    with pytest.raises(MvssError, match="independent between pixels"):
+        DenseView.of(view)
+    with pytest.raises(MvssError, match="images"):
+        Stationary(torch.ones(1, 1)).variance(torch.zeros(2, 3))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.signal import convolve2d
 from torch import Tensor
 
 from mvss.errors import MvssError
-from mvss.operators import BlockAverage, Composition, Dense, Identity, LinearOperator, Scale, Zero
+from mvss.image_operators import Convolve
+from mvss.operators import BlockAverage, Composition, Dense, Identity, LinearOperator, Mask, Scale, Zero
 
 COUNT = 4
 EACH = torch.randn(COUNT, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ALL = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+KERNEL = torch.randn(3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+MASKS = torch.rand(COUNT, 1, 4, 6, generator=torch.Generator().manual_seed(6)) > 0.3
 OPERATORS: dict[str, LinearOperator] = {
     "one matrix": Dense(ALL),
     "a matrix each": Dense(EACH),
@@ -25,6 +30,12 @@ OPERATORS: dict[str, LinearOperator] = {
     "three": Scale(2.0, (2,)) @ (Dense(EACH) @ Identity((3,))),
     "weighted image": Scale(2.0, (2, 3)) @ Identity((2, 3)),
     "through zero": Dense(EACH) @ Zero((4, 1), (3,)),
+    "a mask each": Mask(MASKS),
+    "a mask for all": Mask(MASKS[:1]),
+    "masked blocks": Mask(MASKS) @ (Scale(2.0, (1, 4, 6)) @ BlockAverage((1, 8, 12), 2)),
+    "seeing": Convolve((2, 5, 6), KERNEL, "valid"),
+    "seeing, dark outside": Convolve((2, 4, 6), KERNEL, "same"),
+    "masked seeing": Mask(MASKS) @ Convolve((1, 6, 10), KERNEL, "valid"),
 }
 
 
@@ -61,8 +72,18 @@ def test_a_weight_of_zero_hides_the_source() -> None:
     assert not Dense(EACH).is_zero
 
 
+def test_seeing_is_the_convolution_of_scipy() -> None:
+    x, kernel = random((2, 6, 7), 7), KERNEL
+    for mode in ("valid", "same"):
+        expected = [[convolve2d(c, kernel, mode) for c in image] for image in x.numpy()]
+        found = Convolve((2, 6, 7), kernel, mode).forward(x)
+        torch.testing.assert_close(found, torch.tensor(np.array(expected)), rtol=1e-12, atol=1e-12)
+
+
 def test_single_precision_stays_single() -> None:
     assert Dense(EACH).forward(random((3,), 0).float()).dtype == torch.float32
+    assert Mask(MASKS).forward(random((1, 4, 6), 0).float()).dtype == torch.float32
+    assert Convolve((1, 4, 6), KERNEL, "same").forward(random((1, 4, 6), 0).float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -72,6 +93,13 @@ def test_single_precision_stays_single() -> None:
         (lambda: Dense(torch.tensor([[1.0, float("nan")]])), "NaN"),
         (lambda: Scale(float("inf"), (2,)), "finite"),
         (lambda: Dense(EACH) @ Dense(EACH), "cannot compose"),
+        (lambda: Mask(torch.ones(2, 3)), "must be bool"),
+        (lambda: Mask(torch.tensor([[True, False], [False, False]])), "no measured pixel"),
+        (lambda: Convolve((1, 8, 8), torch.ones(2, 3), "same"), "odd"),
+        (lambda: Convolve((1, 8, 8), torch.tensor([[float("nan")]]), "same"), "NaN"),
+        (lambda: Convolve((1, 8, 4), torch.ones(3, 5), "valid"), "larger than"),
+        (lambda: Convolve((8, 8), torch.ones(3, 3), "valid"), "C, H, W"),
+        (lambda: Convolve((1, 8, 8), torch.ones(3, 3), "full"), "valid or same"),
         (lambda: Composition(Dense(EACH), Dense(torch.ones(3, 3, 5))), "4 observations with those of 3"),
     ],
 )

@@ -178,7 +178,7 @@ class _Observed:
     def of(view: View, target: int) -> _Observed:
         y = view.y.double()
         shown = view.operators[target] if target in view.shown else None
-        return _Observed(y.flatten(1), view.noise.variance(y).flatten(1), (background_operator(view, target), shown))
+        return _Observed(y.flatten(1), view.noise.white_variance(y).flatten(1), (background_operator(view, target), shown))
 
     def estimate(self) -> Tensor:
         """A⁺ y of the background's operator, `(N, D)`."""

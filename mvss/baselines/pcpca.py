@@ -105,7 +105,7 @@ class PCPCA(Method):
         """z of the observations of a view whose mean source is `mean`."""
         operator, y = _operator(view, self.sources[0]), view.y.double()
         shift = operator.forward(mean.reshape(1, *self._shape).expand(len(y), *self._shape)).flatten(1)
-        variance = view.noise.variance(y).flatten(1) + self.log_excess.exp()
+        variance = view.noise.white_variance(y).flatten(1) + self.log_excess.exp()
         return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance)
 
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
