@@ -151,29 +151,30 @@ def residual_scores(sky: Tensor, galaxy: Tensor, stamps: Stamps) -> dict[str, fl
     residual_chi2: mean of r² over good pixels, 1 if the residuals are noise. residual_correlation, residual_correlation_2: of
     pixels one and two apart. noise_correlation...: the same of the noise itself, where the truth tells; 0 if it is white.
     """
-    left = (stamps.y - sky.double() - galaxy.double()) / stamps.sigma
-    scores = {"residual_chi2": float(left[stamps.good.expand_as(left)].square().mean())}
-    kinds = {"residual": left}
+    rows = []
+    for x, z in zip(sky, galaxy, strict=True):  # one draw at a time: all at once take much memory
+        left = (stamps.y - x.double() - z.double()) / stamps.sigma
+        near = correlations(left, stamps.good)
+        rows.append((float(left[stamps.good].square().mean()), near[1], near[2]))
+    names = ("residual_chi2", "residual_correlation", "residual_correlation_2")
+    scores = {name: sum(column) / len(rows) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
     if stamps.sky is not None and stamps.galaxy is not None:
-        kinds["noise"] = ((stamps.y - stamps.sky - stamps.galaxy) / stamps.sigma).unsqueeze(0)
-    for kind, r in kinds.items():
-        for lag, value in correlations(r, stamps.good).items():
-            scores[f"{kind}_correlation{f'_{lag}' if lag > 1 else ''}"] = value
+        near = correlations((stamps.y - stamps.sky - stamps.galaxy) / stamps.sigma, stamps.good)
+        scores |= {"noise_correlation": near[1], "noise_correlation_2": near[2]}
     return scores
 
 
-def correlations(residual: Tensor, good: Tensor, lags: Sequence[int] = (1, 2)) -> dict[int, float]:
-    """Σ r_p r_q / Σ r² by lag, means over good pixels of `(..., N, 1, n, n)` and pairs along rows and columns; the mean is not
-    taken off: it should be zero."""
-    kept = good.expand_as(residual)
-    square = residual[kept].square().mean()
+def correlations(residual: Tensor, good: Tensor) -> dict[int, float]:
+    """Σ r_p r_q / Σ r² at the lags 1 and 2, means over good pixels `(N, 1, n, n)` and pairs of them along rows and columns;
+    the mean is not taken off: it should be zero."""
+    square = residual[good].square().mean()
     found = {}
-    for lag in lags:
+    for lag in (1, 2):
         products, count = torch.zeros((), dtype=torch.float64), 0
         for axis in (-2, -1):
             n = residual.shape[axis] - lag
             here, there = (residual.narrow(axis, start, n) for start in (0, lag))
-            both = kept.narrow(axis, 0, n) & kept.narrow(axis, lag, n)
+            both = good.narrow(axis, 0, n) & good.narrow(axis, lag, n)
             products, count = products + (here * there)[both].sum(), count + int(both.sum())
         found[lag] = float(products / max(count, 1) / square)
     return found

@@ -178,7 +178,9 @@ def _flags(sky: Tensor, galaxy: Tensor, stamps: Stamps, where: Tensor) -> Tensor
     n, catalogue = stamps.pixels, stamps.catalogue
     light, fluxes = galaxy.double().mean(0), flux(galaxy, where)
     measured, mean = where & stamps.good, fluxes.mean(0)
-    squares = ((stamps.y - sky - galaxy).double() / stamps.sigma).square().mean(0)
+    squares = torch.zeros_like(light)
+    for x, z in zip(sky, galaxy, strict=True):
+        squares += ((stamps.y - x - z).double() / stamps.sigma).square() / len(sky)
     limit = torch.from_numpy(chi2.ppf(MISFIT, flux(torch.ones_like(light), measured).numpy()))
     pixel = torch.arange(n, dtype=torch.float64)
     x, y = (catalogue.get(k, torch.full((len(stamps),), (n - 1) / 2)) for k in ("x", "y"))

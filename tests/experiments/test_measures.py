@@ -131,7 +131,7 @@ def test_correlation_of_smoothed_noise() -> None:
     z = normal(40, 1, N + 1, N + 1)
     smooth = z[..., 1:, 1:] + z[..., :-1, 1:] + z[..., 1:, :-1] + z[..., :-1, :-1]
     good = torch.rand(smooth.shape, generator=RNG) < 0.8
-    found = correlations(smooth.where(good, 50.0).unsqueeze(0), good)
+    found = correlations(smooth.where(good, 50.0), good)
     assert found == {1: pytest.approx(0.5, abs=0.02), 2: pytest.approx(0.0, abs=0.02)}
 
 
