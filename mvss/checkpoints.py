@@ -7,7 +7,7 @@ A kill, a crash or a full disk at any point leaves the last good file where it w
 
 from __future__ import annotations
 
-__all__ = ["atomic_write_text", "load_checkpoint", "save_checkpoint"]
+__all__ = ["atomic_write_bytes", "atomic_write_text", "load_checkpoint", "save_checkpoint"]
 
 import errno
 import io
@@ -21,13 +21,40 @@ import torch
 from mvss.errors import MvssError
 
 
+def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:
+    """Replace the file at `path` by `data`, whole or not at all; folders are made.
+
+    Raises:
+        MvssError: the file cannot be written, e.g. as no space is left.
+    """
+    path = Path(path)
+    # One fixed name beside the target: the next save overwrites what a kill left, and the rename stays on one disk.
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        size = f"{len(data) / 2**20:.1f} MiB"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MvssError(f"no space left to write {path} ({size}): free some, then run the same command again") from error
+        raise MvssError(f"cannot write {path} ({size}): {error.strerror or error}") from error
+
+
 def atomic_write_text(path: Path | str, text: str) -> None:
     """Replace the file at `path` by `text` (UTF-8), whole or not at all; folders are made.
 
     Raises:
         MvssError: the file cannot be written, e.g. as no space is left.
     """
-    _atomic_write(Path(path), text.encode())
+    atomic_write_bytes(path, text.encode())
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -43,7 +70,7 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     # Through memory, since torch reports a full disk as an internal error of its own without the cause.
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    _atomic_write(Path(path), buffer.getbuffer())
+    atomic_write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -67,24 +94,3 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     # The check sums hold, so an error from here on (device out of memory, ...) is no reason to delete anything.
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     return state
-
-
-def _atomic_write(path: Path, data: bytes | memoryview) -> None:
-    # One fixed name beside the target: the next save overwrites what a kill left, and the rename stays on one disk.
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        size = f"{len(data) / 2**20:.1f} MiB"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MvssError(f"no space left to write {path} ({size}): free some, then run the same command again") from error
-        raise MvssError(f"cannot write {path} ({size}): {error.strerror or error}") from error

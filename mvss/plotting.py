@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvss.checkpoints import _atomic_write
+from mvss.checkpoints import atomic_write_bytes
 
 TRUTH = "#222222"
 """The colour of what is true or exact."""
@@ -103,7 +103,7 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
         path = Path(folder) / f"{name}.{kind}"
-        _atomic_write(path, buffer.getbuffer())
+        atomic_write_bytes(path, buffer.getbuffer())
         written.append(path)
     plt.close(figure)
     return written
@@ -119,5 +119,5 @@ def save_animation(frames: Sequence[NDArray[np.float64]], folder: Path | str, na
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=others, duration=600, loop=0)
     path = Path(folder) / f"{name}.gif"
-    _atomic_write(path, buffer.getbuffer())
+    atomic_write_bytes(path, buffer.getbuffer())
     return path
