@@ -30,7 +30,7 @@ from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 from mvss.rng import generator
 
-__all__ = ["LIMIT", "Part", "deep_field", "detections", "grey", "injected", "noise_level", "turned"]
+__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "injected", "noise_level", "turned"]
 
 LIMIT = 5.0
 """Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the image."""
@@ -74,13 +74,13 @@ def grey() -> NDArray[np.float64]:
 def noise_level() -> float:
     """σ of the sky's pixels, in display levels: of differences of pixels 4 apart where nothing is detected."""
     # The threshold needs a σ first: of the whole image, which its objects make a little larger.
-    rough = _robust(np.diff(grey()[::LAG], axis=0)) / np.sqrt(2)
+    rough = clipped_sigma(np.diff(grey()[::LAG], axis=0)) / np.sqrt(2)
     sky = ~binary_dilation(_extract(rough)[1] > 0, iterations=3)
     both = sky[LAG:] & sky[:-LAG]
-    return _robust((grey()[LAG:] - grey()[:-LAG])[both]) / np.sqrt(2)
+    return clipped_sigma((grey()[LAG:] - grey()[:-LAG])[both]) / np.sqrt(2)
 
 
-def _robust(x: NDArray[np.float64]) -> float:
+def clipped_sigma(x: NDArray[np.float64]) -> float:
     """Standard deviation within 3 σ, σ by the median absolute deviation first; corrected for what that cuts off a Gaussian."""
     sigma = 1.4826 * float(np.median(np.abs(x - np.median(x))))
     for _ in range(20):
