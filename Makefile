@@ -6,6 +6,8 @@ PRESET ?=
 SEEDS  ?= 0
 ARGS   ?=
 TORCH  ?=
+FOLDER ?=
+CATALOGUE ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -13,10 +15,11 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 SWEEP := $(VENV)/.installed-sweep
+GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations data readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies-data data readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -39,7 +42,7 @@ endif
 	@touch $@
 
 # azula 0.11.1 declares torchvision, which does not work beside torch 2.13.0 and breaks diffusers' import: install it alone.
-$(DEV): requirements-dev.txt $(READY)
+$(DEV): requirements-dev.txt $(GALAXIES)
 	@echo "Installing the tools for tests and lint."
 	@$(PIP) -r requirements-dev.txt
 	@$(PIP) --no-deps azula==0.11.1
@@ -47,6 +50,10 @@ $(DEV): requirements-dev.txt $(READY)
 
 $(SWEEP): requirements-sweep.txt $(READY)
 	@$(PIP) -r requirements-sweep.txt
+	@touch $@
+
+$(GALAXIES): requirements-galaxies.txt $(READY)
+	@$(PIP) -r requirements-galaxies.txt
 	@touch $@
 
 test: $(DEV) ## run the tests; ARGS goes to pytest [4 min]
@@ -81,6 +88,10 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min;
 
 mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 1 h]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
+
+galaxies-data: $(GALAXIES) ## stamps for the galaxies from FOLDER= of HST mosaics and CATALOGUE= [min a mosaic]; without: MAST, 4 GB
+	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
+	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") $(ARGS)
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status

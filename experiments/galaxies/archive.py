@@ -1,0 +1,273 @@
+"""The paper's data: galaxies of a catalogue, and random fields, cut from a user's HST mosaics into one HDF5 file.
+
+    python -m experiments.galaxies.archive [FOLDER CATALOGUE] --out data/galaxies.h5 --pixels 128
+
+    galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
+                           wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
+                           there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test
+    galaxies/catalogue     the numeric columns of the catalogue, and `number`, its row
+    attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale
+
+Train and test are parts of the sky: the northern fifth of the catalogue is for tests, and a stamp that might touch the line
+between is left out. A random field is anywhere but on a stamp of a galaxy, of any mosaic. A galaxy on two mosaics is cut once.
+
+Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
+goes on from there, a damaged file is made again, and OUT changes only when all is done. FOLDER and CATALOGUE left out: `mast`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from experiments.galaxies.mosaics import Mosaic, find_mosaics, read_catalogue
+from experiments.galaxies.shards import Rows, join, read_attributes, stamps_of, taken_of, write_shard
+from experiments.galaxies.stamps import NOISE, Stamps
+from mvss.errors import MvssError
+from mvss.rng import generator
+
+__all__ = ["build", "main", "open_archive"]
+
+TEST = 0.2
+"""Share of the catalogue's galaxies in the test part."""
+GOOD = 0.75
+"""Least share of measured pixels in a stamp."""
+TRIES = 30
+"""Random positions tried for each that is wanted."""
+Places = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
+    of the line between train and test; margin: degrees that a centre must be off it."""
+
+    pixels: int
+    randoms: float
+    factor: float
+    positions: Places
+    number: NDArray[np.int64]
+    cut: float
+    margin: float
+
+    def split(self, dec: Places) -> NDArray[np.int64]:
+        """0 train, 1 test, −1 on the line between, of centres at these declinations."""
+        return np.where(np.abs(dec - self.cut) <= self.margin, -1, (dec > self.cut).astype(int))
+
+
+def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "") -> str:
+    """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the record.
+
+    Raises:
+        MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.
+    """
+    files = find_mosaics(folder)
+    try:
+        digest = hashlib.sha256(catalogue.read_bytes()).hexdigest()
+        sizes = [[file.name, file.stat().st_size] for file in files]
+    except OSError as error:
+        raise MvssError(f"cannot read {error.filename} ({error.strerror})") from error
+    inputs = hashlib.sha256(json.dumps([1, pixels, randoms, digest, sizes]).encode()).hexdigest()
+    if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
+        return f"{out} is up to date: {old['summary']}"
+    positions, columns = read_catalogue(catalogue)
+    plan, attributes, on_mosaic = _plan(files, positions, pixels, randoms)
+    part = _part(out, inputs)
+    taken: set[int] = set()
+    start, made = time.monotonic(), 0
+    for i, file in enumerate(files):
+        shard = part / f"{i:04d}.h5"
+        numbers = taken_of(shard)
+        if numbers is None:
+            with Mosaic(file) as mosaic:
+                galaxies, fields = _cut(mosaic, i, plan, taken)
+            write_shard(shard, {"galaxies": galaxies, "randoms": fields}, pixels)
+            numbers, made = galaxies.columns("number").tolist(), made + 1
+            left = (time.monotonic() - start) / made * (len(files) - i - 1) / 60
+            print(
+                f"{file.name}: {len(galaxies)} galaxies, {len(fields)} random fields; "
+                f"mosaic {i + 1} of {len(files)}, {left:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+        taken.update(numbers)
+    attributes |= {"inputs": inputs, "command": command}
+    finite = np.isfinite(positions).all(1)
+    border = int((plan.split(plan.positions[:, 1])[on_mosaic] < 0).sum())
+    attributes["left_out"] = json.dumps(
+        {
+            "without a position": int((~finite).sum()),
+            "on no mosaic": int((~on_mosaic).sum()),
+            "between train and test": border,
+            "mostly without data": int(on_mosaic.sum()) - border - len(taken),
+        }
+    )
+    summary = join(
+        [part / f"{i:04d}.h5" for i in range(len(files))], out, pixels, [file.name for file in files], columns, attributes
+    )
+    shutil.rmtree(part)
+    return f"{out}: {summary}"
+
+
+def _plan(
+    files: Sequence[Path], positions: Places, pixels: int, randoms: float
+) -> tuple[Plan, dict[str, object], NDArray[np.bool_]]:
+    """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic holds."""
+    number = np.flatnonzero(np.isfinite(positions).all(1) & (np.abs(positions[:, 1]) <= 90))
+    positions = positions[number]
+    on_mosaic = np.zeros(len(number), dtype=bool)
+    factor, scale, unit, first = 0.0, 0.0, "", files[0]
+    for file in files:
+        with Mosaic(file) as mosaic:
+            inside = _corners(mosaic, positions, pixels)[1]
+            on_mosaic |= inside
+            if not scale:
+                factor, scale, unit, first = NOISE / mosaic.usual_noise, mosaic.pixel_scale, mosaic.unit, file
+            if abs(mosaic.pixel_scale / scale - 1) > 0.01 or mosaic.unit != unit:
+                raise MvssError(
+                    f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit {mosaic.unit or 'unknown'}, but {first.name} "
+                    f"{scale:.4f}, {unit or 'unknown'}: keep mosaics of one kind in the folder"
+                )
+    if not on_mosaic.any():
+        raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
+    margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
+    cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
+    plan = Plan(pixels, randoms, factor, positions, number, cut, margin)
+    attributes: dict[str, object] = {
+        "factor": factor,
+        "noise": NOISE,
+        "unit": f"{unit or 'the mosaics unit'} times factor, which makes the noise of a usual pixel {NOISE}",
+        "pixel_scale": scale,
+        "pixels": pixels,
+        "split_declination": cut,
+    }
+    return plan, attributes, on_mosaic
+
+
+def _part(out: Path, inputs: str) -> Path:
+    """The folder of what is done, new or gone on with."""
+    part = out.with_name(out.name + ".part")
+    note = part / "inputs.json"
+    try:
+        if note.exists() and note.read_text() != inputs:
+            raise MvssError(f"{part} was begun from other files or with other settings: remove it to begin anew")
+        part.mkdir(parents=True, exist_ok=True)
+        note.write_text(inputs)
+    except OSError as error:
+        raise MvssError(f"cannot write below {part} ({error.strerror})") from error
+    return part
+
+
+def _corners(mosaic: Mosaic, positions: Places, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows and columns of the first pixels of the stamps around positions, and which stamps lie on the mosaic."""
+    where = mosaic.where(positions)
+    corner = np.floor(np.nan_to_num(where, nan=-1e6) - pixels / 2 + 1).astype(np.int64)
+    return corner, ((corner >= 0) & (corner + pixels <= np.array(mosaic.shape))).all(1)
+
+
+def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows, Rows]:
+    """The galaxies on a mosaic that no earlier one had, and random fields."""
+    corner, inside = _corners(mosaic, plan.positions, plan.pixels)
+    inside &= ~np.isin(plan.number, list(taken))
+    split = plan.split(plan.positions[:, 1])
+    galaxies = Rows()
+    for i in np.flatnonzero(inside & (split >= 0)):
+        _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": split[i], "number": plan.number[i]})
+    return galaxies, _random(mosaic, index, plan, round(plan.randoms * len(galaxies)))
+
+
+def _random(mosaic: Mosaic, index: int, plan: Plan, count: int) -> Rows:
+    """Up to `count` fields anywhere on a mosaic that touch no stamp of a galaxy, were it turned."""
+    from scipy.spatial import cKDTree
+
+    where = mosaic.where(plan.positions)
+    where = where[np.isfinite(where).all(1)]
+    rng = generator(0, "galaxies", "archive", mosaic.path.name)
+    room = torch.tensor(mosaic.shape) - plan.pixels + 1
+    fields = Rows()
+    if count == 0 or len(where) == 0:
+        return fields
+    tries = (torch.rand(TRIES * count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
+    far, _ = cKDTree(where).query(tries + (plan.pixels - 1) / 2)
+    # A galaxy is up to 0.7 pixels off the centre of its stamp; scales of mosaics differ by up to 1 %.
+    tries = tries[far > 1.02 * np.sqrt(2) * plan.pixels + 1]
+    split = plan.split(mosaic.sky(tries + (plan.pixels - 1) / 2)[:, 1]) if len(tries) else np.zeros(0, dtype=int)
+    for i in np.flatnonzero(split >= 0):
+        if len(fields) == count:
+            break
+        _add(fields, mosaic, plan, tries[i], {"mosaic": index, "split": split[i]})
+    return fields
+
+
+def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note: dict[str, float]) -> None:
+    """Cut one stamp, and keep it if it has data enough."""
+    row, column = (int(v) for v in corner)
+    flux, ivar, mask = mosaic.stamp(row, column, plan.pixels)
+    if mask.mean() > 1 - GOOD:
+        return
+    ra, dec = mosaic.sky(np.array([[row, column]]) + (plan.pixels - 1) / 2)[0]
+    note |= {"row": row, "column": column, "ra": ra, "dec": dec, "masked": mask.mean()}
+    rows.add(flux * plan.factor, ivar / plan.factor**2, mask, mosaic.wcs_of(row, column, plan.pixels), note)
+
+
+def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None) -> Stamps:
+    """Stamps of one part, "train" or "test", of an archive: all, or `count` evenly among them, of all mosaics.
+
+    Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known. Catalogue:
+    the numeric columns of the file, those of the user's catalogue below them where a name is taken.
+
+    Raises:
+        MvssError: it is no archive, is damaged, or has fewer stamps than asked for.
+    """
+    if part not in ("train", "test"):
+        raise MvssError(f"part {part!r}: train or test")
+    return stamps_of(path, "galaxies" if galaxies else "randoms", int(part == "test"), count)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.galaxies.archive", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="of mosaics *_sci.fits, *_drz.fits or *_drc.fits; default: MAST")
+    parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: Galaxy Zoo Hubble")
+    parser.add_argument("--out", type=Path, default=Path("data/galaxies.h5"))
+    parser.add_argument("--pixels", type=int, default=128, help="side of a stamp (default: 128)")
+    parser.add_argument("--randoms", type=float, default=1.0, help="random fields to a galaxy (default: 1)")
+    parser.add_argument("--mosaics", type=int, default=20, help="how many to fetch from MAST (default: 20)")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.pixels < 2 or asked.randoms < 0 or asked.mosaics < 1:
+            raise MvssError("--pixels must be 2 or more, --randoms 0 or more, --mosaics 1 or more")
+        folder, catalogue = (path and path.expanduser() for path in (asked.folder, asked.catalogue))
+        if folder is None or catalogue is None:
+            from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
+
+            catalogue = catalogue or fetch_catalogue(asked.out.parent / "cosmos")
+            folder = folder or fetch_mosaics(asked.out.parent / "cosmos", asked.mosaics)
+        command = shlex.join(["python", "-m", "experiments.galaxies.archive", *arguments])
+        print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command))
+    except MvssError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

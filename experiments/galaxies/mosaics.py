@@ -1,0 +1,258 @@
+"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
+
+The sky's part is 1 / weight where there is a weight map (an extension WHT, or *_wht.fits beside *_sci.fits, *_drz.fits or
+*_drc.fits), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than
+the read noise. level: the sky's median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit
+is counts; without them it is left out.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.galaxies.deep_field import clipped_sigma
+from mvss.errors import MvssError
+
+__all__ = ["Mosaic", "find_mosaics", "read_catalogue"]
+
+ENDINGS = ("_sci.fits", "_drz.fits", "_drc.fits")
+FULL_WELL = 80_000.0
+"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
+exposure time: too early, where that is of several exposures, rather than too late."""
+WINDOWS = 16
+"""A grid of as many windows in both directions measures the noise of a mosaic."""
+WINDOW = 64
+LAG = 4
+"""Pixels between those whose differences measure noise: more than resampling correlates."""
+RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "ra_deg")
+DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "dec_deg")
+Image = NDArray[np.float64]
+
+
+def find_mosaics(folder: Path) -> list[Path]:
+    """The mosaics in a folder and in those below, by name; weight maps are none.
+
+    Raises:
+        MvssError: there are none.
+    """
+    found = sorted(p for ending in ENDINGS for p in folder.rglob(f"*{ending}*") if p.name.endswith((ending, f"{ending}.gz")))
+    if not found:
+        raise MvssError(f"no mosaics in {folder}: their names end in {', '.join(ENDINGS)}, or in one of these and .gz")
+    if len({p.name for p in found}) < len(found):
+        raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
+    return found
+
+
+def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:
+    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)` each.
+
+    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name them.
+
+    Raises:
+        MvssError: no table, or one without the two columns.
+    """
+    from astropy.table import Table
+    from astropy.units import UnitsWarning
+
+    fits = path.name.lower().endswith((".fits", ".fits.gz", ".fit"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnitsWarning)
+            table = Table.read(path, format="fits") if fits else Table.read(path, format="ascii.csv")
+    except Exception as error:  # what astropy raises for a broken table depends on how it is broken
+        raise MvssError(f"cannot read the catalogue {path} ({_cause(error)}): it must be CSV or a FITS table") from error
+    columns = {}
+    for name in table.colnames:
+        column = table[name]
+        if column.dtype.kind in "iufb" and column.ndim == 1:
+            columns[name] = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    lower = {name.lower(): name for name in columns}
+    named = [next((lower[n] for n in names if n in lower), None) for names in (RIGHT_ASCENSION, DECLINATION)]
+    if None in named:
+        there = ", ".join(list(columns)[:8]) or "none"
+        raise MvssError(f"{path} has no columns RA and DEC in degrees; its numeric columns are: {there}")
+    return np.stack([columns[str(name)] for name in named], axis=1), columns
+
+
+def _cause(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class Mosaic:
+    """One mosaic, open for reading. Positions are rows and columns of its pixels from 0; fluxes are in its own unit.
+
+    Raises:
+        MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from astropy.wcs import WCS, FITSFixedWarning
+
+        self.path, self._open = path, []
+        whole = self._read(path)
+        names = [hdu.name for hdu in whole]
+        image = (
+            whole["SCI"] if "SCI" in names else next((hdu for hdu in whole if hdu.is_image and hdu.header["NAXIS"] == 2), None)
+        )
+        if image is None or len(image.shape) != 2:
+            raise self._bad("holds no image")
+        self._image, self.shape = image, image.shape
+        self._header = whole[0].header.copy()
+        self._header.update(image.header)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FITSFixedWarning)
+                self.wcs = WCS(image.header, whole)
+        except Exception as error:  # of astropy or of the C library below it
+            raise self._bad(f"has coordinates that cannot be read ({_cause(error)})") from error
+        if self.wcs.naxis != 2 or not self.wcs.has_celestial:
+            raise self._bad("has no celestial coordinates (WCS) in its header")
+        self._weight = whole["WHT"] if "WHT" in names else self._weights_beside()
+        if self._weight is not None and self._weight.shape != self.shape:
+            raise self._bad(f"is {self.shape}, its weight map {self._weight.shape}")
+
+    def _bad(self, what: str) -> MvssError:
+        return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
+
+    def _read(self, path: Path) -> Any:  # noqa: ANN401  (astropy has no types)
+        from astropy.io import fits
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", ".*truncated.*")
+                whole = fits.open(path, memmap=True)
+                self._open.append(whole)
+                len(whole)  # reads all headers, and with them where the file should end
+        except Exception as error:
+            self.close()
+            raise self._bad(f"is truncated or no FITS file ({_cause(error)})") from error
+        return whole
+
+    def _weights_beside(self) -> Any | None:  # noqa: ANN401
+        name = self.path.name
+        for ending in ENDINGS:
+            beside = self.path.with_name(name.replace(ending, "_wht.fits"))
+            if name != beside.name and beside.is_file():
+                return next(hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2)
+        return None
+
+    def __enter__(self) -> Mosaic:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its files."""
+        for file in self._open:
+            file.close()
+
+    @property
+    def unit(self) -> str:
+        """BUNIT of the header, or nothing."""
+        return str(self._header.get("BUNIT", "")).strip().upper()
+
+    @cached_property
+    def pixel_scale(self) -> float:
+        """Arcseconds a pixel, mean of both directions."""
+        from astropy.wcs.utils import proj_plane_pixel_scales
+
+        return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600
+
+    @cached_property
+    def electrons(self) -> float | None:
+        """Electrons to one unit of flux, or None where the header does not say."""
+        unit, _, per = self.unit.partition("/")
+        gain = 1.0 if unit in ("ELECTRON", "ELECTRONS", "E-") else self._number("CCDGAIN", "GAIN", "ATODGAIN")
+        time = self._number("EXPTIME") if per in ("S", "SEC", "SECOND") or unit == "CPS" else 1.0
+        known = unit in ("ELECTRON", "ELECTRONS", "E-", "COUNT", "COUNTS", "DN", "ADU", "CPS")
+        return gain * time if known and gain and time else None
+
+    def _number(self, *names: str) -> float | None:
+        """The first of some keywords that is a positive number."""
+        values = (self._header.get(name) for name in names)
+        return next((float(v) for v in values if isinstance(v, int | float) and np.isfinite(v) and v > 0), None)
+
+    @cached_property
+    def _saturation(self) -> float:
+        level = self._number("SATURATE")
+        return level or (FULL_WELL / self.electrons if self.electrons else np.inf)
+
+    @cached_property
+    def _noise(self) -> tuple[float, float, float]:
+        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their median."""
+        height, width = (min(WINDOW, n) for n in self.shape)
+        scaled, deviations, levels = [], [], []
+        for row in np.unique(np.linspace(0, self.shape[0] - height, WINDOWS).astype(int)):
+            for column in np.unique(np.linspace(0, self.shape[1] - width, WINDOWS).astype(int)):
+                flux, weight = self._pixels(row, column, height, width)
+                variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
+                difference = flux[:, LAG:] - flux[:, :-LAG]
+                u = difference / np.sqrt(variance[:, LAG:] + variance[:, :-LAG])
+                scaled.append(u[np.isfinite(u)])
+                deviations.append(np.sqrt(variance[np.isfinite(variance)]))
+                levels.append(flux[np.isfinite(flux)])
+        values = np.concatenate(scaled)
+        scale = clipped_sigma(values) if len(values) else 0.0
+        if not scale > 0:
+            raise self._bad("has no measured pixels, or all of the same value")
+        floor = (self._number("READNSE", "RDNOISE", "READNOIS", "READNSEA") or 0.0) / (self.electrons or np.inf)
+        if self._weight is None:
+            scale = max(scale, floor)
+        return scale**2, scale * float(np.median(np.concatenate(deviations))), float(np.median(np.concatenate(levels)))
+
+    @property
+    def usual_noise(self) -> float:
+        """Standard deviation of a usual pixel of the sky."""
+        return self._noise[1]
+
+    def _pixels(self, row: int, column: int, height: int, width: int) -> tuple[Image, Image]:
+        """Flux, NaN where it is not a number or saturated, and weight, 0 there and where nothing was measured."""
+        box = slice(row, row + height), slice(column, column + width)
+        try:
+            flux = np.asarray(self._image.section[box], dtype=np.float64)
+            weight = np.ones_like(flux) if self._weight is None else np.asarray(self._weight.section[box], dtype=np.float64)
+        except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
+            raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
+        good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
+        good &= np.where(good, flux, np.inf) < self._saturation
+        return np.where(good, flux, np.nan), np.where(good, weight, 0.0)
+
+    def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
+        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)` each."""
+        flux, weight = self._pixels(row, column, pixels, pixels)
+        bad = weight == 0
+        flux = np.where(bad, 0.0, flux)
+        scale, _, level = self._noise
+        variance = scale / np.where(bad, 1.0, weight)
+        if self.electrons:
+            variance = variance + np.maximum(flux - level, 0) / self.electrons
+        return flux, np.where(bad, 0.0, 1 / variance), bad
+
+    def where(self, positions: Image) -> Image:
+        """Row and column `(M, 2)` of right ascensions and declinations in degrees; NaN far off the mosaic."""
+        out = np.full(positions.shape, np.nan)
+        centre = self.sky(np.array([[(n - 1) / 2 for n in self.shape]]))[0]
+        radius = np.radians(0.75 * max(self.shape) * self.pixel_scale / 3600 + 0.02)
+        (ra, dec), (ra0, dec0) = np.radians(positions).T, np.radians(centre)
+        near = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(ra - ra0) > np.cos(radius)
+        if near.any():
+            out[near] = self.wcs.celestial.all_world2pix(positions[near], 0, quiet=True)[:, ::-1]
+        return out
+
+    def sky(self, places: Image) -> Image:
+        """Right ascension and declination in degrees `(M, 2)` of rows and columns."""
+        return np.asarray(self.wcs.celestial.all_pix2world(places[:, ::-1], 0))
+
+    def wcs_of(self, row: int, column: int, pixels: int) -> str:
+        """The coordinates of a stamp, as a FITS header."""
+        box = slice(row, row + pixels), slice(column, column + pixels)
+        return str(self.wcs.celestial.slice(box).to_header_string(relax=True))

@@ -1,0 +1,421 @@
+"""The archive: what is cut is where it should be, kills lose nothing, and bad files say so in a line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from experiments.galaxies import archive, shards
+from experiments.galaxies.archive import build, main, open_archive
+from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
+from experiments.galaxies.mosaics import Mosaic
+from experiments.galaxies.stamps import NOISE
+from mvss.errors import MvssError
+
+N = 16
+SIZE = 300
+SIGMA = 0.1
+EXPOSURE = 2000.0
+PEAK = 5.0
+
+
+def _wcs(dec: float, ra: float = 150.0, turn: float = 0.0) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [ra, dec]
+    wcs.wcs.crpix = [SIZE / 2, SIZE / 2]
+    scale, angle = 0.05 / 3600, np.radians(turn)
+    wcs.wcs.cd = scale * np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return wcs
+
+
+def _mosaic(path: Path, wcs: WCS, places: NDArray, seed: int = 0, weights: NDArray | None = None, **keys: object) -> NDArray:
+    """A mosaic with noise and a bright pixel at each place; the first object has PEAK, the second PEAK + 1 ..."""
+    image = SIGMA * np.random.default_rng(seed).standard_normal((SIZE, SIZE))
+    for i, (row, column) in enumerate(places):
+        image[row, column] = PEAK + i
+    header = wcs.to_header()
+    header.update({"BUNIT": "ELECTRONS/S", "EXPTIME": EXPOSURE} | keys)
+    fits.writeto(path, image.astype(np.float32), header, overwrite=True)
+    if weights is not None:
+        fits.writeto(path.with_name(path.name.replace("_sci", "_wht")), weights.astype(np.float32), overwrite=True)
+    return image
+
+
+def _places(count: int, seed: int) -> NDArray:
+    """A lattice, shaken, so that stamps stay apart and inside."""
+    grid = np.stack(np.meshgrid(np.arange(5), np.arange(5)), -1).reshape(-1, 2)[:count] * 55 + 30
+    return grid + np.random.default_rng(seed).integers(-8, 9, grid.shape)
+
+
+def _survey(folder: Path, **keys: object) -> tuple[Path, NDArray]:
+    """Two mosaics one above the other, the second turned by 30 degrees; the catalogue beside them, and its positions."""
+    folder.mkdir(exist_ok=True)
+    positions = []
+    for i, dec in enumerate((2.0, 2.006)):
+        places, wcs = _places(20, i), _wcs(dec, turn=30 * i)
+        _mosaic(folder / f"tile_{i}_sci.fits", wcs, places, i, **keys)
+        positions.append(wcs.all_pix2world(places[:, ::-1], 0))
+    sky = np.concatenate(positions)
+    off = [[151.0, 2.0], [330.0, -2.0], [np.nan, 2.0]]  # beside, on the other side of the sky, nowhere
+    sky = np.concatenate([sky, off])
+    table = Table({"RA": sky[:, 0], "DEC": sky[:, 1], "zoo/votes": np.arange(len(sky)), "name": ["x"] * len(sky)})
+    table.write(folder / "catalogue.csv", format="ascii.csv")
+    return folder / "catalogue.csv", sky
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("survey")
+    catalogue, sky = _survey(folder / "mosaics")
+    out = folder / "galaxies.h5"
+    said = build(folder / "mosaics", catalogue, out, pixels=N, randoms=2.0, command="the command")
+    return SimpleNamespace(folder=folder / "mosaics", catalogue=catalogue, sky=sky, out=out, said=said)
+
+
+def test_galaxies_are_cut_to_the_pixel_and_know_where_they_are(made: SimpleNamespace) -> None:
+    with h5py.File(made.out) as file:
+        galaxies, factor = file["galaxies"], file.attrs["factor"]
+        assert file.attrs["command"] == "the command" and file.attrs["pixel_scale"] == pytest.approx(0.05)
+        names = [name.decode() for name in file["mosaics"][:]]
+        assert galaxies["flux"].chunks == (CHUNKED, N, N) and galaxies["flux"].compression == "gzip"
+        number = galaxies["number"][:]
+        assert len(number) == len(set(number)) >= 30
+        assert np.array_equal(galaxies["catalogue/zoo_votes"][:], number)
+        for i, row in enumerate(number):
+            image = fits.getdata(made.folder / names[galaxies["mosaic"][i]])
+            top, left = galaxies["row"][i], galaxies["column"][i]
+            assert np.allclose(galaxies["flux"][i] / factor, image[top : top + N, left : left + N], rtol=1e-6)
+            # The object's bright pixel is nearest to the centre, where both the catalogue and the stamp's coordinates put it.
+            peak = np.array(np.unravel_index(galaxies["flux"][i].argmax(), (N, N)))
+            assert np.abs(peak - (N - 1) / 2).max() <= 0.5
+            assert galaxies["flux"][i].max() / factor == pytest.approx(PEAK + row % 20, rel=1e-5)
+            wcs = WCS(fits.Header.fromstring(galaxies["wcs"][i].decode()))
+            assert np.allclose(wcs.all_world2pix(made.sky[row : row + 1], 0)[0, ::-1], peak, atol=1e-3)
+            centre = wcs.all_pix2world([[(N - 1) / 2, (N - 1) / 2]], 0)[0]
+            assert np.allclose(centre, [galaxies["ra"][i], galaxies["dec"][i]], atol=1e-9)
+
+
+CHUNKED = 256
+
+
+def test_parts_and_views_share_no_sky(made: SimpleNamespace) -> None:
+    """Corners of stamps on the sky, from the coordinates of each alone."""
+    corners = np.array([[-0.5, -0.5], [N - 0.5, -0.5], [-0.5, N - 0.5], [N - 0.5, N - 0.5]])
+    dec: dict[tuple[str, int], list[float]] = {}
+    centres: dict[str, NDArray] = {}
+    with h5py.File(made.out) as file:
+        for group in ("galaxies", "randoms"):
+            for header, split in zip(file[f"{group}/wcs"][:], file[f"{group}/split"][:], strict=True):
+                dec.setdefault((group, split), []).extend(WCS(fits.Header.fromstring(header.decode())).all_pix2world(corners, 0)[:, 1])
+            centres[group] = np.stack([file[f"{group}/ra"][:] * np.cos(np.radians(2)), file[f"{group}/dec"][:]], 1) * 3600 / 0.05
+    assert len(dec) == 4
+    assert max(dec["galaxies", 0] + dec["randoms", 0]) < min(dec["galaxies", 1] + dec["randoms", 1])
+    apart = np.linalg.norm(centres["galaxies"][:, None] - centres["randoms"][None], axis=2)
+    assert apart.min() > np.sqrt(2) * N
+    assert len(centres["randoms"]) == 2 * len(centres["galaxies"])
+
+
+def test_what_is_left_out_is_counted(made: SimpleNamespace) -> None:
+    with h5py.File(made.out) as file:
+        cut = len(file["galaxies/number"])
+    assert f"{cut} galaxies" in made.said and "1 without a position, 2 on no mosaic" in made.said
+    assert cut + 3 < len(made.sky) and f"{len(made.sky) - 3 - cut} between train and test" in made.said
+
+
+def test_noise_is_that_of_sky_and_photons(made: SimpleNamespace) -> None:
+    stamps = open_archive(made.out, "train", galaxies=True)
+    assert stamps.y.dtype == torch.float64 and stamps.good.all()
+    with h5py.File(made.out) as file:
+        factor = file.attrs["factor"]
+    assert factor * SIGMA == pytest.approx(NOISE, rel=0.02)  # measured on 150,000 pixels
+    expected = (NOISE**2 + factor**2 * (stamps.y / factor).clamp_min(0) / EXPOSURE).sqrt()
+    assert torch.allclose(stamps.sigma, expected, rtol=0.02)
+    assert stamps.sigma.median() == pytest.approx(NOISE, rel=0.01)
+
+
+def test_opening_gives_what_is_asked_for_from_all_mosaics(made: SimpleNamespace) -> None:
+    every = open_archive(made.out, "train", galaxies=False)
+    some = open_archive(made.out, "train", galaxies=False, count=9)
+    assert len(some) == 9 and set(some.catalogue["mosaic"].tolist()) == {0, 1}
+    rows = [(every.y == y).flatten(1).all(1).nonzero().item() for y in some.y]
+    assert torch.equal(some.catalogue["ra"], every.catalogue["ra"][rows])
+    with pytest.raises(MvssError, match="are asked for"):
+        open_archive(made.out, "test", galaxies=True, count=999)
+    with pytest.raises(MvssError, match="train or test"):
+        open_archive(made.out, "fresh", galaxies=True)
+
+
+def test_again_is_nothing_to_do_and_files_are_equal(made: SimpleNamespace, tmp_path: Path) -> None:
+    stamp = made.out.stat().st_mtime_ns
+    assert "up to date" in build(made.folder, made.catalogue, made.out, N, 2.0)
+    assert made.out.stat().st_mtime_ns == stamp and not made.out.with_name("galaxies.h5.part").exists()
+    build(made.folder, made.catalogue, tmp_path / "again.h5", N, 2.0)
+    _assert_equal(made.out, tmp_path / "again.h5")
+
+
+def _assert_equal(a: Path, b: Path) -> None:
+    with h5py.File(a) as x, h5py.File(b) as y:
+        names: list[str] = []
+        x.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        assert len(names) > 20
+        for name in names:
+            assert np.array_equal(x[name][:], y[name][:]), name
+
+
+@pytest.mark.parametrize("damage", ["none", "cut short", "a bit"])
+def test_a_killed_run_goes_on(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    """Killed in the second mosaic; then the first one's file may be damaged by what killed it."""
+    out = tmp_path / "galaxies.h5"
+    out.write_bytes(made.out.read_bytes())
+    with h5py.File(out, "r+") as file:
+        file.attrs["inputs"] = "others"
+    before = out.read_bytes()
+    cuts = []
+
+    def stopping(mosaic: Mosaic, *rest: object) -> object:
+        cuts.append(mosaic.path.name)
+        if len(cuts) == 2:
+            raise KeyboardInterrupt
+        return whole(mosaic, *rest)
+
+    whole = archive._cut
+    monkeypatch.setattr(archive, "_cut", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build(made.folder, made.catalogue, out, N, 2.0)
+    assert out.read_bytes() == before
+    done = out.with_name("galaxies.h5.part") / "0000.h5"
+    content = bytearray(done.read_bytes())
+    if damage == "cut short":
+        done.write_bytes(content[: len(content) // 2])
+    elif damage == "a bit":
+        with h5py.File(done) as file:
+            where = file["galaxies/flux"].id.get_chunk_info(0).byte_offset
+        content[where + 1000] ^= 1
+        done.write_bytes(content)
+    build(made.folder, made.catalogue, out, N, 2.0)
+    assert cuts[2:] == (["tile_1_sci.fits"] if damage == "none" else ["tile_0_sci.fits", "tile_1_sci.fits"])
+    _assert_equal(made.out, out)
+
+
+def test_other_inputs_do_not_mix(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build(made.folder, made.catalogue, tmp_path / "a.h5", N, 2.0)
+    with pytest.raises(MvssError, match=r"a\.h5\.part was begun from other files"):
+        build(made.folder, made.catalogue, tmp_path / "a.h5", N, 1.0)
+
+
+@pytest.mark.parametrize("when", ["mosaic", "joining"])
+def test_a_full_disk_leaves_the_old_file(
+    made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "galaxies.h5"
+    build(made.folder, made.catalogue, out, N, 0.5)
+    before, real, calls = out.read_bytes(), os.fsync, []
+
+    def full(number: int) -> None:
+        calls.append(number)
+        if len(calls) == (1 if when == "mosaic" else 5):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(shards.os, "fsync", full)
+    command = [str(made.folder), str(made.catalogue), "--out", str(out), "--pixels", str(N), "--randoms", "2"]
+    assert main(command) == 1
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert complaint.startswith("error: cannot write") and "No space left" in complaint
+    assert out.read_bytes() == before and not list(tmp_path.rglob("*.tmp"))
+    assert main(command) == 0
+    _assert_equal(made.out, out)
+
+
+def test_bad_pixels_are_masked(tmp_path: Path) -> None:
+    folder = tmp_path / "mosaics"
+    folder.mkdir()
+    places, weights = np.array([[50, 50], [50, 150], [150, 50], [150, 150], [240, 240]]), np.full((SIZE, SIZE), 7.0)
+    weights[53, 54] = 0
+    weights[56, 54] = np.nan
+    weights[230:290, 230:290] = 0
+    weights[:, 100:200] = 28.0  # four times the exposure: half the noise
+    path = folder / "one_sci.fits"
+    image = _mosaic(path, _wcs(2.0), places, weights=weights, SATURATE=20.0)
+    image[:, 100:200] = np.where(image[:, 100:200] < 1, image[:, 100:200] / 2, image[:, 100:200])
+    image[52, 148], image[49, 151], image[148, 46], image[147, 46] = 30.0, np.inf, np.nan, -np.inf
+    fits.update(path, image.astype(np.float32), fits.getheader(path))
+    sky = _wcs(2.0).all_pix2world(places[:, ::-1], 0)
+    Table({"ra": sky[:, 0], "dec": sky[:, 1]}).write(tmp_path / "table.fits")
+    said = build(folder, tmp_path / "table.fits", tmp_path / "out.h5", N, 0.0)
+    assert "1 mostly without data" in said and "3 stamps with bad pixels" in said
+    parts = [open_archive(tmp_path / "out.h5", part, galaxies=True) for part in ("train", "test")]
+    found = {int(n): (s, i) for s in parts for i, n in enumerate(s.catalogue["number"])}
+    expected = {0: [(53, 54), (56, 54)], 1: [(52, 148), (49, 151)], 2: [(148, 46), (147, 46)], 3: []}
+    for number, bad in expected.items():
+        stamps, i = found[number]
+        row, column = int(stamps.catalogue["row"][i]), int(stamps.catalogue["column"][i])
+        assert {(r + row, c + column) for r, c in (~stamps.good[i, 0]).nonzero().tolist()} == set(bad)
+        assert (stamps.y[i][~stamps.good[i]] == 0).all() and (stamps.sigma[i][~stamps.good[i]] == NOISE).all()
+        assert stamps.catalogue["masked"][i] == pytest.approx(len(bad) / N**2)
+    ratio = found[0][0].sigma[found[0][1]].median() / found[1][0].sigma[found[1][1]].median()
+    assert ratio == pytest.approx(2.0, rel=0.02)
+
+
+def test_a_galaxy_on_two_mosaics_is_cut_once_where_there_is_data(tmp_path: Path) -> None:
+    places = _places(20, 0)
+    sky = _wcs(2.0).all_pix2world(places[:, ::-1], 0)
+    image = _mosaic(tmp_path / "a_sci.fits", _wcs(2.0), places)
+    image[:, :150] = np.nan
+    fits.update(tmp_path / "a_sci.fits", image.astype(np.float32), fits.getheader(tmp_path / "a_sci.fits"))
+    _mosaic(tmp_path / "b_sci.fits", _wcs(2.0), places, 1)
+    Table({"ra": sky[:, 0], "dec": sky[:, 1]}).write(tmp_path / "table.csv", format="ascii.csv")
+    build(tmp_path, tmp_path / "table.csv", tmp_path / "out.h5", N, 0.0)
+    with h5py.File(tmp_path / "out.h5") as file:
+        number, mosaic = file["galaxies/number"][:], file["galaxies/mosaic"][:]
+    assert len(set(number)) == len(number)
+    assert np.array_equal(mosaic, (places[number, 1] < 150 - 2).astype(int))
+
+
+def _bad(folder: Path, kind: str) -> None:
+    """Make one file of a survey bad."""
+    mosaic = folder / "tile_1_sci.fits"
+    if kind == "truncated":
+        mosaic.write_bytes(mosaic.read_bytes()[:100_000])
+    elif kind == "no FITS":
+        mosaic.write_text("<html>404</html>")
+    elif kind == "no coordinates":
+        fits.writeto(mosaic, np.zeros((50, 50), np.float32), overwrite=True)
+    elif kind == "no image":
+        fits.writeto(mosaic, None, overwrite=True)
+    elif kind == "blank":
+        fits.writeto(mosaic, np.full((SIZE, SIZE), np.nan, np.float32), _wcs(2.0).to_header(), overwrite=True)
+    elif kind == "weights of another size":
+        fits.writeto(folder / "tile_1_wht.fits", np.ones((50, 50), np.float32))
+    elif kind == "another unit":
+        fits.setval(mosaic, "BUNIT", value="ELECTRONS")
+    elif kind == "no mosaics":
+        for path in folder.glob("*.fits"):
+            path.unlink()
+    elif kind == "no columns":
+        (folder / "catalogue.csv").write_text("ra,de\n150,2\n")
+    elif kind == "no table":
+        (folder / "catalogue.csv").write_bytes(b"\x00\xff\n\n1,2,3")
+    elif kind == "no catalogue":
+        (folder / "catalogue.csv").unlink()
+    elif kind == "elsewhere":
+        (folder / "catalogue.csv").write_text("RA,DEC\n10,2\n")
+    elif kind == "large stamps":
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("truncated", "tile_1_sci.fits is truncated or no FITS file"),
+        ("no FITS", "tile_1_sci.fits is truncated or no FITS file"),
+        ("no coordinates", r"tile_1_sci.fits has no celestial coordinates \(WCS\)"),
+        ("no image", "holds no image"),
+        ("blank", "no measured pixels"),
+        ("weights of another size", "its weight map"),
+        ("another unit", "keep mosaics of one kind"),
+        ("no mosaics", "no mosaics in"),
+        ("no columns", "no columns RA and DEC in degrees; its numeric columns are: ra, de"),
+        ("no table", "cannot read the catalogue|no columns RA"),
+        ("no catalogue", "cannot read .*catalogue.csv"),
+        ("elsewhere", "are they of the same part of the sky"),
+        ("large stamps", "are they of the same part of the sky"),
+    ],
+)
+def test_bad_input_is_a_line(tmp_path: Path, kind: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue, _ = _survey(tmp_path / "mosaics")
+    _bad(tmp_path / "mosaics", kind)
+    pixels = 2 * SIZE if kind == "large stamps" else N
+    with pytest.raises(MvssError, match=complaint) as raised:
+        build(tmp_path / "mosaics", catalogue, tmp_path / "out.h5", pixels)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out.h5").exists()
+    assert main([str(tmp_path / "mosaics"), str(catalogue), "--out", str(tmp_path / "out.h5"), "--pixels", str(pixels)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut short", "no HDF5", "other HDF5", "missing", "a bit"])
+def test_a_damaged_archive_is_a_line(made: SimpleNamespace, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "galaxies.h5"
+    content = bytearray(made.out.read_bytes())
+    if damage == "a bit":
+        with h5py.File(made.out) as file:
+            content[file["galaxies/flux"].id.get_chunk_info(0).byte_offset + 1000] ^= 1
+    if damage == "other HDF5":
+        h5py.File(path, "w").close()
+    elif damage != "missing":
+        path.write_bytes({"cut short": content[:-5000], "no HDF5": b"hello", "a bit": content}[damage])
+    with pytest.raises(MvssError, match="there is no|is damaged, or no archive") as raised:
+        open_archive(path, "train", galaxies=True)
+    assert "\n" not in str(raised.value)
+    if damage not in ("missing", "a bit"):
+        with pytest.raises(MvssError, match="remove it"):
+            build(made.folder, made.catalogue, path, N)
+
+
+class _Mast:
+    """A stand-in for astroquery's Observations: it remembers what it was asked."""
+
+    def __init__(self, status: str = "COMPLETE", found: int = 3) -> None:
+        self.asked: dict[str, object] = {}
+        self.status, self.found = status, found
+
+    def query_criteria(self, **asked: object) -> Table:
+        self.asked |= asked
+        return Table({"obs_id": [f"j{i}" for i in reversed(range(self.found))]})
+
+    def get_product_list(self, observations: Table) -> Table:
+        return Table({"obs_id": observations["obs_id"], "size": [10] * len(observations)})
+
+    def filter_products(self, products: Table, **asked: object) -> Table:
+        self.asked |= asked
+        return products
+
+    def download_products(self, products: Table, download_dir: str) -> Table:
+        self.asked["products"] = list(products["obs_id"])
+        for name in products["obs_id"]:
+            path = Path(download_dir) / "mastDownload" / name / f"{name}_drc.fits"
+            path.parent.mkdir(parents=True)
+            _mosaic(path, _wcs(2.0 + 0.01 * int(name[1:])), _places(20, 0))
+        return Table({"Status": [self.status] * len(products)})
+
+
+def test_mast_is_asked_for_cosmos_and_what_it_sends_is_used(tmp_path: Path) -> None:
+    client = _Mast()
+    folder = fetch_mosaics(tmp_path / "cosmos", 2, client)
+    assert client.asked["filters"] == "F814W" and client.asked["productSubGroupDescription"] == "DRC"
+    assert client.asked["products"] == ["j0", "j1"]
+    sky = np.concatenate([_wcs(dec).all_pix2world(_places(20, 0)[:, ::-1], 0) for dec in (2.0, 2.01)])
+    vizier = SimpleNamespace(get_catalogs=lambda _: [Table({"_RAJ2000": sky[:, 0], "_DEJ2000": sky[:, 1]}), Table({"x": [1]})])
+    catalogue = fetch_catalogue(folder, vizier)
+    assert "galaxies" in build(folder, catalogue, tmp_path / "out.h5", N, 0.0)
+    assert fetch_catalogue(folder, SimpleNamespace()) == catalogue
+
+
+def test_an_archive_that_does_not_answer_is_a_line(tmp_path: Path) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("Temporary failure in name resolution\nand more")
+
+    for fetch, client in (
+        (lambda c: fetch_mosaics(tmp_path / "a", 2, c), SimpleNamespace(query_criteria=offline)),
+        (lambda c: fetch_mosaics(tmp_path / "b", 2, c), _Mast(found=0)),
+        (lambda c: fetch_mosaics(tmp_path / "c", 2, c), _Mast(status="ERROR")),
+        (lambda c: fetch_catalogue(tmp_path / "d", c), SimpleNamespace(get_catalogs=offline)),
+        (lambda c: fetch_catalogue(tmp_path / "e", c), SimpleNamespace(get_catalogs=lambda _: [])),
+    ):
+        with pytest.raises(MvssError, match="FOLDER=|CATALOGUE=") as raised:
+            fetch(client)
+        assert "\n" not in str(raised.value)
