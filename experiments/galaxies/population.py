@@ -1,13 +1,13 @@
 """The law of the simulated galaxies, in the manner of HST's COSMOS field in F814W. All of its numbers are here.
 
     magnitude      counts N(< m) ∝ 10^(0.35 m) between two limits, about the slope of the I band's counts of faint galaxies
-    size           scale length of discs r_d: p(r) ∝ r exp(−(r/a)^(4/3)) with the median r_d, ln(r_d/1″) = −1.145 − 0.269 (m − 23),
-                   along the major axis; bulges have the half-light radius r_d (Miller et al. 2013, MNRAS 429, 2858)
+    size           scale length of discs r_d: p(r) ∝ r exp(−(r/a)^(4/3)), of median ln(r_d/1″) = −1.145 − 0.269 (m − 23), along
+                   the major axis; bulges have the half-light radius r_d (Miller et al. 2013, MNRAS 429, 2858)
     Sérsic index   late types, four of five: 0.5 to 2 about 1; early types 2.5 to 4; a choice, in steps because every index
                    costs GalSim a table. Beyond magnitude 24.5 all are exponential discs: none is resolved well enough to tell
-    ellipticity    |g| of Rayleigh's law with 0.26 per component, the shape noise of Leauthaud et al. (2007), and below 0.7;
-                   |g| = (a − b)/(a + b), at a random position angle
-    density        `REAL_DENSITY`: 1.2 million objects to magnitude 26.5 in 1.64 square degrees (Leauthaud et al. 2007, ApJS 172, 219)
+    ellipticity    |g| of Rayleigh's law with 0.26 per component, the shape noise of Leauthaud et al. (2007, ApJS 172, 219),
+                   and below 0.7; |g| = (a − b)/(a + b), at a random position angle
+    density        `REAL_DENSITY`: 1.2 million objects to magnitude 26.5 in 1.64 square degrees (Leauthaud et al. 2007)
 
 Not in it: stars, spiral arms, dust, clustering, colours.
 """
@@ -17,8 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import gamma
 
-__all__ = ["FAINT", "REAL_DENSITY", "Galaxy", "draw_galaxies"]
+__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
 
 REAL_DENSITY = 203.0
 """Galaxies brighter than magnitude 26.5 per square arcminute of real sky."""
@@ -32,6 +33,7 @@ EARLY_SHARE = 0.2
 SHAPE_NOISE, FLATTEST = 0.26, 0.7
 RADII = (0.03, 0.8)
 """Half-light radii are kept within these, in arcseconds; larger galaxies need stamps larger than 3.2″."""
+SIZES = gamma(1.5)
 DISC = 1.6783
 """Half-light radius of an exponential disc in scale lengths."""
 
@@ -55,7 +57,6 @@ def _magnitudes(u: np.ndarray, bright: float, faint: float) -> np.ndarray:
 def draw_galaxies(rng: np.random.Generator, count: int, bright: float, faint: float) -> list[Galaxy]:
     """`count` galaxies between the magnitudes `bright` and `faint`."""
     magnitude = _magnitudes(rng.random(count), bright, faint)
-    scale = np.exp(-1.145 - 0.269 * (magnitude - 23)) * (rng.gamma(1.5, size=count) / 1.183) ** 0.75
     early = (rng.random(count) < EARLY_SHARE) & (magnitude < FAINT)
     (n_late, p_late), (n_early, p_early) = zip(*LATE, strict=True), zip(*EARLY, strict=True)
     n = np.where(early, rng.choice(n_early, count, p=p_early), rng.choice(n_late, count, p=p_late))
@@ -63,6 +64,9 @@ def draw_galaxies(rng: np.random.Generator, count: int, bright: float, faint: fl
     inside = -np.expm1(-0.5 * (FLATTEST / SHAPE_NOISE) ** 2)
     g = SHAPE_NOISE * np.sqrt(-2 * np.log1p(-inside * rng.random(count)))
     angle = 2 * np.pi * rng.random(count)
-    radius = np.where(early, 1.0, DISC) * scale * np.sqrt((1 - g) / (1 + g))
+    median = np.where(early, 1.0, DISC) * np.exp(-1.145 - 0.269 * (magnitude - 23)) * np.sqrt((1 - g) / (1 + g))
+    # (r/a)^(4/3) is a gamma variable of shape 3/2 and median 1.183; by its quantiles, so that it ends at the largest radius
+    below = SIZES.cdf(1.183 * (RADII[1] / median) ** (4 / 3))
+    radius = median * (SIZES.ppf(rng.random(count) * below) / 1.183) ** 0.75
     columns = (magnitude, radius.clip(*RADII), n, g * np.cos(angle), g * np.sin(angle))
     return [Galaxy(*map(float, row)) for row in zip(*columns, strict=True)]

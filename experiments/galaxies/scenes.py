@@ -8,14 +8,17 @@ The laws of the galaxies are in `population`. Flux = 10^(0.4 (zero point − mag
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import galsim
 import numpy as np
 
-from experiments.galaxies.population import FAINT, REAL_DENSITY, Galaxy, draw_galaxies
+from experiments.galaxies.population import REAL_DENSITY, Galaxy, draw_galaxies
 from experiments.galaxies.stamps import NOISE
+from mvss.errors import MvssError
 
 __all__ = [
     "DENSITY",
@@ -35,14 +38,14 @@ DENSITY = 10 * REAL_DENSITY
 """Galaxies per square arcminute: ten times the real sky's, so that a stamp of 3.2″ holds six, of which two stand out."""
 CENTRAL, NEIGHBOURS = (20.5, 24.0), (20.0, 26.5)
 """Magnitudes of galaxies in the centre, and of all others."""
-DETECTED = 2.0
-"""Galaxies in the centre have this mean surface brightness within their half-light radius, in a pixel's noise, so that their
-peak stands out by 5: what a survey lists. Fainter ones are drawn again."""
+DETECTED = 2.5
+"""Galaxies in the centre have this mean surface brightness within their half-light radius, in a pixel's noise, or more, so that
+their peak stands out by about 5: what a survey lists. The first such of TRIES is taken."""
+TRIES = 64
 MARGIN = 2.0
 """How far beyond the stamp's edge there are galaxies, in arcseconds."""
-ACCURATE = galsim.GSParams(folding_threshold=1e-2, maxk_threshold=5e-3, kvalue_accuracy=1e-4)
-ROUGH = galsim.GSParams(folding_threshold=5e-2, maxk_threshold=1e-2, kvalue_accuracy=1e-3)
-"""GalSim's errors, for galaxies brighter and fainter than FAINT: well below the noise, as a test says, and fast."""
+AIR = 1.2
+"""Room between a scene and its periodic image, in arcseconds: far more than the PSF's wings."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ SEEING = galsim.Moffat(beta=3, fwhm=0.7)
 SPACE = Survey(pixel=0.1, psf=HUBBLE, zero_point=25.5)
 """As deep as COSMOS: a point source of magnitude 27.2 has 5 σ in an aperture of 0.24″ (Koekemoer et al. 2007)."""
 WIDE = Survey(pixel=0.15, psf=HUBBLE, zero_point=25.06)
-"""SPACE in pixels 1.5 times as wide, as deep: a pixel's noise is 1.5 times as much flux. Multi-resolution's sources live here."""
+"""SPACE in pixels 1.5 times as wide, as deep: a pixel's noise is 1.5 times as much flux. Sources of multi-resolution."""
 FACTOR, KERNEL = 2, 11
-GROUND = Survey(pixel=FACTOR * WIDE.pixel, psf=SEEING, zero_point=WIDE.zero_point - 2.5 * np.log10(FACTOR**2))
+GROUND = Survey(pixel=FACTOR * WIDE.pixel, psf=SEEING, zero_point=WIDE.zero_point - 5 * math.log10(FACTOR))
 """Seen through the air, in units of WIDE: a pixel holds the mean over FACTOR × FACTOR of WIDE's pixels."""
 
 
@@ -84,47 +87,66 @@ def _flux(galaxy: Galaxy, survey: Survey) -> float:
 
 
 def _listed(galaxy: Galaxy, survey: Survey) -> bool:
+    """Whether a survey has it in its lists, by DETECTED."""
     radius = galaxy.half_light_radius / survey.pixel
     return _flux(galaxy, survey) / (2 * np.pi * radius**2) > DETECTED * survey.noise
 
 
 def draw_scene(rng: np.random.Generator, pixels: int, survey: Survey, density: float, central: bool) -> Scene:
+    """A random scene for stamps of n × n pixels of the survey; density in galaxies per square arcminute."""
     reach = pixels * survey.pixel / 2 + MARGIN
     count = rng.poisson(density * (2 * reach / 60) ** 2)
     sky = list(zip(draw_galaxies(rng, count, *NEIGHBOURS), rng.uniform(-reach, reach, (count, 2)).tolist(), strict=True))
     if not central:
         return Scene(None, (0.0, 0.0), sky)
     place = rng.uniform(-survey.pixel / 2, survey.pixel / 2, 2).tolist()
-    return Scene(next(g for g in iter(lambda: draw_galaxies(rng, 1, *CENTRAL)[0], None) if _listed(g, survey)), place, sky)
+    listed = [galaxy for galaxy in draw_galaxies(rng, TRIES, *CENTRAL) if _listed(galaxy, survey)]
+    if not listed:
+        raise MvssError("simulated sky: this survey's noise hides every galaxy; give it less noise, or a fainter zero point")
+    return Scene(listed[0], place, sky)
 
 
-def _reaches(galaxy: Galaxy, place: Place, side: float) -> bool:
-    """Whether a pixel of the stamp sees it: beyond 5 half-light radii an exponential disc has 0.2 % of its light."""
-    outside = np.hypot(*(max(abs(u) - side / 2, 0.0) for u in place))
-    return galaxy.n_sersic > 1 or outside < 5 * galaxy.half_light_radius + 0.3
-
-
-def _draw(galaxy: Galaxy, place: Place, survey: Survey, pixels: int) -> np.ndarray:
-    """One galaxy as the survey sees it, `(n, n)`."""
+def _profile(galaxy: Galaxy, place: Place, survey: Survey) -> galsim.GSObject:
+    """Before the PSF; arcseconds from the stamp's centre."""
     flux = _flux(galaxy, survey)
     if galaxy.n_sersic == 1:
         profile = galsim.Exponential(half_light_radius=galaxy.half_light_radius, flux=flux)
     else:
         profile = galsim.Sersic(n=galaxy.n_sersic, half_light_radius=galaxy.half_light_radius, flux=flux)
-    profile = profile.shear(g1=galaxy.g1, g2=galaxy.g2).shift(*place)
-    seen = galsim.Convolve(profile, survey.psf, gsparams=ACCURATE if galaxy.magnitude < FAINT else ROUGH)
-    return seen.drawImage(galsim.ImageD(pixels, pixels, scale=survey.pixel)).array
+    return profile.shear(g1=galaxy.g1, g2=galaxy.g2).shift(*place)
 
 
-def draw_images(scene: Scene, survey: Survey, pixels: int, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sky and galaxy without noise, `(n, n)` each, for a scene whose stamp has the side `side` (arcsec)."""
-    sky, galaxy = np.zeros((2, pixels, pixels))
-    for neighbour, place in scene.neighbours:
-        if _reaches(neighbour, place, side):
-            sky += _draw(neighbour, place, survey, pixels)
-    if scene.central is not None:
-        galaxy += _draw(scene.central, scene.place, survey, pixels)
-    return sky, galaxy
+@cache
+def _transfer(survey: Survey, pixels: int) -> tuple[np.ndarray, int, float]:
+    """Fourier transform of PSF, pixel and the way from the stamp's centre to its first pixel, `(f·m, f·m)`; f; its step.
+
+    m pixels are the period of a scene; frequencies up to f times the pixels' own, beyond which the PSF passes nothing, are
+    folded onto these, as sampling does.
+    """
+    m = 2 * int(np.ceil((pixels * survey.pixel + 2 * MARGIN + AIR) / survey.pixel / 2))
+    folds = int(np.ceil(survey.psf.maxk * survey.pixel / np.pi))
+    step = 2 * np.pi / (m * survey.pixel)
+    corner = (pixels - 1) / 2 * survey.pixel
+    response = galsim.Convolve(survey.psf, galsim.Pixel(survey.pixel)).shift(corner, corner)
+    return response.drawKImage(nx=folds * m, ny=folds * m, scale=step).array, folds, step
+
+
+def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> np.ndarray:
+    """All of them as the survey sees them, `(n, n)`: one Fourier transform, where GalSim would make one for each."""
+    if not profiles:
+        return np.zeros((pixels, pixels))
+    transfer, folds, step = _transfer(survey, pixels)
+    side = len(transfer)
+    spectrum = transfer * galsim.Add(profiles).drawKImage(nx=side, ny=side, scale=step).array
+    folded = np.fft.ifftshift(spectrum).reshape(folds, side // folds, folds, side // folds).sum((0, 2))
+    return np.fft.ifft2(folded).real[:pixels, :pixels]
+
+
+def draw_images(scene: Scene, survey: Survey, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sky and galaxy without noise, `(n, n)` each."""
+    central = [] if scene.central is None else [(scene.central, scene.place)]
+    sky, galaxy = ([_profile(*one, survey) for one in some] for some in (scene.neighbours, central))
+    return _draw(sky, survey, pixels), _draw(galaxy, survey, pixels)
 
 
 def catalogue_row(scene: Scene, sky: np.ndarray, galaxy: np.ndarray, survey: Survey) -> dict[str, float]:
@@ -134,7 +156,8 @@ def catalogue_row(scene: Scene, sky: np.ndarray, galaxy: np.ndarray, survey: Sur
     x, y = (n - 1) / 2 + place[0] / survey.pixel, (n - 1) / 2 + place[1] / survey.pixel
     radius = central.half_light_radius
     aperture = np.hypot(np.arange(n)[None, :] - x, np.arange(n)[:, None] - y) * survey.pixel < 2 * radius + survey.pixel
-    shape = galsim.hsm.FindAdaptiveMom(galsim.ImageD(galaxy, scale=1.0), strict=False)
+    guess = {"guess_centroid": galsim.PositionD(x + 1, y + 1), "guess_sig": np.hypot(radius / survey.pixel, 1.0)}
+    shape = galsim.hsm.FindAdaptiveMom(galsim.ImageD(galaxy, scale=1.0), strict=False, **guess)
     measured = shape.moments_status == 0
     light, others = galaxy[aperture].sum(), sky[aperture].sum()
     return {

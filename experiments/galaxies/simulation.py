@@ -157,15 +157,15 @@ def simulate(
 
     The catalogue, empty for random fields, holds the galaxy's true total flux and magnitude; half_light_radius before the PSF,
     in pixels, of the circle of equal area; n_sersic; e1, e2 = (a² − b²)/(a² + b²) (cos, sin)(2φ) of the adaptive moments of
-    its image without noise, PSF included (NaN where they do not converge); its place x, y; blending: share of the neighbours
-    in the light within 2 half-light radii and one pixel of it.
+    its image without noise, PSF included, NaN for one in twenty, too small in pixels; its place x, y; blending: share of the
+    neighbours in the light within 2 half-light radii and one pixel of it.
     """
     _check(count, density, pixels)
     what = "galaxies" if galaxies else "fields"
     images, rows = [], []
     for i in range(count):
         scene = draw_scene(_rng(seed, what, "scene", i), pixels, survey, density, galaxies)
-        images.append(draw_images(scene, survey, pixels, pixels * survey.pixel))
+        images.append(draw_images(scene, survey, pixels))
         rows += [catalogue_row(scene, *images[-1], survey)] if galaxies else []
     sky, galaxy = torch.from_numpy(np.array(images)[:, :, None]).unbind(1)
     noise = _noise(Stream(seed, ("simulated sky", what)), count, pixels, survey, correlated)
@@ -184,8 +184,8 @@ def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, 
         raise MvssError(f"simulated sky: {pixels} pixels less the kernel's {KERNEL - 1} must be even; take 32")
     what = "galaxies" if galaxies else "fields"
     scenes = [draw_scene(_rng(seed, what, "scene", i), pixels, WIDE, density, galaxies) for i in range(count)]
-    space = [draw_images(scene, WIDE, pixels, pixels * WIDE.pixel) for scene in scenes]
-    clean = [sum(draw_images(scene, GROUND, size, pixels * WIDE.pixel)) for scene in scenes]
+    space = [draw_images(scene, WIDE, pixels) for scene in scenes]
+    clean = [sum(draw_images(scene, GROUND, size)) for scene in scenes]
     rows = [catalogue_row(scene, *images, WIDE) for scene, images in zip(scenes, space, strict=True)] if galaxies else []
     sky, galaxy = torch.from_numpy(np.array(space)[:, :, None]).unbind(1)
     noise = _noise(Stream(seed, ("simulated sky", what, "ground")), count, size, GROUND, correlated=False)
