@@ -133,8 +133,9 @@ def _plan(
         with Mosaic(file) as mosaic:
             inside = _corners(mosaic, positions, pixels)[1]
             on_mosaic |= inside
+            noise = mosaic.usual_noise  # of each, so that a bad one is found before the work begins
             if not scale:
-                factor, scale, unit, first = NOISE / mosaic.usual_noise, mosaic.pixel_scale, mosaic.unit, file
+                factor, scale, unit, first = NOISE / noise, mosaic.pixel_scale, mosaic.unit, file
             if abs(mosaic.pixel_scale / scale - 1) > 0.01 or mosaic.unit != unit:
                 raise MvssError(
                     f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit {mosaic.unit or 'unknown'}, but {first.name} "

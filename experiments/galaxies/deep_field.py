@@ -82,9 +82,10 @@ def noise_level() -> float:
 
 def clipped_sigma(x: NDArray[np.float64]) -> float:
     """Standard deviation within 3 σ, σ by the median absolute deviation first; corrected for what that cuts off a Gaussian."""
-    sigma = 1.4826 * float(np.median(np.abs(x - np.median(x))))
+    deviation = np.abs(x - np.median(x))
+    sigma = 1.4826 * float(np.median(deviation))
     for _ in range(20):
-        sigma = float(x[np.abs(x - np.median(x)) < 3 * sigma].std()) / 0.98658
+        sigma = float(x[deviation < 3 * sigma].std()) / 0.98658
     return sigma
 
 

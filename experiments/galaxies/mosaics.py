@@ -29,7 +29,7 @@ FULL_WELL = 80_000.0
 exposure time: too early, where that is of several exposures, rather than too late."""
 WINDOWS = 16
 """A grid of as many windows in both directions measures the noise of a mosaic."""
-WINDOW = 64
+WINDOW = 32
 LAG = 4
 """Pixels between those whose differences measure noise: more than resampling correlates."""
 RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "ra_deg")
@@ -218,8 +218,8 @@ class Mosaic:
         """Flux, NaN where it is not a number or saturated, and weight, 0 there and where nothing was measured."""
         box = slice(row, row + height), slice(column, column + width)
         try:
-            flux = np.asarray(self._image.section[box], dtype=np.float64)
-            weight = np.ones_like(flux) if self._weight is None else np.asarray(self._weight.section[box], dtype=np.float64)
+            flux = np.asarray(self._image.data[box], dtype=np.float64)
+            weight = np.ones_like(flux) if self._weight is None else np.asarray(self._weight.data[box], dtype=np.float64)
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
             raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
         good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)

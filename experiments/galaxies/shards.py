@@ -7,6 +7,7 @@ Every chunk has a checksum, so that a damaged file is known.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,16 +95,41 @@ def _append(file: File, group: str, pixels: int, count: int, read: Callable[[str
             data[start + first : start + last] = read(name, slice(first, last))
 
 
+class _Careful(io.FileIO):
+    """A file that takes what it is given though the disk be full, and says so later: HDF5 that fails to write may crash."""
+
+    error: OSError | None = None
+
+    def write(self, data: memoryview, /) -> int:
+        """Of as many bytes as there are, or as if."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left and not self.error:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.error:
+            raise self.error
+
+
 def _write(path: Path, fill: Callable[[File], None]) -> None:
     """Make a file whole or leave what is there."""
     import h5py
 
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        with h5py.File(unfinished, "w") as file:
-            fill(file)
-        with unfinished.open("rb+") as written:
-            os.fsync(written.fileno())
+        with _Careful(unfinished, "wb+") as raw:
+            try:
+                with h5py.File(raw, "w") as file:
+                    fill(file)
+            finally:
+                raw.check()  # rather than what came of it
+            os.fsync(raw.fileno())
         os.replace(unfinished, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
