@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.recipes import Job, Recipe, Task
+from experiments.recipes import Job, Model, OwnModels, Recipe, Task
 from experiments.scores import Record, Scorer
 from mvss.baselines.clvm import CLVM
 from mvss.baselines.contrast import Method
@@ -26,8 +26,15 @@ def run_baseline(
 ) -> dict[str, np.ndarray]:
     """Fit and score, and keep the model in `folder`. Arguments and result as of `experiments.jobs.run_job`."""
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
-    model, began = make_baseline(job.recipe), time.monotonic()
-    model.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done))
+    began = time.monotonic()
+    if job.recipe.own:
+        if not isinstance(task, OwnModels):
+            raise MvssError(f"{job.problem} has no methods of its own: own={job.recipe.own} is for another experiment")
+        model: Model = task.own_model(job.recipe.own)
+    else:
+        model = learned = make_baseline(job.recipe)
+        learned.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done))
+        learned.save(folder / "model.pt")
     seconds = time.monotonic() - began
     score = Scorer(job, task, model.sources, stream.child("score"), append)
     draws: Draws = [[] for _ in task.train.views]
@@ -36,7 +43,6 @@ def run_baseline(
     score.final(model, draws)
     score.add("mean", "wall_seconds", seconds, 1)
     score.add("mean", "peak_memory_gib", memory.gib(), 1)
-    model.save(folder / "model.pt")
     progress(1.0)
     return score.saved
 

@@ -224,7 +224,10 @@ def _clean(task: Task) -> MultiViewData:
     least = min(float(view.noise.variance(view.y[:1]).min()) for view in task.train.views) ** 0.5
     for beta, shape in enumerate(shapes):
         shown = task.train.showing([beta])
-        x = torch.cat([task.train_truth[a][beta] for a in shown])
+        known = [truth for a in shown if (truth := task.train_truth[a][beta]) is not None]
+        if len(known) < len(shown):
+            raise MvssError(f"clean: nobody knows source {beta + 1} of these observations; leave it out")
+        x = torch.cat(known)
         operators = tuple(Identity(shape) if b == beta else Zero(s, shape) for b, s in enumerate(shapes))
         views.append(View(x, operators, Isotropic(least), f"source {beta + 1} alone"))
     return MultiViewData(tuple(views), shapes)
@@ -235,5 +238,6 @@ def _part(task: Task, rows: Sequence[slice]) -> Task:
     part = copy.copy(task)
     views = [view.select(torch.arange(len(view))[r]) for view, r in zip(task.train.views, rows, strict=True)]
     part.train = MultiViewData(tuple(views), task.train.source_shapes)
-    part.train_truth = [[x[r] for x in truth] for truth, r in zip(task.train_truth, rows, strict=True)]
+    known = zip(task.train_truth, rows, strict=True)
+    part.train_truth = [[None if x is None else x[r] for x in truth] for truth, r in known]
     return part

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,8 +31,10 @@ __all__ = [
     "EMConfig",
     "Job",
     "MetricsConfig",
+    "Judge",
     "Model",
     "NetworkConfig",
+    "OwnModels",
     "OwnScores",
     "Recipe",
     "Task",
@@ -111,8 +114,8 @@ class AuditConfig:
 class Recipe:
     """One method.
 
-    problems: those it is run on; null for all. pcpca, clvm: the settings of a baseline, which is then the method, and the
-    rest of the recipe does not matter.
+    problems: those it is run on; null for all. pcpca, clvm: the settings of a baseline, own: the name of one that only this
+    experiment has (`OwnModels`); it is then the method, and the rest of the recipe does not matter.
     fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
     base: what the network corrects: that mixture, or Karras' skip term.
     network: whether there is one. closed: sources (from 1) that stay their mixture, without a network, all the same.
@@ -129,6 +132,7 @@ class Recipe:
     problems: tuple[str, ...] | None = None
     pcpca: PCPCAConfig | None = None
     clvm: CLVMConfig | None = None
+    own: str | None = None
     fit: str = "mixture"
     base: Literal["mixture", "karras"] = "mixture"
     network: bool = True
@@ -144,9 +148,9 @@ class Recipe:
     clean: bool = False
 
     @property
-    def baseline(self) -> PCPCAConfig | CLVMConfig | None:
-        """The settings of the baseline that this is, if it is one."""
-        return self.pcpca or self.clvm
+    def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
+        """The settings or the name of the baseline that this is, if it is one."""
+        return self.pcpca or self.clvm or self.own
 
 
 @dataclass(frozen=True)
@@ -202,13 +206,13 @@ class Config:
 
 
 class Task(Protocol):
-    """What an experiment supplies for one problem and seed."""
+    """What an experiment supplies for one problem and seed. Truth is by view and source; None where nobody knows it."""
 
     data_range: float
     train: MultiViewData
     fresh: MultiViewData
-    train_truth: Sequence[Sequence[Tensor]]
-    fresh_truth: Sequence[Sequence[Tensor]]
+    train_truth: Sequence[Sequence[Tensor | None]]
+    fresh_truth: Sequence[Sequence[Tensor | None]]
     scored_views: Sequence[int]
     stages: Sequence[tuple[int, ...]]
 
@@ -232,6 +236,29 @@ class OwnScores(Protocol):
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
         """By name, of the draws of a source by view, `(N_α, *shape)`, for the observations of "train" or "fresh"."""
+
+
+class Judgement(Protocol):
+    """scores: by (source, from "1", or "mean"; metric) the value and the number of observations. arrays: for the figures."""
+
+    scores: Mapping[tuple[str, str], tuple[float, int]]
+    arrays: Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A task with scores of its own that need the model, not one draw for each observation."""
+
+    def judge(self, model: Model, stream: Stream) -> Judgement:
+        """Scores of a model as fitted."""
+
+
+@runtime_checkable
+class OwnModels(Protocol):
+    """A task with methods that no other experiment has, and that nothing is learned for."""
+
+    def own_model(self, name: str) -> Model:
+        """By name. They have no prior, and give no draws of one."""
 
 
 class Model(Protocol):
@@ -266,8 +293,8 @@ class Job:
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
     for name, recipe in config.recipes().items():
-        if recipe.pcpca and recipe.clvm:
-            raise MvssError(f"method {name}: is either pcpca or clvm; leave one out")
+        if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.own)) > 1:
+            raise MvssError(f"method {name}: is either pcpca, clvm or own; leave the others out")
         if recipe.clean and config.laps(recipe) == "auto":
             raise MvssError(f"method {name}: laps=auto is for mixtures, and this one learns from clean sources: give a number")
         if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.calibration import calibrate
-from experiments.recipes import Job, Model, OwnScores, Task
+from experiments.recipes import Job, Judge, Model, OwnScores, Task
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
@@ -87,8 +87,14 @@ class Scorer:
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
-        for b in self.sources:
-            self._prior(model, b)
+        if not self.job.recipe.own:
+            for b in self.sources:
+                self._prior(model, b)
+        if isinstance(self.task, Judge):
+            judgement = self.task.judge(model, self.stream.child("judge"))
+            for (source, metric), (value, samples) in judgement.scores.items():
+                self.add(source, metric, value, samples)
+            self.saved |= judgement.arrays
         if self.metrics.mean_draws:
             self._means(model)
         if self.metrics.coverage:
@@ -102,10 +108,14 @@ class Scorer:
     def _few(self, x: Tensor) -> np.ndarray:
         return x[: self.metrics.saved].flatten(1).float().numpy()
 
-    def _draws(self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor]], split: str, lap: int | None) -> None:
+    def _draws(
+        self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor | None]], split: str, lap: int | None
+    ) -> None:
         views = [a for a in self.task.scored_views if draws[a]]
         for b in self.sources:
-            showing = [a for a in views if b in data.views[a].shown]
+            showing = [a for a in views if b in data.views[a].shown and truth[a][b] is not None]
+            if not showing:
+                continue  # nobody knows
             pairs = [(draws[a][self._among(data.views[a]).index(b)], truth[a][b]) for a in showing]
             found, true = (torch.cat(t).flatten(1) for t in zip(*pairs, strict=True))
             source = str(b + 1)
@@ -172,7 +182,8 @@ class Scorer:
         source, n = str(b + 1), self.metrics.sinkhorn
         if n:
             self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
-        prior = model.prior_sample(b, len(self.truth[b]), self.stream.child("prior", b)).flatten(1)
+        count = len(self.truth[b]) or self.metrics.saved  # without truth, for the figures alone
+        prior = model.prior_sample(b, count, self.stream.child("prior", b)).flatten(1)
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 
@@ -188,7 +199,7 @@ class Scorer:
         if n := m.paper_sinkhorn:
             paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
             self.add(source, f"{kind}_sinkhorn_paper", paper, n, split)
-        n = min(m.pqmass, len(x))
+        n = min(m.pqmass, len(x)) if len(truth) else 0
         if n and finite:
             mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
             self.add(source, f"{kind}_pqmass", mass.p_value, n, split)

@@ -20,7 +20,7 @@ import torch
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from experiments.galaxies.stamps import Stamps
+from experiments.galaxies.stamps import GALAXY, Stamps
 from mvss.data import View
 from mvss.errors import MvssError
 from mvss.pipeline import Separation
@@ -35,7 +35,6 @@ TOLERANCE = 3.0
 ASYMMETRY, DEVIATIONS = 2.0, 3.0
 """A pixel is a neighbour's if it is so many times as bright as the one opposite, and so many standard deviations of the noise
 brighter than that. The factor spares bright galaxies that are half a pixel off the centre."""
-GALAXY = 1
 """The number of the source, from 0."""
 
 Array = np.ndarray

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from mvss.errors import MvssError
 
-__all__ = ["NOISE", "Stamps"]
+__all__ = ["GALAXY", "NOISE", "SKY", "Stamps"]
 
+SKY, GALAXY = 0, 1
+"""Numbers of the sources."""
 NOISE = 0.02
 """Standard deviation of the noise of a usual pixel, in the units of the fluxes."""
 
