@@ -137,7 +137,9 @@ def leftover_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
     wings): leftover_light, its median share of the galaxy's flux; leftover_sigma, in standard deviations of the noise of the
     observation in that area."""
     inside = within(stamps)
-    outside, images = ~inside, estimate.double()
+    room = ~inside.flatten(1).all(1)  # an aperture that fills its stamp leaves nothing beyond it
+    stamps, inside, images = stamps.select(room), inside[room], estimate.double()[room]
+    outside = ~inside
     known = stamps.galaxy is not None
     light = flux(images - stamps.galaxy if known else images, outside)
     noise = flux(stamps.sigma.square(), outside).sqrt()

@@ -50,6 +50,12 @@ def test_perfect_estimates_have_perfect_scores(stamps: Stamps) -> None:
     assert image_scores(truth, stamps)["ssim_peak"] == pytest.approx(1.0)
 
 
+def test_an_aperture_that_fills_its_stamp_says_nothing_of_what_is_beyond_it(stamps: Stamps) -> None:
+    radius = torch.where(torch.arange(200) < 3, 100.0, stamps.catalogue["half_light_radius"])
+    wide = replace(stamps, catalogue={**stamps.catalogue, "half_light_radius": radius})
+    assert leftover_scores(stamps.galaxy, wide) == {"leftover_light": 0.0, "leftover_sigma": 0.0}
+
+
 def test_flux_is_that_of_the_aperture(stamps: Stamps) -> None:
     """A Gaussian has 1 − 2^(−k²) of its light within k half-light radii, 511/512 for 3."""
     inside = (stamps.galaxy * within(stamps)).sum((1, 2, 3)) / stamps.galaxy.sum((1, 2, 3))
