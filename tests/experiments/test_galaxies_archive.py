@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,6 +147,15 @@ def test_noise_is_that_of_sky_and_photons(made: SimpleNamespace) -> None:
     expected = (NOISE**2 + factor**2 * (stamps.y / factor).clamp_min(0) / EXPOSURE).sqrt()
     assert torch.allclose(stamps.sigma, expected, rtol=0.02)
     assert stamps.sigma.median() == pytest.approx(NOISE, rel=0.01)
+
+
+def test_detector_terms_of_the_header(tmp_path: Path) -> None:
+    """Without a weight map: the read noise, where it is above the measured noise; the gain, where the unit is counts."""
+    keys = {"READNSE": 2 * SIGMA * EXPOSURE * 3, "CCDGAIN": 3.0, "BUNIT": "COUNTS/S"}
+    _mosaic(tmp_path / "a_sci.fits", _wcs(2.0), _places(20, 0), **keys)
+    with Mosaic(tmp_path / "a_sci.fits") as mosaic:
+        assert mosaic.electrons == 3 * EXPOSURE
+        assert mosaic.usual_noise == pytest.approx(2 * SIGMA)
 
 
 def test_opening_gives_what_is_asked_for_from_all_mosaics(made: SimpleNamespace) -> None:
@@ -293,6 +303,10 @@ def _bad(folder: Path, kind: str) -> None:
     mosaic = folder / "tile_1_sci.fits"
     if kind == "truncated":
         mosaic.write_bytes(mosaic.read_bytes()[:100_000])
+    elif kind == "truncated gzip":
+        whole = gzip.compress(mosaic.read_bytes())
+        mosaic.with_name("tile_1_sci.fits.gz").write_bytes(whole[: len(whole) // 2])
+        mosaic.unlink()
     elif kind == "no FITS":
         mosaic.write_text("<html>404</html>")
     elif kind == "no coordinates":
@@ -324,6 +338,7 @@ def _bad(folder: Path, kind: str) -> None:
     ("kind", "complaint"),
     [
         ("truncated", "tile_1_sci.fits is truncated or no FITS file"),
+        ("truncated gzip", "tile_1_sci.fits.gz is truncated"),
         ("no FITS", "tile_1_sci.fits is truncated or no FITS file"),
         ("no coordinates", r"tile_1_sci.fits has no celestial coordinates \(WCS\)"),
         ("no image", "holds no image"),
