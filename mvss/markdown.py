@@ -25,6 +25,8 @@ LABELS = {
     "pcpca": "PCPCA",
     "clvm_linear": "CLVM, linear",
     "clvm_vae": "CLVM, VAE",
+    "segmentation": "segmentation, symmetric",
+    "aperture": "masked aperture",
     "exact": "exact (oracle, floor)",
 }
 
@@ -87,6 +89,42 @@ AUDIT = (
     Column("rank correlation of log p", "candidate_rank_correlation", 3, HIGH),
     *(Column(f"AUC, {d:g} off", f"candidate_auc_{d:g}", 3, HIGH) for d in (0.01, 0.03, 0.1, 0.3)),
 )
+# Correlation of residuals is that of the noise at best, and light beyond the aperture may be a real galaxy's own: no best.
+GALAXIES = (
+    Column("PSNR to the peak (dB)", "psnr_peak", 2, HIGH, "newest"),
+    Column("PSNR, blended", "psnr_peak_blended", 2, HIGH, "newest"),
+    Column("PSNR of single draws", "psnr_peak_draws", 2, HIGH, "newest"),
+    Column("SSIM", "ssim_peak", 3, HIGH, "newest"),
+    Column("SSIM, blended", "ssim_peak_blended", 3, HIGH, "newest"),
+    Column("centroid, RMS (px)", "centroid_error", 2, LOW, "newest"),
+    Column("ellipticity, RMS", "ellipticity_error", 3, LOW, "newest"),
+    Column("without moments (%)", "shape_failures", 1, LOW, "newest", 100.0),
+)
+FLUXES = (
+    Column("bias (%)", "flux_bias", 1, 0.0, "newest", 100.0),
+    Column("scatter (%)", "flux_scatter", 1, LOW, "newest", 100.0),
+    Column("bias, blended (%)", "blended_flux_bias", 1, 0.0, "newest", 100.0),
+    Column("scatter, blended (%)", "blended_flux_scatter", 1, LOW, "newest", 100.0),
+    Column("in 68 % intervals (%)", "flux_coverage", 1, 0.6827, "newest", 100.0),
+    Column("pixels in theirs (%)", "pixel_coverage", 1, 0.6827, "newest", 100.0),
+    Column("left over (%)", "leftover_light", 1, 0.0, "newest", 100.0),
+    Column("left over (σ)", "leftover_sigma", 2, 0.0, "newest"),
+)
+OBSERVATIONS = (
+    Column("residual χ²", "residual_chi2", 3, 1.0),
+    Column("correlation of residuals", "residual_correlation", 3),
+    Column("of the noise itself", "noise_correlation", 3),
+    Column("held-out χ²", "held_out_chi2", 3, 1.0),
+    Column("left over, real (%)", "real_leftover_light", 1, None, "newest", 100.0),
+    Column("left over, real (σ)", "real_leftover_sigma", 2, None, "newest"),
+    Column("residual χ², real", "real_residual_chi2", 3, 1.0),
+    Column("correlation of residuals, real", "real_residual_correlation", 3),
+)
+SKY = (
+    ("Galaxies, beside their truth:", GALAXIES),
+    ("Their fluxes, beside the true ones:", FLUXES),
+    ("Observations, beside sky + galaxy:", OBSERVATIONS),
+)
 COST = (
     Column("laps", "laps", 0),
     Column("network evaluations per observation", "network_evaluations", 0, LOW),
@@ -146,6 +184,9 @@ def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
         lines += _grid(rows, methods, BESIDE, newest, paper=True)
     if audit := _grid(rows, methods, AUDIT, newest):
         lines += ["", "Audit: calibration of joint draws, and log p of candidates for a source:", *audit]
+    for title, columns in SKY:
+        if grid := _grid(rows, methods, columns, newest):
+            lines += ["", title, *grid]
     cost = _grid(rows, methods, COST, newest, paper=True)
     return lines + (["", "Cost:", *cost] if cost else [])
 
@@ -204,7 +245,7 @@ def _cell(row: Row | None, column: Column, best: float | None) -> str:
 
 def _samples(rows: Iterable[Row]) -> str:
     """Sample counts of what was scored (what is derived here has those of what it is derived from)."""
-    scored = {column.metric for column in (*QUALITY, *BESIDE, *AUDIT) if not column.derived}
+    scored = {column.metric for column in (*QUALITY, *BESIDE, *AUDIT, *GALAXIES, *FLUXES, *OBSERVATIONS) if not column.derived}
     counts: dict[str, set[int]] = defaultdict(set)
     for row in rows:
         if row["samples"] and row["metric"] in scored:

@@ -41,6 +41,8 @@ STYLES = {
     "pcpca": ("#949494", "P", "PCPCA"),
     "clvm_linear": ("#56B4E9", "X", "CLVM-Linear"),
     "clvm_vae": ("#A89000", "*", "CLVM-VAE"),
+    "segmentation": ("#882255", "p", "segmentation, symmetric"),
+    "aperture": ("#F08AB4", ">", "masked aperture"),
     "exact": (TRUTH, ".", "exact"),
 }
 OTHERS = ("#8C564B", "#7B4FA3", "#2F6B57", "#B03A6A", "#4C5B8A", "#6E7F1E")

@@ -24,7 +24,10 @@ import yaml
 from mvss.checkpoints import atomic_write_text
 from mvss.markdown import markdown
 
-METHODS = ("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture", "pcpca", "clvm_linear", "clvm_vae")
+METHODS = (
+    *("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture", "pcpca", "clvm_linear", "clvm_vae"),
+    *("segmentation", "aperture"),
+)
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
     ("posterior_psnr", "oracle_gap_db", -1.0, "exact", ()),
     ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, "exact", ()),

@@ -212,3 +212,22 @@ def test_rows_of_several_commits_say_which_made_them(tmp_path: Path) -> None:
     write_table(tmp_path, table, "How.")
     page = (tmp_path / "table.md").read_text()
     assert "- commit `abc`: joint on mixed-0.1\n- commit `def`: joint (audit), pcpca on mixed-0.1\n" in page
+
+
+def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path: Path) -> None:
+    values = {"joint": (30.0, -0.02, 0.66), "aperture": (25.0, 0.051, None)}
+    found = []
+    for method, (decibels, bias, coverage) in values.items():
+        found += [record(method, "2", "psnr_peak", decibels), record(method, "2", "flux_bias", bias)]
+        found += [record(method, "2", "flux_coverage", coverage)] if coverage else []
+    found += [record("joint", "mean", "residual_chi2", 1.034), record("joint", "mean", "held_out_chi2", 1.2)]
+    write_table(tmp_path, build_table("galaxies", "cpu", {0: found}, "make galaxies"), "How.")
+    page = (tmp_path / "table.md").read_text()
+    parts = page.split("Galaxies, beside their truth:")[1].split("Their fluxes, beside the true ones:")
+    fluxes, observations = parts[1].split("Observations, beside sky + galaxy:")
+    assert "| joint (ours) | **30.00** |" in parts[0] and "| masked aperture | 25.00 |" in parts[0]
+    assert "| joint (ours) | **-2.0** | 66.0 |" in fluxes and "| masked aperture | 5.1 | – |" in fluxes
+    assert "| residual χ² | held-out χ² |" in observations and "| joint (ours) | 1.03 | 1.20 |" in observations
+    assert "aperture" not in observations
+    write_table(tmp_path, build_table("manifolds", "cpu", {0: [record("joint", "1", "posterior_psnr", 1.0)]}, "make"), "How.")
+    assert "beside" not in (tmp_path / "table.md").read_text()

@@ -230,12 +230,12 @@ class GalaxiesTask:
     def judge(self, model: Model, stream: Stream) -> Judgement:
         """Of `experiments.recipes.Judge`."""
         draw = self._drawer(model, stream)
-        stamps = self._fresh.stamps
+        stamps, seen = self._fresh.stamps, None
         if self._fresh.ground:  # scored at the sources' pixels, where nothing was observed
             sky, galaxy = self._fresh.sky, self._fresh.galaxy
             shape = torch.ones_like(galaxy, dtype=torch.bool), torch.full_like(galaxy, float(stamps.sigma.median()))
-            stamps = Stamps(sky + galaxy, *shape, sky, galaxy, stamps.catalogue)
-        found = judge_known(*draw(self._fresh, None, "known"), stamps, observed=not self._fresh.ground)
+            stamps, seen = Stamps(sky + galaxy, *shape, sky, galaxy, stamps.catalogue), stamps
+        found = judge_known(*draw(self._fresh, None, "known"), stamps, seen)
         if self._real is not None:
             found |= judge_real(*draw(_seen(self._real), None, "real"), self._real)
         if SKY in model.sources and not self._fresh.ground:

@@ -2,11 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.galaxies.panels import SIGMAS, Array, show_strip, two_contrasts
+from experiments.galaxies.transforms import Transform, fluxes
+from experiments.places import read_samples
+from mvss.plotting import TRUTH, caption, method_style, save_figure, style
+from mvss.report import method_order
+
 __all__ = ["make_figures"]
+
+OURS = ("joint", "mixture")
+"""Whose draws are shown where one method has to do: the first that has been run."""
+UNITS = {"real": "display levels, 0 to 1", "archive": "units in which the noise of a usual pixel is 0.02"}
+SIMULATED = "units in which the noise of a usual pixel of space is 0.02"
+Samples = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """found: kept arrays by method. transform: of those that are draws of the model itself."""
+
+    found: Mapping[str, Samples]
+    problem: str
+    seed: int
+    transform: Transform
+
+    def ours(self, *names: str) -> tuple[str, Samples] | None:
+        """The method that is shown, and its arrays, if it has these."""
+        return next(((m, self.found[m]) for m in OURS if set(names) <= self.found.get(m, {}).keys()), None)
+
+    def fluxes(self, x: Array) -> Array:
+        """Of arrays in the model's space."""
+        return fluxes(torch.from_numpy(x), self.transform).numpy()
+
+    def sigma(self) -> float | None:
+        """Standard deviation of the noise of a usual pixel, where it is known."""
+        kept = next((s["known_sigma"] for s in self.found.values() if "known_sigma" in s), None)
+        return None if kept is None else float(np.median(kept))
+
+    def text(self, what: str) -> str:
+        """A caption."""
+        return f"Seed {self.seed}, {self.problem}: {what} Fluxes are in {UNITS.get(self.problem, SIMULATED)}."
 
 
 def make_figures(
@@ -17,4 +65,193 @@ def make_figures(
     seed: int,
 ) -> list[Path]:
     """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
-    return []
+    style()
+    written: list[Path] = []
+    methods = method_order(row["method"] for row in table["rows"])
+    makers = {
+        "separations": _separations,
+        "real": _real,
+        "laps": _laps,
+        "priors": _priors,
+        "against": _against,
+        "residuals": _residuals,
+        "worst": _worst,
+    }
+    for problem in problems:
+        found = {m: read_samples(folder, seed, problem, m) for m in methods}
+        run = _Run({m: s for m, s in found.items() if s}, problem, seed, _transform(folder, seed))
+        for name, make in makers.items():
+            figure = make(run)
+            if figure is not None:
+                written += save_figure(figure, folder / "figures", f"{name}-{problem}")
+    return written
+
+
+def _transform(folder: Path, seed: int) -> Transform:
+    path = folder / f"seed-{seed}" / "config.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
+    return "asinh" if (settings or {}).get("transform") == "asinh" else "linear"
+
+
+def _peaks(images: Array) -> Array:
+    return np.where(np.isfinite(images), images, 0.0).max(1)
+
+
+def _separations(run: _Run) -> Figure | None:
+    """The paper's Figure 4, beside the truth and the other methods."""
+    found = {m: s for m, s in run.found.items() if {"known_observed", "known_galaxy"} <= s.keys()}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    ground = "known_seen" in first
+    rows = [("seen from the ground", first["known_seen"])] if ground else []
+    rows += [("sky + galaxy, truth" if ground else "observation", first["known_observed"])]
+    if "known_sky_truth" in first:
+        rows.append(("sky, truth", first["known_sky_truth"]))
+    if (own := run.ours("known_sky")) is not None:
+        rows.append((f"sky,\n{method_style(own[0]).label}", own[1]["known_sky"]))
+    if "known_truth" in first:
+        rows.append(("galaxy, truth", first["known_truth"]))
+    rows += [(f"galaxy,\n{method_style(m).label}", s["known_galaxy"]) for m, s in found.items()]
+    what = "separation of fresh stamps, by one posterior draw of each method that has draws."
+    return two_contrasts(rows, run.text(what), _peaks(first["known_observed"]), run.sigma())
+
+
+def _real(run: _Run) -> Figure | None:
+    own = run.ours("real_observed", "real_sky_mean", "real_galaxy_mean", "real_galaxy_sd", "real_sigma")
+    if own is None:
+        return None
+    method, kept = own
+    rows = [
+        ("observation", kept["real_observed"]),
+        ("sky, mean", kept["real_sky_mean"]),
+        ("sky, a draw", kept["real_sky"]),
+        ("galaxy, mean", kept["real_galaxy_mean"]),
+        ("galaxy, a draw", kept["real_galaxy"]),
+        ("galaxy, SD × 3", 3 * kept["real_galaxy_sd"]),
+    ]
+    what = f"real galaxies that were not learned from, separated by {method_style(method).label}; nobody knows their truth."
+    sigma = float(np.median(kept["real_sigma"]))
+    return two_contrasts(rows, run.text(what), _peaks(kept["real_observed"]), sigma)
+
+
+def _laps(run: _Run) -> Figure | None:
+    """The paper's Figure 5."""
+    kept = run.found.get("joint", {})
+    laps = sorted(int(name[3:-2]) for name in kept if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+    if not laps:
+        return None
+    rows = [("observation", run.fluxes(kept["observed_2"]))] if "observed_2" in kept else []
+    rows += [("galaxy, truth", run.fluxes(kept["lap_truth_2"]))] if "lap_truth_2" in kept else []
+    peaks = _peaks(rows[0][1]) if rows else None
+    rows += [(f"lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
+    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is the mixture."
+    return two_contrasts(rows, run.text(what), peaks, run.sigma())
+
+
+def _priors(run: _Run) -> Figure | None:
+    rows = [
+        (f"{name},\n{method_style(m).label}", run.fluxes(s[f"prior_{b}"]))
+        for b, name in ((1, "sky"), (2, "galaxy"))
+        for m, s in run.found.items()
+        if f"prior_{b}" in s
+    ]
+    return two_contrasts(rows, run.text("draws of the learned priors."), None, run.sigma()) if rows else None
+
+
+SCORES = (("flux bias (%)", 3, 100.0), ("flux scatter (%)", 4, 100.0), ("PSNR to the peak (dB)", 5, 1.0))
+"""Columns of the arrays by bin."""
+
+
+def _against(run: _Run) -> Figure | None:
+    """Scores of all methods against magnitude and blending."""
+    axis = {"by_magnitude": "magnitude", "by_blending": "neighbours' share of the light in the aperture"}
+    kinds = [kind for kind in axis if any(len(s.get(kind, ())) for s in run.found.values())]
+    if not kinds:
+        return None
+    figure, axes = plt.subplots(len(kinds), 3, figsize=(9, 2.5 * len(kinds) + 0.9), squeeze=False)
+    for line, kind in zip(axes, kinds, strict=True):
+        for ax, (name, column, scale) in zip(line, SCORES, strict=True):
+            for method, kept in run.found.items():
+                if kind in kept:
+                    colour, marker, label = method_style(method)
+                    values = scale * kept[kind][:, column]
+                    ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1)
+            bins = next(s[kind] for s in run.found.values() if kind in s)
+            ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=7)
+            ax.set(xlabel=axis[kind], ylabel=name)
+            if scale != 1:
+                _squeeze(ax)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
+    caption(
+        figure,
+        f"Seed {run.seed}, {run.problem}: scores of the posterior mean; below each bin its number of galaxies. Flux within 3 "
+        "half-light radii: median and 1.48 MAD of its relative error. Errors beyond ± 20 % are on a logarithmic scale.",
+    )
+    return figure
+
+
+def _bin(low: float, high: float) -> str:
+    if math.isinf(low):
+        return f"< {high:g}"
+    return f"≥ {low:g}" if math.isinf(high) else f"{low:g}–{high:g}"
+
+
+def _squeeze(ax: Axes) -> None:
+    """Percents, linear up to 20, so that a method that fails leaves room for the others."""
+    ax.set_yscale("symlog", linthresh=20, linscale=2)
+    low, high = ax.get_ylim()
+    ticks = [sign * tick for tick in (0, 10, 20, 100, 1000, 10000) for sign in (-1, 1)]
+    ax.set_yticks(sorted({t for t in ticks if low <= t <= high}), minor=False)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(plt.NullLocator())
+    ax.axhline(0, color=TRUTH, linewidth=0.8)
+
+
+def _residuals(run: _Run) -> Figure | None:
+    """What draws of both sources leave of an observation, and whether it is noise."""
+    kind = "real" if "real_observed" in run.found.get("joint", {}) else "known"
+    parts = [f"{kind}_{name}" for name in ("observed", "sky", "galaxy", "sigma")]
+    kept = run.found.get("joint", {})
+    if not set(parts) <= kept.keys() or "known_seen" in kept:
+        return None
+    observed, sky, galaxy, sigma = (kept[name] for name in parts)
+    left, columns = (observed - sky - galaxy) / sigma, min(8, len(observed))
+    sets = [slice(start, start + columns) for start in (0, columns) if start + columns <= len(observed)]
+    figure, axes = plt.subplot_mosaic(
+        [row for k in range(len(sets)) for row in ([f"y{k}", "law"], [f"r{k}", "law"])],
+        figsize=(0.8 * columns + 4.2, 1.6 * len(sets) + 0.8),
+        width_ratios=[0.8 * columns, 2.4],
+    )
+    for k, rows in enumerate(sets):
+        show_strip(axes[f"y{k}"], observed[rows] / _peaks(observed[rows])[:, None], 0.0, 1.0)
+        show_strip(axes[f"r{k}"], left[rows], -SIGMAS, SIGMAS, "RdBu_r")
+        for key, name in (("y", "observation"), ("r", "residual")):
+            axes[f"{key}{k}"].set_ylabel(name, rotation=0, ha="right", va="center")
+    edges = np.linspace(-SIGMAS, SIGMAS, 41)
+    middle, law = (edges[1:] + edges[:-1]) / 2, axes["law"]
+    law.stairs(np.histogram(left[np.isfinite(left)].clip(-SIGMAS, SIGMAS), edges, density=True)[0], edges, label="residuals")
+    law.plot(middle, np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi), color=TRUTH, linewidth=1, label="unit Gaussian")
+    law.set(xlabel="residual / σ", yscale="log", ylim=(1e-4, 1.0))
+    law.legend(fontsize=7)
+    what = f"observation, and (observation − sky − galaxy) / σ of one joint draw, blue −{SIGMAS:g} to red +{SIGMAS:g}; right: "
+    what += f"the good pixels of {len(left)} stamps, the ends hold what is beyond."
+    caption(figure, run.text(what))
+    return figure
+
+
+def _worst(run: _Run) -> Figure | None:
+    """The galaxies that are farthest from the truth."""
+    own = run.ours("worst_observed", "worst_truth", "worst_mean", "worst_sd")
+    if own is None:
+        return None
+    method, kept = own
+    ground = "known_seen" in kept
+    rows = [
+        ("sky + galaxy, truth" if ground else "observation", kept["worst_observed"]),
+        ("galaxy, truth", kept["worst_truth"]),
+        ("posterior mean", kept["worst_mean"]),
+        ("SD × 3", 3 * kept["worst_sd"]),
+    ]
+    what = f"the fresh stamps whose galaxy is farthest from the truth beside its peak, by {method_style(method).label}."
+    return two_contrasts(rows, run.text(what), _peaks(kept["worst_observed"]), run.sigma())

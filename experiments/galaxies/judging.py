@@ -54,8 +54,8 @@ def _named(
     return {(source, f"{prefix}{name}"): (value, count) for name, value in scores.items()}
 
 
-def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, observed: bool = True) -> Judgement:
-    """Of galaxies whose truth is known. observed: whether y of the stamps is what was observed."""
+def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, seen: Stamps | None = None) -> Judgement:
+    """Of galaxies whose truth is known. seen: what was observed of them, where it is not y of the stamps."""
     mean, blended = galaxy.mean(0), stamps.catalogue["blending"] >= BLENDED
 
     scores = _named(_estimates(mean, stamps) | image_scores(mean, stamps), len(stamps))
@@ -65,10 +65,14 @@ def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, observed: bo
         scores |= _named(coverage_scores(galaxy, stamps), len(stamps))
         draws = [image_scores(x, stamps)["psnr_peak"] for x in galaxy[:2]]
         scores |= _named({"psnr_peak_draws": sum(draws) / len(draws)}, len(stamps))
-    if sky is not None and observed:
+    if sky is not None and seen is None:
         found = residual_scores(sky, galaxy, stamps)
         scores |= _named(found, len(stamps), source="mean")
     arrays = _pictures("known", sky, galaxy, stamps) | {"known_truth": _few(stamps.galaxy)}
+    if stamps.sky is not None:
+        arrays["known_sky_truth"] = _few(stamps.sky)
+    if seen is not None:
+        arrays["known_seen"] = _few(torch.where(seen.good, seen.y, math.nan))
     arrays |= _bins(mean, stamps)
     return Judgement(scores, arrays | _worst(mean, galaxy, stamps))
 
@@ -103,6 +107,7 @@ def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> 
     """Observations, draws, means and standard deviations of the first galaxies."""
     arrays = {
         "observed": _few(torch.where(stamps.good, stamps.y, math.nan)),
+        "sigma": _few(stamps.sigma),
         "galaxy": _few(galaxy[0]),
         "galaxy_mean": _few(galaxy.mean(0)),
         "galaxy_sd": _few(galaxy.std(0)),
@@ -131,5 +136,6 @@ def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray
     assert stamps.galaxy is not None
     misfit = (mean - stamps.galaxy).square().mean((1, 2, 3)) / stamps.galaxy.amax((1, 2, 3)).square()
     rows = misfit.argsort(descending=True)[:SHOWN]
-    parts = {"observed": stamps.y, "truth": stamps.galaxy, "mean": mean, "sd": galaxy.std(0)}
+    seen = torch.where(stamps.good, stamps.y, math.nan)
+    parts = {"observed": seen, "truth": stamps.galaxy, "mean": mean, "sd": galaxy.std(0)}
     return {f"worst_{name}": _few(x[rows]) for name, x in parts.items()}

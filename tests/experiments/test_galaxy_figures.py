@@ -1,0 +1,117 @@
+"""Figures of galaxies from made-up samples: all of them, and as many as there can be where things are missing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from experiments.galaxies.figures import _bin, _Run, make_figures
+from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts
+from experiments.galaxies.transforms import SCALE, SOFTENING
+from mvss.plotting import style
+
+STAMPS, PIXELS = 10, 8
+ALL = ("separations", "real", "laps", "priors", "against", "residuals", "worst")
+KINDS = ("observed", "sigma", "galaxy", "galaxy_mean", "galaxy_sd")
+
+
+def arrays(*, sky: bool = True, ground: bool = False, real: bool = True) -> dict[str, np.ndarray]:
+    """What a method keeps; without sky, what one keeps that gives the galaxy alone."""
+    rng = np.random.default_rng(0)
+    names = ["known_truth", "known_sky_truth", *(f"worst_{name}" for name in ("observed", "truth", "mean", "sd"))]
+    for kind in ("known", *(["real"] if real else [])):
+        names += [f"{kind}_{name}" for name in (*KINDS, *(("sky", "sky_mean") if sky else ()))]
+    if sky:
+        names += ["prior_1", "prior_2", "observed_2", "lap_truth_2", "lap0_1", "lap0_2", "lap1_2", "lap10_2"]
+    found = {name: np.abs(rng.normal(size=(STAMPS, PIXELS**2))) for name in names}
+    found["known_observed"][0, :3] = np.nan
+    for name in [name for name in names if name.endswith("_sigma")]:
+        found[name] = np.full((STAMPS, PIXELS**2), 0.02)
+    found["by_blending"] = np.array([[-math.inf, 0.1, 6, -0.02, 0.1, 30.0], [0.1, math.inf, 4, 7.0, math.nan, 20.0]])
+    if ground:
+        found["known_seen"] = rng.normal(size=(STAMPS, 9))
+    return found
+
+
+def keep(folder: Path, problem: str, method: str, kept: dict[str, np.ndarray]) -> None:
+    path = folder / "seed-0" / "samples" / problem / f"{method}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **kept)  # type: ignore[arg-type]
+
+
+def made(folder: Path, *problems: str, methods: tuple[str, ...] = ("joint", "aperture")) -> list[str]:
+    table: dict[str, Any] = {"rows": [{"method": method} for method in methods]}
+    written = make_figures(folder, table, {0: []}, problems, 0)
+    assert all(path.stat().st_size > 1000 for path in written)
+    assert [path.suffix for path in written] == [".png", ".pdf"] * (len(written) // 2)
+    assert plt.get_fignums() == []
+    return [path.stem for path in written[::2]]
+
+
+def test_all_figures(tmp_path: Path) -> None:
+    keep(tmp_path, "real", "joint", arrays())
+    keep(tmp_path, "real", "aperture", arrays(sky=False))
+    (tmp_path / "seed-0" / "config.yaml").write_text("transform: asinh\n")
+    assert made(tmp_path, "real", "simulated") == [f"{name}-real" for name in ALL]
+
+
+def test_from_the_ground_nothing_is_left_of_an_observation_at_the_sources_pixels(tmp_path: Path) -> None:
+    keep(tmp_path, "ground", "joint", arrays(ground=True, real=False))
+    assert made(tmp_path, "ground") == [f"{name}-ground" for name in ALL if name not in ("real", "residuals")]
+
+
+def test_what_is_missing_leaves_its_figure_out(tmp_path: Path) -> None:
+    keep(tmp_path, "simulated", "aperture", arrays(sky=False, real=False))
+    path = tmp_path / "seed-0" / "samples" / "simulated" / "joint.npz"
+    path.write_bytes(b"cut short")
+    assert made(tmp_path, "simulated", "real") == ["separations-simulated", "against-simulated"]
+    keep(tmp_path, "simulated", "joint", {"prior_1": np.ones((3, PIXELS**2))})
+    assert made(tmp_path, "simulated", methods=("joint",)) == ["priors-simulated"]
+
+
+def test_draws_of_the_model_are_shown_as_fluxes() -> None:
+    x = np.array([[-0.3, 0.0, 0.7]])
+    assert _Run({}, "real", 0, "linear").fluxes(x) == pytest.approx(x)
+    assert _Run({}, "real", 0, "asinh").fluxes(SCALE * np.arcsinh(x / SOFTENING)) == pytest.approx(x)
+
+
+def test_the_method_that_is_shown_is_ours_if_it_has_what_is_shown() -> None:
+    image = np.zeros((1, 4))
+    run = _Run({"mixture": {"known_sky": image, "a": image}, "joint": {"known_sky": image}}, "real", 0, "linear")
+    assert [(found := run.ours(*names)) and found[0] for names in (("known_sky",), ("a",), ("b",))] == [
+        "joint",
+        "mixture",
+        None,
+    ]
+
+
+def test_a_strip_is_black_at_low_white_at_high_and_marks_what_was_not_measured() -> None:
+    _, ax = plt.subplots()
+    show_strip(ax, np.array([[0.0, 1.0, np.nan, 2.0], [0.0] * 4]), 0.0, 1.0)
+    painted = np.asarray(ax.images[0].get_array())
+    plt.close("all")
+    assert painted.shape == (2, 6, 4)  # a white gap of one pixel after each stamp
+    assert painted[0, :, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+    assert painted[1, 0, :3] == pytest.approx([int(UNMEASURED[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+    assert painted[1, 1, 0] == 1.0  # beyond the peak
+
+
+def test_without_a_known_noise_there_is_one_contrast() -> None:
+    style()
+    rows = [("row", np.ones((2, 4)))]
+    assert len(two_contrasts(rows, "", None, None).axes) == 1
+    figure = two_contrasts(rows, "", np.array([1.0, 2.0]), 0.5)
+    linear, hard = (np.asarray(ax.images[0].get_array()) for ax in figure.axes)
+    plt.close("all")
+    assert linear[0, :, 0] == pytest.approx([1, 1, 1, 0.5, 0.5, 1], abs=0.01)
+    assert hard[0, 0, 0] == pytest.approx(0.5 + math.asinh(2) / math.asinh(5) / 2, abs=0.01)
+
+
+def test_names_of_bins() -> None:
+    bounds = ((-math.inf, 21.5), (0.1, 0.3), (0.3, math.inf))
+    assert [_bin(*pair) for pair in bounds] == ["< 21.5", "0.1–0.3", "≥ 0.3"]
