@@ -40,7 +40,7 @@ from mvss.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.operators import BlockAverage, Identity, LinearOperator, Mask, Zero
 from mvss.rng import Stream
 
-__all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named"]
+__all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named", "transform_of"]
 
 PROBLEMS = ("simulated", "real", "archive", "multi-resolution", "ground")
 OTHERS = 1_000_000
@@ -51,7 +51,7 @@ OTHERS = 1_000_000
 class GalaxiesConfig(Config):
     """observations: galaxies to learn from (of real sky as many as there are, with copies), fresh: to score on.
 
-    random_fields: of view 1. pixels: side of a stamp. transform: what the model sees. noise: the model of the noise, which
+    random_fields: of view 1. pixels: side of a stamp. transform: what the model sees (`transform_of`). noise: the model of the noise, which
     in the simulation is that of HST's mosaics, whose correlation a stationary model knows and a white one leaves to the sky.
     density: of the simulated sky, galaxies per square arcminute. copies: how often each galaxy of the deep field enters,
     turned. archive: file of `make galaxies-data`. draws: of the posterior of each galaxy, for the scores.
@@ -80,6 +80,11 @@ def problem_named(name: str) -> str:
     return name
 
 
+def transform_of(problem: str, configured: Transform) -> Transform:
+    """What the model sees of a problem's fluxes: the deep field comes stretched already."""
+    return "linear" if problem == "real" else configured
+
+
 @dataclass(frozen=True)
 class _Seen:
     """Stamps, and the truth of both sources at the sources' pixels (None where nobody knows). ground: seen from there."""
@@ -103,6 +108,7 @@ class GalaxiesTask:
 
     def __init__(self, name: str, seed: int, config: GalaxiesConfig) -> None:
         self.config, self.seed, self._real = config, seed, None
+        self._transform = transform_of(name, config.transform)
         make = {"simulated": self._simulated, "real": self._deep_field, "archive": self._archive}
         fields, galaxies, self._fresh = make.get(name, self._ground)()
         learned = [fields, galaxies] + (self._space() if name == "multi-resolution" else [])
@@ -167,7 +173,7 @@ class GalaxiesTask:
         if seen.ground:
             blurred = Convolve(operator.source_shape, ground_kernel(), "valid")
             operator = BlockAverage(blurred.observation_shape, FACTOR) @ blurred
-        good, usual, slope = stamps.good if good is None else good, stamps.sigma.median(), slope_of(c.transform)
+        good, usual, slope = stamps.good if good is None else good, stamps.sigma.median(), slope_of(self._transform)
         noise: Noise = Isotropic(slope * usual)
         if c.noise == "stationary" and self._real is None and not seen.ground:
             good = good & (stamps.sigma <= usual)  # all pixels have one law: those with more noise are left out
@@ -176,13 +182,13 @@ class GalaxiesTask:
             noise = Diagonal(slope * stamps.sigma)
         if not bool(good.all()):
             operator = Mask(good) @ operator
-        y = torch.where(good, transformed(stamps.y, c.transform), 0.0)
+        y = torch.where(good, transformed(stamps.y, self._transform), 0.0)
         name = f"{'galaxies' if shows_galaxy else 'random fields'}{' from the ground' if seen.ground else ''}"
         galaxy = operator if shows_galaxy else Zero(operator.source_shape, operator.observation_shape)
         return View(y, (operator, galaxy), noise, name)
 
     def _truth(self, seen: _Seen) -> tuple[Tensor | None, Tensor | None]:
-        sky, galaxy = (None if x is None else transformed(x, self.config.transform) for x in (seen.sky, seen.galaxy))
+        sky, galaxy = (None if x is None else transformed(x, self._transform) for x in (seen.sky, seen.galaxy))
         return sky, galaxy
 
     def training_sources(self, source: int, count: int) -> Tensor:
@@ -218,12 +224,13 @@ class GalaxiesTask:
         }
         if name not in cuts:
             raise MvssError(f"galaxies: no method of their own is named {name!r}; known: {', '.join(cuts)}")
-        slope, c = slope_of(self.config.transform), self.config
+        transform = self._transform
+        slope = slope_of(transform)
 
         def extract(stamps: Stamps) -> Extraction:
-            seen = Stamps(fluxes(stamps.y, c.transform), stamps.good, stamps.sigma / slope)
+            seen = Stamps(fluxes(stamps.y, transform), stamps.good, stamps.sigma / slope)
             found = cuts[name](seen)
-            return replace(found, galaxy=transformed(found.galaxy, c.transform))
+            return replace(found, galaxy=transformed(found.galaxy, transform))
 
         return Extractor(extract)
 
@@ -247,7 +254,7 @@ class GalaxiesTask:
         def draw(seen: _Seen, good: Tensor | None, key: str) -> tuple[Tensor | None, Tensor]:
             """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""
             found = model.posterior_samples(self._view(seen, True, good), stream.child(key), self.config.draws)
-            sources = dict(zip(model.sources, (fluxes(x, self.config.transform) for x in found), strict=True))
+            sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
             return sources.get(SKY), sources[GALAXY]
 
         return draw

@@ -15,6 +15,7 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.galaxies.data import transform_of
 from experiments.galaxies.panels import SIGMAS, Array, show_strip, two_contrasts
 from experiments.galaxies.transforms import Transform, fluxes
 from experiments.places import read_samples
@@ -79,7 +80,7 @@ def make_figures(
     }
     for problem in problems:
         found = {m: read_samples(folder, seed, problem, m) for m in methods}
-        run = _Run({m: s for m, s in found.items() if s}, problem, seed, _transform(folder, seed))
+        run = _Run({m: s for m, s in found.items() if s}, problem, seed, transform_of(problem, _transform(folder, seed)))
         for name, make in makers.items():
             figure = make(run)
             if figure is not None:
