@@ -28,6 +28,8 @@ LABELS = {
     "segmentation": "segmentation, symmetric",
     "aperture": "masked aperture",
     "exact": "exact (oracle, floor)",
+    "joint_clean": "joint, learned from clean sources",
+    "mixture_clean": "mixture, learned from clean sources",
 }
 
 
@@ -149,7 +151,7 @@ def markdown(table: Mapping[str, Any], methods: Sequence[str], caption: str) -> 
         caption.strip(),
         "",
         f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
-        "finite for some seed. **Bold**: the best of a column, the exact posterior aside.",
+        "finite for some seed. **Bold**: the best of a column, what has seen the truth aside.",
     ]
     by_problem: dict[str, dict[tuple[str, str, str], Row]] = defaultdict(dict)
     for row in rows:
@@ -220,12 +222,17 @@ def _best(column: Column, methods: Sequence[str], cells: Sequence[Row | None]) -
     rivals = [
         cell["mean"]
         for method, cell in zip(methods, cells, strict=True)
-        if cell and cell["mean"] is not None and method != "exact"
+        if cell and cell["mean"] is not None and not _knows(method)
     ]
     if column.ideal is None or len(rivals) < 2:
         return None
     ideal = min(max(column.ideal, min(rivals)), max(rivals))  # the ideal itself, or the end of the range next to it
     return min(rivals, key=lambda value: abs(value - ideal))
+
+
+def _knows(method: str) -> bool:
+    """Whether a method has seen the truth: no rival of those that have not."""
+    return method == "exact" or method.endswith("_clean")
 
 
 def _cell(row: Row | None, column: Column, best: float | None) -> str:
@@ -240,7 +247,7 @@ def _cell(row: Row | None, column: Column, best: float | None) -> str:
         text = text.removeprefix("-")
     if row["std"] is not None:
         text += f" ± {row['std'] * column.scale:,.{decimals}f}"
-    return f"**{text}**" if best is not None and row["mean"] == best and row["method"] != "exact" else text
+    return f"**{text}**" if best is not None and row["mean"] == best and not _knows(row["method"]) else text
 
 
 def _samples(rows: Iterable[Row]) -> str:

@@ -12,6 +12,7 @@ import pytest
 from mvss import checkpoints
 from mvss import markdown as markdown_module
 from mvss.errors import MvssError
+from mvss.markdown import markdown
 from mvss.report import build_table, lookup, method_order, paper_value, write_table
 
 
@@ -231,3 +232,14 @@ def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path
     assert "aperture" not in observations
     write_table(tmp_path, build_table("manifolds", "cpu", {0: [record("joint", "1", "posterior_psnr", 1.0)]}, "make"), "How.")
     assert "beside" not in (tmp_path / "table.md").read_text()
+
+
+def test_what_has_seen_the_truth_is_the_best_of_no_column() -> None:
+    rows = [
+        {"problem": "full", "method": m, "source": "2", "metric": "posterior_psnr", "mean": v, "std": None, "seeds": [0]}
+        | {"samples": 10, "paper": None}
+        for m, v in (("joint", 17.0), ("mixture", 16.0), ("joint_clean", 20.0))
+    ]
+    head = {"experiment": "x", "preset": "cpu", "command": "make x", "commits": {}}
+    page = markdown({**head, "rows": rows}, ["joint", "mixture", "joint_clean"], "")
+    assert "**17.00**" in page and "| joint, learned from clean sources | 20.00 |" in page

@@ -51,10 +51,11 @@ OTHERS = 1_000_000
 class GalaxiesConfig(Config):
     """observations: galaxies to learn from (of real sky as many as there are, with copies), fresh: to score on.
 
-    random_fields: of view 1. pixels: side of a stamp. transform: what the model sees (`transform_of`). noise: the model of the noise, which
-    in the simulation is that of HST's mosaics, whose correlation a stationary model knows and a white one leaves to the sky.
-    density: of the simulated sky, galaxies per square arcminute. copies: how often each galaxy of the deep field enters,
-    turned. archive: file of `make galaxies-data`. draws: of the posterior of each galaxy, for the scores.
+    random_fields: of view 1. pixels: side of a stamp. transform: what the model sees (`transform_of`). noise: the model of
+    the noise, which in the simulation is that of HST's mosaics, whose correlation a stationary model knows and a white one
+    leaves to the sky. density: of the simulated sky, galaxies per square arcminute. copies: how often each galaxy of the
+    deep field enters, turned. archive: file of `make galaxies-data`. draws: of the posterior of each galaxy, for the
+    scores.
     """
 
     random_fields: int = 1200
