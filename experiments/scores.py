@@ -114,8 +114,11 @@ class Scorer:
         views = [a for a in self.task.scored_views if draws[a]]
         for b in self.sources:
             showing = [a for a in views if b in data.views[a].shown and truth[a][b] is not None]
-            if not showing:
-                continue  # nobody knows
+            if not showing:  # nobody knows
+                unknown = [draws[a][self._among(data.views[a]).index(b)] for a in views if b in data.views[a].shown]
+                if lap is not None and unknown:
+                    self.saved[f"lap{lap}_{b + 1}"] = self._few(torch.cat(unknown))
+                continue
             pairs = [(draws[a][self._among(data.views[a]).index(b)], truth[a][b]) for a in showing]
             found, true = (torch.cat(t).flatten(1) for t in zip(*pairs, strict=True))
             source = str(b + 1)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.galaxies.data import transform_of
-from experiments.galaxies.panels import SIGMAS, Array, show_strip, two_contrasts
+from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import Transform, fluxes
 from experiments.places import read_samples
 from mvss.plotting import TRUTH, caption, method_style, save_figure, style
@@ -26,6 +26,8 @@ __all__ = ["make_figures"]
 
 OURS = ("joint", "mixture")
 """Whose draws are shown where one method has to do: the first that has been run."""
+SIGMAS = 5.0
+"""Residuals that are shown, to either side."""
 UNITS = {"real": "display levels, 0 to 1", "archive": "units in which the noise of a usual pixel is 0.02"}
 SIMULATED = "units in which the noise of a usual pixel of space is 0.02"
 Samples = Mapping[str, Array]
@@ -94,10 +96,6 @@ def _transform(folder: Path, seed: int) -> Transform:
     return "asinh" if (settings or {}).get("transform") == "asinh" else "linear"
 
 
-def _peaks(images: Array) -> Array:
-    return np.where(np.isfinite(images), images, 0.0).max(1)
-
-
 def _separations(run: _Run) -> Figure | None:
     """The paper's Figure 4, beside the truth and the other methods."""
     found = {m: s for m, s in run.found.items() if {"known_observed", "known_galaxy"} <= s.keys()}
@@ -115,7 +113,7 @@ def _separations(run: _Run) -> Figure | None:
         rows.append(("galaxy, truth", first["known_truth"]))
     rows += [(f"galaxy,\n{method_style(m).label}", s["known_galaxy"]) for m, s in found.items()]
     what = "separation of fresh stamps, by one posterior draw of each method that has draws."
-    return two_contrasts(rows, run.text(what), _peaks(first["known_observed"]), run.sigma())
+    return two_contrasts(rows, run.text(what), peaks_of(first["known_observed"]), run.sigma())
 
 
 def _real(run: _Run) -> Figure | None:
@@ -133,7 +131,7 @@ def _real(run: _Run) -> Figure | None:
     ]
     what = f"real galaxies that were not learned from, separated by {method_style(method).label}; nobody knows their truth."
     sigma = float(np.median(kept["real_sigma"]))
-    return two_contrasts(rows, run.text(what), _peaks(kept["real_observed"]), sigma)
+    return two_contrasts(rows, run.text(what), peaks_of(kept["real_observed"]), sigma)
 
 
 def _laps(run: _Run) -> Figure | None:
@@ -144,9 +142,9 @@ def _laps(run: _Run) -> Figure | None:
         return None
     rows = [("observation", run.fluxes(kept["observed_2"]))] if "observed_2" in kept else []
     rows += [("galaxy, truth", run.fluxes(kept["lap_truth_2"]))] if "lap_truth_2" in kept else []
-    peaks = _peaks(rows[0][1]) if rows else None
-    rows += [(f"lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
-    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is the mixture."
+    peaks = np.max([peaks_of(images) for _, images in rows], axis=0) if rows else None
+    rows += [(f"galaxy, lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
+    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is the mixture. What was not measured is 0."
     return two_contrasts(rows, run.text(what), peaks, run.sigma())
 
 
@@ -166,7 +164,7 @@ SCORES = (("flux bias (%)", 3, 100.0), ("flux scatter (%)", 4, 100.0), ("PSNR to
 
 def _against(run: _Run) -> Figure | None:
     """Scores of all methods against magnitude and blending."""
-    axis = {"by_magnitude": "magnitude", "by_blending": "neighbours' share of the light in the aperture"}
+    axis = {"by_magnitude": "magnitude", "by_blending": "neighbours' share of the light"}
     kinds = [kind for kind in axis if any(len(s.get(kind, ())) for s in run.found.values())]
     if not kinds:
         return None
@@ -183,11 +181,14 @@ def _against(run: _Run) -> Figure | None:
             ax.set(xlabel=axis[kind], ylabel=name)
             if scale != 1:
                 _squeeze(ax)
+            if name == "flux scatter (%)":
+                ax.set_ylim(bottom=0)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
     caption(
         figure,
-        f"Seed {run.seed}, {run.problem}: scores of the posterior mean; below each bin its number of galaxies. Flux within 3 "
-        "half-light radii: median and 1.48 MAD of its relative error. Errors beyond ± 20 % are on a logarithmic scale.",
+        f"Seed {run.seed}, {run.problem}: scores of the posterior mean; below each bin its number of galaxies. Light and flux "
+        "are those within 3 half-light radii; bias and scatter: median and 1.48 MAD of the relative error, logarithmic beyond "
+        "± 20 %.",
     )
     return figure
 
@@ -218,6 +219,7 @@ def _residuals(run: _Run) -> Figure | None:
         return None
     observed, sky, galaxy, sigma = (kept[name] for name in parts)
     left, columns = (observed - sky - galaxy) / sigma, min(8, len(observed))
+    pixels = math.isqrt(observed.shape[1])
     sets = [slice(start, start + columns) for start in (0, columns) if start + columns <= len(observed)]
     figure, axes = plt.subplot_mosaic(
         [row for k in range(len(sets)) for row in ([f"y{k}", "law"], [f"r{k}", "law"])],
@@ -225,8 +227,8 @@ def _residuals(run: _Run) -> Figure | None:
         width_ratios=[0.8 * columns, 2.4],
     )
     for k, rows in enumerate(sets):
-        show_strip(axes[f"y{k}"], observed[rows] / _peaks(observed[rows])[:, None], 0.0, 1.0)
-        show_strip(axes[f"r{k}"], left[rows], -SIGMAS, SIGMAS, "RdBu_r")
+        show_strip(axes[f"y{k}"], observed[rows] / peaks_of(observed[rows])[:, None], 0.0, 1.0, pixels)
+        show_strip(axes[f"r{k}"], left[rows], -SIGMAS, SIGMAS, pixels, "RdBu_r")
         for key, name in (("y", "observation"), ("r", "residual")):
             axes[f"{key}{k}"].set_ylabel(name, rotation=0, ha="right", va="center")
     edges = np.linspace(-SIGMAS, SIGMAS, 41)
@@ -237,7 +239,7 @@ def _residuals(run: _Run) -> Figure | None:
     law.legend(fontsize=7)
     what = f"observation, and (observation − sky − galaxy) / σ of one joint draw, blue −{SIGMAS:g} to red +{SIGMAS:g}; right: "
     what += f"the good pixels of {len(left)} stamps, the ends hold what is beyond."
-    caption(figure, run.text(what))
+    caption(figure, run.text(what) + unmeasured(left))
     return figure
 
 
@@ -255,4 +257,4 @@ def _worst(run: _Run) -> Figure | None:
         ("SD × 3", 3 * kept["worst_sd"]),
     ]
     what = f"the fresh stamps whose galaxy is farthest from the truth beside its peak, by {method_style(method).label}."
-    return two_contrasts(rows, run.text(what), _peaks(kept["worst_observed"]), run.sigma())
+    return two_contrasts(rows, run.text(what), peaks_of(kept["worst_observed"]), run.sigma())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.galaxies.figures import _bin, _Run, make_figures
-from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts
+from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import SCALE, SOFTENING
 from mvss.plotting import style
 
@@ -92,13 +92,23 @@ def test_the_method_that_is_shown_is_ours_if_it_has_what_is_shown() -> None:
 
 def test_a_strip_is_black_at_low_white_at_high_and_marks_what_was_not_measured() -> None:
     _, ax = plt.subplots()
-    show_strip(ax, np.array([[0.0, 1.0, np.nan, 2.0], [0.0] * 4]), 0.0, 1.0)
+    show_strip(ax, np.array([[0.0, 1.0, np.nan, 2.0], [0.0] * 4]), 0.0, 1.0, 2)
     painted = np.asarray(ax.images[0].get_array())
     plt.close("all")
     assert painted.shape == (2, 6, 4)  # a white gap of one pixel after each stamp
     assert painted[0, :, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
     assert painted[1, 0, :3] == pytest.approx([int(UNMEASURED[k : k + 2], 16) / 255 for k in (1, 3, 5)])
     assert painted[1, 1, 0] == 1.0  # beyond the peak
+
+
+def test_large_pixels_of_the_ground_lie_where_they_were_taken() -> None:
+    _, ax = plt.subplots()
+    show_strip(ax, np.zeros((1, 4)), 0.0, 1.0, 8)  # 2 × 2 pixels of twice the size, in the middle of 8 × 8
+    painted = np.asarray(ax.images[0].get_array())[:, :8, 0]
+    plt.close("all")
+    expected = np.ones((8, 8))
+    expected[2:6, 2:6] = 0
+    assert (painted == expected).all()
 
 
 def test_without_a_known_noise_there_is_one_contrast() -> None:
@@ -109,7 +119,12 @@ def test_without_a_known_noise_there_is_one_contrast() -> None:
     linear, hard = (np.asarray(ax.images[0].get_array()) for ax in figure.axes)
     plt.close("all")
     assert linear[0, :, 0] == pytest.approx([1, 1, 1, 0.5, 0.5, 1], abs=0.01)
-    assert hard[0, 0, 0] == pytest.approx(0.5 + math.asinh(2) / math.asinh(5) / 2, abs=0.01)
+    assert hard[0, 0, 0] == pytest.approx((math.asinh(2) + math.asinh(3)) / (math.asinh(30) + math.asinh(3)), abs=0.01)
+
+
+def test_a_caption_says_what_was_not_measured_if_anything_was_not() -> None:
+    assert unmeasured(np.zeros((1, 4)), np.ones((1, 4))) == ""
+    assert "Orange" in unmeasured(np.zeros((1, 4)), np.array([[0.0, np.nan]]))
 
 
 def test_names_of_bins() -> None:
