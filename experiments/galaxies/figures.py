@@ -26,6 +26,10 @@ __all__ = ["make_figures"]
 
 OURS = ("joint", "mixture")
 """Whose draws are shown where one method has to do: the first that has been run."""
+LAPS = 7
+"""Laps that are shown, of all that there were."""
+FEW = 5
+"""Galaxies of a bin that a scatter needs."""
 SIGMAS = 5.0
 """Residuals that are shown, to either side."""
 UNITS = {"real": "display levels, 0 to 1", "archive": "units in which the noise of a usual pixel is 0.02"}
@@ -143,6 +147,7 @@ def _laps(run: _Run) -> Figure | None:
     rows = [("observation", run.fluxes(kept["observed_2"]))] if "observed_2" in kept else []
     rows += [("galaxy, truth", run.fluxes(kept["lap_truth_2"]))] if "lap_truth_2" in kept else []
     peaks = np.max([peaks_of(images) for _, images in rows], axis=0) if rows else None
+    laps = sorted({laps[round(k)] for k in np.linspace(0, len(laps) - 1, LAPS)})
     rows += [(f"galaxy, lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
     what = "the galaxy drawn for training stamps, lap by lap; lap 0 is the mixture. What was not measured is 0."
     return two_contrasts(rows, run.text(what), peaks, run.sigma())
@@ -175,20 +180,21 @@ def _against(run: _Run) -> Figure | None:
                 if kind in kept:
                     colour, marker, label = method_style(method)
                     values = scale * kept[kind][:, column]
-                    ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1)
+                    if name.startswith("flux scatter"):
+                        values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
+                    above = 3 if method == "joint" else 2
+                    ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1, zorder=above)
             bins = next(s[kind] for s in run.found.values() if kind in s)
             ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=7)
-            ax.set(xlabel=axis[kind], ylabel=name)
+            ax.set(xlabel=axis[kind], ylabel=name, xlim=(-0.4, len(bins) - 0.6))
             if scale != 1:
-                _squeeze(ax)
-            if name == "flux scatter (%)":
-                ax.set_ylim(bottom=0)
+                _squeeze(ax, "bias" in name)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
     caption(
         figure,
         f"Seed {run.seed}, {run.problem}: scores of the posterior mean; below each bin its number of galaxies. Light and flux "
         "are those within 3 half-light radii; bias and scatter: median and 1.48 MAD of the relative error, logarithmic beyond "
-        "± 20 %.",
+        f"± 20 %; no scatter of fewer than {FEW} galaxies.",
     )
     return figure
 
@@ -199,15 +205,18 @@ def _bin(low: float, high: float) -> str:
     return f"≥ {low:g}" if math.isinf(high) else f"{low:g}–{high:g}"
 
 
-def _squeeze(ax: Axes) -> None:
+def _squeeze(ax: Axes, signed: bool) -> None:
     """Percents, linear up to 20, so that a method that fails leaves room for the others."""
-    ax.set_yscale("symlog", linthresh=20, linscale=2)
+    ax.set_yscale("symlog", linthresh=20, linscale=1)
+    if signed:
+        ax.axhline(0, color=TRUTH, linewidth=0.8)
+    else:
+        ax.set_ylim(bottom=0)
     low, high = ax.get_ylim()
-    ticks = [sign * tick for tick in (0, 10, 20, 100, 1000, 10000) for sign in (-1, 1)]
+    ticks = [sign * tick for tick in (0, 10, 20, 50, 100, 200, 500, 1000, 10000) for sign in (-1, 1)]
     ax.set_yticks(sorted({t for t in ticks if low <= t <= high}), minor=False)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_locator(plt.NullLocator())
-    ax.axhline(0, color=TRUTH, linewidth=0.8)
 
 
 def _residuals(run: _Run) -> Figure | None:

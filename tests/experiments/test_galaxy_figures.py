@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
-from experiments.galaxies.figures import _bin, _Run, make_figures
+from experiments.galaxies.figures import _bin, _laps, _Run, make_figures
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import SCALE, SOFTENING
+from experiments.recipes import MetricsConfig
+from experiments.scores import Scorer
+from mvss.data import MultiViewData, View
+from mvss.noise import Isotropic
+from mvss.operators import Identity
 from mvss.plotting import style
+from mvss.rng import Stream
 
 STAMPS, PIXELS = 10, 8
 ALL = ("separations", "real", "laps", "priors", "against", "residuals", "worst")
@@ -125,6 +133,33 @@ def test_without_a_known_noise_there_is_one_contrast() -> None:
 def test_a_caption_says_what_was_not_measured_if_anything_was_not() -> None:
     assert unmeasured(np.zeros((1, 4)), np.ones((1, 4))) == ""
     assert "Orange" in unmeasured(np.zeros((1, 4)), np.array([[0.0, np.nan]]))
+
+
+def test_of_many_laps_some_are_shown(tmp_path: Path) -> None:
+    kept = {f"lap{lap}_2": np.ones((2, 4)) for lap in range(33)}
+    figure = _laps(_Run({"joint": kept}, "real", 0, "linear"))
+    assert figure is not None
+    names = [ax.get_ylabel() for ax in figure.axes]
+    plt.close("all")
+    assert len(names) == 7 and (names[0], names[-1]) == ("galaxy, lap 0", "galaxy, lap 32")
+
+
+def test_draws_of_a_lap_are_kept_though_nobody_knows_the_truth() -> None:
+    draws = torch.arange(12.0, dtype=torch.float64).reshape(3, 1, 2, 2)
+    view = View(draws, (Identity((1, 2, 2)),), Isotropic(torch.tensor(1.0)), "galaxies")
+    nothing = torch.zeros(0, 1, 2, 2)
+    task = SimpleNamespace(
+        train=MultiViewData((view,), ((1, 2, 2),)),
+        train_truth=[[None]],
+        scored_views=(0,),
+        sample_truth=lambda *_, **__: nothing,
+    )
+    metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, coverage=0, saved=2)
+    job = SimpleNamespace(seed=0, problem="real", config=SimpleNamespace(metrics=metrics))
+    score = Scorer(job, task, (0,), Stream(0), lambda _: None)  # type: ignore[arg-type]
+    score.lap({"lap": 3}, [[draws]])
+    assert score.saved["lap3_1"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert "lap_truth_1" not in score.saved
 
 
 def test_names_of_bins() -> None:
