@@ -19,7 +19,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies-data data readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -88,6 +88,15 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min;
 
 mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 1 h]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
+
+galaxies: $(READY) ## galaxies without their neighbours, real and simulated [smoke: 2 min; cpu: 1 h a seed]
+	@$(BIN)/python -m experiments.galaxies $(FLAGS)
+
+galaxies-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
+	@$(BIN)/python -m experiments.galaxies --compare $(FLAGS)
+
+galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
+	@$(BIN)/python -m experiments.galaxies.separate $(if $(PROBLEM),--problem $(PROBLEM)) $(FLAGS)
 
 galaxies-data: $(GALAXIES) ## stamps for the galaxies from FOLDER= of HST mosaics and CATALOGUE= [min a mosaic]; without: MAST, 4 GB
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))

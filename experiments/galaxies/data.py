@@ -251,6 +251,19 @@ class GalaxiesTask:
             found |= judge_held_out(lambda good: draw(which, good, "held out"), which.stamps, self.seed)
         return found
 
+    def separate(self, model: Model, stream: Stream) -> tuple[Tensor, Tensor, Stamps]:
+        """Fluxes of sky and galaxy, `(D, N, 1, n, n)`, of the real galaxies to test on, or of the fresh ones where all are
+        simulated; and their stamps.
+
+        Raises MvssError where the sources have other pixels than the observations.
+        """
+        if self._fresh.ground:
+            raise MvssError("galaxies seen from the ground have other pixels than their stamps: no file is made of them")
+        seen = self._fresh if self._real is None else _seen(self._real)
+        sky, galaxy = self._drawer(model, stream)(seen, None, "separate")
+        assert sky is not None
+        return sky, galaxy, seen.stamps
+
     def _drawer(self, model: Model, stream: Stream) -> Callable[[_Seen, Tensor | None, str], tuple[Tensor | None, Tensor]]:
         def draw(seen: _Seen, good: Tensor | None, key: str) -> tuple[Tensor | None, Tensor]:
             """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""

@@ -1,0 +1,55 @@
+"""`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has learned.
+
+Writes separated.h5 (`product`) beside the results: of real sky its test galaxies, of the simulation its fresh ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.galaxies.__main__ import EXPERIMENT
+from experiments.galaxies.product import make_product, write_product
+from experiments.jobs import load_model
+from experiments.places import made_at, name_of, place_of
+from experiments.pool import code_label
+from experiments.recipes import Job
+from experiments.runner import ROOT, read_command, report_errors
+from mvss.errors import MvssError
+from mvss.rng import Stream
+
+__all__ = ["main"]
+
+KEPT = 6
+"""Draws of each galaxy in the file."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command: options and overrides as of `make galaxies`, and --problem."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="galaxies-separate", add_help=False)
+    parser.add_argument("--problem", default="real")
+    own, rest = parser.parse_known_args(arguments)
+    return report_errors("galaxies-separate", lambda: _separate(own.problem, rest))
+
+
+def _separate(problem: str, arguments: list[str]) -> int:
+    EXPERIMENT.check(problem)
+    command = read_command(EXPERIMENT, arguments, ROOT)
+    for seed in command.seeds:
+        job = Job(problem, "joint", seed, command.config.recipes()["joint"], command.config)
+        if not made_at(EXPERIMENT, job, command.folder):
+            raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
+        task = EXPERIMENT.task(problem, seed, command.config)
+        model = load_model(job, task, place_of(job, command.folder))
+        sky, galaxy, stamps = task.separate(model, Stream(seed, (problem, "separate")))  # type: ignore[attr-defined]
+        unit = "display levels" if problem == "real" else "flux of a pixel, where the usual noise is 0.02"
+        path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
+        text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
+        write_product(path, make_product(sky, galaxy, stamps, KEPT, unit, text, code_label()))
+        print(f"{len(stamps)} galaxies: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

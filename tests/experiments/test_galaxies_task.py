@@ -1,0 +1,150 @@
+"""The galaxies' task: its views, what it knows, and what it says of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.baselines import run_baseline
+from experiments.galaxies import separate
+from experiments.galaxies.__main__ import EXPERIMENT
+from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, make_task, problem_named, transform_of
+from experiments.galaxies.product import read_product
+from experiments.galaxies.stamps import GALAXY, SKY
+from experiments.galaxies.transforms import fluxes, slope_of, transformed
+from experiments.jobs import _clean
+from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
+from experiments.recipes import Job, Recipe
+from experiments.runner import _jobs, main, read_command
+from mvss.errors import MvssError
+from mvss.noise import Diagonal, Stationary
+from mvss.rng import Stream, generator
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
+
+
+def small(problem: str, **changes: object) -> GalaxiesTask:
+    return make_task(problem, 0, GalaxiesConfig(**{**SMALL, **changes}))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def simulated() -> GalaxiesTask:
+    return small("simulated")
+
+
+@pytest.fixture(scope="module")
+def real() -> GalaxiesTask:
+    return small("real")
+
+
+def residual(task: GalaxiesTask, alpha: int) -> Tensor:
+    """(y − A x) / σ of the measured pixels of a view, x the truth."""
+    view, truth = task.train.views[alpha], task.train_truth[alpha]
+    clean = sum(view.operators[b].forward(truth[b]) for b in view.shown)
+    left = (view.y - clean) / view.noise.variance(view.y).sqrt()
+    return left[view.operators[SKY].forward(torch.ones_like(truth[SKY])) > 0]
+
+
+def test_views_are_sky_and_sky_with_a_galaxy_under_the_noise_that_they_say(simulated: GalaxiesTask) -> None:
+    assert [view.shown for view in simulated.train.views] == [(SKY,), (SKY, GALAXY)]
+    assert [len(view) for view in simulated.train.views] == [14, 12] and len(simulated.fresh.views[1]) == 8
+    for alpha in (0, 1):
+        left = residual(simulated, alpha)
+        assert abs(float(left.std()) - 1) < 0.05 and abs(float(left.mean())) < 0.1
+    assert not torch.equal(simulated.fresh_truth[1][GALAXY], simulated.train_truth[1][GALAXY][:8])
+    assert any(isinstance(view.noise, Diagonal) for view in simulated.train.views)  # some exposures were lost
+
+
+def test_a_stationary_model_leaves_out_the_pixels_with_more_noise() -> None:
+    task = small("simulated", noise="stationary")
+    assert all(isinstance(view.noise, Stationary) for view in task.train.views)
+    assert abs(float(residual(task, 1).std()) - 1) < 0.05
+
+
+def test_the_ground_sees_the_same_sources_through_air_in_coarser_pixels() -> None:
+    task = small("multi-resolution", pixels=32)
+    assert [tuple(view.observation_shape) for view in task.train.views] == [(1, 11, 11)] * 2 + [(1, 32, 32)] * 2
+    for alpha in range(4):
+        assert 0.8 < float(residual(task, alpha).std()) < 1.25, alpha  # the kernel is a model of the air
+    alone = small("ground", pixels=32)
+    assert torch.equal(alone.fresh.views[1].y, task.fresh.views[1].y) and len(alone.train.views) == 2
+    with pytest.raises(MvssError, match="other pixels"):
+        task.separate(SimpleNamespace(), Stream(0))
+
+
+def test_nobody_knows_real_sky_but_injected_galaxies_are_known(real: GalaxiesTask) -> None:
+    assert real.train_truth[1] == (None, None) and real.fresh_truth[1][SKY] is None
+    galaxy, y = real.fresh_truth[1][GALAXY], real.fresh.views[1].y
+    assert float(galaxy.amax((1, 2, 3)).min()) > 0
+    assert torch.equal(galaxy, galaxy.flip(-1, -2))
+    assert float((y - galaxy).median()) == pytest.approx(0.05, abs=0.02)  # the level of the sky
+    assert len(real.sample_truth(SKY, 5, generator(0))) == 0 and len(real.sample_truth(GALAXY, 5, generator(0))) == 5
+    with pytest.raises(MvssError, match="nobody knows"):
+        _clean(real)
+
+
+def test_the_transform_has_an_inverse_and_a_slope() -> None:
+    x = torch.linspace(-0.5, 20.0, 300, dtype=torch.float64)
+    assert torch.allclose(fluxes(transformed(x, "asinh"), "asinh"), x)
+    assert float(transformed(torch.tensor(1e-6).double(), "asinh")) == pytest.approx(1e-6 * slope_of("asinh"))
+    assert torch.equal(transformed(x, "linear"), x) and transform_of("real", "asinh") == "linear"
+
+
+class Oracle:
+    """Draws around the truth of the fresh galaxies, with an error of `width`."""
+
+    def __init__(self, task: GalaxiesTask, width: float, sources: tuple[int, ...] = (SKY, GALAXY)) -> None:
+        self.truth, self.width, self.sources = task.fresh_truth[1], width, sources
+
+    def posterior_samples(self, view: object, stream: Stream, draws: int) -> tuple[Tensor, ...]:
+        shape = (draws, *self.truth[GALAXY].shape)
+        noise = torch.randn(2, *shape, generator=stream.generator(), dtype=torch.float64)
+        return tuple(self.truth[b] + self.width * noise[b] for b in self.sources)
+
+
+def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None:
+    scores = {key: value for key, (value, _) in simulated.judge(Oracle(simulated, 1e-6), Stream(0)).scores.items()}
+    assert scores["2", "psnr_peak"] > 80 and abs(scores["2", "flux_bias"]) < 1e-4 and scores["2", "flux_scatter"] < 1e-4
+    assert scores["2", "centroid_error"] < 1e-3 and abs(scores["2", "leftover_light"]) < 1e-3
+    assert scores["mean", "residual_chi2"] == pytest.approx(1.0, abs=0.1)
+    assert scores["mean", "held_out_chi2"] == pytest.approx(1.0, abs=0.3)
+    worse = simulated.judge(Oracle(simulated, 0.1), Stream(0)).scores
+    assert worse["2", "psnr_peak"][0] < scores["2", "psnr_peak"] and worse["2", "psnr_peak"][1] == 8
+
+
+def test_a_method_without_a_sky_has_no_residual(simulated: GalaxiesTask) -> None:
+    scores = simulated.judge(simulated.own_model("segmentation"), Stream(0)).scores
+    assert ("2", "psnr_peak") in scores and not {("mean", "residual_chi2"), ("2", "flux_coverage")} & scores.keys()
+
+
+def test_methods_of_their_own_and_problems_are_known_by_name(simulated: GalaxiesTask, tmp_path: Path) -> None:
+    with pytest.raises(MvssError, match="known: segmentation, aperture"):
+        simulated.own_model("photometry")
+    with pytest.raises(MvssError, match="did you mean 'simulated'"):
+        problem_named("simulate")
+    config = read_command(MANIFOLDS, ["--preset", "smoke"], ROOT).config
+    job = Job("mixed-0.1", "own", 0, Recipe(own="segmentation"), config)
+    with pytest.raises(MvssError, match="another experiment"):
+        run_baseline(job, MANIFOLDS.task("mixed-0.1", 0, config), tmp_path, lambda _: None, lambda _: None)
+    with pytest.raises(MvssError, match="draws must be 6"):
+        GalaxiesConfig(draws=2)
+
+
+def test_what_is_learned_separates_real_galaxies_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
+    few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes]
+    arguments = ["--preset", "smoke", "--", *few, "methods.aperture.problems=[simulated]"]
+    monkeypatch.setattr(separate, "ROOT", tmp_path)
+    assert separate.main(arguments) == 2  # nothing is learned yet
+    assert main(EXPERIMENT, arguments, tmp_path) == 0
+    assert separate.main(arguments) == 0
+    command = read_command(EXPERIMENT, arguments, tmp_path)
+    assert {job.method for job in _jobs(command.config, (0,), False)} == {"joint", "segmentation"}
+    product = read_product(command.folder / "seed-0" / "separated-real.h5")
+    assert product.draws.shape[1:] == (6, 16, 16) and "half_light_radius" in product.catalogue
+    assert "PROBLEM=real" in product.command
