@@ -89,7 +89,7 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min;
 mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 1 h]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
 
-galaxies: $(READY) ## galaxies without their neighbours, real and simulated [smoke: 2 min; cpu: 1 h a seed]
+galaxies: $(READY) ## galaxies without their neighbours, real and simulated [smoke: 2 min; cpu: not run in full]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
 galaxies-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
