@@ -221,7 +221,7 @@ def _fewer(task: Task, share: float) -> Task:
 def _clean(task: Task) -> MultiViewData:
     """One view of each source alone, as the training observations hold it, under the least noise of theirs."""
     shapes, views = task.train.source_shapes, []
-    least = min(float(view.noise.variance(view.y[:1]).min()) for view in task.train.views) ** 0.5
+    least = min(float(view.noise.variance(view.y).min()) for view in task.train.views) ** 0.5
     for beta, shape in enumerate(shapes):
         shown = task.train.showing([beta])
         known = [truth for a in shown if (truth := task.train_truth[a][beta]) is not None]

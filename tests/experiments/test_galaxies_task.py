@@ -117,6 +117,10 @@ def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None
     assert worse["2", "psnr_peak"][0] < scores["2", "psnr_peak"] and worse["2", "psnr_peak"][1] == 8
 
 
+def test_clean_sources_are_had_of_stamps_with_noise_of_their_own(simulated: GalaxiesTask) -> None:
+    assert [len(view) for view in _clean(simulated).views] == [26, 12]
+
+
 def test_a_method_without_a_sky_has_no_residual(simulated: GalaxiesTask) -> None:
     scores = simulated.judge(simulated.own_model("segmentation"), Stream(0)).scores
     assert ("2", "psnr_peak") in scores and not {("mean", "residual_chi2"), ("2", "flux_coverage")} & scores.keys()
