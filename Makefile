@@ -8,6 +8,7 @@ ARGS   ?=
 TORCH  ?=
 FOLDER ?=
 CATALOGUE ?=
+PROBLEM ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin

@@ -20,8 +20,9 @@ from mvss.matrix_free import MatrixFreePosterior
 from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
-from mvss.shared import SharedView, is_shared
+from mvss.shared import SharedView
 from mvss.shared_posterior import Levels, SharedPosterior
+from mvss.shared_view import shared_rows
 from mvss.solvers import CGConfig
 
 
@@ -61,7 +62,7 @@ class Large:
         self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None, levels: Callable[[SharedView], Levels]
     ) -> None:
         self.shown, self.name = shown, view.name
-        rows = SharedView.of(view) if is_shared(view) else None
+        rows = shared_rows(view)
         if rows is None and solver is None:
             size = max(d.mixture.dimension for d in shown)
             raise MvssError(

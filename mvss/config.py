@@ -70,7 +70,7 @@ def config_hash(config: Any) -> str:  # noqa: ANN401 - any dataclass instance
 def _read_preset(schema: type, path: Path) -> DictConfig:
     if not path.is_file():
         names = available_presets(path.parent)
-        raise MvssError(f"unknown preset '{path.stem}'{_suggest(path.stem, names)}")
+        raise MvssError(f"unknown preset '{path.stem}'{suggest(path.stem, names)}")
     try:
         preset = OmegaConf.load(path)
         if not isinstance(preset, DictConfig):
@@ -101,11 +101,12 @@ def _check_path(known: Any, key: str) -> None:  # noqa: ANN401 - nested plain co
         else:
             raise MvssError(f"unknown key '{key}': '{above}' is {known!r} and has no keys; set it as a whole with {above}=...")
         if part not in entries:
-            raise MvssError(f"unknown key '{here}'{_suggest(part, entries)}")
+            raise MvssError(f"unknown key '{here}'{suggest(part, entries)}")
         known = entries[part]
 
 
-def _suggest(name: str, allowed: Iterable[str]) -> str:
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """What to say after an unknown name: the one that was meant, perhaps, and all that are allowed."""
     allowed = list(allowed)
     close = difflib.get_close_matches(name, allowed, n=1)
     return (f": did you mean '{close[0]}'?" if close else ":") + f" allowed: {', '.join(allowed) or 'none'}"
@@ -156,7 +157,7 @@ def _build(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - hint is an
     if origin is Literal:
         # 1 == True in Python, so the type counts too.
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise MvssError(f"'{key}' is {value!r}{_suggest(str(value), map(str, arguments))}")
+            raise MvssError(f"'{key}' is {value!r}{suggest(str(value), map(str, arguments))}")
         return value
     if hint is Any:
         return value
@@ -179,7 +180,7 @@ def _build_dataclass(schema: type, value: Any, key: str) -> Any:  # noqa: ANN401
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in fields:
-            raise MvssError(f"unknown key '{prefix}{name}'{_suggest(str(name), fields)}")
+            raise MvssError(f"unknown key '{prefix}{name}'{suggest(str(name), fields)}")
     for name, field in fields.items():
         if name not in value and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise MvssError(f"'{prefix}{name}' has no value: set it")

@@ -26,9 +26,9 @@ from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.exceptional import Exceptional
 from mvss.rng import Stream
-from mvss.shared import SharedGaussians, SharedView, is_shared
+from mvss.shared import SharedGaussians, SharedView
 from mvss.shared_posterior import local_components
-from mvss.shared_view import unmasked
+from mvss.shared_view import shared_rows, unmasked
 from mvss.solvers import CGConfig, conjugate_gradients
 
 
@@ -46,7 +46,7 @@ class MatrixFreePosterior:
         self.denoisers, self.view, self.config = tuple(denoisers), view, config
         self.evaluations, self.residual = 0, 0.0
         self._solved, self._broken = 0, 0
-        shared = SharedView.of(view) if is_shared(view) else None
+        shared = shared_rows(view)
         self._inverse = _Inverse(denoisers, shared.regularised(config.regularisation)) if shared else None
         self._own = shared.own if shared else None
 
@@ -72,7 +72,6 @@ class MatrixFreePosterior:
             leaves = [x.detach().requires_grad_(True) for x in x_t]
             values = [d(x, sigma) for d, x in zip(self.denoisers, leaves, strict=True)]
         y, operators = self.view.y.double(), [self.view.operators[beta] for beta in self.view.shown]
-
         mask, _ = unmasked(self.view)
         seen = torch.ones_like(y[:1]) if mask is None else mask.to(y)  # no noise of a pixel that was not measured is known
 

@@ -44,6 +44,8 @@ STYLES = {
     "segmentation": ("#882255", "p", "segmentation, symmetric"),
     "aperture": ("#F08AB4", ">", "masked aperture"),
     "exact": (TRUTH, ".", "exact"),
+    "joint_clean": ("#7FB3D5", "h", "joint, clean"),
+    "mixture_clean": ("#F0C27B", "H", "mixture, clean"),
 }
 OTHERS = ("#8C564B", "#7B4FA3", "#2F6B57", "#B03A6A", "#4C5B8A", "#6E7F1E")
 

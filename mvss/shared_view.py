@@ -6,7 +6,7 @@ The noise of the view is the usual one of each pixel, the median over the observ
 
 from __future__ import annotations
 
-__all__ = ["SharedView", "is_shared", "unmasked"]
+__all__ = ["SharedView", "is_shared", "shared_rows", "unmasked"]
 
 import math
 from dataclasses import dataclass, replace
@@ -27,11 +27,15 @@ MOST = 0.25
 
 def is_shared(view: View) -> bool:
     """Whether one operator per source, and one noise, serve all observations of a view, but for few pixels."""
+    return shared_rows(view) is not None
+
+
+def shared_rows(view: View) -> SharedView | None:
+    """The view as rows, if it is shared."""
     try:
-        SharedView.of(view)
+        return SharedView.of(view)
     except MvssError:
-        return False
-    return True
+        return None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ Sources: sky, galaxy. Of real sky nobody knows the truth: known galaxies on rand
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from experiments.galaxies.simulation import ground_kernel, noise_covariance, sim
 from experiments.galaxies.stamps import GALAXY, SKY, Stamps
 from experiments.galaxies.transforms import Transform, fluxes, slope_of, transformed
 from experiments.recipes import Config, Model
+from mvss.config import suggest
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.image_operators import Convolve
@@ -75,9 +75,7 @@ class GalaxiesConfig(Config):
 def problem_named(name: str) -> str:
     """The same, if there is such a problem."""
     if name not in PROBLEMS:
-        close = difflib.get_close_matches(name, PROBLEMS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
+        raise MvssError(f"unknown problem {name!r}{suggest(name, PROBLEMS)}")
     return name
 
 
@@ -124,24 +122,20 @@ class GalaxiesTask:
     # What there is: random fields, galaxies, and fresh ones.
 
     def _simulated(self) -> tuple[_Seen, _Seen, _Seen]:
-        c = self.config
-        make = partial(simulate, pixels=c.pixels, density=c.density)
-        return (
-            _seen(make(c.random_fields, self.seed, galaxies=False)),
-            _seen(make(c.observations, self.seed, galaxies=True)),
-            _seen(make(c.fresh, self.seed + OTHERS, galaxies=True)),
-        )
+        fields, galaxies, fresh = map(_seen, self._made(simulate))
+        return fields, galaxies, fresh
 
     def _ground(self) -> tuple[_Seen, _Seen, _Seen]:
-        c = self.config
-        make = partial(simulate_ground, pixels=c.pixels, density=c.density)
-        found = (
-            make(c.random_fields, self.seed, galaxies=False),
-            make(c.observations, self.seed, galaxies=True),
-            make(c.fresh, self.seed + OTHERS, galaxies=True),
-        )
+        found = self._made(simulate_ground)
         fields, galaxies, fresh = (_Seen(s.stamps, s.sky, s.galaxy, ground=True) for s in found)
         return fields, galaxies, fresh
+
+    def _made(self, make: Callable[..., Any]) -> tuple[Any, Any, Any]:
+        """By a simulator."""
+        c, size = self.config, {"pixels": self.config.pixels, "density": self.config.density}
+        fields = make(c.random_fields, self.seed, galaxies=False, **size)
+        learned, fresh = ((c.observations, self.seed), (c.fresh, self.seed + OTHERS))
+        return fields, make(*learned, galaxies=True, **size), make(*fresh, galaxies=True, **size)
 
     def _space(self) -> list[_Seen]:
         """Random fields and galaxies of other scenes."""
@@ -237,18 +231,18 @@ class GalaxiesTask:
 
     def judge(self, model: Model, stream: Stream) -> Judgement:
         """Of `experiments.recipes.Judge`."""
-        draw = self._drawer(model, stream)
+        draw = partial(self._draw, model, stream)
         stamps, seen = self._fresh.stamps, None
         if self._fresh.ground:  # scored at the sources' pixels, where nothing was observed
             sky, galaxy = self._fresh.sky, self._fresh.galaxy
             shape = torch.ones_like(galaxy, dtype=torch.bool), torch.full_like(galaxy, float(stamps.sigma.median()))
             stamps, seen = Stamps(sky + galaxy, *shape, sky, galaxy, stamps.catalogue), stamps
-        found = judge_known(*draw(self._fresh, None, "known"), stamps, seen)
+        found = judge_known(*draw("known", self._fresh), stamps, seen)
         if self._real is not None:
-            found |= judge_real(*draw(_seen(self._real), None, "real"), self._real)
+            found |= judge_real(*draw("real", _seen(self._real)), self._real)
         if SKY in model.sources and not self._fresh.ground:
             which = self._fresh if self._real is None else _seen(self._real)
-            found |= judge_held_out(lambda good: draw(which, good, "held out"), which.stamps, self.seed)
+            found |= judge_held_out(lambda good: draw("held out", which, good), which.stamps, self.seed)
         return found
 
     def separate(self, model: Model, stream: Stream) -> tuple[Tensor, Tensor, Stamps]:
@@ -260,18 +254,17 @@ class GalaxiesTask:
         if self._fresh.ground:
             raise MvssError("galaxies seen from the ground have other pixels than their stamps: no file is made of them")
         seen = self._fresh if self._real is None else _seen(self._real)
-        sky, galaxy = self._drawer(model, stream)(seen, None, "separate")
+        sky, galaxy = self._draw(model, stream, "separate", seen)
         assert sky is not None
         return sky, galaxy, seen.stamps
 
-    def _drawer(self, model: Model, stream: Stream) -> Callable[[_Seen, Tensor | None, str], tuple[Tensor | None, Tensor]]:
-        def draw(seen: _Seen, good: Tensor | None, key: str) -> tuple[Tensor | None, Tensor]:
-            """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""
-            found = model.posterior_samples(self._view(seen, True, good), stream.child(key), self.config.draws)
-            sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
-            return sources.get(SKY), sources[GALAXY]
-
-        return draw
+    def _draw(
+        self, model: Model, stream: Stream, key: str, seen: _Seen, good: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`. good: as of `_view`."""
+        found = model.posterior_samples(self._view(seen, True, good), stream.child(key), self.config.draws)
+        sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
+        return sources.get(SKY), sources[GALAXY]
 
 
 def make_task(problem: str, seed: int, config: Config) -> GalaxiesTask:

@@ -30,7 +30,7 @@ from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 from mvss.rng import generator
 
-__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "injected", "noise_level", "turned"]
+__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level", "turned"]
 
 LIMIT = 5.0
 """Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the image."""
@@ -185,15 +185,6 @@ def _centred(allowed: Tensor, pixels: int, limit: float) -> tuple[Tensor, Tensor
     number = inside.nonzero().squeeze(1)
     number = number[allowed[tuple(corner[number].T)]]
     return number, corner[number], centre[number] - corner[number]
-
-
-def injected(count: int, seed: int, galaxies: Tensor) -> Stamps:
-    """Known galaxies on random fields of the test part: the galaxy's truth is exact, that of the sky is the field itself, which
-    contains its noise. galaxies: `(K, 1, n, n)` display levels without noise, used in turn; sums above 1 are not clipped."""
-    fields = deep_field("test", galaxies=False, count=count, seed=seed, pixels=galaxies.shape[-1])
-    number = torch.arange(count) % len(galaxies)
-    galaxy = galaxies[number].double()
-    return Stamps(fields.y + galaxy, fields.good, fields.sigma, fields.y, galaxy, fields.catalogue | {"galaxy": number})
 
 
 def _corners(part: Part, galaxies: bool, pixels: int) -> Tensor:

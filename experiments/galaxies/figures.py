@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 from experiments.galaxies.data import transform_of
 from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import Transform, fluxes
-from experiments.places import read_samples
+from experiments.shown import kept_samples
 from mvss.plotting import TRUTH, caption, method_style, save_figure, style
-from mvss.report import method_order
 
 __all__ = ["make_figures"]
 
@@ -74,7 +73,6 @@ def make_figures(
     """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
     style()
     written: list[Path] = []
-    methods = method_order(row["method"] for row in table["rows"])
     makers = {
         "separations": _separations,
         "real": _real,
@@ -85,8 +83,7 @@ def make_figures(
         "worst": _worst,
     }
     for problem in problems:
-        found = {m: read_samples(folder, seed, problem, m) for m in methods}
-        run = _Run({m: s for m, s in found.items() if s}, problem, seed, transform_of(problem, _transform(folder, seed)))
+        run = _Run(kept_samples(folder, table, seed, problem), problem, seed, transform_of(problem, _transform(folder, seed)))
         for name, make in makers.items():
             figure = make(run)
             if figure is not None:

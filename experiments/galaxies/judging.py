@@ -57,7 +57,6 @@ def _named(
 def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, seen: Stamps | None = None) -> Judgement:
     """Of galaxies whose truth is known. seen: what was observed of them, where it is not y of the stamps."""
     mean, blended = galaxy.mean(0), stamps.catalogue["blending"] >= BLENDED
-
     scores = _named(_estimates(mean, stamps) | image_scores(mean, stamps), len(stamps))
     if bool(blended.any()):
         scores |= _named(flux_scores(mean[blended], stamps.select(blended)), int(blended.sum()), "blended_")

@@ -10,6 +10,7 @@ import sys
 
 from experiments.galaxies.__main__ import EXPERIMENT
 from experiments.galaxies.product import make_product, write_product
+from experiments.galaxies.stamps import NOISE
 from experiments.jobs import load_model
 from experiments.places import made_at, name_of, place_of
 from experiments.pool import code_label
@@ -29,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="galaxies-separate", add_help=False)
     parser.add_argument("--problem", default="real")
-    own, rest = parser.parse_known_args(arguments)
-    return report_errors("galaxies-separate", lambda: _separate(own.problem, rest))
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own, rest = parser.parse_known_args(arguments[:end])
+    return report_errors("galaxies-separate", lambda: _separate(own.problem, rest + arguments[end:]))
 
 
 def _separate(problem: str, arguments: list[str]) -> int:
@@ -43,7 +45,7 @@ def _separate(problem: str, arguments: list[str]) -> int:
         task = EXPERIMENT.task(problem, seed, command.config)
         model = load_model(job, task, place_of(job, command.folder))
         sky, galaxy, stamps = task.separate(model, Stream(seed, (problem, "separate")))  # type: ignore[attr-defined]
-        unit = "display levels" if problem == "real" else "flux of a pixel, where the usual noise is 0.02"
+        unit = "display levels" if problem == "real" else f"flux of a pixel, where the usual noise is {NOISE:g}"
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
         write_product(path, make_product(sky, galaxy, stamps, KEPT, unit, text, code_label()))

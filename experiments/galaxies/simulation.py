@@ -11,7 +11,7 @@ them, up to a small error, for it is drawn from the true profiles.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import galsim
 import numpy as np
@@ -135,6 +135,7 @@ def _columns(rows: list[dict[str, float]]) -> dict[str, Tensor]:
     return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in (rows[0] if rows else ())}
 
 
+@lru_cache(maxsize=8)  # jobs of one process share them
 def simulate(
     count: int,
     seed: int,
@@ -173,6 +174,7 @@ def simulate(
     return Stamps(y, good, sigma, sky, galaxy, _columns(rows))
 
 
+@lru_cache(maxsize=8)
 def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, density: float = DENSITY) -> GroundStamps:
     """What `simulate(..., survey=WIDE)` sees, seen from the ground: the same scenes, with white noise of their own.
 

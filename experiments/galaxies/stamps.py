@@ -60,8 +60,8 @@ class Stamps:
         """n."""
         return self.y.shape[-1]
 
-    def select(self, index: Tensor) -> Stamps:
-        """The stamps in `index` `(k,)`, numbers or a bool for each."""
+    def select(self, index: Tensor | slice) -> Stamps:
+        """The stamps in `index`: numbers `(k,)`, a bool for each, or a slice."""
         sky, galaxy = (None if v is None else v[index] for v in (self.sky, self.galaxy))
         catalogue = {name: column[index] for name, column in self.catalogue.items()}
         return Stamps(self.y[index], self.good[index], self.sigma[index], sky, galaxy, catalogue)

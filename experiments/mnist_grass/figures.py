@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
-from experiments.places import read_samples
+from experiments.shown import kept_samples
 from mvss.plotting import caption, method_style, save_animation, save_figure, style
-from mvss.report import method_order
 
 __all__ = ["make_figures"]
 
@@ -36,10 +35,8 @@ def make_figures(
     """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
     style()
     written: list[Path] = []
-    methods = method_order(row["method"] for row in table["rows"])
     for problem in problems:
-        found = {m: read_samples(folder, seed, problem, m) for m in methods}
-        found = {m: s for m, s in found.items() if s}
+        found = kept_samples(folder, table, seed, problem)
         makers = {
             "views": lambda own=found: _views(own, seed),
             "separations": lambda own=found, name=problem: _separations(own, problem_named(name), seed),

@@ -17,10 +17,10 @@ from experiments.galaxies.deep_field import (
     deep_field,
     detections,
     grey,
-    injected,
     noise_level,
     turned,
 )
+from experiments.galaxies.injection import injected_into
 from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 
@@ -118,12 +118,12 @@ def test_noise_is_that_of_sky_without_objects_and_white_beyond_a_pixel() -> None
 
 
 def test_injected_galaxies_have_their_truth() -> None:
-    galaxies = torch.rand(3, 1, 24, 24, generator=torch.Generator().manual_seed(0))
-    stamps = injected(7, 2, galaxies)
-    assert stamps.sky is not None and stamps.galaxy is not None
-    assert torch.equal(stamps.y, stamps.sky + stamps.galaxy)
-    assert torch.equal(stamps.galaxy, galaxies.double()[[0, 1, 2, 0, 1, 2, 0]])
-    assert torch.equal(stamps.sky, deep_field("test", galaxies=False, count=7, seed=2, pixels=24).y)
+    fields = deep_field("test", galaxies=False, count=7, seed=2, pixels=24)
+    galaxies = deep_field("test", galaxies=True, pixels=24).select(slice(3))
+    stamps = injected_into(fields, galaxies)
+    assert stamps.sky is None and stamps.galaxy is not None  # the field holds its noise
+    assert torch.equal(stamps.y, fields.y + stamps.galaxy)
+    assert torch.equal(stamps.galaxy, stamps.galaxy[:3][[0, 1, 2, 0, 1, 2, 0]])
 
 
 @pytest.mark.parametrize(
