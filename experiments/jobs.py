@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
 from experiments.scores import Record, Scorer
@@ -23,12 +25,13 @@ from mvss.denoisers import Denoiser, karras_base
 from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
-from mvss.mixture_em import SharedMixtureConfig, fit_shared_mixtures
+from mvss.mixture_em import SharedMixtureConfig, estimated, fit_shared_mixtures
 from mvss.mixture_fit import fit_mixtures
 from mvss.networks import ImageUNet, TimeMLP
 from mvss.noise import Isotropic
+from mvss.noisier2noise import estimate_source, pairs_of
 from mvss.operators import Identity, Zero
-from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
+from mvss.pipeline import LARGE, PosteriorConfig, SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
 
@@ -46,7 +49,8 @@ def run_job(
     task = _fewer(task, recipe.share)
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
     data = _clean(task) if recipe.clean else task.train
-    priors, seconds = _priors(job, task, data, folder.parent, append, lambda done: progress(0.4 * done))
+    fit = _fitted(job, task, data, folder.parent, append, lambda done: progress(0.4 * done))
+    priors = fit.priors
     began = time.monotonic()
     pipeline = build_pipeline(job, task, priors)
     separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe))
@@ -77,7 +81,7 @@ def run_job(
         save_checkpoint(kept, {"arrays": arrays, "laps": laps, "evaluations": evaluations, "seconds": so_far})
         progress(0.4 + 0.4 * laps / max(1, most))
 
-    first = first_draws(data, priors, beam, keyed)
+    first = _with_estimates(data, first_draws(data, priors, beam, keyed), fit.estimates)
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     draws = run_em(
@@ -108,7 +112,7 @@ def run_job(
     observations = sum(len(view) for view in task.train.views)
     score.add("mean", "network_evaluations", evaluations / observations, observations)
     score.add("mean", "laps", laps, 1)
-    score.add("mean", "wall_seconds", seconds + spent, 1)
+    score.add("mean", "wall_seconds", fit.seconds + spent, 1)
     score.add("mean", "peak_memory_gib", memory.gib(), 1)
     if recipe.network:
         separator.save_pretrained(folder / "pipeline")
@@ -128,38 +132,70 @@ def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
     return laps[:stages]
 
 
-def _priors(
+@dataclass(frozen=True)
+class _Fit:
+    """priors: one per source. estimates: of sources (from 0), by view, `(N, *shape)`. seconds: what the fit took."""
+
+    priors: Sequence[GaussianMixture]
+    seconds: float = 0.0
+    estimates: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
+
+
+def _fitted(
     job: Job,
     task: Task,
     data: MultiViewData,
     folder: Path,
     append: Callable[[Record], None],
     progress: Callable[[float], None],
-) -> tuple[Sequence[GaussianMixture], float]:
-    """The closed-form priors that a recipe starts from, fitted once per problem and seed; and what the fit took."""
+) -> _Fit:
+    """The closed-form priors that a recipe starts from, fitted once per problem and seed."""
     name = job.recipe.fit
     if name == "truth":
-        return task.exact_priors(), 0.0
+        return _Fit(task.exact_priors())
     path = folder / f"fit-{name}.pt"
     if path.exists():
         state = load_checkpoint(path)
     else:
         began = time.monotonic()
         mixture, half = job.config.fits[name], path.with_suffix(".part")
-        stream, evidence = Stream(job.seed, (job.problem, "fit", name)), {}
+        stream, evidence, estimates = Stream(job.seed, (job.problem, "fit", name)), {}, {}
         if isinstance(mixture, SharedMixtureConfig):
+            estimates = _estimates(job, data, mixture, stream.child("noisier2noise"))
+            if estimates:
+                together = {beta: torch.cat(list(found.values())) for beta, found in estimates.items()}
+                data = estimated(data, together, mixture.floor)
             shared = fit_shared_mixtures(data, mixture, task.stages, stream, progress)
             priors, evidence = shared.priors, {"train": shared.evidence[-1]}
         else:
             total = mixture.total_steps
             fit = fit_mixtures(data, mixture, stream, progress=lambda step, _: progress(step / total), checkpoint=half)
             priors, evidence = fit.priors, {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
-        state = {"priors": [p.state() for p in priors], "seconds": time.monotonic() - began, "evidence": evidence}
+        seconds = time.monotonic() - began
+        state = {"priors": [p.state() for p in priors], "seconds": seconds, "evidence": evidence, "estimates": estimates}
         save_checkpoint(path, state)
         half.unlink(missing_ok=True)
     for key, value in state["evidence"].items():
         append({"source": "mean", "metric": f"fit_{key}", "split": "train", "lap": None, "value": value, "samples": 1})
-    return [GaussianMixture(**s) for s in state["priors"]], state["seconds"]
+    return _Fit([GaussianMixture(**s) for s in state["priors"]], state["seconds"], state["estimates"])
+
+
+def _estimates(job: Job, data: MultiViewData, mixture: SharedMixtureConfig, stream: Stream) -> dict[int, dict[int, Tensor]]:
+    """Of every source that pairs of views tell, by view."""
+    found: dict[int, dict[int, Tensor]] = {}
+    if mixture.noisier2noise:
+        for beta, shape in enumerate(data.source_shapes):
+            for pair in pairs_of(data, beta):
+                network = _seeded(job, ("noisier2noise", beta), job.config.network, shape, 1, 1)
+                keyed = stream.child(beta, pair.mixed)
+                x = estimate_source(data, beta, pair, network, mixture.noisier2noise, keyed)
+                found.setdefault(beta, {})[pair.mixed] = x
+        if not found:
+            raise MvssError(
+                f"fits.{job.recipe.fit}: noisier2noise needs a view that shows a source at full resolution, and one of the "
+                "same shape that shows all but that source: leave it out"
+            )
+    return found
 
 
 def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
@@ -167,33 +203,38 @@ def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
     if job.recipe.network:
         return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
     data = _clean(task) if job.recipe.clean else task.train
-    priors, _ = _priors(job, task, data, folder.parent, lambda _: None, lambda _: None)
-    denoisers = build_pipeline(job, task, priors).denoisers
+    fit = _fitted(job, task, data, folder.parent, lambda _: None, lambda _: None)
+    denoisers = build_pipeline(job, task, fit.priors).denoisers
     return SourceSeparationPipeline(denoisers, job.config.separation_of(job.recipe))
 
 
 def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
     """Denoisers with networks that are zero at the start."""
-    denoisers = []
+    denoisers, pipeline_config = [], job.config.posterior_of(job.recipe)
     for beta, (prior, shape) in enumerate(zip(priors, task.train.source_shapes, strict=True)):
         spread = float(prior.covariances.diagonal(dim1=1, dim2=2).mean(1) @ prior.weights)
         spread += float(prior.weights @ (prior.means - prior.weights @ prior.means).square().mean(1))
         sigma_data = math.sqrt(spread)
         network = None
         if job.recipe.network and beta + 1 not in job.recipe.closed:
-            with torch.random.fork_rng():
-                torch.manual_seed(Stream(job.seed, ("network", beta)).generator().initial_seed())
-                network = _network(job.config.architecture_of(job.recipe), shape)
+            architecture = job.config.architecture_of(job.recipe)
+            learned = architecture.variance and prior.dimension > LARGE and pipeline_config.solver is None
+            network = _seeded(job, ("network", beta), architecture, shape, 2, 2 if learned else 1)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
         denoisers.append(Denoiser(base, network, shape, sigma_data))
-    return SourceSeparationPipeline(denoisers, job.config.posterior_of(job.recipe))
+    return SourceSeparationPipeline(denoisers, pipeline_config)
 
 
-def _network(config: NetworkConfig, shape: tuple[int, ...]) -> TimeMLP | ImageUNet:
-    if len(shape) == 3 and config.blocks:
-        return ImageUNet(shape[0], shape[1], 2, config.blocks, config.layers)
-    size = math.prod(shape)
-    return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs=2 * size)
+def _seeded(
+    job: Job, key: tuple[str, int], config: NetworkConfig, shape: tuple[int, ...], inputs: int, outputs: int
+) -> TimeMLP | ImageUNet:
+    """A network whose weights the job's seed and the key determine."""
+    with torch.random.fork_rng():
+        torch.manual_seed(Stream(job.seed, key).generator().initial_seed())
+        if len(shape) == 3 and config.blocks:
+            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
+        size = math.prod(shape)
+        return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)
 
 
 def first_draws(data: MultiViewData, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:
@@ -201,6 +242,22 @@ def first_draws(data: MultiViewData, priors: Sequence[GaussianMixture], beam: in
     denoisers = [Denoiser(p, None, shape, 1.0) for p, shape in zip(priors, data.source_shapes, strict=True)]
     exact = SourceSeparationPipeline(denoisers, PosteriorConfig(beam=beam))
     return [list(exact.posterior_sample(v, stream.child("first", a)).draws) for a, v in enumerate(data.views)]
+
+
+def _with_estimates(data: MultiViewData, draws: Draws, estimates: Mapping[int, Mapping[int, Tensor]]) -> Draws:
+    """First draws with the estimates of sources in their place, and what they leave of y as the draw of the other source, where
+    there is one."""
+    draws = [list(d) for d in draws]
+    for beta, found in estimates.items():
+        for alpha, x in found.items():
+            view = data.views[alpha]
+            x = x[: len(view)]  # without those that are held out
+            draws[alpha][view.shown.index(beta)] = x
+            others = [b for b in view.shown if b != beta]
+            if len(others) == 1:
+                left = view.y - view.operators[beta].forward(x)
+                draws[alpha][view.shown.index(others[0])] = view.operators[others[0]].pseudo_inverse(left)
+    return draws
 
 
 def _hold_out(task: Task, count: int) -> tuple[Task, MultiViewData]:

@@ -72,6 +72,8 @@ def fit_key(job: Job, data: Path) -> str:
     """The same for the closed-form fit that a job starts from, which jobs share, and their audits."""
     fit = job.config.fits.get(job.recipe.fit)
     content = config_hash(fit) if fit else ""
+    if getattr(fit, "noisier2noise", None):
+        content += config_hash(job.config.network)
     shared = {field.name for field in fields(Config)}
     own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
@@ -93,9 +95,12 @@ def _settings(job: Job) -> Config:
         config = replace(config, posterior=PosteriorConfig())
     if recipe.separation is not None or recipe.posterior is not None:
         config = replace(config, separation=PosteriorConfig())
+    networked = any(getattr(fit, "noisier2noise", None) for fit in fits.values())
     if not recipe.network:
-        return replace(config, network=NetworkConfig(), training=TrainingConfig(), em=EMConfig())
-    if recipe.architecture is not None:
+        return replace(
+            config, network=config.network if networked else NetworkConfig(), training=TrainingConfig(), em=EMConfig()
+        )
+    if recipe.architecture is not None and not networked:
         config = replace(config, network=NetworkConfig())
     if recipe.training is not None:
         config = replace(config, training=TrainingConfig())

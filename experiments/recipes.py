@@ -45,13 +45,14 @@ __all__ = [
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network of every source: of images a U-Net with `blocks` and `layers`, else, or without blocks, a TimeMLP with the
-    rest."""
+    rest. variance: whether those of large sources learn it, or leave it to the mixture."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     embedding: int = 64
     conditioning: Literal["film", "concat"] = "film"
     blocks: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
+    variance: bool = True
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,8 @@ def check_config(config: Config) -> None:
         if not 0 < recipe.share <= 1 or ((recipe.share < 1 or recipe.clean) and rivals):
             other = f" of its own, not that of {', '.join(rivals)}" if rivals else ""
             raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1], and share and clean need a fit{other}")
+        if recipe.clean and getattr(config.fits.get(recipe.fit), "noisier2noise", None):
+            raise MvssError(f"method {name}: clean sources need no noisier2noise: name another fit")
         if recipe.fit != "truth" and recipe.fit not in config.fits:
             raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:

@@ -1,7 +1,8 @@
 """What the pipeline knows of one view: exact draws under the mixtures, and the joint posterior at any noise level.
 
-Small sources have any operators and explicit Jacobians. Large ones, such as images, have either the covariances of their
-mixtures, where a whole view shares operators and noise, or conjugate gradients with the Jacobians of whole denoisers.
+Small sources have any operators and explicit Jacobians. Large ones, such as images, have the variances that their networks have
+learned, or the covariances of their mixtures, where a whole view shares operators and noise, or, by conjugate gradients, the
+Jacobians of whole denoisers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
-from mvss.gibbs import DenseConditionals, SharedConditionals
+from mvss.gibbs import DenseConditionals, LearnedConditionals, SharedConditionals
+from mvss.learned_posterior import LearnedPosterior
 from mvss.matrix_free import MatrixFreePosterior
 from mvss.mixture_posterior import Combinations, DenseView, MixturePosterior
 from mvss.posterior import JointPosterior
@@ -52,26 +54,32 @@ class Small:
 
 
 class Large:
-    """A view of large sources. solver: of conjugate gradients; None for the mixtures' covariances. levels: where the
-    factorisations of `SharedPosterior` for a view are kept.
+    """A view of large sources. solver: of conjugate gradients with Jacobians; None for learned variances, or the mixtures'
+    covariances where no network has learned any. levels: where the factorisations of `SharedPosterior` for a view are kept.
 
-    Raises MvssError where observations have operators or noise of their own, and there is no solver.
+    Raises MvssError where observations have operators or noise of their own, and all there is are mixtures.
     """
 
     def __init__(
         self, shown: Sequence[Denoiser], view: View, solver: CGConfig | None, levels: Callable[[SharedView], Levels]
     ) -> None:
         self.shown, self.name = shown, view.name
-        rows = shared_rows(view)
-        if rows is None and solver is None:
+        rows, learned = shared_rows(view), any(d.learns_variance for d in shown)
+        if rows is None and solver is None and not learned:
             size = max(d.mixture.dimension for d in shown)
             raise MvssError(
                 f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, but for "
-                "a quarter of the pixels, or posterior.solver"
+                "a quarter of the pixels, networks that learn their variance, or posterior.solver"
             )
         self.shared = SharedPosterior(shown, rows, levels(rows)) if rows else None
-        self.conditionals = SharedConditionals(shown, rows) if rows else None
-        self.solved = None if solver is None else MatrixFreePosterior(shown, view, solver)
+        self.own: LearnedPosterior | MatrixFreePosterior | None = None
+        self.conditionals: LearnedConditionals | SharedConditionals | None = None
+        if solver is not None:
+            self.own = MatrixFreePosterior(shown, view, solver)
+        elif learned:
+            self.own, self.conditionals = LearnedPosterior(shown, view), LearnedConditionals(shown, view)
+        elif rows:
+            self.conditionals = SharedConditionals(shown, rows)
 
     def exact(self, stream: Stream, index: Tensor) -> Sequence[Tensor]:
         """A joint draw under the mixtures alone."""
@@ -82,15 +90,15 @@ class Large:
             )
         return self.shared.exact().draw(stream, index)
 
-    def posterior(self, rows: slice) -> SharedPosterior | MatrixFreePosterior:
+    def posterior(self, rows: slice) -> SharedPosterior | LearnedPosterior | MatrixFreePosterior:
         """The posterior of some of the observations."""
-        if self.solved is not None:
-            return self.solved.select(rows)
+        if self.own is not None:
+            return self.own.select(rows)
         assert self.shared is not None
         return self.shared.select(rows)
 
-    def one_by_one(self, rows: slice) -> SharedConditionals:
-        """The posterior of each source given the others, for some of the observations, with the mixtures' covariances."""
+    def one_by_one(self, rows: slice) -> LearnedConditionals | SharedConditionals:
+        """The posterior of each source given the others, for some of the observations."""
         if self.conditionals is None:
             raise MvssError(f"{self.name}: Gibbs draws of large sources need one operator and one noise for a whole view")
         return self.conditionals.select(rows)

@@ -9,6 +9,13 @@ diffusion prior starts where the mixture ended. A smooth network cannot resolve 
 it is long; the mixture's residual, which has unit size at every σ, gives it that scale as an input.
 
 Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
+
+A network with two outputs, F and h, says how sure it is, too: Var[x | x_t] of each number by itself is c_out² exp(h), and
+
+    loss ← loss + w (h + (F − target)² exp(−h)),    F held fixed in the second term
+
+has its least at the mean square error (Nix & Weigend 1994; held fixed as by Seitzer et al. 2022). The exact covariance is
+σ² ∂d/∂x_t, which costs a vector–Jacobian product a time and which a trained network's Jacobian only resembles.
 """
 
 from __future__ import annotations
@@ -22,6 +29,11 @@ from mvss.mixture import GaussianMixture
 
 __all__ = ["Denoiser", "karras_base"]
 
+SURENESS = 0.1
+"""w: small, for the estimate comes first."""
+LEAST, MOST = -12.0, 3.0
+"""h is kept within these: variances are c_out² times 6e-6 to 20."""
+
 
 def karras_base(dimension: int, sigma_data: float) -> GaussianMixture:
     """The mixture whose denoiser is the skip term of Karras et al.: one Gaussian N(0, s² I)."""
@@ -32,7 +44,7 @@ def karras_base(dimension: int, sigma_data: float) -> GaussianMixture:
 class Denoiser(torch.nn.Module):
     """d(x_t, σ) of a source of shape `shape`.
 
-    mixture: the closed-form part. network: F(x, log σ), or None for the mixture alone.
+    mixture: the closed-form part. network: F(x, log σ), or F and h where its `outputs` are two; None for the mixture alone.
     sigma_data: s, the standard deviation of the source's numbers.
     """
 
@@ -54,27 +66,54 @@ class Denoiser(torch.nn.Module):
         base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
         return base if self.network is None else base + self.correction(x_t, base, sigma)
 
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the network says Var[x | x_t], too."""
+        return getattr(getattr(self.network, "config", None), "outputs", 1) == 2
+
     def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
         """c_out(σ) F: what the network adds to `base`, the mixture's estimate; in the dtype of x_t, F runs in its own."""
-        assert self.network is not None
-        dtype = next(self.network.parameters()).dtype
-        out = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
-        return self._scales(x_t, sigma)[1] * out.reshape(x_t.shape).to(x_t.dtype)
+        return self._scales(x_t, sigma)[1] * self._outputs(x_t, base, sigma)[:, 0]
+
+    def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each, of a network that `learns_variance`."""
+        base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
+        out, scale = self._outputs(x_t, base, sigma), self._scales(x_t, sigma)[1]
+        return base + scale * out[:, 0], scale.square() * out[:, 1].clamp(LEAST, MOST).exp()
+
+    def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss without what the variance adds to it: what is comparable between networks."""
+        found, _, wanted = self._targets(x, sigma, noise)
+        return _mean((found[:, 0] - wanted).square(), weights)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""
+        found, target, wanted = self._targets(x, sigma, noise)
+        loss = _mean((found[:, 0] - wanted).square(), weights)
+        if found.shape[1] == 2:
+            h, square = found[:, 1].clamp(LEAST, MOST), (found[:, 0].detach() - target).square()
+            loss = loss + SURENESS * _mean(h + square * (-h).exp(), weights)
+        return loss
+
+    def _targets(self, x: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The network's outputs `(N, outputs, *shape)` for x noised, what F should be, and that over-relaxed, `(N, *shape)`."""
         assert self.network is not None
         x_t = x + _column(sigma, x) * noise
         with torch.no_grad():
             base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x.shape)
             inputs = self._inputs(x_t, base, sigma)
-            target = (x - base) / self._scales(x, sigma)[1]
+            target = wanted = (x - base) / self._scales(x, sigma)[1]
             if self.previous is not None:
-                old = self.previous(inputs, sigma.log()).reshape(x.shape)
-                target = self.relaxation * target - (self.relaxation - 1) * old
-        error = self.network(inputs, sigma.log()).reshape(x.shape) - target
-        per_sample = error.square().flatten(1).mean(1)
-        return per_sample.mean() if weights is None else (weights * per_sample).mean()
+                old = self.previous(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:])[:, 0]
+                wanted = self.relaxation * target - (self.relaxation - 1) * old
+        return self.network(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:]), target, wanted
+
+    def _outputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        """F, and h where there is one, `(N, outputs, *shape)`."""
+        assert self.network is not None
+        dtype = next(self.network.parameters()).dtype
+        out: Tensor = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
+        return out.reshape(len(x_t), -1, *x_t.shape[1:]).to(x_t.dtype)
 
     def _scales(self, like: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """c_in and c_out."""
@@ -88,3 +127,9 @@ class Denoiser(torch.nn.Module):
 def _column(values: Tensor, like: Tensor) -> Tensor:
     """`(N,)` to the number of dimensions of `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Of `(N, *shape)`, of rows with weights `(N,)`."""
+    each = values.flatten(1).mean(1)
+    return each.mean() if weights is None else (weights * each).mean()

@@ -17,21 +17,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mvss.data import View
 from mvss.denoisers import Denoiser
+from mvss.learned_posterior import LearnedPosterior
 from mvss.mixture_posterior import DenseView
+from mvss.operators import Zero
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
 from mvss.shared import SharedView
 from mvss.shared_posterior import SharedPosterior
 
-__all__ = ["Conditionals", "DenseConditionals", "SharedConditionals", "gibbs_sample"]
+__all__ = ["Conditionals", "DenseConditionals", "LearnedConditionals", "SharedConditionals", "gibbs_sample"]
 
 
 class Conditionals(Protocol):
     """p(x^β | x_t^β, y, all other sources)."""
 
-    def alone(self, beta: int, x: Sequence[Tensor]) -> JointPosterior | SharedPosterior:
+    def alone(self, beta: int, x: Sequence[Tensor]) -> JointPosterior | SharedPosterior | LearnedPosterior:
         """The posterior of source β, given draws `(N, *shape_γ)` of all sources; that of β itself is not looked at."""
         ...
 
@@ -72,6 +75,24 @@ class SharedConditionals:
         others = sum(self.view.image(g, v.flatten(1)) for g, v in enumerate(x) if g != beta)
         view = replace(self.view, y=self.view.y - others, operators=self.view.operators[beta : beta + 1])
         return self.singles[beta].of(view)
+
+
+class LearnedConditionals:
+    """Of large sources whose networks have learned their variance. denoisers: of the sources that the view shows."""
+
+    def __init__(self, denoisers: Sequence[Denoiser], view: View) -> None:
+        self.denoisers, self.view = denoisers, view
+
+    def select(self, rows: slice) -> LearnedConditionals:
+        """Those of some of the observations."""
+        return LearnedConditionals(self.denoisers, self.view.select(torch.arange(len(self.view))[rows]))
+
+    def alone(self, beta: int, x: Sequence[Tensor]) -> LearnedPosterior:
+        """See `Conditionals`."""
+        view, place = self.view, self.view.shown[beta]
+        others = sum(view.operators[view.shown[g]].forward(v) for g, v in enumerate(x) if g != beta)
+        operators = tuple(o if b == place else Zero(o.source_shape, o.observation_shape) for b, o in enumerate(view.operators))
+        return LearnedPosterior([self.denoisers[beta]], replace(view, y=view.y - others, operators=operators))
 
 
 def gibbs_sample(

@@ -16,19 +16,22 @@ van Dyk 1997). Sources take turns: all at once would each explain the same resid
 
 from __future__ import annotations
 
-__all__ = ["SharedMixtureConfig", "fit_shared_mixtures"]
+__all__ = ["SharedMixtureConfig", "estimated", "fit_shared_mixtures"]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from mvss.data import MultiViewData
+from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.mixture import GaussianMixture
+from mvss.noise import Isotropic
+from mvss.noisier2noise import Noisier2NoiseConfig
+from mvss.operators import Identity, Zero
 from mvss.rng import Stream
 from mvss.shared import NEGLIGIBLE, Components, Given, SharedGaussians, SharedView
 
@@ -39,12 +42,14 @@ UNSEEN = 1e-10
 @dataclass(frozen=True)
 class SharedMixtureConfig:
     """components, ranks: per source; rank 0 for a full covariance. laps: of EM in every stage. floor: least standard
-    deviation of a component in any direction, in the units of the source."""
+    deviation of a component in any direction, in the units of the source. noisier2noise: of sources that pairs of views tell,
+    fit the mixture to estimates of each observation's (`estimated`) in place of the observations."""
 
     components: tuple[int, ...] = (1, 8)
     ranks: tuple[int, ...] = (0, 12)
     laps: int = 20
     floor: float = 0.01
+    noisier2noise: Noisier2NoiseConfig | None = None
 
     def __post_init__(self) -> None:
         if len(self.components) != len(self.ranks):
@@ -92,6 +97,17 @@ def fit_shared_mixtures(
     if missing:
         raise MvssError(f"mixture: no stage fits sources {missing}; name every source in a stage")
     return SharedMixtureFit(tuple(priors[b] for b in range(len(priors))), evidence)
+
+
+def estimated(data: MultiViewData, estimates: Mapping[int, Tensor], floor: float) -> MultiViewData:
+    """The data to fit to where sources (from 0) have been estimated, `(N, *shape)` each: one view of each alone, with a noise
+    of `floor`, in place of all views that show it."""
+    views = [view for view in data.views if not set(view.shown) & set(estimates)]
+    for beta, x in estimates.items():
+        shapes = enumerate(data.source_shapes)
+        operators = tuple(Identity(s) if b == beta else Zero(s, data.source_shapes[beta]) for b, s in shapes)
+        views.append(View(x, operators, Isotropic(floor), f"estimates of source {beta + 1}"))
+    return MultiViewData(tuple(views), data.source_shapes)
 
 
 class _Moments:

@@ -47,6 +47,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         hidden: widths of the hidden layers.
         embedding: width of the embedding of log σ; even.
         conditioning: "film" (the embedding scales and shifts every layer) or "concat" (it joins the input).
+        outputs: sources' worth of numbers that come out.
 
     Raises MvssError if an argument is out of range.
     """
@@ -59,6 +60,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         embedding: int = 64,
         conditioning: str = "film",
         inputs: int | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if conditioning not in CONDITIONINGS:
@@ -76,7 +78,7 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.condition = nn.Linear(embedding, 2 * sum(hidden) if self.film else hidden[0])
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((inputs or features, *hidden), hidden, strict=False))
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=not self.film) for width in hidden)
-        self.output = nn.Linear(hidden[-1], features)
+        self.output = nn.Linear(hidden[-1], outputs * features)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         if self.film:
@@ -84,8 +86,8 @@ class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 scale.add_(1)
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
-        """F(x, log σ) for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level: like x, or (N, features)
-        where the input has another number of elements."""
+        """F(x, log σ) for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level: like x, or
+        (N, outputs · features) where the input has another number of elements."""
         phase = log_sigma[:, None].to(x.dtype) * self.frequencies
         condition = self.condition(self.embed(torch.cat((phase.sin(), phase.cos()), dim=-1)))
         h = x.reshape(len(x), -1)
@@ -107,7 +109,7 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     Arguments:
         channels: C. size: H = W, divisible by two as often as there are blocks less one.
-        inputs: images that one input holds, `(N, inputs, C, H, W)`.
+        inputs: images that one input holds, `(N, inputs, C, H, W)`. outputs: those that come out, one after another.
         blocks: channels of the resolutions, fine to coarse; attention on the last. layers: per block.
 
     Raises MvssError if an argument is out of range.
@@ -115,11 +117,17 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
-        self, channels: int = 1, size: int = 28, inputs: int = 2, blocks: tuple[int, ...] = (32, 64, 128), layers: int = 1
+        self,
+        channels: int = 1,
+        size: int = 28,
+        inputs: int = 2,
+        blocks: tuple[int, ...] = (32, 64, 128),
+        layers: int = 1,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         halvings = len(blocks) - 1
-        if not blocks or min(channels, inputs, layers, *blocks) < 1 or size % 2**halvings:
+        if not blocks or min(channels, inputs, outputs, layers, *blocks) < 1 or size % 2**halvings:
             raise MvssError(
                 f"a U-Net needs positive blocks and layers, and a size that can be halved {halvings} times,"
                 f" not size={size}, blocks={tuple(blocks)}, layers={layers}"
@@ -128,7 +136,7 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.net: Any = UNet2DModel(
             sample_size=size,
             in_channels=inputs * channels,
-            out_channels=channels,
+            out_channels=outputs * channels,
             layers_per_block=layers,
             block_out_channels=tuple(blocks),
             down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
@@ -142,7 +150,7 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
-        """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, C, H, W)`."""
+        """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, outputs · C, H, W)`."""
         time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
         out: Tensor = self.net(x.flatten(1, 2), time).sample
         return out

@@ -39,6 +39,13 @@ class LinearOperator(ABC):
         x = torch.linalg.pinv(self.dense(y.dtype)) @ y.flatten(1).unsqueeze(-1)
         return x.reshape(len(y), *self.source_shape)
 
+    def power(self, variance: Tensor) -> Tensor:
+        """The diagonal of A diag(variance) Aᵀ: `(N, *source_shape)` to `(N, *observation_shape)`; by the matrix, where no
+        operator knows better."""
+        squares = self.dense(variance.dtype).square().to(variance.device)
+        y = (squares @ variance.flatten(1).unsqueeze(-1)).squeeze(-1)
+        return y.reshape(len(variance), *self.observation_shape)
+
     def select(self, index: Tensor) -> LinearOperator:
         """The operators of the observations in `index` `(n,)`."""
         return self
@@ -114,6 +121,9 @@ class Identity(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return y
 
+    def power(self, variance: Tensor) -> Tensor:
+        return variance
+
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return y
 
@@ -138,6 +148,9 @@ class BlockAverage(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         f = self.factor
         return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.forward(variance) / self.factor**2
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
@@ -167,6 +180,9 @@ class Mask(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return y * self.mask.to(y.dtype)
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.forward(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return self.forward(y)
@@ -214,6 +230,9 @@ class Scale(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.factor * y
 
+    def power(self, variance: Tensor) -> Tensor:
+        return self.factor**2 * variance
+
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return 0 * y if self.is_zero else y / self.factor
 
@@ -250,6 +269,11 @@ class Composition(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
+
+    def power(self, variance: Tensor) -> Tensor:
+        if isinstance(self.outer, Identity | Scale | Mask):  # no number of y depends on two of the inner operator's
+            return self.outer.power(self.inner.power(variance))
+        return super().power(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         if isinstance(self.outer, Scale) or (isinstance(self.outer, Mask) and self.inner.is_tight):

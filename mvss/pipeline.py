@@ -24,6 +24,7 @@ from mvss.data import View
 from mvss.denoisers import Denoiser
 from mvss.errors import MvssError
 from mvss.gibbs import gibbs_sample
+from mvss.learned_posterior import LearnedPosterior
 from mvss.matrix_free import MatrixFreePosterior
 from mvss.memory import in_chunks
 from mvss.mixture import GaussianMixture
@@ -45,7 +46,8 @@ LARGE = 64
 class PosteriorConfig:
     """How posterior draws are made.
 
-    sampler: the reverse-time run. start: "warm" or "cold". components: Gaussians kept per source at each noise level
+    sampler: the reverse-time run. passes: such runs one after the other, each from the last one's draws, noised: they forget
+    what the first draws had wrong. start: "warm" or "cold". components: Gaussians kept per source at each noise level
     (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose runs
     are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search
     for exact draws under the mixtures. chunk: observations in memory at once; fewer where memory runs out. solver: for large
@@ -53,6 +55,7 @@ class PosteriorConfig:
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    passes: int = 1
     start: str = "warm"
     components: int = 8
     jumps: tuple[float, ...] = ()
@@ -64,8 +67,8 @@ class PosteriorConfig:
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
             raise MvssError(f"posterior.start={self.start!r} is unknown; use warm or cold")
-        if self.components < 1 or self.chunk < 1:
-            raise MvssError("posterior.components and posterior.chunk must be at least 1")
+        if self.components < 1 or self.chunk < 1 or self.passes < 1:
+            raise MvssError("posterior.components, posterior.chunk and posterior.passes must be at least 1")
         if self.solver and (self.sampler.method == "ancestral" or self.gibbs_rounds):
             raise MvssError("posterior.solver gives means, no draws: sampler.method must be pc, ddim or heun, gibbs_rounds 0")
 
@@ -169,14 +172,17 @@ class SourceSeparationPipeline:
             single = given.one_by_one(rows)
             return Separation(*gibbs_sample(single, begin, sampler, config.gibbs_rounds, stream, index), 0.0)
         posterior = given.posterior(rows)
-        x = sample(posterior, noised(begin, sampler.sigma_start, stream, index), sampler, stream, index)
+        x = tuple(begin)
+        for number in range(config.passes):
+            keyed = stream.child("pass", number) if number else stream
+            x = sample(posterior, noised(x, sampler.sigma_start, keyed, index), sampler, keyed, index)
         x = self._jump(posterior, x, stream, index)
-        residual = posterior.residual if isinstance(posterior, MatrixFreePosterior) else 0.0
+        residual = posterior.residual if isinstance(posterior, MatrixFreePosterior | LearnedPosterior) else 0.0
         return Separation(x, posterior.evaluations, posterior.clamped, residual)
 
     def _jump(
         self,
-        posterior: JointPosterior | SharedPosterior | MatrixFreePosterior,
+        posterior: JointPosterior | SharedPosterior | LearnedPosterior | MatrixFreePosterior,
         x: tuple[Tensor, ...],
         stream: Stream,
         index: Tensor,
@@ -189,7 +195,7 @@ class SourceSeparationPipeline:
         """
         if not self.config.jumps:
             return x
-        if isinstance(posterior, SharedPosterior | MatrixFreePosterior):
+        if isinstance(posterior, SharedPosterior | LearnedPosterior | MatrixFreePosterior):
             raise MvssError("posterior.jumps are for small sources: leave them out")
         size = posterior.data.y.shape[1]
         allowed = float(chi2.ppf(0.99, size))
@@ -225,9 +231,11 @@ class SourceSeparationPipeline:
         sampler = self.config.sampler
         if self.config.start == "cold":
             start = torch.zeros_like(start)
-        large = denoiser.mixture.dimension > LARGE
+        prior: LearnedPosterior | SharedPosterior | Prior = Prior([denoiser], self.config.components)
+        if denoiser.mixture.dimension > LARGE:
+            prior = LearnedPosterior([denoiser]) if denoiser.learns_variance else SharedPosterior([denoiser])
         return sample(
-            SharedPosterior([denoiser]) if large else Prior([denoiser], self.config.components),
+            prior,
             noised([start], sampler.sigma_start, stream, index),
             sampler,
             stream,

@@ -107,3 +107,12 @@ def test_bad_operators_are_refused_in_one_line(make, words: str) -> None:  # noq
     with pytest.raises(MvssError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_power_is_the_diagonal_of_the_image_of_variances(name: str) -> None:
+    operator = OPERATORS[name]
+    variance = torch.rand(COUNT, *operator.source_shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    matrix = operator.dense()
+    expected = torch.einsum("nmd,nd->nm", matrix.square().expand(COUNT, -1, -1), variance.flatten(1))
+    torch.testing.assert_close(operator.power(variance).flatten(1), expected)

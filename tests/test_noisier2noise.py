@@ -1,0 +1,97 @@
+"""Estimates of a source from pairs of views, beside the closed form of Gaussians."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.data import MultiViewData, View
+from mvss.errors import MvssError
+from mvss.mixture_em import SharedMixtureConfig, estimated, fit_shared_mixtures
+from mvss.networks import TimeMLP
+from mvss.noise import Isotropic
+from mvss.noisier2noise import Noisier2NoiseConfig, Pair, estimate_source, pairs_of
+from mvss.operators import BlockAverage, Identity, LinearOperator, Mask, Scale, Zero
+from mvss.rng import Stream
+from mvss.training import TrainingConfig
+
+SHAPE = (1, 2, 2)
+RNG = torch.Generator().manual_seed(0)
+NOISE, AMPLITUDE, LEVEL = 0.1, 0.5, 3.0
+TRAINING = TrainingConfig(steps=600, batch=256, learning_rate=3e-3, ema_decay=0.99)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=RNG, dtype=torch.float64)
+
+
+def two_views(n: int, mask: Tensor | None = None) -> tuple[MultiViewData, Tensor]:
+    """A background of level 3 and deviation 0.4, and a target of deviation 1 that is on top of it; and that target."""
+    target, here = normal(n, *SHAPE), Identity(SHAPE) if mask is None else Mask(mask)
+    fields = [LEVEL + 0.4 * normal(n, *SHAPE) for _ in range(2)]
+    y = [here.forward(fields[0]), here.forward(fields[1] + AMPLITUDE * target)]
+    shown: tuple[LinearOperator, LinearOperator] = (here, here @ Scale(AMPLITUDE, SHAPE))
+    seen = [here.forward(NOISE * normal(n, *SHAPE)) + v for v in y]
+    views = (
+        View(seen[0], (here, Zero(SHAPE, SHAPE)), Isotropic(NOISE), "background"),
+        View(seen[1], shown, Isotropic(NOISE), "both"),
+    )
+    return MultiViewData(views, (SHAPE, SHAPE)), target
+
+
+def estimate(data: MultiViewData, averages: int = 64) -> Tensor:
+    torch.manual_seed(0)
+    network = TimeMLP(4, (64, 64), 4, "film", 4, 1)
+    return estimate_source(data, 1, Pair(1, 0), network, Noisier2NoiseConfig(TRAINING, averages), Stream(1))
+
+
+def test_it_is_the_estimate_under_twice_the_background() -> None:
+    """Of Gaussians E[x | z] = a v (z − 2 level)/(a² v + 2 s), and its mean over backgrounds the same of y."""
+    data, _ = two_views(4000)
+    hidden = 0.4**2 + NOISE**2
+    exact = AMPLITUDE * (data.views[1].y - LEVEL) / (AMPLITUDE**2 + 2 * hidden)
+    error = (estimate(data) - exact).square().mean().sqrt()
+    assert float(error) < 0.16 * float(exact.std())  # of which the mean over 64 backgrounds leaves 0.08
+
+
+def test_masked_pixels_teach_nothing() -> None:
+    """They are zero, far below the background: what was measured must be estimated as well as without them."""
+    mask = torch.rand(4000, *SHAPE, generator=RNG) > 0.1
+    mask[:, 0, 0, 0] = True
+    data, target = two_views(4000, mask)
+    error = (estimate(data) - target)[mask].square().mean().sqrt()
+    least = (2 * (0.4**2 + NOISE**2) / (AMPLITUDE**2 + 2 * (0.4**2 + NOISE**2))) ** 0.5
+    assert float(error) < 1.15 * least
+
+
+def test_pairs_are_views_at_full_resolution_that_differ_in_one_source() -> None:
+    data, _ = two_views(5)
+    assert pairs_of(data, 1) == [Pair(1, 0)]
+    assert pairs_of(data, 0) == []  # nothing shows the target alone
+    coarse = BlockAverage(SHAPE, 2)
+    views = tuple(
+        View(
+            coarse.forward(v.y),
+            (coarse, Zero(SHAPE, (1, 1, 1)) if number == 0 else coarse),
+            Isotropic(NOISE),
+            f"coarse {number}",
+        )
+        for number, v in enumerate(data.views)
+    )
+    assert pairs_of(MultiViewData((*data.views, *views), data.source_shapes), 1) == [Pair(1, 0)]
+    assert pairs_of(MultiViewData(views, data.source_shapes), 1) == []
+
+
+def test_a_mixture_is_fitted_to_estimates_in_place_of_observations() -> None:
+    data, target = two_views(600)
+    clean = estimated(data, {1: target}, 0.05)
+    assert [view.name for view in clean.views] == ["background", "estimates of source 2"]
+    fit = fit_shared_mixtures(clean, SharedMixtureConfig((1, 1), (0, 0), 20, 0.05), ((0,), (1,)), Stream(2))
+    torch.testing.assert_close(fit.priors[1].covariances[0], torch.cov(target.flatten(1).T), atol=0.03, rtol=0)
+    torch.testing.assert_close(fit.priors[0].covariances[0].diagonal().mean(), torch.tensor(0.16).double(), atol=0.02, rtol=0)
+
+
+def test_averages_must_be_positive() -> None:
+    with pytest.raises(MvssError, match="averages=0"):
+        Noisier2NoiseConfig(averages=0)
