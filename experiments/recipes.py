@@ -27,6 +27,7 @@ from mvss.training import TrainingConfig
 
 __all__ = [
     "AuditConfig",
+    "Bounded",
     "Config",
     "EMConfig",
     "Job",
@@ -229,6 +230,14 @@ class Task(Protocol):
 
     def exact_priors(self) -> Sequence[GaussianMixture]:
         """The true priors, where they are known."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A task whose sources can have no values but those between two: draws of every method are cut to that before they are
+    scored or shown."""
+
+    support: tuple[float, float]
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.calibration import calibrate
-from experiments.recipes import Job, Judge, Model, OwnScores, Task
+from experiments.recipes import Bounded, Job, Judge, Model, OwnScores, Task
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
 from mvss.em import Draws
@@ -56,7 +56,7 @@ class Scorer:
         for key, value in record.items():
             if isinstance(value, int | float) and key != "lap":
                 self.add("mean", key, float(value), 1, "train", lap)
-        self._draws(draws, self.task.train, self.task.train_truth, "train", lap)
+        self._draws(self._within(draws), self.task.train, self.task.train_truth, "train", lap)
         return time.monotonic() - began
 
     def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
@@ -75,7 +75,7 @@ class Scorer:
 
     def final(self, model: Model, draws: Draws) -> Draws:
         """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
-        self._draws(draws, self.task.train, self.task.train_truth, "train", None)
+        self._draws(self._within(draws), self.task.train, self.task.train_truth, "train", None)
         for number, view in enumerate(self.task.train.views, start=1):
             if view.y.ndim == 4:  # images are shown as they are seen
                 self.saved[f"observed_{number}"] = self._few(view.y)
@@ -86,7 +86,7 @@ class Scorer:
             fresh[alpha] = list(model.posterior_sample(view, self.stream.child("fresh", alpha)).draws)
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
-        self._draws(fresh, self.task.fresh, self.task.fresh_truth, "fresh", None)
+        self._draws(self._within(fresh), self.task.fresh, self.task.fresh_truth, "fresh", None)
         if not self.job.recipe.own:
             for b in self.sources:
                 self._prior(model, b)
@@ -100,6 +100,10 @@ class Scorer:
         if self.metrics.coverage:
             self._coverage(model)
         return fresh
+
+    def _within(self, draws: Draws) -> Draws:
+        """Draws cut to what the sources can be."""
+        return [[x.clamp(*self.task.support) for x in each] for each in draws] if isinstance(self.task, Bounded) else draws
 
     def _among(self, view: View) -> list[int]:
         """The sources that the view shows and the method separates, in the order of its draws."""
@@ -159,7 +163,7 @@ class Scorer:
         for alpha in self.task.scored_views:
             view = self.task.fresh.views[alpha]
             draws = model.posterior_samples(view, self.stream.child("means", alpha), self.metrics.mean_draws)
-            for b, x in zip(self._among(view), draws, strict=True):
+            for b, x in zip(self._among(view), self._within([list(draws)])[0], strict=True):
                 found[b].append((x.mean(0), x.std(0), self.task.fresh_truth[alpha][b]))
         for b, parts in found.items():
             mean, width, truth = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
@@ -186,7 +190,7 @@ class Scorer:
         if n:
             self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
         count = len(self.truth[b]) or self.metrics.saved  # without truth, for the figures alone
-        prior = model.prior_sample(b, count, self.stream.child("prior", b)).flatten(1)
+        prior = self._within([[model.prior_sample(b, count, self.stream.child("prior", b)).flatten(1)]])[0][0]
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 

@@ -78,6 +78,7 @@ class MnistGrassTask:
     """One problem with one seed, as the experiments' common loop wants it. Sources: grass, digits."""
 
     data_range = 1.0
+    support = (0.0, 1.0)
 
     def __init__(self, name: str, seed: int, config: MnistGrassConfig) -> None:
         factors = problem_named(name)
