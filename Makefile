@@ -9,6 +9,7 @@ TORCH  ?=
 FOLDER ?=
 CATALOGUE ?=
 PROBLEM ?=
+ONLY ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -17,14 +18,14 @@ READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 SWEEP := $(VENV)/.installed-sweep
 GALAXIES := $(VENV)/.installed-galaxies
-FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ARGS)),-- $(ARGS))
+FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(ARGS)),-- $(ARGS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
-	@echo "PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
+	@echo "ONLY=\"joint mixture\" runs no other methods of a target. PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
 from experiments.scores import Record, Scorer
+from mvss.amortised import Amortised
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
@@ -53,7 +54,7 @@ def run_job(
     priors = fit.priors
     began = time.monotonic()
     pipeline = build_pipeline(job, task, priors)
-    separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe))
+    separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe), pipeline.amortised)
     beam, keyed = config.posterior_of(recipe).beam, Stream(job.seed, (job.problem, recipe.fit))
     held_out = None
     if config.laps(recipe) == "auto":
@@ -97,6 +98,7 @@ def run_job(
         folder / "em.pt",
         on_lap,
         held_out,
+        pipeline.amortised,
     )
     spent += time.monotonic() - began
     if recipe.clean:
@@ -186,7 +188,7 @@ def _estimates(job: Job, data: MultiViewData, mixture: SharedMixtureConfig, stre
     if mixture.noisier2noise:
         for beta, shape in enumerate(data.source_shapes):
             for pair in pairs_of(data, beta):
-                network = _seeded(job, ("noisier2noise", beta), job.config.network, shape, 1, 1)
+                network = _seeded(job, ("noisier2noise", beta), job.config.network, shape, 2, 2)
                 keyed = stream.child(beta, pair.mixed)
                 x = estimate_source(data, beta, pair, network, mixture.noisier2noise, keyed)
                 found.setdefault(beta, {})[pair.mixed] = x
@@ -221,8 +223,15 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
             learned = architecture.variance and prior.dimension > LARGE and pipeline_config.solver is None
             network = _seeded(job, ("network", beta), architecture, shape, 2, 2 if learned else 1)
         base = prior if job.recipe.base == "mixture" else karras_base(prior.dimension, sigma_data)
-        denoisers.append(Denoiser(base, network, shape, sigma_data))
-    return SourceSeparationPipeline(denoisers, pipeline_config)
+        dynamic = network is not None and job.config.architecture_of(job.recipe).dynamic
+        denoisers.append(Denoiser(base, network, shape, sigma_data, dynamic))
+    amortised = {}
+    for beta, shape in enumerate(task.train.source_shapes if pipeline_config.amortised and job.recipe.network else ()):
+        for pair in pairs_of(task.train, beta)[:1]:
+            network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, 4, 2)
+            views = task.train.views
+            amortised[beta] = Amortised.of(network, views[pair.mixed], views[pair.background], beta)
+    return SourceSeparationPipeline(denoisers, pipeline_config, amortised)
 
 
 def _seeded(

@@ -46,7 +46,8 @@ __all__ = [
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network of every source: of images a U-Net with `blocks` and `layers`, else, or without blocks, a TimeMLP with the
-    rest. variance: whether those of large sources learn it, or leave it to the mixture."""
+    rest. variance: whether those of large sources learn it, or leave it to the mixture. dynamic: for images of a large dynamic
+    range (`mvss.dynamic`)."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     embedding: int = 64
@@ -54,6 +55,7 @@ class NetworkConfig:
     blocks: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
     variance: bool = True
+    dynamic: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from experiments.places import Experiment, is_done, made_at, name_of, place_of, 
 from experiments.pool import run_all
 from experiments.recipes import Config, Job, check_config
 from mvss.checkpoints import atomic_write_text
-from mvss.config import available_presets, config_hash, load_config, save_config
+from mvss.config import available_presets, config_hash, load_config, save_config, suggest
 from mvss.errors import MvssError
 from mvss.records import environment, read_records
 from mvss.report import build_table, write_table
@@ -46,6 +46,7 @@ class Command:
     audit: bool
     dry_run: bool
     report: bool
+    only: tuple[str, ...]
     overrides: tuple[str, ...]
     config: Config
     folder: Path
@@ -87,6 +88,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/audit.py")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
+    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="of all methods none but these")
     options = parser.parse_args(arguments)
     presets = experiment.data.parent / "presets"
     if options.preset not in available_presets(presets):
@@ -96,17 +98,21 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
+    if unknown := sorted(set(options.only) - set(config.recipes())):
+        raise MvssError(f"unknown method {unknown[0]!r}{suggest(unknown[0], config.recipes())}")
     folder = root / "results" / experiment.name.replace("-", "_") / options.preset
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
     kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
-    return Command(options.preset, seeds, *kinds, tuple(overrides), config, folder)
+    return Command(options.preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)
 
 
 def _main(experiment: Experiment, command: Command) -> int:
     config, folder = command.config, command.folder
     jobs = _jobs(config, command.seeds, command.compare, command.audit, command.ablations)
+    if command.only:
+        jobs = [job for job in jobs if job.method in command.only]
     stale = [job for job in jobs if not is_done(experiment, job, folder)]
     seeds = " ".join(map(str, command.seeds))
     print(f"{experiment.name}, preset {command.preset}, seeds {seeds}: {len(stale)} of {len(jobs)} jobs to run")

@@ -25,9 +25,10 @@ import copy
 import torch
 from torch import Tensor
 
+from mvss.dynamic import local_scale
 from mvss.mixture import GaussianMixture
 
-__all__ = ["Denoiser", "karras_base"]
+__all__ = ["Denoiser", "gaussian_loss", "karras_base", "variance_of"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
@@ -45,13 +46,20 @@ class Denoiser(torch.nn.Module):
     """d(x_t, σ) of a source of shape `shape`.
 
     mixture: the closed-form part. network: F(x, log σ), or F and h where its `outputs` are two; None for the mixture alone.
-    sigma_data: s, the standard deviation of the source's numbers.
+    sigma_data: s, the standard deviation of the source's numbers. dynamic: of images of a large dynamic range: s is taken of
+    each pixel of x_t instead (`mvss.dynamic`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
     """
 
     def __init__(
-        self, mixture: GaussianMixture, network: torch.nn.Module | None, shape: tuple[int, ...], sigma_data: float
+        self,
+        mixture: GaussianMixture,
+        network: torch.nn.Module | None,
+        shape: tuple[int, ...],
+        sigma_data: float,
+        dynamic: bool = False,
     ) -> None:
         super().__init__()
+        self.dynamic = dynamic
         self.mixture, self.network, self.shape, self.sigma_data = mixture, network, tuple(shape), float(sigma_data)
         self.previous: torch.nn.Module | None = None
         self.relaxation = 1.0
@@ -63,7 +71,7 @@ class Denoiser(torch.nn.Module):
 
     def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """E[x | x_t], `(N, *shape)`, for x_t `(N, *shape)` and σ `(N,)`."""
-        base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
+        base = self._base(x_t, sigma)
         return base if self.network is None else base + self.correction(x_t, base, sigma)
 
     @property
@@ -77,9 +85,9 @@ class Denoiser(torch.nn.Module):
 
     def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each, of a network that `learns_variance`."""
-        base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
+        base = self._base(x_t, sigma)
         out, scale = self._outputs(x_t, base, sigma), self._scales(x_t, sigma)[1]
-        return base + scale * out[:, 0], scale.square() * out[:, 1].clamp(LEAST, MOST).exp()
+        return base + scale * out[:, 0], scale.square() * variance_of(out[:, 1])
 
     def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss without what the variance adds to it: what is comparable between networks."""
@@ -89,20 +97,16 @@ class Denoiser(torch.nn.Module):
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""
         found, target, wanted = self._targets(x, sigma, noise)
-        loss = _mean((found[:, 0] - wanted).square(), weights)
-        if found.shape[1] == 2:
-            h, square = found[:, 1].clamp(LEAST, MOST), (found[:, 0].detach() - target).square()
-            loss = loss + SURENESS * _mean(h + square * (-h).exp(), weights)
-        return loss
+        return gaussian_loss(found, target, weights, wanted)
 
     def _targets(self, x: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network's outputs `(N, outputs, *shape)` for x noised, what F should be, and that over-relaxed, `(N, *shape)`."""
         assert self.network is not None
         x_t = x + _column(sigma, x) * noise
         with torch.no_grad():
-            base = self.mixture.denoise(x_t.flatten(1), sigma).reshape(x.shape)
+            base = self._base(x_t, sigma)
             inputs = self._inputs(x_t, base, sigma)
-            target = wanted = (x - base) / self._scales(x, sigma)[1]
+            target = wanted = (x - base) / self._scales(x_t, sigma)[1]
             if self.previous is not None:
                 old = self.previous(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:])[:, 0]
                 wanted = self.relaxation * target - (self.relaxation - 1) * old
@@ -115,13 +119,43 @@ class Denoiser(torch.nn.Module):
         out: Tensor = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
         return out.reshape(len(x_t), -1, *x_t.shape[1:]).to(x_t.dtype)
 
-    def _scales(self, like: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def _base(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """What the network corrects."""
+        if self.dynamic:
+            return (self._sizes(x_t, sigma) * self._scales(x_t, sigma)[0]).square() * x_t
+        return self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
+
+    def _sizes(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """s, one for each observation or pixel."""
+        if self.dynamic:
+            return local_scale(x_t, torch.ones_like(x_t), _column(sigma, x_t))
+        return _column(sigma.new_full((len(sigma),), self.sigma_data), x_t)
+
+    def _scales(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """c_in and c_out."""
-        total = (sigma.square() + self.sigma_data**2).sqrt()
-        return _column(1 / total, like), _column(sigma * self.sigma_data / total, like)
+        s, level = self._sizes(x_t, sigma), _column(sigma, x_t)
+        total = (level.square() + s.square()).sqrt()
+        return 1 / total, level * s / total
 
     def _inputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
-        return torch.stack([self._scales(x_t, sigma)[0] * x_t, (x_t - base) / _column(sigma, x_t)], dim=1)
+        level = _column(sigma, x_t)
+        second = torch.asinh(x_t / level) / 3 if self.dynamic else (x_t - base) / level
+        return torch.stack([self._scales(x_t, sigma)[0] * x_t, second], dim=1)
+
+
+def variance_of(h: Tensor) -> Tensor:
+    """exp(h), in units of c_out²."""
+    return h.clamp(LEAST, MOST).exp()
+
+
+def gaussian_loss(found: Tensor, target: Tensor, weights: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    """The loss of F, and of h where there is one, `(N, 1 or 2, *shape)`. target: of F, `(N, *shape)`; wanted: what F is
+    trained towards, if not that. weights: of rows, `(N,)`."""
+    loss = _mean((found[:, 0] - (target if wanted is None else wanted)).square(), weights)
+    if found.shape[1] == 2:
+        h, square = found[:, 1].clamp(LEAST, MOST), (found[:, 0].detach() - target).square()
+        loss = loss + SURENESS * _mean(h + square * (-h).exp(), weights)
+    return loss
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mvss.amortised import Amortised
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData
 from mvss.denoisers import Denoiser
@@ -80,15 +81,18 @@ def run_em(
     checkpoint: Path | None = None,
     on_lap: Callable[[dict[str, Any], Draws], None] | None = None,
     held_out: HeldOut | None = None,
+    amortised: Mapping[int, Amortised] | None = None,
 ) -> Draws:
     """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
 
     draws: the first draws, see `Draws`. checkpoint: file to save to after every lap, and to go on from if it exists.
     on_lap: called after every lap with its record, and once with lap 0 before the first.
-    held_out: where given, stages end by it, and their laps are the most that they may take.
+    held_out: where given, stages end by it, and their laps are the most that they may take. amortised: of sources (from 0) that
+    have one, the network that learns their posterior beside the denoiser; trained in place.
     """
     plan = _plan(data, stages)
-    pipeline = SourceSeparationPipeline(denoisers, posterior)
+    amortised = amortised or {}
+    pipeline = SourceSeparationPipeline(denoisers, posterior, amortised)
     state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "gains": [], "asked": None}
     draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
@@ -97,6 +101,8 @@ def run_em(
         for denoiser, weights in zip(denoisers, state.pop("networks"), strict=True):
             if denoiser.network is not None:
                 denoiser.network.load_state_dict(weights)
+        for model, weights in zip(amortised.values(), state.pop("amortised", []), strict=True):
+            model.network.load_state_dict(weights)
     elif on_lap:
         on_lap({"lap": 0, "network_evaluations": 0}, draws)
     while state["stage"] < len(plan):
@@ -106,13 +112,21 @@ def run_em(
             continue
         lap, scores = state["lap"], {}
         if held_out and state["asked"] is None:
-            state["asked"], count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
+            state["asked"], count = _separate(pipeline, held_out, views, stream.child("held-out", lap), accelerator)
             state["evaluations"] += count
         former, began = copy.deepcopy(list(denoisers)) if held_out else [], time.monotonic()
         for beta in stage.sources:
-            pool = [draws[a][data.views[a].shown.index(beta)] for a in views if beta in data.views[a].shown]
+            showing = [a for a in views if beta in data.views[a].shown]
+            pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in showing])
+            if beta in amortised:
+                keyed = stream.child("amortised", lap, beta)
+                result = fit_denoiser(amortised[beta], pool, training, keyed, accelerator)
+                scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]
+                # a prior that no E-step of this stage draws from is learned once, from its last draws but one
+                if state["within"] + 1 < stage.laps and all(amortised[beta].applies(data.views[a], beta) for a in showing):
+                    continue
             denoisers[beta].relax(relaxation)
-            result = fit_denoiser(denoisers[beta], torch.cat(pool), training, stream.child("m-step", lap, beta), accelerator)
+            result = fit_denoiser(denoisers[beta], pool, training, stream.child("m-step", lap, beta), accelerator)
             denoisers[beta].relax(1.0)
             scores[f"loss_{beta + 1}"] = result.loss[-1][1]
         trained = time.monotonic()
@@ -128,7 +142,7 @@ def run_em(
         state |= {"lap": lap + 1, "within": state["within"] + 1}
         if held_out:
             keyed, before = stream.child("held-out", lap + 1), state["asked"]
-            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
+            state["asked"], count = _separate(pipeline, held_out, views, keyed, accelerator)
             state["evaluations"] += count
             bounds = [_gain(former, denoisers, asked, training, keyed) for asked in (before, state["asked"])]
             gain = torch.stack(bounds).mean(0)
@@ -152,7 +166,8 @@ def run_em(
             on_lap(record, draws)
         if checkpoint is not None and accelerator.is_main_process:
             networks = [d.network.state_dict() if d.network is not None else {} for d in denoisers]
-            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": networks})
+            learned = [model.network.state_dict() for model in amortised.values()]
+            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": networks, "amortised": learned})
     return draws
 
 
@@ -171,11 +186,12 @@ def _plan(data: MultiViewData, stages: Sequence[Stage]) -> list[tuple[Stage, lis
 
 
 def _separate(
-    denoisers: Sequence[Denoiser], held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
+    learned: SourceSeparationPipeline, held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
 ) -> tuple[list[dict[int, Tensor]], int]:
     """One draw `(N, *shape)` of each source of each held-out observation of `views`, and the network evaluations."""
+    denoisers = learned.denoisers
     _freeze(denoisers, True)
-    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior), [], 0
+    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior, learned.amortised), [], 0
     for alpha in views:
         view = held_out.data.views[alpha]
         found = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)

@@ -13,30 +13,34 @@ from __future__ import annotations
 
 __all__ = ["Noisier2NoiseConfig", "Pair", "estimate_source", "pairs_of"]
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.data import MultiViewData, View
+from mvss.amortised import level_of, seen, tight_factor
+from mvss.data import MultiViewData
+from mvss.dynamic import local_scale, usual_size
 from mvss.errors import MvssError
-from mvss.operators import LinearOperator
 from mvss.rng import Stream
-from mvss.shared_view import unmasked
 from mvss.training import TrainingConfig, fit_denoiser
 
 BATCH = 256
 """Images that go through the network at a time when nothing is learned."""
+RELATIVE = 0.05
+"""Error that counts as much as the noise does, beside the light of a pixel."""
 
 
 @dataclass(frozen=True)
 class Noisier2NoiseConfig:
-    """training: of f; its noise levels do not matter. averages: backgrounds n' behind each estimate."""
+    """training: of f; its noise levels do not matter. averages: backgrounds n' behind each estimate. dynamic_range: of images
+    whose bright pixels are many times as bright as their noise: f gives a share of the light of each pixel, and errors count
+    beside that light."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     averages: int = 8
+    dynamic_range: bool = False
 
     def __post_init__(self) -> None:
         if self.averages < 1:
@@ -55,7 +59,7 @@ def pairs_of(data: MultiViewData, beta: int) -> list[Pair]:
     """Pairs of views that tell source `beta`: A, but for a mask, must be a multiple of the identity."""
     found = []
     for a, view in enumerate(data.views):
-        if beta not in view.shown or _factor(view.operators[beta], unmasked(view)[1][view.shown.index(beta)]) is None:
+        if beta not in view.shown or tight_factor(view, beta) is None:
             continue
         others = set(view.shown) - {beta}
         same = [b for b, v in enumerate(data.views) if set(v.shown) == others and v.observation_shape == view.observation_shape]
@@ -69,25 +73,22 @@ def estimate_source(
 ) -> Tensor:
     """x̂ of source `beta`, `(N, *shape)`, for all observations of the pair's view.
 
-    network: F(x, log σ) for images, of one input and one output, which is trained.
+    network: F(x, log σ) for images, of two inputs and two outputs, which is trained.
     """
     mixed, background = data.views[pair.mixed], data.views[pair.background]
-    factor = _factor(mixed.operators[beta], unmasked(mixed)[1][mixed.shown.index(beta)])
+    factor, level = tight_factor(mixed, beta), level_of(background)
     assert factor is not None
-    seen, empty = (_seen(view) for view in (mixed, background))
-    usual = (background.y * empty).sum(0) / empty.sum(0).clamp_min(1.0)
-    y, n = ((view.y - usual) * mask for view, mask in ((mixed, seen), (background, empty)))
-    model = _Estimator(network, torch.stack([n, empty], dim=1).float())
-    # fit_denoiser's noise level, uniform in its logarithm over batch strata, says which background is added
-    training = replace(config.training, sigma_min=1.0, sigma_max=math.e, beta=(1.0, 1.0))
+    measured, empty = seen(mixed), seen(background)
+    y, n = (mixed.y - level) * measured, (background.y - level) * empty
+    model = _Estimator(network, torch.stack([n, empty], dim=1).float(), config.dynamic_range)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    fit_denoiser(model, torch.stack([y, seen], dim=1), training, stream.child("fit"), accelerator)
+    fit_denoiser(model, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
     index, home = torch.arange(len(y)), next(network.parameters()).device
     total = torch.zeros_like(y)
     for number in range(config.averages):
         chosen = (stream.uniform(index, (), "background", number) * len(n)).long()
         for rows in index.split(BATCH):
-            total[rows] += model.estimate(y[rows].to(home), seen[rows].to(home), chosen[rows].to(home)).to(y)
+            total[rows] += model.estimate(y[rows].to(home), measured[rows].to(home), chosen[rows].to(home)).to(y)
     return total / (config.averages * factor)
 
 
@@ -96,45 +97,48 @@ class _Estimator(torch.nn.Module):
 
     backgrounds: Tensor
 
-    def __init__(self, network: torch.nn.Module, backgrounds: Tensor) -> None:
+    def __init__(self, network: torch.nn.Module, backgrounds: Tensor, dynamic: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.dynamic = network, dynamic
         self.register_buffer("backgrounds", backgrounds)
+        self.usual = usual_size(*backgrounds.unbind(1))
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
-        """x: y and where it was measured, `(N, 2, *shape)`. sigma: from 1 to e. noise: not looked at."""
-        y, seen = x.unbind(1)
-        chosen = (sigma.log().clamp(0, 1) * len(self.backgrounds)).long().clamp_max(len(self.backgrounds) - 1)
-        z, both, scale, found = self._found(y, seen, chosen)
-        error = (both * (0.5 * (found + z) - y) / scale).square().flatten(1).sum(1) / both.flatten(1).sum(1).clamp_min(1.0)
+        """x: y and where it was measured, `(N, 2, *shape)`. sigma, noise: not looked at. Backgrounds are chosen by the global
+        generator, which `fit_denoiser` seeds."""
+        y, measured = x.unbind(1)
+        z, both, found = self._found(y, measured, torch.randint(len(self.backgrounds), (len(y),)).to(y.device))
+        error = (self._weights(z, both, found.detach()) * (0.5 * (found + z) - y).square()).flatten(1).sum(1)
+        error = error / both.flatten(1).sum(1).clamp_min(1.0)
         return error.mean() if weights is None else (weights * error).mean()
 
     @torch.no_grad()
-    def estimate(self, y: Tensor, seen: Tensor, chosen: Tensor) -> Tensor:
+    def estimate(self, y: Tensor, measured: Tensor, chosen: Tensor) -> Tensor:
         """E[A x | z], `(N, *shape)`, for z with the backgrounds of the numbers `chosen`."""
-        return self._found(y.float(), seen.float(), chosen)[-1]
+        return self._found(y.float(), measured.float(), chosen)[-1]
 
-    def _found(self, y: Tensor, seen: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """z, where it was measured, its scale, and A f(z)."""
+    def _found(self, y: Tensor, measured: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z, where it was measured, and A f(z)."""
         n, empty = self.backgrounds[chosen].unbind(1)
-        both = seen * empty
+        both = measured * empty
         z = both * (y + n)
-        size = (-1, *[1] * (y.ndim - 1))
-        scale = (z.square().flatten(1).sum(1) / both.flatten(1).sum(1).clamp_min(1.0)).sqrt().clamp_min(1e-12).reshape(size)
-        out = self.network((z / scale).unsqueeze(1), torch.zeros(len(y), dtype=z.dtype, device=z.device))
-        return z, both, scale, z + scale * out.reshape(z.shape)
+        scale = local_scale(z, both, self.usual) if self.dynamic else _size(z, both)
+        inputs = (
+            [torch.asinh(z / self.usual) / 3, torch.asinh(z / (10 * self.usual)) / 2] if self.dynamic else [z / scale, both]
+        )
+        out = self.network(torch.stack(inputs, dim=1), torch.zeros(len(y), dtype=z.dtype, device=z.device))
+        share, more = out.reshape(len(z), 2, *z.shape[1:]).unbind(1)
+        return z, both, z * torch.sigmoid(share) + scale * more
+
+    def _weights(self, z: Tensor, both: Tensor, found: Tensor) -> Tensor:
+        """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little."""
+        if not self.dynamic:
+            return both / _size(z, both).square()
+        hidden = local_scale(z - found, both, self.usual)
+        return both / (hidden.square() + (RELATIVE * local_scale(z, both, self.usual)).square())
 
 
-def _seen(view: View) -> Tensor:
-    """1 where a pixel was measured, `(N, *shape)`."""
-    mask, _ = unmasked(view)
-    return torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
-
-
-def _factor(operator: LinearOperator, bare: LinearOperator) -> float | None:
-    """a where A = a I behind its mask."""
-    if operator.source_shape != operator.observation_shape or not bare.is_tight:
-        return None
-    probe = torch.ones(1, *bare.source_shape, dtype=torch.float64)
-    image = bare.forward(probe)
-    return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
+def _size(z: Tensor, both: Tensor) -> Tensor:
+    """Root mean square of each image, `(N, 1, …)`."""
+    mean = z.square().flatten(1).sum(1) / both.flatten(1).sum(1).clamp_min(1.0)
+    return mean.sqrt().clamp_min(1e-12).reshape(-1, *[1] * (z.ndim - 1))

@@ -1,5 +1,7 @@
 """Learned priors in use: draw sources, and separate new observations.
 
+    amortised    x^β ~ p(x^β | y) by a network that has learned it (`mvss.amortised`), then the others given y − A^β x^β
+
     warm start   x^β ~ p_mixture({x^β} | y) exactly, noised to σ_start, then reverse time with the denoisers
     cold start   x_t ~ N(0, σ_start²), as the paper does
 
@@ -9,7 +11,7 @@ The exact draw chooses the modes, which moment matching at high noise gets wrong
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from mvss.amortised import Amortised
 from mvss.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
 from mvss.conditionals import Large, Small
 from mvss.data import View
@@ -29,6 +32,7 @@ from mvss.matrix_free import MatrixFreePosterior
 from mvss.memory import in_chunks
 from mvss.mixture import GaussianMixture
 from mvss.networks import ImageUNet, TimeMLP
+from mvss.operators import Zero
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, noised, sample
@@ -51,7 +55,9 @@ class PosteriorConfig:
     (1: plain moment matching). gibbs_rounds: 0 for joint draws, else sweeps of the Gibbs baseline, whose runs
     are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search
     for exact draws under the mixtures. chunk: observations in memory at once; fewer where memory runs out. solver: for large
-    sources, conjugate gradients with the networks' own Jacobians; None for the covariances of the mixtures alone.
+    sources, conjugate gradients with the networks' own Jacobians; None for variances that the networks have learned, or for the
+    covariances of the mixtures. amortised: the runs, from pure noise, of sources whose posteriors networks have learned; None
+    where there are none.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -63,6 +69,7 @@ class PosteriorConfig:
     beam: int = 64
     chunk: int = 1024
     solver: CGConfig | None = None
+    amortised: SamplerConfig | None = None
 
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
@@ -87,10 +94,17 @@ class Separation:
 class SourceSeparationPipeline:
     """One denoiser per source, and what was learned with them.
 
-    denoisers: one per source, in the order of the operators of a view.
+    denoisers: one per source, in the order of the operators of a view. amortised: of sources (from 0) that have one, the
+    network that draws them given y.
     """
 
-    def __init__(self, denoisers: Sequence[Denoiser], config: PosteriorConfig | None = None) -> None:
+    def __init__(
+        self,
+        denoisers: Sequence[Denoiser],
+        config: PosteriorConfig | None = None,
+        amortised: Mapping[int, Amortised] | None = None,
+    ) -> None:
+        self.amortised = dict(amortised or {})
         self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
         self._kept: dict[str, tuple[SharedView, Levels]] = {}
@@ -108,6 +122,9 @@ class SourceSeparationPipeline:
         index: numbers of the observations `(N,)`, which randomness is keyed by; 0 … N−1 if not given.
         """
         index = torch.arange(len(view)) if index is None else index
+        beta = self._amortised(view)
+        if beta is not None:
+            return self._chained(view, beta, stream, index)
         return self._sample(self._conditional(view), stream, start, index, view.y.device)
 
     def posterior_samples(
@@ -115,11 +132,37 @@ class SourceSeparationPipeline:
     ) -> tuple[Tensor, ...]:
         """`(draws, N, *shape)` per shown source: independent joint posterior draws, of the same law as `posterior_sample`'s,
         with one search of the mixtures for all of them. progress: takes the fraction done."""
-        conditional, index, pieces = self._conditional(view, keep=True), torch.arange(len(view)), []
+        index, pieces = torch.arange(len(view)), []
+        conditional = self._conditional(view, keep=True) if self._amortised(view) is None else None
         for number in range(draws):
-            pieces.append(self._sample(conditional, stream.child(number), None, index, view.y.device).draws)
+            keyed = stream.child(number)
+            found = (
+                self._sample(conditional, keyed, None, index, view.y.device)
+                if conditional
+                else self.posterior_sample(view, keyed)
+            )
+            pieces.append(found.draws)
             progress((number + 1) / draws)
         return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
+
+    def _amortised(self, view: View) -> int | None:
+        """The source that is drawn first, by a network that has learned its posterior."""
+        if self.config.amortised is None:
+            return None
+        return next((beta for beta, model in self.amortised.items() if model.applies(view, beta)), None)
+
+    def _chained(self, view: View, beta: int, stream: Stream, index: Tensor) -> Separation:
+        """One source given y, then all others given both."""
+        assert self.config.amortised is not None
+        device = self.denoisers[0].mixture.means.device
+        view, home = view.to(device), view.y.device
+        x, evaluations = self.amortised[beta].draw(view, beta, self.config.amortised, stream.child("amortised"), index)
+        operators = tuple(Zero(o.source_shape, o.observation_shape) if b == beta else o for b, o in enumerate(view.operators))
+        left = replace(view, y=view.y - view.operators[beta].forward(x), operators=operators)
+        rest = self.posterior_sample(left, stream.child("others"), None, index)
+        draws = [d.to(home) for d in rest.draws]
+        draws.insert(view.shown.index(beta), x.to(home))
+        return replace(rest, draws=tuple(draws), evaluations=rest.evaluations + evaluations)
 
     def _conditional(self, view: View, keep: bool = False) -> Small | Large:
         """What is exact about a view, and the joint posterior at any noise level. keep: for many draws."""
@@ -229,7 +272,9 @@ class SourceSeparationPipeline:
         if denoiser.network is None:
             return start
         sampler = self.config.sampler
-        if self.config.start == "cold":
+        if denoiser.dynamic and self.config.amortised:
+            sampler = self.config.amortised
+        if self.config.start == "cold" or denoiser.dynamic:
             start = torch.zeros_like(start)
         prior: LearnedPosterior | SharedPosterior | Prior = Prior([denoiser], self.config.components)
         if denoiser.mixture.dimension > LARGE:
@@ -251,8 +296,13 @@ class SourceSeparationPipeline:
             save_checkpoint(folder / f"mixture-{number}.pt", d.mixture.state())
             if d.network is not None:
                 d.network.save_pretrained(folder / f"network-{number}")  # type: ignore[operator]
-            description.append({"shape": d.shape, "sigma_data": d.sigma_data, "network": d.network is not None})
-        settings = {"sources": description, "posterior": asdict(self.config)}
+            description.append(
+                {"shape": d.shape, "sigma_data": d.sigma_data, "network": d.network is not None, "dynamic": d.dynamic}
+            )
+        for beta, model in self.amortised.items():
+            model.network.save_pretrained(folder / f"amortised-{beta + 1}")  # type: ignore[operator]
+            save_checkpoint(folder / f"amortised-{beta + 1}.pt", model.state())
+        settings = {"sources": description, "posterior": asdict(self.config), "amortised": list(self.amortised)}
         atomic_write_text(folder / "pipeline.json", json.dumps(settings, indent=1) + "\n")
 
     @staticmethod
@@ -264,15 +314,22 @@ class SourceSeparationPipeline:
             sources, posterior = settings["sources"], settings["posterior"]
             sampler, jumps = SamplerConfig(**posterior["sampler"]), tuple(posterior["jumps"])
             solver = CGConfig(**posterior["solver"]) if posterior.get("solver") else None
-            config = PosteriorConfig(**{**posterior, "sampler": sampler, "jumps": jumps, "solver": solver})
+            known = {"sampler": sampler, "jumps": jumps, "solver": solver}
+            known["amortised"] = SamplerConfig(**posterior["amortised"]) if posterior.get("amortised") else None
+            config = PosteriorConfig(**{**posterior, **known})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MvssError(f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained") from error
         denoisers = []
         for number, source in enumerate(sources, start=1):
             mixture = GaussianMixture(**load_checkpoint(folder / f"mixture-{number}.pt"))
             network = _read_network(folder / f"network-{number}") if source["network"] else None
-            denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"]))
-        return SourceSeparationPipeline(denoisers, config)
+            dynamic = source.get("dynamic", False)
+            denoisers.append(Denoiser(mixture, network, tuple(source["shape"]), source["sigma_data"], dynamic))
+        amortised = {}
+        for beta in settings.get("amortised", ()):
+            name = f"amortised-{beta + 1}"
+            amortised[beta] = Amortised(_read_network(folder / name), **load_checkpoint(folder / f"{name}.pt"))
+        return SourceSeparationPipeline(denoisers, config, amortised)
 
 
 def _read_network(folder: Path) -> TimeMLP | ImageUNet:

@@ -42,6 +42,7 @@ class TrainingConfig:
         gradient_clip: largest norm of the gradient.
         sigma_min, sigma_max: range of the noise level, in units of the source.
         beta: a and b of t ~ Beta(a, b).
+        turns: whether each draw enters a batch turned by quarters and mirrored at random: for images that have no upper side.
 
     Raises MvssError if a value is out of range.
     """
@@ -56,6 +57,7 @@ class TrainingConfig:
     sigma_min: float = 1e-3
     sigma_max: float = 10.0
     beta: tuple[float, float] = (3.0, 3.0)
+    turns: bool = False
 
     def __post_init__(self) -> None:
         rate, final = self.learning_rate, self.final_learning_rate
@@ -114,7 +116,7 @@ class _Batches:
 
     def __init__(self, draws: Tensor, config: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         self.draws, self.batch, self.generator = draws, config.batch, stream.generator("batch")
-        self.levels = config.noise_levels().to(draws.dtype)
+        self.levels, self.turns = config.noise_levels().to(draws.dtype), config.turns
         share = -(-config.batch // accelerator.num_processes)
         # Equal shares: the last ones repeat the batch's last draw, with weight zero.
         rows = torch.arange(share) + accelerator.process_index * share
@@ -133,7 +135,20 @@ class _Batches:
         sigma = self.levels[(t * QUANTILES).long().clamp(max=QUANTILES - 1)]
         noise = torch.randn(self.batch, *self.draws.shape[1:], generator=generator, dtype=self.draws.dtype)
         device, rows = self.draws.device, self.rows
-        return self.draws[index[rows].to(device)], sigma[rows].to(device), noise[rows].to(device), self.weights
+        x = self.draws[index[rows].to(device)]
+        if self.turns:
+            x = _turned(x, torch.randint(8, (self.batch,), generator=generator)[rows])
+        return x, sigma[rows].to(device), noise[rows].to(device), self.weights
+
+
+def _turned(x: Tensor, which: Tensor) -> Tensor:
+    """Images `(N, …, H, W)`, each by one of the eight turns and mirrors, `(N,)`."""
+    out = torch.empty_like(x)
+    for number in which.unique().tolist():
+        rows = (which == number).nonzero().squeeze(1).to(x.device)
+        turned = x[rows].rot90(number % 4, (-2, -1))
+        out[rows] = turned.flip(-1) if number >= 4 else turned
+    return out
 
 
 def fit_denoiser(

@@ -42,7 +42,7 @@ def two_views(n: int, mask: Tensor | None = None) -> tuple[MultiViewData, Tensor
 
 def estimate(data: MultiViewData, averages: int = 64) -> Tensor:
     torch.manual_seed(0)
-    network = TimeMLP(4, (64, 64), 4, "film", 4, 1)
+    network = TimeMLP(4, (64, 64), 4, "film", 8, 2)
     return estimate_source(data, 1, Pair(1, 0), network, Noisier2NoiseConfig(TRAINING, averages), Stream(1))
 
 

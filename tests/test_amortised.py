@@ -1,0 +1,143 @@
+"""Posteriors that networks learn from made mixtures: of Gaussians, beside the closed form; and in the pipeline and EM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mvss.amortised import Amortised
+from mvss.data import MultiViewData, View
+from mvss.denoisers import Denoiser, karras_base
+from mvss.dynamic import local_scale, usual_size
+from mvss.em import Stage, run_em
+from mvss.networks import ImageUNet
+from mvss.noise import Isotropic
+from mvss.operators import BlockAverage, Identity, Mask, Scale, Zero
+from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
+from mvss.rng import Stream
+from mvss.samplers import SamplerConfig
+from mvss.training import TrainingConfig, fit_denoiser
+
+SHAPE = (1, 9, 9)
+RNG = torch.Generator().manual_seed(0)
+HIDDEN, LEVEL = 0.7, 2.0
+SAMPLER = SamplerConfig("ancestral", steps=8, sigma_start=10.0, sigma_min=0.05)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=RNG, dtype=torch.float64)
+
+
+def views(n: int, amplitude: float = 1.0) -> tuple[MultiViewData, Tensor]:
+    """Backgrounds LEVEL + HIDDEN z, with and without a target of standard-normal pixels; and that target."""
+    here, x = Identity(SHAPE), normal(n, *SHAPE)
+    background = View(LEVEL + HIDDEN * normal(n, *SHAPE), (here, Zero(SHAPE, SHAPE)), Isotropic(0.1), "background")
+    y = LEVEL + HIDDEN * normal(n, *SHAPE) + amplitude * x
+    both = View(y, (here, Scale(amplitude, SHAPE)), Isotropic(0.1), "both")
+    return MultiViewData((background, both), (SHAPE, SHAPE)), x
+
+
+class Pixelwise(torch.nn.Module):
+    """Of each pixel by itself, which is all that independent pixels need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(5, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)
+        )
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        level = log_sigma.reshape(-1, 1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
+        return self.net(torch.cat([x, level], dim=1).movedim(1, -1)).movedim(-1, 1)
+
+
+def test_draws_have_the_moments_of_the_posterior() -> None:
+    """x | y of independent Gaussian pixels: mean (y − level)/(1 + h²), variance h²/(1 + h²)."""
+    data, x = views(2000)
+    torch.manual_seed(0)
+    model = Amortised.of(Pixelwise(), data.views[1], data.views[0], 1)
+    torch.testing.assert_close(model.level.mean(), torch.tensor(LEVEL), atol=0.05, rtol=0)
+    training = TrainingConfig(steps=500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
+    few, draws = data.views[1].select(torch.arange(40)), 60
+    found = torch.stack([model.draw(few, 1, SAMPLER, Stream(k), torch.arange(40))[0] for k in range(draws)])
+    share = 1 / (1 + HIDDEN**2)
+    error = found.mean(0) - share * (few.y - LEVEL)
+    assert float(error.square().mean().sqrt()) < 0.22  # of which the draws leave 0.07; that of y itself is 0.6
+    torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
+
+
+def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
+    data, _ = views(5)
+    model = Amortised.of(Pixelwise(), data.views[1], data.views[0], 1)
+    both = data.views[1]
+    assert model.applies(both, 1)
+    assert not model.applies(data.views[0], 1)  # which does not show it
+    assert not model.applies(replace(both, operators=(Identity(SHAPE), Scale(0.5, SHAPE))), 1)
+    assert not model.applies(replace(both, operators=(Zero(SHAPE, SHAPE), Identity(SHAPE))), 1)  # alone
+    mask = Mask(torch.rand(5, *SHAPE, generator=RNG) > 0.2)
+    assert model.applies(replace(both, operators=(mask, mask)), 1)
+    coarse = BlockAverage(SHAPE, 3)
+    assert not model.applies(View(coarse.forward(both.y), (coarse, coarse), Isotropic(0.1)), 1)
+
+
+def trained() -> tuple[MultiViewData, SourceSeparationPipeline]:
+    """Two laps of everything, far too short."""
+    data, x = views(12)
+    torch.manual_seed(0)
+    denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
+    model = Amortised.of(ImageUNet(1, 9, 4, (8,), 1, 2), data.views[1], data.views[0], 1)
+    config = PosteriorConfig(
+        SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
+    )
+    training = TrainingConfig(steps=2, batch=4, sigma_min=0.05, sigma_max=10.0, turns=True)
+    run_em(
+        data,
+        denoisers,
+        [[data.views[0].y], [data.views[1].y - x, x]],
+        [Stage((0,), 1), Stage((1,), 2)],
+        training,
+        config,
+        Stream(1),
+        Accelerator(cpu=True),
+        amortised={1: model},
+    )
+    return data, SourceSeparationPipeline(denoisers, config, {1: model})
+
+
+def test_the_other_sources_are_drawn_given_what_is_left() -> None:
+    """Sky and target add up to y within their noise, and the pipeline counts what both networks did."""
+    data, pipeline = trained()
+    found = pipeline.posterior_sample(data.views[1], Stream(2))
+    left = data.views[1].y - found.draws[0] - found.draws[1]
+    assert float(left.square().mean().sqrt()) < 0.3
+    assert found.evaluations == 3 + 2
+    again = pipeline.posterior_samples(data.views[1], Stream(3), 2)
+    assert [x.shape for x in again] == [(2, 12, *SHAPE)] * 2
+    assert not torch.equal(again[0][0], again[0][1])
+    assert pipeline.prior_sample(1, 3, Stream(4)).shape == (3, *SHAPE)
+
+
+def test_a_pipeline_that_is_read_back_draws_the_same(tmp_path: Path) -> None:
+    data, pipeline = trained()
+    pipeline.save_pretrained(tmp_path / "model")
+    back = SourceSeparationPipeline.from_pretrained(tmp_path / "model")
+    for a, b in zip(
+        pipeline.posterior_sample(data.views[1], Stream(2)).draws,
+        back.posterior_sample(data.views[1], Stream(2)).draws,
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_local_scale_is_the_larger_of_a_pixel_and_its_surroundings() -> None:
+    y = torch.zeros(1, 1, 5, 5)
+    y[0, 0, 2, 2] = 16.0
+    s = local_scale(y, torch.ones_like(y), 0.5)
+    expected = torch.tensor([16.0, 2.0, 1.0, 0.0])  # itself, beside, at a corner, far away
+    torch.testing.assert_close(s[0, 0, (2, 2, 1, 0), (2, 1, 1, 0)], (expected**2 + 0.25).sqrt())
+    assert abs(usual_size(torch.randn(100, 100, generator=torch.Generator().manual_seed(0)), torch.ones(100, 100)) - 1) < 0.03
