@@ -240,10 +240,14 @@ def _seeded(
     """A network whose weights the job's seed and the key determine."""
     with torch.random.fork_rng():
         torch.manual_seed(Stream(job.seed, key).generator().initial_seed())
-        if len(shape) == 3 and config.blocks:
-            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
-        size = math.prod(shape)
-        return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)
+        return _network(config, shape, inputs, outputs)
+
+
+def _network(config: NetworkConfig, shape: tuple[int, ...], inputs: int, outputs: int) -> TimeMLP | ImageUNet:
+    if len(shape) == 3 and config.blocks:
+        return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
+    size = math.prod(shape)
+    return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)
 
 
 def first_draws(data: MultiViewData, priors: Sequence[GaussianMixture], beam: int, stream: Stream) -> Draws:

@@ -61,13 +61,13 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     torch.manual_seed(0)
     model = Amortised.of(Pixelwise(), data.views[1], data.views[0], 1)
     torch.testing.assert_close(model.level.mean(), torch.tensor(LEVEL), atol=0.05, rtol=0)
-    training = TrainingConfig(steps=500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    training = TrainingConfig(steps=1500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
     fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
     few, draws = data.views[1].select(torch.arange(40)), 60
     found = torch.stack([model.draw(few, 1, SAMPLER, Stream(k), torch.arange(40))[0] for k in range(draws)])
     share = 1 / (1 + HIDDEN**2)
     error = found.mean(0) - share * (few.y - LEVEL)
-    assert float(error.square().mean().sqrt()) < 0.22  # of which the draws leave 0.07; that of y itself is 0.6
+    assert float(error.square().mean().sqrt()) < 0.12  # of which the draws leave 0.07
     torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +17,15 @@ from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, make_task, p
 from experiments.galaxies.product import read_product
 from experiments.galaxies.stamps import GALAXY, SKY
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
-from experiments.jobs import _clean
+from experiments.jobs import _clean, build_pipeline
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from experiments.recipes import Job, Recipe
 from experiments.runner import _jobs, main, read_command
+from mvss.denoisers import karras_base
 from mvss.errors import MvssError
 from mvss.noise import Diagonal, Stationary
 from mvss.rng import Stream, generator
+from mvss.training import _turned
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
@@ -152,3 +155,25 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(tmp_path: Path, mon
     product = read_product(command.folder / "seed-0" / "separated-real.h5")
     assert product.draws.shape[1:] == (6, 16, 16) and "half_light_radius" in product.catalogue
     assert "PROBLEM=real" in product.command
+
+
+def test_galaxies_are_drawn_by_what_has_learned_to_and_ground_views_are_not() -> None:
+    """The smoke preset's joint: amortised where a view of random fields is another less the galaxy, dynamic networks."""
+    config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
+    base = karras_base(16 * 16, 0.3)
+    for problem, method, expected in (("simulated", "joint", [GALAXY]), ("ground", "joint_wide", [])):
+        task = make_task(problem, 0, config)
+        job = Job(problem, method, 0, config.methods[method], config)
+        pipeline = build_pipeline(job, task, [base, base])
+        assert list(pipeline.amortised) == expected
+        assert all(d.dynamic and d.learns_variance for d in pipeline.denoisers)
+    posterior = replace(config.posterior, amortised=None)
+    job = replace(job, problem="simulated", config=replace(config, posterior=posterior), recipe=config.methods["joint"])
+    assert not build_pipeline(job, make_task("simulated", 0, config), [base, base]).amortised
+
+
+def test_turned_batches_hold_each_of_the_eight_turns() -> None:
+    x = torch.arange(9.0).reshape(1, 1, 3, 3).expand(8, 1, 3, 3)
+    found = {tuple(t.flatten().tolist()) for t in _turned(x, torch.arange(8))}
+    assert len(found) == 8
+    assert torch.equal(_turned(x, torch.zeros(8, dtype=torch.long)), x)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.audit import run_audit
-from experiments.jobs import _clean, _fewer, _network
+from experiments.jobs import _clean, _fewer, _network, _with_estimates, build_pipeline
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
@@ -129,9 +129,31 @@ def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
 def test_settings_of_the_network_reach_it() -> None:
     def size(*overrides: str) -> int:
         network = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config.network
-        return sum(p.numel() for p in _network(network, (1, 28, 28)).parameters())
+        return sum(p.numel() for p in _network(network, (1, 28, 28), 2, 1).parameters())
 
     assert len({size(), size("network.blocks=[8]"), size("network.layers=2")}) == 3
+
+
+def test_networks_learn_their_variance_unless_told_otherwise() -> None:
+    task, prior = MnistGrassTask("full", 0, CONFIG), karras_base(784, 0.3)
+
+    def learns(*overrides: str) -> list[bool]:
+        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
+        job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
+        return [d.learns_variance for d in build_pipeline(job, task, [prior, prior]).denoisers]
+
+    assert learns() == [False, True]  # the grass has no network
+    assert learns("network.variance=false") == [False, False]
+    assert learns("posterior.solver={iterations: 1}", "posterior.sampler.method=ddim") == [False, False]  # it has Jacobians
+
+
+def test_first_draws_are_the_estimates_where_there_are_any() -> None:
+    task = MnistGrassTask("downsampled", 0, CONFIG)
+    x = torch.rand(len(task.train.views[3]), 1, 28, 28, dtype=torch.float64)
+    draws = [[torch.zeros(len(v), 1, 28, 28, dtype=torch.float64) for _ in v.shown] for v in task.train.views]
+    first = _with_estimates(task.train, draws, {1: {3: x}})
+    assert torch.equal(first[3][1], x) and torch.equal(first[4][1], draws[4][1])
+    torch.testing.assert_close(first[3][0] + AMPLITUDE * x, task.train.views[3].y)
 
 
 @pytest.mark.parametrize("part", ["posterior", "separation"])
@@ -223,6 +245,6 @@ def test_a_method_may_learn_from_the_clean_sources() -> None:
 
 
 def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
-    network = _network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28))
+    network = _network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28), 2, 1)
     assert isinstance(network, TimeMLP)
     assert network(torch.zeros(3, 2, 1, 28, 28), torch.zeros(3)).reshape(3, 1, 28, 28).shape == (3, 1, 28, 28)

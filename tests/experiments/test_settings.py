@@ -34,6 +34,7 @@ TINY = [
 SAMPLER = {"method": "ancestral", "steps": 3, "sigma_start": 0.8, "sigma_min": 0.02, "corrections": 2, "tau": 0.3}
 POSTERIOR = {
     **{f"sampler.{name}": value for name, value in SAMPLER.items()},
+    "passes": 2,
     "start": "cold",
     "components": 1,
     "jumps": "[0.9]",
@@ -86,8 +87,13 @@ SILENT = {
     "workers",
 }
 LISTS = ("problems", "methods", "compare", "fits.gaussian", "fits.four")  # not settings
-# of the audit and of laps: auto, see test_audit.py; of U-Nets and solvers, which images have, see test_mnist_grass.py
-ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "network.blocks", "network.layers", "posterior.solver", "separation.solver")
+# of the audit and of laps: auto, see test_audit.py; what only images have, see test_mnist_grass.py and test_galaxies_task.py
+IMAGES = (
+    *(f"network.{setting}" for setting in ("blocks", "layers", "variance", "dynamic")),
+    *(f"{name}.{setting}" for name in ("posterior", "separation") for setting in ("solver", "amortised")),
+    "training.turns",
+)
+ELSEWHERE = ("audit", "em.max_laps", "em.held_out", *IMAGES)
 
 
 @cache
