@@ -25,7 +25,7 @@ FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(str
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
-	@echo "ONLY=\"joint mixture\" runs no other methods of a target. PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
+	@echo "ONLY=\"joint full/mixture\" runs no other methods (of a problem). PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 

@@ -88,7 +88,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/audit.py")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
-    parser.add_argument("--only", nargs="+", default=[], metavar="METHOD", help="of all methods none but these")
+    parser.add_argument("--only", nargs="+", default=[], metavar="[PROBLEM/]METHOD", help="of all methods none but these")
     options = parser.parse_args(arguments)
     presets = experiment.data.parent / "presets"
     if options.preset not in available_presets(presets):
@@ -98,8 +98,11 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
-    if unknown := sorted(set(options.only) - set(config.recipes())):
-        raise MvssError(f"unknown method {unknown[0]!r}{suggest(unknown[0], config.recipes())}")
+    for problem, method in (name.rpartition("/")[::2] for name in options.only):
+        if method not in config.recipes():
+            raise MvssError(f"unknown method {method!r}{suggest(method, config.recipes())}")
+        if problem:
+            experiment.check(problem)
     folder = root / "results" / experiment.name.replace("-", "_") / options.preset
     if overrides:
         folder = folder / f"overrides-{config_hash(config)[:8]}"
@@ -112,7 +115,7 @@ def _main(experiment: Experiment, command: Command) -> int:
     config, folder = command.config, command.folder
     jobs = _jobs(config, command.seeds, command.compare, command.audit, command.ablations)
     if command.only:
-        jobs = [job for job in jobs if job.method in command.only]
+        jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
     stale = [job for job in jobs if not is_done(experiment, job, folder)]
     seeds = " ".join(map(str, command.seeds))
     print(f"{experiment.name}, preset {command.preset}, seeds {seeds}: {len(stale)} of {len(jobs)} jobs to run")
