@@ -95,6 +95,20 @@ def test_a_dry_run_lists_the_jobs_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert written(tmp_path) == []
 
 
+@pytest.mark.parametrize("only", ["joint", "mixed-0.1/joint"])
+def test_only_the_methods_that_are_named_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], only: str) -> None:
+    assert call(tmp_path, "--preset", "smoke", "--dry-run", "--only", only, "--", "problems=[mixed-0.1, mixed-0.5]") == 0
+    listed = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    both = ["mixed-0.1 joint seed 0", "mixed-0.5 joint seed 0"]
+    assert listed == (both[:1] if "/" in only else both)
+
+
+@pytest.mark.parametrize("only", ["jont", "mixed-0.2/joint"])
+def test_a_method_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], only: str) -> None:
+    assert call(tmp_path, "--preset", "smoke", "--only", only) == 2
+    assert "unknown" in capsys.readouterr().err and written(tmp_path) == []
+
+
 def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> None:
     base = keys()
 
