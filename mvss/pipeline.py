@@ -61,7 +61,6 @@ class PosteriorConfig:
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    passes: int = 1
     start: str = "warm"
     components: int = 8
     jumps: tuple[float, ...] = ()
@@ -70,6 +69,7 @@ class PosteriorConfig:
     chunk: int = 1024
     solver: CGConfig | None = None
     amortised: SamplerConfig | None = None
+    passes: int = 1
 
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
