@@ -14,7 +14,7 @@ y says how large x can be at each pixel (`mvss.dynamic`). With s that scale, d i
 
 from __future__ import annotations
 
-__all__ = ["Amortised", "level_of", "seen", "tight_factor"]
+__all__ = ["BATCH", "Amortised", "level_of", "seen", "tight_factor"]
 
 from collections.abc import Sequence
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from mvss.data import View
 from mvss.denoisers import gaussian_loss, variance_of
 from mvss.dynamic import local_scale, usual_size
+from mvss.memory import in_chunks
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, sample
 from mvss.shared_view import unmasked
@@ -77,12 +78,13 @@ class Amortised(torch.nn.Module):
         """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation."""
         measured = seen(view)
         y = measured * (view.y - self.level.to(view.y))
-        pieces = []
-        for rows in torch.arange(len(y)).split(BATCH):
+
+        def work(rows: slice) -> Tensor:
             given = _Given(self, y[rows].float(), measured[rows].float())
             start = stream.normal(index[rows], tuple(y.shape[1:]), "start", dtype=torch.float64, device=y.device)
-            pieces.append(sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0])
-        return torch.cat(pieces), sampler.steps
+            return sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
+
+        return torch.cat(list(in_chunks(work, len(y), BATCH))), sampler.steps
 
     def state(self) -> dict[str, Tensor | float]:
         """What the constructor takes beside the network."""

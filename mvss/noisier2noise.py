@@ -19,15 +19,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.amortised import level_of, seen, tight_factor
+from mvss.amortised import BATCH, level_of, seen, tight_factor
 from mvss.data import MultiViewData
 from mvss.dynamic import local_scale, usual_size
 from mvss.errors import MvssError
+from mvss.memory import in_chunks
 from mvss.rng import Stream
 from mvss.training import TrainingConfig, fit_denoiser
 
-BATCH = 256
-"""Images that go through the network at a time when nothing is learned."""
 RELATIVE = 0.05
 """Error that counts as much as the noise does, beside the light of a pixel."""
 
@@ -83,12 +82,14 @@ def estimate_source(
     model = _Estimator(network, torch.stack([n, empty], dim=1).float(), config.dynamic_range)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     fit_denoiser(model, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
-    index, home = torch.arange(len(y)), next(network.parameters()).device
-    total = torch.zeros_like(y)
+    home, total = next(network.parameters()).device, torch.zeros_like(y)
     for number in range(config.averages):
-        chosen = (stream.uniform(index, (), "background", number) * len(n)).long()
-        for rows in index.split(BATCH):
-            total[rows] += model.estimate(y[rows].to(home), measured[rows].to(home), chosen[rows].to(home)).to(y)
+        chosen = (stream.uniform(torch.arange(len(y)), (), "background", number) * len(n)).long()
+
+        def work(rows: slice, chosen: Tensor = chosen) -> Tensor:
+            return model.estimate(y[rows].to(home), measured[rows].to(home), chosen[rows].to(home)).to(y)
+
+        total += torch.cat(list(in_chunks(work, len(y), BATCH)))
     return total / (config.averages * factor)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -13,7 +15,7 @@ from mvss.amortised import Amortised
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.dynamic import local_scale, usual_size
-from mvss.em import Stage, run_em
+from mvss.em import Draws, Stage, run_em
 from mvss.networks import ImageUNet
 from mvss.noise import Isotropic
 from mvss.operators import BlockAverage, Identity, Mask, Scale, Zero
@@ -85,8 +87,8 @@ def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
     assert not model.applies(View(coarse.forward(both.y), (coarse, coarse), Isotropic(0.1)), 1)
 
 
-def trained() -> tuple[MultiViewData, SourceSeparationPipeline]:
-    """Two laps of everything, far too short."""
+def trained(checkpoint: Path | None = None, stop: int | None = None) -> tuple[MultiViewData, SourceSeparationPipeline]:
+    """Two laps of everything, far too short. stop: interrupt when lap `stop` has been recorded."""
     data, x = views(12)
     torch.manual_seed(0)
     denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
@@ -95,6 +97,11 @@ def trained() -> tuple[MultiViewData, SourceSeparationPipeline]:
         SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
     )
     training = TrainingConfig(steps=2, batch=4, sigma_min=0.05, sigma_max=10.0, turns=True)
+
+    def on_lap(record: dict[str, Any], draws: Draws) -> None:
+        if record["lap"] == stop:
+            raise KeyboardInterrupt
+
     run_em(
         data,
         denoisers,
@@ -104,9 +111,23 @@ def trained() -> tuple[MultiViewData, SourceSeparationPipeline]:
         config,
         Stream(1),
         Accelerator(cpu=True),
+        checkpoint=checkpoint,
+        on_lap=on_lap,
         amortised={1: model},
     )
     return data, SourceSeparationPipeline(denoisers, config, {1: model})
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    state = RNG.get_state()
+    data, whole = trained()
+    RNG.set_state(state)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "em.pt", stop=3)
+    RNG.set_state(state)
+    _, resumed = trained(tmp_path / "em.pt")
+    a, b = (pipeline.posterior_sample(data.views[1], Stream(2)).draws for pipeline in (whole, resumed))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_the_other_sources_are_drawn_given_what_is_left() -> None:
