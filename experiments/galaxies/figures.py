@@ -146,7 +146,7 @@ def _laps(run: _Run) -> Figure | None:
     peaks = np.max([peaks_of(images) for _, images in rows], axis=0) if rows else None
     laps = sorted({laps[round(k)] for k in np.linspace(0, len(laps) - 1, LAPS)})
     rows += [(f"galaxy, lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
-    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is the mixture. What was not measured is 0."
+    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is what EM starts from. What was not measured is 0."
     return two_contrasts(rows, run.text(what), peaks, run.sigma())
 
 

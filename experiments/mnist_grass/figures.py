@@ -118,7 +118,7 @@ def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
     if not laps:
         return None
     rows = [("truth", own["lap_truth_2"]), *((f"lap {lap}", own[f"lap{lap}_2"]) for lap in laps)]
-    return _grid(rows, f"Seed {seed}: digits drawn for training observations, lap by lap; lap 0 is the mixture.")
+    return _grid(rows, f"Seed {seed}: digits for training observations, lap by lap; lap 0 is what EM starts from.")
 
 
 def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
