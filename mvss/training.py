@@ -173,6 +173,8 @@ def fit_denoiser(
     Raises MvssError if draws are missing or not finite, nothing is trainable, or the loss stops being finite.
     """
     _require_draws(draws)
+    if config.turns and (draws.ndim < 4 or draws.shape[-1] != draws.shape[-2]):
+        raise MvssError(f"training.turns is for square images, not for draws of shape {tuple(draws.shape[1:])}: leave it out")
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
     if not trainable:
         raise MvssError("the denoiser has no trainable parameter: give it a network or leave out its training")

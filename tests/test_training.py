@@ -224,3 +224,9 @@ if __name__ == "__main__":
     if launched.is_main_process:
         torch.save((launched.num_processes, trained), sys.argv[1])
     launched.end_training()
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 4, 6)])
+def test_only_square_images_are_turned(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MvssError, match="square images"):
+        fit_denoiser(Toy(), torch.zeros(8, *shape), TrainingConfig(steps=1, turns=True), STREAM, Accelerator(cpu=True))
