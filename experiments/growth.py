@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from experiments.jobs import build_pipeline, first_draws
+from experiments.jobs import Fit, build_pipeline, first_draws
 from experiments.places import Experiment
 from experiments.pool import code_label
 from experiments.recipes import Config, Job, Recipe
@@ -61,7 +61,7 @@ def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> 
     began = time.monotonic()
     priors = fit_mixtures(task.train, fit, stream.child("fit")).priors
     fitted = time.monotonic() - began
-    pipeline = build_pipeline(job, task, priors)
+    pipeline = build_pipeline(job, task, Fit(priors))
     draws = first_draws(task.train, priors, pipeline.config.beam, stream.child("first"))
     steps = max(1, round(TRAINING_PASSES * config.observations / config.training.batch))
     records: list[dict[str, float]] = []

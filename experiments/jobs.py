@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
 from experiments.scores import Record, Scorer
-from mvss.amortised import Amortised
+from mvss.amortised import INPUTS, OUTPUTS, Amortised
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
@@ -30,11 +30,12 @@ from mvss.mixture_em import SharedMixtureConfig, estimated, fit_shared_mixtures
 from mvss.mixture_fit import fit_mixtures
 from mvss.networks import ImageUNet, TimeMLP
 from mvss.noise import Isotropic
-from mvss.noisier2noise import estimate_source, pairs_of
+from mvss.noisier2noise import Guess, Noisier2NoiseConfig, estimate_source
 from mvss.operators import Identity, Zero
 from mvss.pipeline import LARGE, PosteriorConfig, SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
+from mvss.scenes import pairs_of, tight_factor
 
 __all__ = ["build_pipeline", "first_draws", "load_model", "run_job"]
 
@@ -53,7 +54,7 @@ def run_job(
     fit = _fitted(job, task, data, folder.parent, append, lambda done: progress(0.4 * done))
     priors = fit.priors
     began = time.monotonic()
-    pipeline = build_pipeline(job, task, priors)
+    pipeline = build_pipeline(job, task, fit)
     separator = SourceSeparationPipeline(pipeline.denoisers, config.separation_of(recipe), pipeline.amortised)
     beam, keyed = config.posterior_of(recipe).beam, Stream(job.seed, (job.problem, recipe.fit))
     held_out = None
@@ -99,6 +100,7 @@ def run_job(
         on_lap,
         held_out,
         pipeline.amortised,
+        {beta: list(found) for beta, found in fit.estimates.items()},
     )
     spent += time.monotonic() - began
     if recipe.clean:
@@ -110,7 +112,7 @@ def run_job(
         ]
     fresh = score.final(separator, draws)
     if recipe.network:
-        score.memory(pipeline.denoisers, build_pipeline(job, task, priors).denoisers, draws, fresh)
+        score.memory(pipeline.denoisers, build_pipeline(job, task, fit).denoisers, draws, fresh)
     observations = sum(len(view) for view in task.train.views)
     score.add("mean", "network_evaluations", evaluations / observations, observations)
     score.add("mean", "laps", laps, 1)
@@ -135,12 +137,14 @@ def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """priors: one per source. estimates: of sources (from 0), by view, `(N, *shape)`. seconds: what the fit took."""
+class Fit:
+    """priors: one per source. estimates: of sources (from 0), by view, `(N, *shape)`. networks: weights of the amortised
+    networks that made them, by source. seconds: what the fit took."""
 
     priors: Sequence[GaussianMixture]
     seconds: float = 0.0
     estimates: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
+    networks: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 def _fitted(
@@ -150,21 +154,21 @@ def _fitted(
     folder: Path,
     append: Callable[[Record], None],
     progress: Callable[[float], None],
-) -> _Fit:
+) -> Fit:
     """The closed-form priors that a recipe starts from, fitted once per problem and seed."""
     name = job.recipe.fit
     if name == "truth":
-        return _Fit(task.exact_priors())
+        return Fit(task.exact_priors())
     path = folder / f"fit-{name}.pt"
     if path.exists():
         state = load_checkpoint(path)
     else:
         began = time.monotonic()
         mixture, half = job.config.fits[name], path.with_suffix(".part")
-        stream, evidence, estimates = Stream(job.seed, (job.problem, "fit", name)), {}, {}
+        stream, evidence, estimates, networks = Stream(job.seed, (job.problem, "fit", name)), {}, {}, {}
         if isinstance(mixture, SharedMixtureConfig):
-            estimates = _estimates(job, data, mixture, stream.child("noisier2noise"))
-            if estimates:
+            if mixture.noisier2noise:
+                estimates, networks = _estimates(job, data, mixture.noisier2noise, stream.child("noisier2noise"))
                 together = {beta: torch.cat(list(found.values())) for beta, found in estimates.items()}
                 data = estimated(data, together, mixture.floor)
             shared = fit_shared_mixtures(data, mixture, task.stages, stream, progress)
@@ -174,30 +178,34 @@ def _fitted(
             fit = fit_mixtures(data, mixture, stream, progress=lambda step, _: progress(step / total), checkpoint=half)
             priors, evidence = fit.priors, {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
         seconds = time.monotonic() - began
-        state = {"priors": [p.state() for p in priors], "seconds": seconds, "evidence": evidence, "estimates": estimates}
+        state = {"priors": [p.state() for p in priors], "seconds": seconds, "evidence": evidence}
+        state |= {"estimates": estimates, "networks": networks}
         save_checkpoint(path, state)
         half.unlink(missing_ok=True)
     for key, value in state["evidence"].items():
         append({"source": "mean", "metric": f"fit_{key}", "split": "train", "lap": None, "value": value, "samples": 1})
-    return _Fit([GaussianMixture(**s) for s in state["priors"]], state["seconds"], state["estimates"])
+    return Fit([GaussianMixture(**s) for s in state["priors"]], state["seconds"], state["estimates"], state["networks"])
 
 
-def _estimates(job: Job, data: MultiViewData, mixture: SharedMixtureConfig, stream: Stream) -> dict[int, dict[int, Tensor]]:
-    """Of every source that pairs of views tell, by view."""
+def _estimates(
+    job: Job, data: MultiViewData, config: Noisier2NoiseConfig, stream: Stream
+) -> tuple[dict[int, dict[int, Tensor]], dict[int, dict[str, Tensor]]]:
+    """Of every source that pairs of views tell, by view; and weights of the networks that made them."""
     found: dict[int, dict[int, Tensor]] = {}
-    if mixture.noisier2noise:
-        for beta, shape in enumerate(data.source_shapes):
-            for pair in pairs_of(data, beta):
-                network = _seeded(job, ("noisier2noise", beta), job.config.network, shape, 2, 2)
-                keyed = stream.child(beta, pair.mixed)
-                x = estimate_source(data, beta, pair, network, mixture.noisier2noise, keyed)
+    networks: dict[int, dict[str, Tensor]] = {}
+    for beta, shape in enumerate(data.source_shapes):
+        guess = _guess(job, beta, shape)
+        for pair in pairs_of(data, beta, config.alone):
+            if tight_factor(data.views[pair.mixed], beta) is not None:
+                x = estimate_source(data, beta, pair, guess, config, stream.child(beta, pair.mixed))
                 found.setdefault(beta, {})[pair.mixed] = x
-        if not found:
-            raise MvssError(
-                f"fits.{job.recipe.fit}: noisier2noise needs a view that shows a source at full resolution, and one of the "
-                "same shape that shows all but that source: leave it out"
-            )
-    return found
+                networks[beta] = dict(guess.network.state_dict())
+    return found, networks
+
+
+def _guess(job: Job, beta: int, shape: tuple[int, ...]) -> Guess:
+    """Untrained."""
+    return Guess(_seeded(job, ("guess", beta), job.config.network, shape, Guess.INPUTS, Guess.OUTPUTS))
 
 
 def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
@@ -206,12 +214,13 @@ def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
         return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
     data = _clean(task) if job.recipe.clean else task.train
     fit = _fitted(job, task, data, folder.parent, lambda _: None, lambda _: None)
-    denoisers = build_pipeline(job, task, fit.priors).denoisers
+    denoisers = build_pipeline(job, task, fit).denoisers
     return SourceSeparationPipeline(denoisers, job.config.separation_of(job.recipe))
 
 
-def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> SourceSeparationPipeline:
+def build_pipeline(job: Job, task: Task, fit: Fit) -> SourceSeparationPipeline:
     """Denoisers with networks that are zero at the start."""
+    priors = fit.priors
     denoisers, pipeline_config = [], job.config.posterior_of(job.recipe)
     for beta, (prior, shape) in enumerate(zip(priors, task.train.source_shapes, strict=True)):
         spread = float(prior.covariances.diagonal(dim1=1, dim2=2).mean(1) @ prior.weights)
@@ -226,11 +235,15 @@ def build_pipeline(job: Job, task: Task, priors: Sequence[GaussianMixture]) -> S
         dynamic = network is not None and job.config.architecture_of(job.recipe).dynamic
         denoisers.append(Denoiser(base, network, shape, sigma_data, dynamic))
     amortised = {}
-    for beta, shape in enumerate(task.train.source_shapes if pipeline_config.amortised and job.recipe.network else ()):
-        for pair in pairs_of(task.train, beta)[:1]:
-            network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, 4, 2)
-            views = task.train.views
-            amortised[beta] = Amortised.of(network, views[pair.mixed], views[pair.background], beta)
+    for beta in range(len(priors) if pipeline_config.amortised and job.recipe.network else 0):
+        if pairs_of(task.train, beta):
+            shape, turns = task.train.source_shapes[beta], job.config.training_of(job.recipe).turns
+            network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, INPUTS, OUTPUTS)
+            guess = None
+            if beta in fit.networks:
+                guess = _guess(job, beta, shape)
+                guess.network.load_state_dict(fit.networks[beta])
+            amortised[beta] = Amortised.of(network, task.train, beta, guess, turns)
     return SourceSeparationPipeline(denoisers, pipeline_config, amortised)
 
 

@@ -1,123 +1,145 @@
 """The posterior of a source that hides in what another view shows alone, learned from made mixtures: no moment is matched.
 
-    y = A x + n,    n': an observation of a view that shows all of n and nothing else (`mvss.noisier2noise`)
+    y = A x + n,    n': an observation of a view that shows all of n and nothing else
     x ~ draws of the last E-step,  n' ~ those observations:    (x, A x + n') has the law of (x, y) under a prior of such draws
     d(x_t, σ, y) ≈ E[x | x_t, y],    by denoising score matching on such pairs
 
 An E-step that reverses time with d draws from p(x | y) itself, from pure noise: neither the law of n nor a Jacobian is needed,
 and no start. EM is as before: new draws, new pairs. (Simulation-based inference by conditional diffusion, as Sharrock et al.
-2024, arXiv 2210.04872, with a simulator that is made of observations.)
+2024, arXiv 2210.04872, with a simulator that is made of observations.) At σ that drowns x, d is E[x | y] itself.
 
-y says how large x can be at each pixel (`mvss.dynamic`). With s that scale, d is Karras et al.'s (2022) with s in place of one
-σ_data:    d = c_skip x_t + c_out F,    c_skip = s²/(σ² + s²),    c_out = σ s/√(σ² + s²).
+One network serves all pairs of views, of whatever operators: it sees u, which is y on the pixels of the source (`mvss.scenes`).
+u says how large x can be at each pixel (`mvss.dynamic`); s is that scale. Where a guess m(y) ≈ E[x | y] was learned before
+(`mvss.noisier2noise`), d starts from it, else from m = 0:
+    d = c_skip x_t + (1 − c_skip) m + c_out F,    c_skip = s²/(σ² + s²),    c_out = σ s/√(σ² + s²).
 """
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "Amortised", "level_of", "seen", "tight_factor"]
+__all__ = ["INPUTS", "OUTPUTS", "Amortised"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvss.data import View
+from mvss.data import MultiViewData, View
 from mvss.denoisers import gaussian_loss, variance_of
-from mvss.dynamic import local_scale, usual_size
+from mvss.dynamic import local_scale, middle_light
 from mvss.memory import in_chunks
+from mvss.noisier2noise import BATCH, RELATIVE, TURNS, Guess
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, sample
-from mvss.shared_view import unmasked
+from mvss.scenes import Scene, pairs_of, thrown_back
+from mvss.training import turned
 
-BATCH = 256
-"""Images that go through the network at a time when nothing is learned."""
+INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
+"""Images that the network takes and gives: F and h, as in `mvss.denoisers`."""
 
 
 class Amortised(torch.nn.Module):
-    """d(x_t, σ, y) of one source, where A = a I but for masks.
+    """d(x_t, σ, y) of one source.
 
-    network: F of four inputs and two outputs. backgrounds: n' less `level`, and where they were measured, `(K, 2, *shape)`.
-    level: usual light of the background at each pixel, `(*shape)`. factor: a.
+    guess: of views at full resolution; it is not trained here. turns: whether backgrounds enter turned by quarters and mirrored
+    at random, and guesses and means are those over all such turns.
     """
 
-    backgrounds: Tensor
-    level: Tensor
-
-    def __init__(self, network: torch.nn.Module, backgrounds: Tensor, level: Tensor, factor: float) -> None:
+    def __init__(
+        self, network: torch.nn.Module, scenes: Sequence[Scene], guess: Guess | None = None, turns: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.factor = network, factor
-        self.register_buffer("backgrounds", backgrounds)
-        self.register_buffer("level", level)
-        self.usual = usual_size(*backgrounds.unbind(1))
-
-    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
-        """As of a denoiser, of draws x `(N, *shape)`. Backgrounds are chosen by the global generator, which `fit_denoiser`
-        seeds."""
-        chosen = torch.randint(len(self.backgrounds), (len(x),)).to(x.device)
-        n, measured = self.backgrounds[chosen].unbind(1)
-        y = measured * (self.factor * x + n)
-        found, base, scale = self._outputs(x + _column(sigma) * noise, sigma, y, measured)
-        return gaussian_loss(found, (x - base) / scale, weights)
-
-    def estimate(self, x_t: Tensor, sigma: Tensor, y: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-        """E and Var of each number of x given x_t and y less its level, `(N, *shape)` each."""
-        found, base, scale = self._outputs(x_t, sigma, y, measured)
-        return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
+        self.network, self.scenes, self.turns = network, list(scenes), turns
+        self.guess = None if guess is None else guess.requires_grad_(False)
 
     @staticmethod
-    def of(network: torch.nn.Module, mixed: View, background: View, beta: int) -> Amortised:
-        """For source `beta` of a view, untrained."""
-        factor = tight_factor(mixed, beta)
-        assert factor is not None
-        level, measured = level_of(background), seen(background)
-        return Amortised(
-            network, torch.stack([(background.y - level) * measured, measured], dim=1).float(), level.float(), factor
-        )
+    def of(
+        network: torch.nn.Module, data: MultiViewData, beta: int, guess: Guess | None = None, turns: bool = False
+    ) -> Amortised:
+        """For source `beta` of all pairs of views, untrained."""
+        return Amortised(network, [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)], guess, turns)
+
+    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
+        """As of a denoiser, of draws x `(N, *shape)`."""
+        sizes = torch.tensor([float(scene.size) for scene in self.scenes])
+        which = torch.multinomial(sizes, len(x), replacement=True)
+        u, measured, m = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+        for number in which.unique().tolist():
+            scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
+            assert scene.operator is not None
+            u[rows], measured[rows] = thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns))
+            m[rows] = self._guessed(scene, u[rows], measured[rows], turns=1)
+        usual = _column(torch.tensor([scene.usual for scene in self.scenes])[which].to(x))
+        found, base, scale = self._outputs(x + _column(sigma) * noise, sigma, u, measured, m, usual)
+        s = _scale(u, measured, usual)
+        beside = s / (s.square() + (RELATIVE * middle_light(u, usual)).square()).sqrt()
+        return gaussian_loss(found, (x - base) / scale, weights, beside=beside)
+
+    def estimate(
+        self, x_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
+    ) -> tuple[Tensor, Tensor]:
+        """E and Var of each number of x given x_t and y, `(N, *shape)` each. measured: see `mvss.scenes.thrown_back`."""
+        found, base, scale = self._outputs(x_t, sigma, u, measured, m, usual)
+        return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
 
     def draw(self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor) -> tuple[Tensor, int]:
         """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation."""
-        measured = seen(view)
-        y = measured * (view.y - self.level.to(view.y))
+        scene = next(scene for scene in self.scenes if scene.shows(view, beta))
+        u, measured = scene.thrown_back(view, beta)
 
         def work(rows: slice) -> Tensor:
-            given = _Given(self, y[rows].float(), measured[rows].float())
-            start = stream.normal(index[rows], tuple(y.shape[1:]), "start", dtype=torch.float64, device=y.device)
+            given = _Given(self, scene, u[rows].float(), measured[rows].float())
+            start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
             return sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
 
-        return torch.cat(list(in_chunks(work, len(y), BATCH))), sampler.steps
-
-    def state(self) -> dict[str, Tensor | float]:
-        """What the constructor takes beside the network."""
-        return {"backgrounds": self.backgrounds, "level": self.level, "factor": self.factor}
+        guesses = 0 if self.guess is None or scene.factor is None else TURNS if self.turns else 1
+        turns = TURNS if self.turns and sampler.method != "ancestral" else 1
+        return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.steps * turns + guesses
 
     def applies(self, view: View, beta: int) -> bool:
         """Whether a view shows source `beta` as this was trained for, with other sources."""
-        factor = tight_factor(view, beta) if beta in view.shown and len(view.shown) > 1 else None
-        return factor is not None and abs(factor - self.factor) < 1e-12 and view.observation_shape == tuple(self.level.shape)
+        return any(scene.shows(view, beta) for scene in self.scenes)
 
-    def _outputs(self, x_t: Tensor, sigma: Tensor, y: Tensor, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """F and h, `(N, 2, *shape)`; c_skip x_t and c_out."""
-        s, level = local_scale(y, measured, self.usual) / self.factor, _column(sigma)
+    def state(self) -> dict[str, Any]:
+        """What drawing needs beside the networks."""
+        return {"scenes": [scene.state() for scene in self.scenes], "turns": self.turns}
+
+    @staticmethod
+    def read(network: torch.nn.Module, guess: Guess | None, state: dict[str, Any]) -> Amortised:
+        """From its `state`; it draws, but does not learn."""
+        return Amortised(network, [Scene(**kept) for kept in state["scenes"]], guess, state["turns"])
+
+    @torch.no_grad()
+    def _guessed(self, scene: Scene, u: Tensor, measured: Tensor, turns: int) -> Tensor:
+        """m, `(N, *shape)`, the mean over turns."""
+        if self.guess is None or scene.factor is None:
+            return torch.zeros_like(u)
+        found = [turned(self.guess(turned(u, t), turned(measured, t), scene.usual), t, back=True) for t in range(turns)]
+        return torch.stack(found).mean(0)
+
+    def _outputs(
+        self, x_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """F and h, `(N, 2, *shape)`; what they are added to, and c_out."""
+        s, level = _scale(u, measured, usual), _column(sigma)
         total = (s.square() + level.square()).sqrt()
-        inputs = [x_t / total, torch.asinh(y / self.usual) / 3, torch.asinh(y / (10 * self.usual)) / 2, measured]
+        inputs = [s * x_t / total.square(), m / s, *Guess.inputs(u, measured, usual)]
         dtype = next(self.network.parameters()).dtype
         out = self.network(torch.stack(inputs, dim=1).to(dtype), sigma.log().to(dtype))
-        return out.reshape(len(x_t), 2, *x_t.shape[1:]).to(x_t.dtype), (s / total).square() * x_t, level * s / total
+        skip = (s / total).square()
+        return out.reshape(len(x_t), OUTPUTS, *x_t.shape[1:]).to(x_t.dtype), skip * x_t + (1 - skip) * m, level * s / total
 
 
 class _Given:
     """For `mvss.samplers.sample`."""
 
-    def __init__(self, model: Amortised, y: Tensor, measured: Tensor) -> None:
-        self.model, self.y, self.measured = model, y, measured
-
-    @torch.no_grad()
-    def _estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = self.model.estimate(x_t.float(), sigma.float(), self.y, self.measured)
-        return mean.double(), variance.double()
+    def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor) -> None:
+        self.model, self.scene, self.u, self.measured = model, scene, u, measured
+        self.m = model._guessed(scene, u, measured, TURNS if model.turns else 1)
 
     def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
-        return (self._estimate(x_t[0], sigma)[0],)
+        turns = range(TURNS) if self.model.turns else range(1)
+        return (torch.stack([self._estimate(x_t[0], sigma, turn)[0] for turn in turns]).mean(0),)
 
     def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """One draw of x given x_t and y."""
@@ -125,27 +147,17 @@ class _Given:
         z = stream.normal(index, tuple(mean.shape[1:]), "source", dtype=mean.dtype, device=mean.device)
         return (mean + variance.sqrt() * z,)
 
-
-def level_of(background: View) -> Tensor:
-    """The usual light at each pixel of a view, `(*shape)`."""
-    measured = seen(background)
-    return (background.y * measured).sum(0) / measured.sum(0).clamp_min(1.0)
-
-
-def tight_factor(view: View, beta: int) -> float | None:
-    """a where A = a I behind its mask."""
-    operator, bare = view.operators[beta], unmasked(view)[1][view.shown.index(beta)]
-    if operator.source_shape != operator.observation_shape or not bare.is_tight:
-        return None
-    probe = torch.ones(1, *bare.source_shape, dtype=torch.float64)
-    image = bare.forward(probe)
-    return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
+    @torch.no_grad()
+    def _estimate(self, x_t: Tensor, sigma: Tensor, turn: int = 0) -> tuple[Tensor, Tensor]:
+        x_t, u, measured, m = (turned(v, turn) for v in (x_t.float(), self.u, self.measured, self.m))
+        found = self.model.estimate(x_t, sigma.float(), u, measured, m, self.scene.usual)
+        mean, variance = (turned(v.double(), turn, back=True) for v in found)
+        return mean, variance
 
 
-def seen(view: View) -> Tensor:
-    """1 where a pixel was measured, `(N, *shape)`."""
-    mask, _ = unmasked(view)
-    return torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+def _scale(u: Tensor, measured: Tensor, usual: float | Tensor) -> Tensor:
+    """s of each pixel."""
+    return local_scale(u, (measured > 0).to(u), usual)
 
 
 def _column(values: Tensor) -> Tensor:

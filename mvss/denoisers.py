@@ -148,10 +148,12 @@ def variance_of(h: Tensor) -> Tensor:
     return h.clamp(LEAST, MOST).exp()
 
 
-def gaussian_loss(found: Tensor, target: Tensor, weights: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+def gaussian_loss(
+    found: Tensor, target: Tensor, weights: Tensor | None, wanted: Tensor | None = None, beside: Tensor | float = 1.0
+) -> Tensor:
     """The loss of F, and of h where there is one, `(N, 1 or 2, *shape)`. target: of F, `(N, *shape)`; wanted: what F is
     trained towards, if not that. weights: of rows, `(N,)`."""
-    loss = _mean((found[:, 0] - (target if wanted is None else wanted)).square(), weights)
+    loss = _mean((beside * (found[:, 0] - (target if wanted is None else wanted))).square(), weights)
     if found.shape[1] == 2:
         h, square = found[:, 1].clamp(LEAST, MOST), (found[:, 0].detach() - target).square()
         loss = loss + SURENESS * _mean(h + square * (-h).exp(), weights)

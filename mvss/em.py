@@ -82,13 +82,15 @@ def run_em(
     on_lap: Callable[[dict[str, Any], Draws], None] | None = None,
     held_out: HeldOut | None = None,
     amortised: Mapping[int, Amortised] | None = None,
+    first_views: Mapping[int, Sequence[int]] | None = None,
 ) -> Draws:
     """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
 
     draws: the first draws, see `Draws`. checkpoint: file to save to after every lap, and to go on from if it exists.
     on_lap: called after every lap with its record, and once with lap 0 before the first.
     held_out: where given, stages end by it, and their laps are the most that they may take. amortised: of sources (from 0) that
-    have one, the network that learns their posterior beside the denoiser; trained in place.
+    have one, the network that learns their posterior beside the denoiser; trained in place. first_views: of sources whose first
+    draws are better in some views, those views: their first M-step is on these alone.
     """
     plan = _plan(data, stages)
     amortised = amortised or {}
@@ -117,7 +119,8 @@ def run_em(
         former, began = copy.deepcopy(list(denoisers)) if held_out else [], time.monotonic()
         for beta in stage.sources:
             showing = [a for a in views if beta in data.views[a].shown]
-            pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in showing])
+            learned_from = (first_views or {}).get(beta, showing) if state["within"] == 0 else showing
+            pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in learned_from])
             if beta in amortised:
                 keyed = stream.child("amortised", lap, beta)
                 result = fit_denoiser(amortised[beta], pool, training, keyed, accelerator)

@@ -2,16 +2,20 @@
 
     y = A x + n,  n: all other sources and noise,    n': an observation of a view that shows those others and nothing else
     z = y + n',  E[n | z] = E[n' | z], since the two may change places    ⇒    E[A x | z] = 2 E[y | z] − z
-    f:  min E w(z) ‖½ (A f(z) + z) − y‖²,    x̂ = mean over n' of f(y + n')
+    m:  min E w(z) ‖½ (A m(z) + z) − y‖²,    x̂ = mean over n' of m(y + n')
 
 Noisier2Noise (Moran et al. 2020, arXiv 1910.11908) adds simulated noise of a known law. Where one view is another less one
 source, as backgrounds are beside backgrounds with targets, real observations serve instead: no law of n need be known. The
 estimate is E[x | z] of twice the background: worse than E[x | y], but free of any prior, and a good start for one.
+
+m decides which share of u, which is z on the pixels of the source (`mvss.scenes`), is the source's. With s the size of u at
+each pixel and around it (`mvss.dynamic`), m = sigmoid(F₂) u + s F₁. It sees u beside the background and beside the light of the
+middle, where the source is taken to be, and where each pixel is. Of y itself, m(y) is a guess of E[x | y].
 """
 
 from __future__ import annotations
 
-__all__ = ["Noisier2NoiseConfig", "Pair", "estimate_source", "pairs_of"]
+__all__ = ["BATCH", "RELATIVE", "TURNS", "Guess", "Noisier2NoiseConfig", "estimate_source"]
 
 from dataclasses import dataclass, field
 
@@ -19,127 +23,122 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.amortised import BATCH, level_of, seen, tight_factor
 from mvss.data import MultiViewData
-from mvss.dynamic import local_scale, usual_size
+from mvss.dynamic import local_scale, middle_light
 from mvss.errors import MvssError
 from mvss.memory import in_chunks
 from mvss.rng import Stream
-from mvss.training import TrainingConfig, fit_denoiser
+from mvss.scenes import Pair, Scene
+from mvss.training import TrainingConfig, fit_denoiser, turned
 
-RELATIVE = 0.05
-"""Error that counts as much as the noise does, beside the light of a pixel."""
+BATCH, TURNS = 256, 8
+"""Images that go through a network at a time when nothing is learned; quarters and mirrors."""
+RELATIVE = 0.1
+"""Error that counts as much as the background does, beside the light of the middle."""
 
 
 @dataclass(frozen=True)
 class Noisier2NoiseConfig:
-    """training: of f; its noise levels do not matter. averages: backgrounds n' behind each estimate. dynamic_range: of images
-    whose bright pixels are many times as bright as their noise: f gives a share of the light of each pixel, and errors count
-    beside that light."""
+    """training: of m; its noise levels do not matter. averages: backgrounds n' behind each estimate.
+    least, most: what the numbers of the source are known to lie between. alone: also of sources that a view shows behind noise
+    alone, which is simulated."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     averages: int = 8
-    dynamic_range: bool = False
+    least: float | None = None
+    most: float | None = None
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if self.averages < 1:
             raise MvssError(f"noisier2noise: averages={self.averages} must be at least 1")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A view that shows a source, and one that shows all of it but that source, by their numbers."""
+class Guess(torch.nn.Module):
+    """m(y). network: of INPUTS and OUTPUTS images; its noise level is not looked at."""
 
-    mixed: int
-    background: int
+    INPUTS, OUTPUTS = 6, 2
 
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
 
-def pairs_of(data: MultiViewData, beta: int) -> list[Pair]:
-    """Pairs of views that tell source `beta`: A, but for a mask, must be a multiple of the identity."""
-    found = []
-    for a, view in enumerate(data.views):
-        if beta not in view.shown or tight_factor(view, beta) is None:
-            continue
-        others = set(view.shown) - {beta}
-        same = [b for b, v in enumerate(data.views) if set(v.shown) == others and v.observation_shape == view.observation_shape]
-        if others and same:
-            found.append(Pair(a, same[0]))
-    return found
+    def forward(self, u: Tensor, measured: Tensor, usual: float) -> Tensor:
+        """m of u, `(N, *shape)`. measured: see `mvss.scenes.thrown_back`. usual: size of the background on these pixels."""
+        dtype = next(self.network.parameters()).dtype
+        inputs = torch.stack(self.inputs(u, measured, usual), dim=1).to(dtype)
+        out = self.network(inputs, torch.zeros(len(u), dtype=dtype, device=u.device)).to(u.dtype)
+        plain, share = out.reshape(len(u), self.OUTPUTS, *u.shape[1:]).unbind(1)
+        return torch.sigmoid(share) * u + local_scale(u, (measured > 0).to(u), usual) * plain
+
+    @staticmethod
+    def inputs(u: Tensor, measured: Tensor, usual: float | Tensor) -> list[Tensor]:
+        """What a network is shown of y, INPUTS images `(N, *shape)`."""
+        light = [torch.asinh(u / usual) / 3, torch.asinh(u / (10 * usual)) / 2, torch.asinh(u / middle_light(u, usual))]
+        return [*light, measured, *_places(u)]
 
 
 def estimate_source(
-    data: MultiViewData, beta: int, pair: Pair, network: torch.nn.Module, config: Noisier2NoiseConfig, stream: Stream
+    data: MultiViewData, beta: int, pair: Pair, guess: Guess, config: Noisier2NoiseConfig, stream: Stream
 ) -> Tensor:
     """x̂ of source `beta`, `(N, *shape)`, for all observations of the pair's view.
 
-    network: F(x, log σ) for images, of two inputs and two outputs, which is trained.
+    A must be a multiple of the identity but for its mask. guess: is trained.
     """
-    mixed, background = data.views[pair.mixed], data.views[pair.background]
-    factor, level = tight_factor(mixed, beta), level_of(background)
-    assert factor is not None
-    measured, empty = seen(mixed), seen(background)
-    y, n = (mixed.y - level) * measured, (background.y - level) * empty
-    model = _Estimator(network, torch.stack([n, empty], dim=1).float(), config.dynamic_range)
+    scene = Scene.of(data, beta, pair)
+    y, measured = scene.observed(data.views[pair.mixed])
+    more = _MoreBackground(guess, scene, config.training.turns)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    fit_denoiser(model, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
-    home, total = next(network.parameters()).device, torch.zeros_like(y)
-    for number in range(config.averages):
-        chosen = (stream.uniform(torch.arange(len(y)), (), "background", number) * len(n)).long()
-
-        def work(rows: slice, chosen: Tensor = chosen) -> Tensor:
-            return model.estimate(y[rows].to(home), measured[rows].to(home), chosen[rows].to(home)).to(y)
-
-        total += torch.cat(list(in_chunks(work, len(y), BATCH)))
-    return total / (config.averages * factor)
+    fit_denoiser(more, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
+    keyed = [stream.child("average", number) for number in range(config.averages)]
+    x = sum((more.apply_to(y, measured, k, number) for number, k in enumerate(keyed)), torch.zeros_like(y))
+    x = x / config.averages
+    return x if config.least is None and config.most is None else x.clamp(config.least, config.most)
 
 
-class _Estimator(torch.nn.Module):
-    """A f(z), trained as `fit_denoiser` trains denoisers. backgrounds: n' and where it was measured, `(K, 2, *shape)`."""
+class _MoreBackground(torch.nn.Module):
+    """A m(z), trained as `fit_denoiser` trains denoisers. turns: as there, of backgrounds, too."""
 
-    backgrounds: Tensor
-
-    def __init__(self, network: torch.nn.Module, backgrounds: Tensor, dynamic: bool) -> None:
+    def __init__(self, guess: Guess, scene: Scene, turns: bool) -> None:
         super().__init__()
-        self.network, self.dynamic = network, dynamic
-        self.register_buffer("backgrounds", backgrounds)
-        self.usual = usual_size(*backgrounds.unbind(1))
+        assert scene.factor is not None
+        self.guess, self.scene, self.turns, self.factor = guess, scene, turns, scene.factor
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
-        """x: y and where it was measured, `(N, 2, *shape)`. sigma, noise: not looked at. Backgrounds are chosen by the global
-        generator, which `fit_denoiser` seeds."""
+        """x: y and where it was measured, `(N, 2, *shape)`. sigma, noise: not looked at."""
         y, measured = x.unbind(1)
-        z, both, found = self._found(y, measured, torch.randint(len(self.backgrounds), (len(y),)).to(y.device))
+        n, empty = self.scene.some(len(y), self.turns, y)
+        both = measured * empty
+        z = both * (y + n)
+        found = self.factor * self.guess(z / self.factor, both, self.scene.usual)
         error = (self._weights(z, both, found.detach()) * (0.5 * (found + z) - y).square()).flatten(1).sum(1)
         error = error / both.flatten(1).sum(1).clamp_min(1.0)
         return error.mean() if weights is None else (weights * error).mean()
 
     @torch.no_grad()
-    def estimate(self, y: Tensor, measured: Tensor, chosen: Tensor) -> Tensor:
-        """E[A x | z], `(N, *shape)`, for z with the backgrounds of the numbers `chosen`."""
-        return self._found(y.float(), measured.float(), chosen)[-1]
+    def apply_to(self, y: Tensor, measured: Tensor, stream: Stream, turn: int) -> Tensor:
+        """E[x | z], `(N, *shape)`, for z with backgrounds chosen at random. turn: by which all are turned, if any are."""
+        backgrounds, home = self.scene.backgrounds, next(self.parameters()).device
+        assert backgrounds is not None
+        chosen = (stream.uniform(torch.arange(len(y)), (), "background") * len(backgrounds)).long()
+        turn = turn % TURNS if self.turns else 0
 
-    def _found(self, y: Tensor, measured: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z, where it was measured, and A f(z)."""
-        n, empty = self.backgrounds[chosen].unbind(1)
-        both = measured * empty
-        z = both * (y + n)
-        scale = local_scale(z, both, self.usual) if self.dynamic else _size(z, both)
-        inputs = (
-            [torch.asinh(z / self.usual) / 3, torch.asinh(z / (10 * self.usual)) / 2] if self.dynamic else [z / scale, both]
-        )
-        out = self.network(torch.stack(inputs, dim=1), torch.zeros(len(y), dtype=z.dtype, device=z.device))
-        share, more = out.reshape(len(z), 2, *z.shape[1:]).unbind(1)
-        return z, both, z * torch.sigmoid(share) + scale * more
+        def work(rows: slice) -> Tensor:
+            n, empty = backgrounds[chosen[rows]].unbind(1)
+            both = measured[rows] * empty
+            u, both = (turned(v, turn).float().to(home) for v in (both * (y[rows] + n) / self.factor, both))
+            return turned(self.guess(u, both, self.scene.usual).to(y), turn, back=True)
+
+        return torch.cat(list(in_chunks(work, len(y), BATCH)))
 
     def _weights(self, z: Tensor, both: Tensor, found: Tensor) -> Tensor:
         """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little."""
-        if not self.dynamic:
-            return both / _size(z, both).square()
-        hidden = local_scale(z - found, both, self.usual)
-        return both / (hidden.square() + (RELATIVE * local_scale(z, both, self.usual)).square())
+        usual = self.factor * self.scene.usual
+        hidden = local_scale(z - found, both, usual)
+        return both / (hidden.square() + (RELATIVE * middle_light(z, usual)).square())
 
 
-def _size(z: Tensor, both: Tensor) -> Tensor:
-    """Root mean square of each image, `(N, 1, …)`."""
-    mean = z.square().flatten(1).sum(1) / both.flatten(1).sum(1).clamp_min(1.0)
-    return mean.sqrt().clamp_min(1e-12).reshape(-1, *[1] * (z.ndim - 1))
+def _places(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Column and row of each pixel, -1 to 1: a convolution does not know where it is (Liu et al. 2018, arXiv 1807.03247)."""
+    row, column = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[-2:])
+    return column.expand_as(like), row[:, None].expand_as(like)

@@ -32,6 +32,7 @@ from mvss.matrix_free import MatrixFreePosterior
 from mvss.memory import in_chunks
 from mvss.mixture import GaussianMixture
 from mvss.networks import ImageUNet, TimeMLP
+from mvss.noisier2noise import Guess
 from mvss.operators import Zero
 from mvss.posterior import JointPosterior, Prior
 from mvss.rng import Stream
@@ -301,7 +302,9 @@ class SourceSeparationPipeline:
             )
         for beta, model in self.amortised.items():
             model.network.save_pretrained(folder / f"amortised-{beta + 1}")  # type: ignore[operator]
-            save_checkpoint(folder / f"amortised-{beta + 1}.pt", model.state())
+            if model.guess is not None:
+                model.guess.network.save_pretrained(folder / f"guess-{beta + 1}")  # type: ignore[operator]
+            save_checkpoint(folder / f"amortised-{beta + 1}.pt", {**model.state(), "guess": model.guess is not None})
         settings = {"sources": description, "posterior": asdict(self.config), "amortised": list(self.amortised)}
         atomic_write_text(folder / "pipeline.json", json.dumps(settings, indent=1) + "\n")
 
@@ -328,7 +331,9 @@ class SourceSeparationPipeline:
         amortised = {}
         for beta in settings.get("amortised", ()):
             name = f"amortised-{beta + 1}"
-            amortised[beta] = Amortised(_read_network(folder / name), **load_checkpoint(folder / f"{name}.pt"))
+            state, first = load_checkpoint(folder / f"{name}.pt"), folder / f"guess-{beta + 1}"
+            guess = Guess(_read_network(first)) if state.pop("guess") else None
+            amortised[beta] = Amortised.read(_read_network(folder / name), guess, state)
         return SourceSeparationPipeline(denoisers, config, amortised)
 
 

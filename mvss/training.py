@@ -9,7 +9,7 @@ paper: Adam and the learning-rate schedule start again. Random numbers are drawn
 
 from __future__ import annotations
 
-__all__ = ["TrainingConfig", "TrainingResult", "denoising_loss", "fit_denoiser", "learning_rate"]
+__all__ = ["TrainingConfig", "TrainingResult", "denoising_loss", "fit_denoiser", "learning_rate", "turned", "turned_each"]
 
 import math
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from mvss.rng import Stream
 SCHEDULES = ("linear", "cosine")
 QUANTILES = 2**14  # of t; finer than any batch can tell
 REPORT = 100  # steps between records, and between looks at the loss, which stall a GPU
+MOMENTUM = 0.9  # of Adam
 HELD_OUT_LEVELS = 8  # noise levels per held-out draw
 
 
@@ -37,12 +38,14 @@ class TrainingConfig:
     Arguments:
         steps, batch: gradient steps, and draws per step over all processes together.
         learning_rate, final_learning_rate: Adam's rate at the first and at the last step.
-        schedule: "linear" or "cosine" between the two.
+        schedule: "linear" or "cosine" between the two. warmup: first steps, over which the rate also rises from zero.
+        decay: of Adam's mean of the squared gradients, in [0, 1).
         ema_decay: decay of the moving average of the weights in [0, 1); 0 for none.
         gradient_clip: largest norm of the gradient.
         sigma_min, sigma_max: range of the noise level, in units of the source.
         beta: a and b of t ~ Beta(a, b).
         turns: whether each draw enters a batch turned by quarters and mirrored at random: for images that have no upper side.
+        shifts: most pixels that each is moved by at random, up or down, left or right; what leaves on one side enters opposite.
 
     Raises MvssError if a value is out of range.
     """
@@ -52,12 +55,15 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-6
     schedule: str = "linear"
+    warmup: int = 0
+    decay: float = 0.999
     ema_decay: float = 0.0
     gradient_clip: float = 1.0
     sigma_min: float = 1e-3
     sigma_max: float = 10.0
     beta: tuple[float, float] = (3.0, 3.0)
     turns: bool = False
+    shifts: int = 0
 
     def __post_init__(self) -> None:
         rate, final = self.learning_rate, self.final_learning_rate
@@ -68,6 +74,9 @@ class TrainingConfig:
             (0 < rate < math.inf, f"needs a positive learning_rate, not {rate}"),
             (0 <= final <= rate, f"needs final_learning_rate between 0 and learning_rate={rate}, not {final}"),
             (self.schedule in SCHEDULES, f"knows schedule {' and '.join(SCHEDULES)}, not {self.schedule!r}"),
+            (self.shifts >= 0, f"needs shifts of at least 0, not {self.shifts}"),
+            (self.warmup >= 0, f"needs warmup of at least 0, not {self.warmup}"),
+            (0 <= self.decay < 1, f"needs decay in [0, 1), not {self.decay}"),
             (0 <= self.ema_decay < 1, f"needs ema_decay in [0, 1), not {self.ema_decay}"),
             (self.gradient_clip > 0, f"needs a positive gradient_clip, not {self.gradient_clip}"),
             (low > 0, f"cannot use a noise of zero: choose sigma_min > 0, not {low}"),
@@ -97,7 +106,8 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     """Adam's rate at step 0, ..., steps − 1."""
     done = step / max(config.steps - 1, 1)
     fall = done if config.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2
-    return config.learning_rate + fall * (config.final_learning_rate - config.learning_rate)
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    return rise * (config.learning_rate + fall * (config.final_learning_rate - config.learning_rate))
 
 
 class _Objective(nn.Module):
@@ -116,7 +126,7 @@ class _Batches:
 
     def __init__(self, draws: Tensor, config: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         self.draws, self.batch, self.generator = draws, config.batch, stream.generator("batch")
-        self.levels, self.turns = config.noise_levels().to(draws.dtype), config.turns
+        self.levels, self.turns, self.shifts = config.noise_levels().to(draws.dtype), config.turns, config.shifts
         share = -(-config.batch // accelerator.num_processes)
         # Equal shares: the last ones repeat the batch's last draw, with weight zero.
         rows = torch.arange(share) + accelerator.process_index * share
@@ -137,17 +147,27 @@ class _Batches:
         device, rows = self.draws.device, self.rows
         x = self.draws[index[rows].to(device)]
         if self.turns:
-            x = _turned(x, torch.randint(8, (self.batch,), generator=generator)[rows])
+            x = turned_each(x, torch.randint(8, (self.batch,), generator=generator)[rows])
+        if self.shifts:
+            by = torch.randint(-self.shifts, self.shifts + 1, (self.batch, 2), generator=generator)[rows]
+            x = torch.stack([image.roll(tuple(b), (-2, -1)) for image, b in zip(x, by.tolist(), strict=True)])
         return x, sigma[rows].to(device), noise[rows].to(device), self.weights
 
 
-def _turned(x: Tensor, which: Tensor) -> Tensor:
-    """Images `(N, …, H, W)`, each by one of the eight turns and mirrors, `(N,)`."""
+def turned(x: Tensor, number: int, back: bool = False) -> Tensor:
+    """Images `(…, H, W)` by one of the eight turns and mirrors, 0 to 7; or back again."""
+    if back:
+        return (x.flip(-1) if number >= 4 else x).rot90(-(number % 4), (-2, -1))
+    x = x.rot90(number % 4, (-2, -1))
+    return x.flip(-1) if number >= 4 else x
+
+
+def turned_each(x: Tensor, which: Tensor) -> Tensor:
+    """Images `(N, …, H, W)`, each by its own number, `(N,)`."""
     out = torch.empty_like(x)
     for number in which.unique().tolist():
         rows = (which == number).nonzero().squeeze(1).to(x.device)
-        turned = x[rows].rot90(number % 4, (-2, -1))
-        out[rows] = turned.flip(-1) if number >= 4 else turned
+        out[rows] = turned(x[rows], number)
     return out
 
 
@@ -181,7 +201,7 @@ def fit_denoiser(
     denoiser.to(accelerator.device).train()
     draws = draws.detach().to(trainable[0].dtype).to(accelerator.device)
     batches = _Batches(draws, config, stream, accelerator)
-    adam = torch.optim.Adam(trainable, lr=config.learning_rate, fused=True)
+    adam = torch.optim.Adam(trainable, lr=config.learning_rate, betas=(MOMENTUM, config.decay), fused=True)
     objective, optimizer = accelerator.prepare(_Objective(denoiser), adam)
     ema = EMAModel(trainable, decay=config.ema_decay, foreach=True) if config.ema_decay else None
     # Dropout draws from the global generator: keyed too, and left as it was found.

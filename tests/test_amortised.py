@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.amortised import Amortised
+from mvss.amortised import INPUTS, OUTPUTS, Amortised
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.dynamic import local_scale, usual_size
@@ -22,6 +22,7 @@ from mvss.operators import BlockAverage, Identity, Mask, Scale, Zero
 from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig
+from mvss.scenes import Pair, pairs_of, thrown_back
 from mvss.training import TrainingConfig, fit_denoiser
 
 SHAPE = (1, 9, 9)
@@ -49,7 +50,11 @@ class Pixelwise(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = torch.nn.Sequential(
-            torch.nn.Linear(5, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)
+            torch.nn.Linear(INPUTS + 1, 64),
+            torch.nn.SiLU(),
+            torch.nn.Linear(64, 64),
+            torch.nn.SiLU(),
+            torch.nn.Linear(64, OUTPUTS),
         )
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
@@ -61,8 +66,8 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     """x | y of independent Gaussian pixels: mean (y − level)/(1 + h²), variance h²/(1 + h²)."""
     data, x = views(2000)
     torch.manual_seed(0)
-    model = Amortised.of(Pixelwise(), data.views[1], data.views[0], 1)
-    torch.testing.assert_close(model.level.mean(), torch.tensor(LEVEL), atol=0.05, rtol=0)
+    model = Amortised.of(Pixelwise(), data, 1)
+    torch.testing.assert_close(model.scenes[0].level.mean(), torch.tensor(LEVEL).double(), atol=0.05, rtol=0)
     training = TrainingConfig(steps=1500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
     fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
     few, draws = data.views[1].select(torch.arange(40)), 60
@@ -73,9 +78,50 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
 
 
+def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
+    """The same from averages of 3 × 3 pixels, beside the view at full resolution: one network for both. Given y = x̄ + n̄ of
+    a block, n̄ of variance h²/9, its pixels have the mean (y − level)/(1 + h²) and the variance 1 − 1/(9 (1 + h²))."""
+    data, x = views(2000)
+    coarse = BlockAverage(SHAPE, 3)
+    shapes = coarse.observation_shape
+    n, target = HIDDEN * normal(2000, *SHAPE) + LEVEL, normal(2000, *SHAPE)
+    below = View(coarse.forward(n), (coarse, Zero(SHAPE, shapes)), Isotropic(0.1), "coarse background")
+    both = View(coarse.forward(n.flip(0) + target), (coarse, coarse), Isotropic(0.1), "coarse")
+    data = MultiViewData((*data.views, below, both), data.source_shapes)
+    assert pairs_of(data, 1) == [Pair(1, 0), Pair(3, 2)] and pairs_of(data, 0) == []
+    torch.manual_seed(0)
+    model = Amortised.of(Pixelwise(), data, 1)
+    training = TrainingConfig(steps=1500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
+    for view, share, variance in (
+        (data.views[1], 1 / (1 + HIDDEN**2), HIDDEN**2 / (1 + HIDDEN**2)),
+        (data.views[3], 1 / (1 + HIDDEN**2), 1 - 1 / (9 * (1 + HIDDEN**2))),
+    ):
+        few = view.select(torch.arange(40))
+        found = torch.stack([model.draw(few, 1, SAMPLER, Stream(k), torch.arange(40))[0] for k in range(60)])
+        u = view.operators[1].pseudo_inverse(few.y - LEVEL)
+        error = found.mean(0) - share * u
+        assert (
+            float(error.square().mean().sqrt()) < 0.2 * variance**0.5 + 0.03
+        )  # of which the draws leave 0.13 of the deviation
+        torch.testing.assert_close(float(found.var(0).mean().sqrt()), variance**0.5, atol=0.07, rtol=0)
+
+
+def test_what_is_thrown_back_is_y_over_a_where_it_was_measured() -> None:
+    y, mask = normal(2, *SHAPE), torch.ones(2, *SHAPE, dtype=torch.float64)
+    mask[:, :, :3] = 0.0
+    u, known = thrown_back(Scale(0.5, SHAPE), y, mask)
+    torch.testing.assert_close(u, 2 * y * mask)
+    assert torch.equal(known, mask)
+    coarse = BlockAverage(SHAPE, 3)
+    u, known = thrown_back(coarse, y[..., :3, :3], mask[..., ::3, ::3])
+    torch.testing.assert_close(u, (y[..., :3, :3] * mask[..., ::3, ::3]).repeat_interleave(3, -1).repeat_interleave(3, -2))
+    torch.testing.assert_close(known, mask / 3)
+
+
 def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
     data, _ = views(5)
-    model = Amortised.of(Pixelwise(), data.views[1], data.views[0], 1)
+    model = Amortised.of(Pixelwise(), data, 1)
     both = data.views[1]
     assert model.applies(both, 1)
     assert not model.applies(data.views[0], 1)  # which does not show it
@@ -92,7 +138,7 @@ def trained(checkpoint: Path | None = None, stop: int | None = None) -> tuple[Mu
     data, x = views(12)
     torch.manual_seed(0)
     denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
-    model = Amortised.of(ImageUNet(1, 9, 4, (8,), 1, 2), data.views[1], data.views[0], 1)
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
     config = PosteriorConfig(
         SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
     )

@@ -17,7 +17,7 @@ from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, make_task, p
 from experiments.galaxies.product import read_product
 from experiments.galaxies.stamps import GALAXY, SKY
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
-from experiments.jobs import _clean, build_pipeline
+from experiments.jobs import Fit, _clean, build_pipeline
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from experiments.recipes import Job, Recipe
 from experiments.runner import _jobs, main, read_command
@@ -164,12 +164,12 @@ def test_galaxies_are_drawn_by_what_has_learned_to_and_ground_views_are_not() ->
     for problem, method, expected in (("simulated", "joint", [GALAXY]), ("ground", "joint_wide", [])):
         task = make_task(problem, 0, config)
         job = Job(problem, method, 0, config.methods[method], config)
-        pipeline = build_pipeline(job, task, [base, base])
+        pipeline = build_pipeline(job, task, Fit([base, base]))
         assert list(pipeline.amortised) == expected
         assert all(d.dynamic and d.learns_variance for d in pipeline.denoisers)
     posterior = replace(config.posterior, amortised=None)
     job = replace(job, problem="simulated", config=replace(config, posterior=posterior), recipe=config.methods["joint"])
-    assert not build_pipeline(job, make_task("simulated", 0, config), [base, base]).amortised
+    assert not build_pipeline(job, make_task("simulated", 0, config), Fit([base, base])).amortised
 
 
 def test_turned_batches_hold_each_of_the_eight_turns() -> None:

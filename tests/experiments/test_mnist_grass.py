@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.audit import run_audit
-from experiments.jobs import _clean, _fewer, _network, _with_estimates, build_pipeline
+from experiments.jobs import Fit, _clean, _fewer, _network, _with_estimates, build_pipeline
 from experiments.keys import fit_key
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
@@ -140,7 +140,7 @@ def test_networks_learn_their_variance_unless_told_otherwise() -> None:
     def learns(*overrides: str) -> list[bool]:
         config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
         job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
-        return [d.learns_variance for d in build_pipeline(job, task, [prior, prior]).denoisers]
+        return [d.learns_variance for d in build_pipeline(job, task, Fit([prior, prior])).denoisers]
 
     assert learns() == [False, True]  # the grass has no network
     assert learns("network.variance=false") == [False, False]
