@@ -18,6 +18,7 @@ from mvss.dynamic import local_scale, usual_size
 from mvss.em import Draws, Stage, run_em
 from mvss.networks import ImageUNet
 from mvss.noise import Isotropic
+from mvss.noisier2noise import Guess
 from mvss.operators import BlockAverage, Identity, Mask, Scale, Zero
 from mvss.pipeline import PosteriorConfig, SourceSeparationPipeline
 from mvss.rng import Stream
@@ -107,6 +108,20 @@ def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
         torch.testing.assert_close(float(found.var(0).mean().sqrt()), variance**0.5, atol=0.07, rtol=0)
 
 
+def test_an_untrained_network_gives_the_guess_where_noise_drowns_x() -> None:
+    data, _ = views(5)
+    guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))  # zero: half of what is seen
+    torch.manual_seed(0)
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess, turns=True)
+    view, index = data.views[1], torch.arange(5)
+    drowned = SamplerConfig("ddim", steps=1, sigma_start=1e4, sigma_min=1e4)
+    found, evaluations = model.draw(view, 1, drowned, Stream(0), index)
+    half = 0.5 * (view.y - model.scenes[0].level)
+    torch.testing.assert_close(found, half, atol=2e-3, rtol=0)
+    assert evaluations == 8 + 8  # guesses and means, over all turns
+    assert not any(p.requires_grad for p in guess.parameters())
+
+
 def test_what_is_thrown_back_is_y_over_a_where_it_was_measured() -> None:
     y, mask = normal(2, *SHAPE), torch.ones(2, *SHAPE, dtype=torch.float64)
     mask[:, :, :3] = 0.0
@@ -138,7 +153,8 @@ def trained(checkpoint: Path | None = None, stop: int | None = None) -> tuple[Mu
     data, x = views(12)
     torch.manual_seed(0)
     denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
+    guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess)
     config = PosteriorConfig(
         SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
     )
@@ -182,7 +198,7 @@ def test_the_other_sources_are_drawn_given_what_is_left() -> None:
     found = pipeline.posterior_sample(data.views[1], Stream(2))
     left = data.views[1].y - found.draws[0] - found.draws[1]
     assert float(left.square().mean().sqrt()) < 0.3
-    assert found.evaluations == 3 + 2
+    assert found.evaluations == 1 + 3 + 2
     again = pipeline.posterior_samples(data.views[1], Stream(3), 2)
     assert [x.shape for x in again] == [(2, 12, *SHAPE)] * 2
     assert not torch.equal(again[0][0], again[0][1])

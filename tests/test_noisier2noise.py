@@ -56,6 +56,17 @@ def test_it_is_the_estimate_under_twice_the_background() -> None:
     assert float(error) < 0.16 * float(exact.std())  # of which the mean over 64 backgrounds leaves 0.08
 
 
+def test_a_view_alone_is_a_pair_with_its_noise() -> None:
+    """E[x | z] of twice the noise, of the background that view 1 shows by itself."""
+    data, _ = two_views(4000)
+    assert pairs_of(data, 0, alone=True) == [Pair(0, None)] and pairs_of(data, 1, alone=True) == [Pair(1, 0)]
+    torch.manual_seed(0)
+    guess = Guess(TimeMLP(4, (64, 64), 4, "film", 4 * Guess.INPUTS, Guess.OUTPUTS))
+    found = estimate_source(data, 0, Pair(0, None), guess, Noisier2NoiseConfig(TRAINING, 16), Stream(1))
+    exact = LEVEL + 0.4**2 / (0.4**2 + 2 * NOISE**2) * (data.views[0].y - LEVEL)
+    assert float((found - exact).square().mean().sqrt()) < 0.04  # the noise is 0.1, what it leaves 0.12
+
+
 def test_estimates_stay_within_what_is_known_of_the_source() -> None:
     data, _ = two_views(40)
     found = estimate(data, Noisier2NoiseConfig(TrainingConfig(steps=2, batch=4), 1, least=0.0, most=0.1))
