@@ -10,8 +10,9 @@ and no start. EM is as before: new draws, new pairs. (Simulation-based inference
 
 One network serves all pairs of views, of whatever operators: it sees u, which is y on the pixels of the source (`mvss.scenes`).
 u says how large x can be at each pixel (`mvss.dynamic`); s is that scale. Where a guess m(y) ≈ E[x | y] was learned before
-(`mvss.noisier2noise`), d starts from it, else from m = 0:
-    d = c_skip x_t + (1 − c_skip) m + c_out F,    c_skip = s²/(σ² + s²),    c_out = σ s/√(σ² + s²).
+(`mvss.noisier2noise`), only what it lacks is drawn, else m = 0. Time is reversed with w = (x − m)/s, for which all pixels are
+alike, and σ is in units of s. With Karras et al.'s (2022) scales, σ_data = 0.5,
+    d = m + s (c_skip w_t + c_out F).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mvss.data import MultiViewData, View
 from mvss.denoisers import gaussian_loss, variance_of
 from mvss.dynamic import local_scale, middle_light
 from mvss.memory import in_chunks
-from mvss.noisier2noise import BATCH, RELATIVE, TURNS, Guess
+from mvss.noisier2noise import BATCH, TURNS, Guess
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, sample
 from mvss.scenes import Scene, pairs_of, thrown_back
@@ -36,10 +37,14 @@ from mvss.training import turned
 
 INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
 """Images that the network takes and gives: F and h, as in `mvss.denoisers`."""
+DEVIATION = 0.5
+"""σ_data of w."""
+FLATNESS = 0.3
+"""Error that counts as much as one of s does, beside the light of the middle: dark pixels are many."""
 
 
 class Amortised(torch.nn.Module):
-    """d(x_t, σ, y) of one source.
+    """d of one source.
 
     guess: of views at full resolution; it is not trained here. turns: whether backgrounds enter turned by quarters and mirrored
     at random, and guesses and means are those over all such turns.
@@ -70,16 +75,17 @@ class Amortised(torch.nn.Module):
             u[rows], measured[rows] = thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns))
             m[rows] = self._guessed(scene, u[rows], measured[rows], turns=1)
         usual = _column(torch.tensor([scene.usual for scene in self.scenes])[which].to(x))
-        found, base, scale = self._outputs(x + _column(sigma) * noise, sigma, u, measured, m, usual)
         s = _scale(u, measured, usual)
-        beside = s / (s.square() + (RELATIVE * middle_light(u, usual)).square()).sqrt()
-        return gaussian_loss(found, (x - base) / scale, weights, beside=beside)
+        w = (x - m) / s
+        found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
+        beside = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
+        return gaussian_loss(found, (w - base) / scale, weights, beside=beside)
 
     def estimate(
-        self, x_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
+        self, w_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
     ) -> tuple[Tensor, Tensor]:
-        """E and Var of each number of x given x_t and y, `(N, *shape)` each. measured: see `mvss.scenes.thrown_back`."""
-        found, base, scale = self._outputs(x_t, sigma, u, measured, m, usual)
+        """E and Var of each number of w given w_t and y, `(N, *shape)` each. measured: see `mvss.scenes.thrown_back`."""
+        found, base, scale = self._outputs(w_t, sigma, _scale(u, measured, usual), u, measured, m, usual)
         return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
 
     def draw(self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor) -> tuple[Tensor, int]:
@@ -90,7 +96,8 @@ class Amortised(torch.nn.Module):
         def work(rows: slice) -> Tensor:
             given = _Given(self, scene, u[rows].float(), measured[rows].float())
             start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
-            return sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
+            w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
+            return given.m + _scale(given.u, given.measured, scene.usual) * w
 
         guesses = 0 if self.guess is None or scene.factor is None else TURNS if self.turns else 1
         turns = TURNS if self.turns and sampler.method != "ancestral" else 1
@@ -118,16 +125,16 @@ class Amortised(torch.nn.Module):
         return torch.stack(found).mean(0)
 
     def _outputs(
-        self, x_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
+        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """F and h, `(N, 2, *shape)`; what they are added to, and c_out."""
-        s, level = _scale(u, measured, usual), _column(sigma)
-        total = (s.square() + level.square()).sqrt()
-        inputs = [s * x_t / total.square(), m / s, *Guess.inputs(u, measured, usual)]
+        level = _column(sigma)
+        total = (DEVIATION**2 + level.square()).sqrt()
+        inputs = [w_t / total, m / s, *Guess.inputs(u, measured, usual)]
         dtype = next(self.network.parameters()).dtype
         out = self.network(torch.stack(inputs, dim=1).to(dtype), sigma.log().to(dtype))
-        skip = (s / total).square()
-        return out.reshape(len(x_t), OUTPUTS, *x_t.shape[1:]).to(x_t.dtype), skip * x_t + (1 - skip) * m, level * s / total
+        skip, scale = (DEVIATION / total).square(), DEVIATION * level / total
+        return out.reshape(len(w_t), OUTPUTS, *w_t.shape[1:]).to(w_t.dtype), skip * w_t, scale
 
 
 class _Given:
@@ -137,20 +144,20 @@ class _Given:
         self.model, self.scene, self.u, self.measured = model, scene, u, measured
         self.m = model._guessed(scene, u, measured, TURNS if model.turns else 1)
 
-    def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         turns = range(TURNS) if self.model.turns else range(1)
-        return (torch.stack([self._estimate(x_t[0], sigma, turn)[0] for turn in turns]).mean(0),)
+        return (torch.stack([self._estimate(w_t[0], sigma, turn)[0] for turn in turns]).mean(0),)
 
-    def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
-        """One draw of x given x_t and y."""
-        mean, variance = self._estimate(x_t[0], sigma)
+    def draw(self, w_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+        """One draw of w given w_t and y."""
+        mean, variance = self._estimate(w_t[0], sigma)
         z = stream.normal(index, tuple(mean.shape[1:]), "source", dtype=mean.dtype, device=mean.device)
         return (mean + variance.sqrt() * z,)
 
     @torch.no_grad()
-    def _estimate(self, x_t: Tensor, sigma: Tensor, turn: int = 0) -> tuple[Tensor, Tensor]:
-        x_t, u, measured, m = (turned(v, turn) for v in (x_t.float(), self.u, self.measured, self.m))
-        found = self.model.estimate(x_t, sigma.float(), u, measured, m, self.scene.usual)
+    def _estimate(self, w_t: Tensor, sigma: Tensor, turn: int = 0) -> tuple[Tensor, Tensor]:
+        w_t, u, measured, m = (turned(v, turn) for v in (w_t.float(), self.u, self.measured, self.m))
+        found = self.model.estimate(w_t, sigma.float(), u, measured, m, self.scene.usual)
         mean, variance = (turned(v.double(), turn, back=True) for v in found)
         return mean, variance
 

@@ -39,6 +39,7 @@ from mvss.errors import MvssError
 from mvss.likelihood import expected_log_prob
 from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.rng import Stream
+from mvss.samplers import SamplerConfig
 from mvss.training import TrainingConfig, fit_denoiser
 
 __all__ = ["Draws", "HeldOut", "Stage", "run_em"]
@@ -123,7 +124,9 @@ def run_em(
             pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in learned_from])
             if beta in amortised:
                 keyed = stream.child("amortised", lap, beta)
-                result = fit_denoiser(amortised[beta], pool, training, keyed, accelerator)
+                run = posterior.amortised or SamplerConfig()
+                levels = replace(training, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
+                result = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
                 scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]
                 # a prior that no E-step of this stage draws from is learned once, from its last draws but one
                 if state["within"] + 1 < stage.laps and all(amortised[beta].applies(data.views[a], beta) for a in showing):

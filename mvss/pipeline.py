@@ -57,8 +57,9 @@ class PosteriorConfig:
     are cold. jumps: noise levels from which other modes are offered to every draw, see `_jump`. beam: width of the search
     for exact draws under the mixtures. chunk: observations in memory at once; fewer where memory runs out. solver: for large
     sources, conjugate gradients with the networks' own Jacobians; None for variances that the networks have learned, or for the
-    covariances of the mixtures. amortised: the runs, from pure noise, of sources whose posteriors networks have learned; None
-    where there are none.
+    covariances of the mixtures. amortised: the runs, from pure noise, of sources whose posteriors
+    networks have learned, with noise levels in units of what is seen at each pixel, which they also learn between; None where
+    there are none. prior: the run of prior draws, from pure noise; None for `sampler`, from draws of the mixture.
     """
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -71,6 +72,7 @@ class PosteriorConfig:
     solver: CGConfig | None = None
     amortised: SamplerConfig | None = None
     passes: int = 1
+    prior: SamplerConfig | None = None
 
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
@@ -272,10 +274,8 @@ class SourceSeparationPipeline:
         start = denoiser.mixture.sample(count, stream.generator("mixture"), stratified).reshape(count, *denoiser.shape)
         if denoiser.network is None:
             return start
-        sampler = self.config.sampler
-        if denoiser.dynamic and self.config.amortised:
-            sampler = self.config.amortised
-        if self.config.start == "cold" or denoiser.dynamic:
+        sampler = self.config.prior or self.config.sampler
+        if self.config.start == "cold" or self.config.prior:
             start = torch.zeros_like(start)
         prior: LearnedPosterior | SharedPosterior | Prior = Prior([denoiser], self.config.components)
         if denoiser.mixture.dimension > LARGE:
@@ -318,7 +318,8 @@ class SourceSeparationPipeline:
             sampler, jumps = SamplerConfig(**posterior["sampler"]), tuple(posterior["jumps"])
             solver = CGConfig(**posterior["solver"]) if posterior.get("solver") else None
             known = {"sampler": sampler, "jumps": jumps, "solver": solver}
-            known["amortised"] = SamplerConfig(**posterior["amortised"]) if posterior.get("amortised") else None
+            for name in ("amortised", "prior"):
+                known[name] = SamplerConfig(**posterior[name]) if posterior.get(name) else None
             config = PosteriorConfig(**{**posterior, **known})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MvssError(f"{folder} holds no readable pipeline.json: name a folder written by save_pretrained") from error
