@@ -142,8 +142,8 @@ def _git_state() -> tuple[str | None, bool | None]:
     # An installed copy may lie inside another project's checkout: only a repository that tracks this file is ours.
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None, None
-    # Results are written by the run itself: they say nothing about the code.
-    status = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)results")
+    # Results and logs are written by the run itself: they say nothing about the code.
+    status = _git("status", "--porcelain", "--", ":(top)", ":(top,exclude)results", ":(top,exclude)*.log")
     return _git("rev-parse", "HEAD"), None if status is None else bool(status)
 
 

@@ -81,7 +81,8 @@ def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state() == (True, False)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "table.md").write_text("")
-    assert state() == (True, False)  # a run's own results say nothing about its code
+    (tmp_path / "run.log").write_text("")
+    assert state() == (True, False)  # a run's own results and its log say nothing about its code
     source.write_text("x = 1\n")
     assert state() == (True, True)
 
