@@ -8,7 +8,7 @@ that a pixel lies in where A averages blocks.
 
 from __future__ import annotations
 
-__all__ = ["Pair", "Scene", "pairs_of", "seen", "thrown_back", "tight_factor"]
+__all__ = ["Pair", "Scene", "pairs_of", "thrown_back", "tight_factor"]
 
 import math
 from dataclasses import dataclass
@@ -37,16 +37,23 @@ class Pair:
 
 
 def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
-    """Pairs of views that show source `beta` on what hides it, and that alone. alone: also views that show it behind noise."""
+    """Pairs of views that show source `beta` on what hides it, and that alone, by the same operators and noise.
+
+    alone: also views that show it behind noise.
+    """
     found = []
     for a, view in enumerate(data.views):
         if beta not in view.shown:
             continue
         others = set(view.shown) - {beta}
-        same = [b for b, v in enumerate(data.views) if set(v.shown) == others and v.observation_shape == view.observation_shape]
         mask, operators = unmasked(view)
         if mask is None or any(operator.count is not None for operator in operators):
             continue
+        same = [
+            b
+            for b, v in enumerate(data.views)
+            if set(v.shown) == others and all(_alike(_image(v, other), _image(view, other)) for other in others)
+        ]
         if others and same:
             found.append(Pair(a, same[0]))
         elif alone and not others:
@@ -57,8 +64,8 @@ def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
 class Scene:
     """One pair of views: y = A x + n.
 
-    level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: A of the image
-    `_probe`, by which views are told. factor: a where A = a I but for masks, else None. operator: A but for masks, and
+    level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of
+    A, by which views are told. factor: a where A = a I but for masks, else None. operator: A but for masks, and
     backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to be learned any more.
     size: observations to be separated.
     """
@@ -89,22 +96,18 @@ class Scene:
             level = torch.where(measured > 0, y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
             n = measured * (y - level)
         usual = usual_size(*thrown_back(operator, n, measured))
-        probe = operator.forward(_probe(operator))[0]
         backgrounds = torch.stack([n, measured], dim=1).float()
-        return Scene(level, usual, probe, tight_factor(mixed, beta), operator, backgrounds, len(mixed))
+        return Scene(level, usual, _image(mixed, beta), tight_factor(mixed, beta), operator, backgrounds, len(mixed))
 
     def shows(self, view: View, beta: int) -> bool:
         """Whether a view shows source `beta` as this does, with other sources."""
         if beta not in view.shown or len(view.shown) == 1:
             return False
-        operator = _bare(view, beta)
-        image = operator.forward(_probe(operator).to(view.y.device))[0].cpu()
-        return self.probe.shape == image.shape and torch.allclose(self.probe, image)
+        return _alike(self.probe, _image(view, beta))
 
     def thrown_back(self, view: View, beta: int) -> tuple[Tensor, Tensor]:
         """Of y less its level; and how finely each pixel was seen, see `thrown_back`."""
-        measured = seen(view)
-        return thrown_back(_bare(view, beta), measured * (view.y - self.level.to(view.y)), measured)
+        return thrown_back(_bare(view, beta), *self.observed(view))
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
@@ -164,9 +167,17 @@ def _bare(view: View, beta: int) -> LinearOperator:
     return unmasked(view)[1][view.shown.index(beta)]
 
 
-def _probe(operator: LinearOperator) -> Tensor:
-    """An image that tells operators, `(1, *source_shape)`."""
-    return torch.randn(1, *operator.source_shape, generator=_generator(), dtype=torch.float64)
+def _image(view: View, beta: int) -> Tensor:
+    """What A makes of a certain image, `(*observation_shape)`, which tells operators; empty of those of observations."""
+    operator = _bare(view, beta)
+    if operator.count is not None:
+        return torch.zeros(0)
+    probe = torch.randn(1, *operator.source_shape, generator=_generator(), dtype=torch.float64)
+    return operator.forward(probe.to(view.y.device))[0].cpu()
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.numel() > 0 and torch.allclose(a, b)
 
 
 def _generator() -> torch.Generator:

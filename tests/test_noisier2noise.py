@@ -87,6 +87,8 @@ def test_pairs_are_views_that_differ_in_one_source() -> None:
     data, _ = two_views(5)
     assert pairs_of(data, 1) == [Pair(1, 0)]
     assert pairs_of(data, 0) == []  # nothing shows the target alone
+    half = View(data.views[0].y, (Scale(0.5, SHAPE), Zero(SHAPE, SHAPE)), Isotropic(NOISE), "half of the background")
+    assert pairs_of(MultiViewData((half, data.views[1]), data.source_shapes), 1) == []
     coarse = BlockAverage(SHAPE, 2)
     views = tuple(
         View(
