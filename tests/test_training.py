@@ -230,3 +230,27 @@ if __name__ == "__main__":
 def test_only_square_images_are_turned(shape: tuple[int, ...]) -> None:
     with pytest.raises(MvssError, match="square images"):
         fit_denoiser(Toy(), torch.zeros(8, *shape), TrainingConfig(steps=1, turns=True), STREAM, Accelerator(cpu=True))
+
+
+def test_the_rate_rises_first_where_it_is_told_to() -> None:
+    config = TrainingConfig(steps=100, learning_rate=1.0, final_learning_rate=0.0, warmup=10)
+    plain = TrainingConfig(steps=100, learning_rate=1.0, final_learning_rate=0.0)
+    assert [learning_rate(s, config) / learning_rate(s, plain) for s in (0, 4, 9, 50)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+
+
+def test_shifted_draws_are_moved_by_so_many_pixels_at_most() -> None:
+    """One bright pixel in the middle: where the loss has seen it."""
+    image, places = torch.zeros(1, 1, 9, 9), set()
+    image[0, 0, 4, 4] = 1.0
+
+    class Watch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
+            places.update((row, column) for _, _, row, column in x.nonzero().tolist())
+            return self.weight * x.sum()
+
+    fit_denoiser(Watch(), image, TrainingConfig(steps=8, batch=64, shifts=2), Stream(0), Accelerator(cpu=True))
+    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}

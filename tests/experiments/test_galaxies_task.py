@@ -25,7 +25,7 @@ from mvss.denoisers import karras_base
 from mvss.errors import MvssError
 from mvss.noise import Diagonal, Stationary
 from mvss.rng import Stream, generator
-from mvss.training import turned_each
+from mvss.training import turned, turned_each
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
@@ -177,3 +177,4 @@ def test_turned_batches_hold_each_of_the_eight_turns() -> None:
     found = {tuple(t.flatten().tolist()) for t in turned_each(x, torch.arange(8))}
     assert len(found) == 8
     assert torch.equal(turned_each(x, torch.zeros(8, dtype=torch.long)), x)
+    assert all(torch.equal(turned(turned(x, number), number, back=True), x) for number in range(8))

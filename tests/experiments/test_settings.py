@@ -62,6 +62,8 @@ OTHER: dict[str, Any] = {
     "training.learning_rate": 0.02,
     "training.final_learning_rate": 0.005,
     "training.schedule": "cosine",
+    "training.warmup": 4,
+    "training.decay": 0.5,
     "training.ema_decay": 0.2,
     "training.gradient_clip": 1e-4,
     "training.sigma_min": 0.1,
@@ -69,6 +71,7 @@ OTHER: dict[str, Any] = {
     "training.beta": "[3.0, 3.0]",
     **{f"posterior.{name}": value for name, value in POSTERIOR.items()},
     **{f"separation.{name}": value for name, value in POSTERIOR.items()},
+    "separation.prior": "{method: ancestral, steps: 3, sigma_start: 0.8, sigma_min: 0.02}",
     "em.laps": 1,
     "em.relaxation": 1.5,
     "metrics.sinkhorn": 28,
@@ -92,8 +95,10 @@ IMAGES = (
     *(f"network.{setting}" for setting in ("blocks", "layers", "variance", "dynamic")),
     *(f"{name}.{setting}" for name in ("posterior", "separation") for setting in ("solver", "amortised")),
     "training.turns",
+    "training.shifts",
 )
-ELSEWHERE = ("audit", "em.max_laps", "em.held_out", *IMAGES)
+# prior draws are the separation's
+ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "posterior.prior", *IMAGES)
 
 
 @cache
