@@ -180,6 +180,9 @@ def test_learning_rate(schedule: str) -> None:
         ({"sigma_min": 0.0}, "noise of zero"),
         ({"sigma_max": 1e-4}, "sigma_max"),
         ({"beta": (3.0, 0.0)}, "beta"),
+        ({"warmup": -1}, "warmup"),
+        ({"decay": 1.0}, "decay"),
+        ({"shifts": -1}, "shifts"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(options: dict, words: str) -> None:
