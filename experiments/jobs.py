@@ -37,7 +37,7 @@ from mvss.records import PeakMemory
 from mvss.rng import Stream
 from mvss.scenes import pairs_of, tight_factor
 
-__all__ = ["build_pipeline", "first_draws", "load_model", "run_job"]
+__all__ = ["Fit", "build_pipeline", "first_draws", "load_model", "run_job"]
 
 
 def run_job(
@@ -138,8 +138,8 @@ def _laps(config: Config, recipe: Recipe, stages: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Fit:
-    """priors: one per source. estimates: of sources (from 0), by view, `(N, *shape)`. networks: weights of the amortised
-    networks that made them, by source. seconds: what the fit took."""
+    """priors: one per source. estimates: of sources (from 0), by view, `(N, *shape)`. networks: weights of the guesses
+    that made them, by source. seconds: what the fit took."""
 
     priors: Sequence[GaussianMixture]
     seconds: float = 0.0
@@ -190,7 +190,7 @@ def _fitted(
 def _estimates(
     job: Job, data: MultiViewData, config: Noisier2NoiseConfig, stream: Stream
 ) -> tuple[dict[int, dict[int, Tensor]], dict[int, dict[str, Tensor]]]:
-    """Of every source that pairs of views tell, by view; and weights of the networks that made them."""
+    """Of every source that pairs of views tell, by view; and weights of the guesses that made them."""
     found: dict[int, dict[int, Tensor]] = {}
     networks: dict[int, dict[str, Tensor]] = {}
     for beta, shape in enumerate(data.source_shapes):

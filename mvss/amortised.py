@@ -29,11 +29,11 @@ from mvss.data import MultiViewData, View
 from mvss.denoisers import gaussian_loss, variance_of
 from mvss.dynamic import local_scale, middle_light
 from mvss.memory import in_chunks
-from mvss.noisier2noise import BATCH, TURNS, Guess
+from mvss.noisier2noise import BATCH, Guess
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, sample
 from mvss.scenes import Scene, pairs_of, thrown_back
-from mvss.training import turned
+from mvss.training import TURNS, turned
 
 INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
 """Images that the network takes and gives: F and h, as in `mvss.denoisers`."""
@@ -82,10 +82,10 @@ class Amortised(torch.nn.Module):
         return gaussian_loss(found, (w - base) / scale, weights, beside=beside)
 
     def estimate(
-        self, w_t: Tensor, sigma: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
+        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
     ) -> tuple[Tensor, Tensor]:
         """E and Var of each number of w given w_t and y, `(N, *shape)` each. measured: see `mvss.scenes.thrown_back`."""
-        found, base, scale = self._outputs(w_t, sigma, _scale(u, measured, usual), u, measured, m, usual)
+        found, base, scale = self._outputs(w_t, sigma, s, u, measured, m, usual)
         return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
 
     def draw(self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor) -> tuple[Tensor, int]:
@@ -97,7 +97,7 @@ class Amortised(torch.nn.Module):
             given = _Given(self, scene, u[rows].float(), measured[rows].float())
             start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
             w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
-            return given.m + _scale(given.u, given.measured, scene.usual) * w
+            return given.m + given.s * w
 
         guesses = 0 if self.guess is None or scene.factor is None else TURNS if self.turns else 1
         turns = TURNS if self.turns and sampler.method != "ancestral" else 1
@@ -142,6 +142,7 @@ class _Given:
 
     def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor) -> None:
         self.model, self.scene, self.u, self.measured = model, scene, u, measured
+        self.s = _scale(u, measured, scene.usual)
         self.m = model._guessed(scene, u, measured, TURNS if model.turns else 1)
 
     def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
@@ -156,8 +157,8 @@ class _Given:
 
     @torch.no_grad()
     def _estimate(self, w_t: Tensor, sigma: Tensor, turn: int = 0) -> tuple[Tensor, Tensor]:
-        w_t, u, measured, m = (turned(v, turn) for v in (w_t.float(), self.u, self.measured, self.m))
-        found = self.model.estimate(w_t, sigma.float(), u, measured, m, self.scene.usual)
+        w_t, s, u, measured, m = (turned(v, turn) for v in (w_t.float(), self.s, self.u, self.measured, self.m))
+        found = self.model.estimate(w_t, sigma.float(), s, u, measured, m, self.scene.usual)
         mean, variance = (turned(v.double(), turn, back=True) for v in found)
         return mean, variance
 

@@ -15,7 +15,7 @@ middle, where the source is taken to be, and where each pixel is. Of y itself, m
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "RELATIVE", "TURNS", "Guess", "Noisier2NoiseConfig", "estimate_source"]
+__all__ = ["BATCH", "Guess", "Noisier2NoiseConfig", "estimate_source"]
 
 from dataclasses import dataclass, field
 
@@ -29,10 +29,10 @@ from mvss.errors import MvssError
 from mvss.memory import in_chunks
 from mvss.rng import Stream
 from mvss.scenes import Pair, Scene
-from mvss.training import TrainingConfig, fit_denoiser, turned
+from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
 
-BATCH, TURNS = 256, 8
-"""Images that go through a network at a time when nothing is learned; quarters and mirrors."""
+BATCH = 256
+"""Images that go through a network at a time when nothing is learned."""
 RELATIVE = 0.1
 """Error that counts as much as the background does, beside the light of the middle."""
 

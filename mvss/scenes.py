@@ -22,7 +22,7 @@ from mvss.dynamic import usual_size
 from mvss.errors import MvssError
 from mvss.operators import LinearOperator
 from mvss.shared_view import unmasked
-from mvss.training import turned_each
+from mvss.training import TURNS, turned_each
 
 FAINT = 0.05
 """Share of the usual Aᵀ A 1 below which a pixel of the source was not seen."""
@@ -61,6 +61,7 @@ def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
     return found
 
 
+@dataclass(frozen=True, eq=False)
 class Scene:
     """One pair of views: y = A x + n.
 
@@ -70,18 +71,13 @@ class Scene:
     size: observations to be separated.
     """
 
-    def __init__(
-        self,
-        level: Tensor,
-        usual: float,
-        probe: Tensor,
-        factor: float | None,
-        operator: LinearOperator | None = None,
-        backgrounds: Tensor | None = None,
-        size: int = 1,
-    ) -> None:
-        self.level, self.usual, self.probe, self.factor = level, usual, probe, factor
-        self.operator, self.backgrounds, self.size = operator, backgrounds, size
+    level: Tensor
+    usual: float
+    probe: Tensor
+    factor: float | None
+    operator: LinearOperator | None = None
+    backgrounds: Tensor | None = None
+    size: int = 1
 
     @staticmethod
     def of(data: MultiViewData, beta: int, pair: Pair) -> Scene:
@@ -130,7 +126,7 @@ class Scene:
             raise MvssError("a model that was read back does not learn: it holds no backgrounds; build it from the views")
         chosen = self.backgrounds[torch.randint(len(self.backgrounds), (count,))]
         if turns:
-            chosen = turned_each(chosen, torch.randint(8, (count,)))
+            chosen = turned_each(chosen, torch.randint(TURNS, (count,)))
         n, measured = chosen.to(like).unbind(1)
         return n, measured
 

@@ -9,7 +9,16 @@ paper: Adam and the learning-rate schedule start again. Random numbers are drawn
 
 from __future__ import annotations
 
-__all__ = ["TrainingConfig", "TrainingResult", "denoising_loss", "fit_denoiser", "learning_rate", "turned", "turned_each"]
+__all__ = [
+    "TURNS",
+    "TrainingConfig",
+    "TrainingResult",
+    "denoising_loss",
+    "fit_denoiser",
+    "learning_rate",
+    "turned",
+    "turned_each",
+]
 
 import math
 from collections.abc import Callable
@@ -29,6 +38,7 @@ QUANTILES = 2**14  # of t; finer than any batch can tell
 REPORT = 100  # steps between records, and between looks at the loss, which stall a GPU
 MOMENTUM = 0.9  # of Adam
 HELD_OUT_LEVELS = 8  # noise levels per held-out draw
+TURNS = 8  # by quarters, mirrored or not
 
 
 @dataclass
@@ -147,7 +157,7 @@ class _Batches:
         device, rows = self.draws.device, self.rows
         x = self.draws[index[rows].to(device)]
         if self.turns:
-            x = turned_each(x, torch.randint(8, (self.batch,), generator=generator)[rows])
+            x = turned_each(x, torch.randint(TURNS, (self.batch,), generator=generator)[rows])
         if self.shifts:
             by = torch.randint(-self.shifts, self.shifts + 1, (self.batch, 2), generator=generator)[rows]
             x = torch.stack([image.roll(tuple(b), (-2, -1)) for image, b in zip(x, by.tolist(), strict=True)])
