@@ -132,11 +132,7 @@ class Scorer:
                 by_view = {a: draws[a][self._among(data.views[a]).index(b)] for a in showing}
                 for metric, value in self.task.scores(b, split, by_view).items():
                     self.add(source, metric, value, len(found), split)
-            # interleave the views, so that a part of the draws holds all of them
-            few = min(len(x) for x, _ in pairs)
-            mixed, paired = (
-                torch.stack([x[:few] for x in t], dim=1).flatten(0, 1).flatten(1) for t in zip(*pairs, strict=True)
-            )
+            mixed, paired = (_in_turn(t) for t in zip(*pairs, strict=True))
             name = "posterior" if lap is None else f"lap{lap}"
             if split == "fresh" or lap is not None:
                 self.saved[f"{name}_{b + 1}"] = self._few(mixed)
@@ -166,10 +162,11 @@ class Scorer:
             for b, x in zip(self._among(view), self._within([list(draws)])[0], strict=True):
                 found[b].append((x.mean(0), x.std(0), self.task.fresh_truth[alpha][b]))
         for b, parts in found.items():
-            mean, width, truth = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
+            mean, _, truth = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
             value = float(psnr(mean, truth, self.task.data_range).mean())
             self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
-            self.saved |= {f"mean_{b + 1}": self._few(mean), f"width_{b + 1}": self._few(width)}
+            shown_mean, shown_width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
+            self.saved |= {f"mean_{b + 1}": self._few(shown_mean), f"width_{b + 1}": self._few(shown_width)}
         shown = [self._among(self.task.fresh.views[alpha]) for alpha in self.task.scored_views]
         if all(sources == shown[0] for sources in shown):
             self._worst(found)
@@ -235,3 +232,9 @@ def _divergence(x: Tensor, y: Tensor) -> float:
     if not bool(torch.isfinite(x).all()):
         return math.nan
     return float(sinkhorn_divergence(x, y))
+
+
+def _in_turn(views: Sequence[Tensor]) -> Tensor:
+    """The first of each view, the second of each, …, flattened, so that a part of them holds all views."""
+    few = min(len(x) for x in views)
+    return torch.stack([x[:few] for x in views], dim=1).flatten(0, 1).flatten(1)

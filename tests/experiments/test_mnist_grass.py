@@ -17,6 +17,7 @@ from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrass
 from experiments.mnist_grass.sources import crops, regions
 from experiments.recipes import NetworkConfig
 from experiments.runner import ROOT, _jobs, main, read_command
+from experiments.scores import _in_turn
 from mvss.denoisers import Denoiser, karras_base
 from mvss.errors import MvssError
 from mvss.networks import ImageUNet, TimeMLP
@@ -248,3 +249,9 @@ def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
     network = _network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28), 2, 1)
     assert isinstance(network, TimeMLP)
     assert network(torch.zeros(3, 2, 1, 28, 28), torch.zeros(3)).reshape(3, 1, 28, 28).shape == (3, 1, 28, 28)
+
+
+def test_kept_images_of_several_views_are_in_turn() -> None:
+    """Means once were kept view after view, beside truths in turn: a figure compared different digits."""
+    first, second = torch.zeros(3, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    assert _in_turn([first, second])[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
