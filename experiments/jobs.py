@@ -112,7 +112,8 @@ def run_job(
         ]
     fresh = score.final(separator, draws)
     if recipe.network:
-        score.memory(pipeline.denoisers, build_pipeline(job, task, fit).denoisers, draws, fresh)
+        untrained = [denoiser.to(accelerator.device) for denoiser in build_pipeline(job, task, fit).denoisers]
+        score.memory(pipeline.denoisers, untrained, draws, fresh)
     observations = sum(len(view) for view in task.train.views)
     score.add("mean", "network_evaluations", evaluations / observations, observations)
     score.add("mean", "laps", laps, 1)

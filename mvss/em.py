@@ -95,6 +95,8 @@ def run_em(
     """
     plan = _plan(data, stages)
     amortised = amortised or {}
+    for model in (*denoisers, *amortised.values()):  # also those that are not trained: what works together is in one place
+        model.to(accelerator.device)
     pipeline = SourceSeparationPipeline(denoisers, posterior, amortised)
     state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "gains": [], "asked": None}
     draws = list(draws)

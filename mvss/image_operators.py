@@ -38,7 +38,7 @@ class Convolve(LinearOperator):
         self.observation_shape = (shape[0], shape[1] - lost[0], shape[2] - lost[1])
 
     def _weight(self, like: Tensor) -> Tensor:
-        return self.kernel.flip(0, 1).to(like.dtype)[None, None]  # torch's convolutions are correlations
+        return self.kernel.flip(0, 1).to(like)[None, None]  # torch's convolutions are correlations
 
     def forward(self, x: Tensor) -> Tensor:
         planes = x.reshape(-1, 1, *self.source_shape[1:])

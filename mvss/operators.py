@@ -36,7 +36,7 @@ class LinearOperator(ABC):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A⁺ y: `(N, *observation_shape)` to `(N, *source_shape)`; by the matrix, where no operator knows better."""
-        x = torch.linalg.pinv(self.dense(y.dtype)) @ y.flatten(1).unsqueeze(-1)
+        x = torch.linalg.pinv(self.dense(y.dtype)).to(y.device) @ y.flatten(1).unsqueeze(-1)
         return x.reshape(len(y), *self.source_shape)
 
     def power(self, variance: Tensor) -> Tensor:
@@ -298,5 +298,6 @@ class Composition(LinearOperator):
         if isinstance(self.outer, Scale):  # the common case, without M + D products with the identity
             return self.outer.factor * self.inner.dense(dtype)
         if isinstance(self.outer, Mask):
-            return self.outer.mask.flatten(1).to(dtype).unsqueeze(-1) * self.inner.dense(dtype)
+            inner = self.inner.dense(dtype)
+            return self.outer.mask.flatten(1).to(inner).unsqueeze(-1) * inner
         return self.outer.dense(dtype) @ self.inner.dense(dtype)

@@ -265,7 +265,7 @@ class SourceSeparationPipeline:
         return x
 
     def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
-        """`(count, *shape)` draws of a source's prior: the mixture's, noised to σ_start, refined by the denoiser.
+        """`(count, *shape)` draws of a source's prior, on the CPU: the mixture's, noised to σ_start, refined by the denoiser.
 
         stratified: the mixture's draws are, see `GaussianMixture.sample`.
         """
@@ -273,7 +273,7 @@ class SourceSeparationPipeline:
         index = torch.arange(count)
         start = denoiser.mixture.sample(count, stream.generator("mixture"), stratified).reshape(count, *denoiser.shape)
         if denoiser.network is None:
-            return start
+            return start.cpu()
         sampler = self.config.prior or self.config.sampler
         if self.config.start == "cold" or self.config.prior:
             start = torch.zeros_like(start)
@@ -286,7 +286,7 @@ class SourceSeparationPipeline:
             sampler,
             stream,
             index,
-        )[0]
+        )[0].cpu()
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write networks (diffusers format), mixtures and settings to a folder."""
