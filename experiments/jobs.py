@@ -238,13 +238,13 @@ def build_pipeline(job: Job, task: Task, fit: Fit) -> SourceSeparationPipeline:
     amortised = {}
     for beta in range(len(priors) if pipeline_config.amortised and job.recipe.network else 0):
         if pairs_of(task.train, beta):
-            shape, turns = task.train.source_shapes[beta], job.config.training_of(job.recipe).turns
+            shape, training = task.train.source_shapes[beta], job.config.training_of(job.recipe)
             network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, INPUTS, OUTPUTS)
             guess = None
             if beta in fit.networks:
                 guess = _guess(job, beta, shape)
                 guess.network.load_state_dict(fit.networks[beta])
-            amortised[beta] = Amortised.of(network, task.train, beta, guess, turns)
+            amortised[beta] = Amortised.of(network, task.train, beta, guess, training.turns, training.holes)
     return SourceSeparationPipeline(denoisers, pipeline_config, amortised)
 
 

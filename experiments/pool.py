@@ -32,9 +32,11 @@ __all__ = ["code_label", "run_all"]
 
 
 def code_label() -> str:
-    """The commit of the code, marked where the checkout differs from it."""
+    """The commit of the code, marked where the checkout differs from it, and the GPU that runs it, if one does: seconds on
+    one say nothing beside seconds on a CPU."""
     found = environment()
-    return f"{found['commit'][:12]}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"
+    commit = f"{found['commit'][:12]}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"
+    return f"{commit} on {found['cuda_device']}" if found["cuda_device"] else commit
 
 
 def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:

@@ -80,8 +80,10 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     if "--" in arguments:
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
+    presets = experiment.data.parent / "presets"
+    usual = "gpu" if torch.cuda.is_available() and "gpu" in available_presets(presets) else "cpu"
     parser = argparse.ArgumentParser(prog=experiment.target)
-    parser.add_argument("--preset", default="gpu" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--preset", default=usual)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
     parser.add_argument("--ablations", action="store_true", help="also the ablations that have a command of their own")
@@ -90,7 +92,6 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     parser.add_argument("--only", nargs="+", default=[], metavar="[PROBLEM/]METHOD", help="of all methods none but these")
     options = parser.parse_args(arguments)
-    presets = experiment.data.parent / "presets"
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(experiment.schema, presets / f"{options.preset}.yaml", overrides)

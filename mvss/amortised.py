@@ -47,22 +47,32 @@ class Amortised(torch.nn.Module):
     """d of one source.
 
     guess: of views at full resolution; it is not trained here. turns: whether backgrounds enter turned by quarters and mirrored
-    at random, and guesses and means are those over all such turns.
+    at random, and guesses and means are those over all such turns. holes: see `mvss.training.TrainingConfig`.
     """
 
     def __init__(
-        self, network: torch.nn.Module, scenes: Sequence[Scene], guess: Guess | None = None, turns: bool = False
+        self,
+        network: torch.nn.Module,
+        scenes: Sequence[Scene],
+        guess: Guess | None = None,
+        turns: bool = False,
+        holes: float = 0.0,
     ) -> None:
         super().__init__()
-        self.network, self.scenes, self.turns = network, list(scenes), turns
+        self.network, self.scenes, self.turns, self.holes = network, list(scenes), turns, holes
         self.guess = None if guess is None else guess.requires_grad_(False)
 
     @staticmethod
     def of(
-        network: torch.nn.Module, data: MultiViewData, beta: int, guess: Guess | None = None, turns: bool = False
+        network: torch.nn.Module,
+        data: MultiViewData,
+        beta: int,
+        guess: Guess | None = None,
+        turns: bool = False,
+        holes: float = 0.0,
     ) -> Amortised:
         """For source `beta` of all pairs of views, untrained."""
-        return Amortised(network, [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)], guess, turns)
+        return Amortised(network, [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)], guess, turns, holes)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
@@ -72,7 +82,7 @@ class Amortised(torch.nn.Module):
         for number in which.unique().tolist():
             scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
             assert scene.operator is not None
-            u[rows], measured[rows] = thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns))
+            u[rows], measured[rows] = thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns, self.holes))
             m[rows] = self._guessed(scene, u[rows], measured[rows], turns=1)
         usual = _column(torch.tensor([scene.usual for scene in self.scenes])[which].to(x))
         s = _scale(u, measured, usual)

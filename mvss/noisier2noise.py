@@ -28,7 +28,7 @@ from mvss.dynamic import local_scale, middle_light
 from mvss.errors import MvssError
 from mvss.memory import in_chunks
 from mvss.rng import Stream
-from mvss.scenes import Pair, Scene
+from mvss.scenes import Pair, Scene, pierced
 from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
 
 BATCH = 256
@@ -87,7 +87,7 @@ def estimate_source(
     """
     scene = Scene.of(data, beta, pair)
     y, measured = scene.observed(data.views[pair.mixed])
-    more = _MoreBackground(guess, scene, config.training.turns)
+    more = _MoreBackground(guess, scene, config.training.turns, config.training.holes)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     fit_denoiser(more, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
     keyed = [stream.child("average", number) for number in range(config.averages)]
@@ -97,21 +97,23 @@ def estimate_source(
 
 
 class _MoreBackground(torch.nn.Module):
-    """A m(z), trained as `fit_denoiser` trains denoisers. turns: as there, of backgrounds, too."""
+    """A m(z), trained as `fit_denoiser` trains denoisers. turns, holes: as there; of backgrounds, too."""
 
-    def __init__(self, guess: Guess, scene: Scene, turns: bool) -> None:
+    def __init__(self, guess: Guess, scene: Scene, turns: bool, holes: float) -> None:
         super().__init__()
         assert scene.factor is not None
-        self.guess, self.scene, self.turns, self.factor = guess, scene, turns, scene.factor
+        self.guess, self.scene, self.turns, self.holes, self.factor = guess, scene, turns, holes, scene.factor
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """x: y and where it was measured, `(N, 2, *shape)`. sigma, noise: not looked at."""
         y, measured = x.unbind(1)
         n, empty = self.scene.some(len(y), self.turns, y)
         both = measured * empty
-        z = both * (y + n)
-        found = self.factor * self.guess(z / self.factor, both, self.scene.usual)
-        error = (self._weights(z, both, found.detach()) * (0.5 * (found + z) - y).square()).flatten(1).sum(1)
+        shown = pierced(both, self.holes)
+        z = shown * (y + n)
+        found = self.factor * self.guess(z / self.factor, shown, self.scene.usual)
+        # ½ (A m + y + n') − y, also in holes: of n and n', neither is seen there
+        error = (both * self._weights(z, shown, found.detach()) * (0.5 * (found + n - y)).square()).flatten(1).sum(1)
         error = error / both.flatten(1).sum(1).clamp_min(1.0)
         return error.mean() if weights is None else (weights * error).mean()
 
@@ -131,11 +133,11 @@ class _MoreBackground(torch.nn.Module):
 
         return torch.cat(list(in_chunks(work, len(y), BATCH)))
 
-    def _weights(self, z: Tensor, both: Tensor, found: Tensor) -> Tensor:
+    def _weights(self, z: Tensor, shown: Tensor, found: Tensor) -> Tensor:
         """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little."""
         usual = self.factor * self.scene.usual
-        hidden = local_scale(z - found, both, usual)
-        return both / (hidden.square() + (RELATIVE * middle_light(z, usual)).square())
+        hidden = local_scale(z - found, shown, usual)
+        return 1 / (hidden.square() + (RELATIVE * middle_light(z, usual)).square())
 
 
 def _places(like: Tensor) -> tuple[Tensor, Tensor]:

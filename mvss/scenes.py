@@ -8,7 +8,7 @@ that a pixel lies in where A averages blocks.
 
 from __future__ import annotations
 
-__all__ = ["Pair", "Scene", "pairs_of", "thrown_back", "tight_factor"]
+__all__ = ["Pair", "Scene", "pairs_of", "pierced", "thrown_back", "tight_factor"]
 
 import math
 from dataclasses import dataclass
@@ -114,10 +114,11 @@ class Scene:
         measured = seen(view)
         return measured * (view.y - self.level.to(view.y)), measured
 
-    def hide(self, x: Tensor, turns: bool) -> tuple[Tensor, Tensor]:
+    def hide(self, x: Tensor, turns: bool, holes: float) -> tuple[Tensor, Tensor]:
         """A x + n', n' chosen by the global generator, which `fit_denoiser` seeds; and where it was measured, `(N, *shape)`."""
         n, measured = self.some(len(x), turns, x)
         assert self.operator is not None
+        measured = pierced(measured, holes)
         return measured * (self.operator.to(x.device).forward(x) + n), measured
 
     def some(self, count: int, turns: bool, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +130,15 @@ class Scene:
             chosen = turned_each(chosen, torch.randint(TURNS, (count,)))
         n, measured = chosen.to(like).unbind(1)
         return n, measured
+
+
+def pierced(measured: Tensor, holes: float) -> Tensor:
+    """Where images were measured, `(N, *shape)`, every second one without a share `holes` of its pixels, by the global
+    generator."""
+    if not holes:
+        return measured
+    whole = torch.arange(len(measured)).reshape(-1, *[1] * (measured.ndim - 1)) % 2 == 0
+    return measured * ((torch.rand(measured.shape) >= holes) | whole).to(measured)
 
 
 def thrown_back(operator: LinearOperator, y: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,8 @@ class TrainingConfig:
         beta: a and b of t ~ Beta(a, b).
         turns: whether each draw enters a batch turned by quarters and mirrored at random: for images that have no upper side.
         shifts: most pixels that each is moved by at random, up or down, left or right; what leaves on one side enters opposite.
+        holes: share of pixels that every second image is shown without, for networks that are shown observations: so that they
+            know what to do where a pixel was not measured, though none was missing.
 
     Raises MvssError if a value is out of range.
     """
@@ -74,6 +76,7 @@ class TrainingConfig:
     beta: tuple[float, float] = (3.0, 3.0)
     turns: bool = False
     shifts: int = 0
+    holes: float = 0.0
 
     def __post_init__(self) -> None:
         rate, final = self.learning_rate, self.final_learning_rate
@@ -85,6 +88,7 @@ class TrainingConfig:
             (0 <= final <= rate, f"needs final_learning_rate between 0 and learning_rate={rate}, not {final}"),
             (self.schedule in SCHEDULES, f"knows schedule {' and '.join(SCHEDULES)}, not {self.schedule!r}"),
             (self.shifts >= 0, f"needs shifts of at least 0, not {self.shifts}"),
+            (0 <= self.holes < 1, f"needs holes in [0, 1), not {self.holes}"),
             (self.warmup >= 0, f"needs warmup of at least 0, not {self.warmup}"),
             (0 <= self.decay < 1, f"needs decay in [0, 1), not {self.decay}"),
             (0 <= self.ema_decay < 1, f"needs ema_decay in [0, 1), not {self.ema_decay}"),

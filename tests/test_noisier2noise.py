@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from mvss.noise import Isotropic
 from mvss.noisier2noise import Guess, Noisier2NoiseConfig, estimate_source
 from mvss.operators import BlockAverage, Identity, LinearOperator, Mask, Scale, Zero
 from mvss.rng import Stream
-from mvss.scenes import Pair, pairs_of, tight_factor
+from mvss.scenes import Pair, Scene, pairs_of, pierced, tight_factor
 from mvss.training import TrainingConfig
 
 SHAPE = (1, 2, 2)
@@ -116,3 +118,38 @@ def test_a_mixture_is_fitted_to_estimates_in_place_of_observations() -> None:
 def test_averages_must_be_positive() -> None:
     with pytest.raises(MvssError, match="averages=0"):
         Noisier2NoiseConfig(averages=0)
+
+
+def test_a_guess_that_learned_with_holes_fills_one_from_its_surroundings() -> None:
+    """x is one number t on all pixels: E[a t | z of three] = a² Σ z/(3 a² + 2 s)."""
+    n, mean_square = 4000, []
+    t = normal(n, 1, 1, 1).expand(n, *SHAPE)
+    y = [0.4 * normal(n, *SHAPE), 0.4 * normal(n, *SHAPE) + AMPLITUDE * t]
+    here, shown = Identity(SHAPE), Scale(AMPLITUDE, SHAPE)
+    views = (
+        View(y[0], (here, Zero(SHAPE, SHAPE)), Isotropic(NOISE), "background"),
+        View(y[1], (here, shown), Isotropic(NOISE), "both"),
+    )
+    data = MultiViewData(views, (SHAPE, SHAPE))
+    twice = y[1] + y[0].flip(0) - Scene.of(data, 1, Pair(1, 0)).level
+    measured = torch.ones_like(twice)
+    measured[:, 0, 0, 0] = 0.0
+    exact = AMPLITUDE * (measured * twice).sum((1, 2, 3)) / (3 * AMPLITUDE**2 + 2 * 0.4**2)
+    for holes in (0.3, 0.0):
+        torch.manual_seed(0)
+        guess = Guess(TimeMLP(4, (64, 64), 4, "film", 4 * Guess.INPUTS, Guess.OUTPUTS))
+        estimate_source(data, 1, Pair(1, 0), guess, Noisier2NoiseConfig(replace(TRAINING, holes=holes), 1), Stream(1))
+        with torch.no_grad():
+            found = guess((measured * twice / AMPLITUDE).float(), measured.float(), Scene.of(data, 1, Pair(1, 0)).usual)
+        mean_square.append(float((found[:, 0, 0, 0] - exact).square().mean() / exact.square().mean()))
+    assert mean_square[0] < 0.02 < mean_square[1]
+
+
+def test_every_second_image_has_holes() -> None:
+    torch.manual_seed(0)
+    measured = torch.ones(400, *SHAPE)
+    measured[:, 0, 0, 0] = 0.0
+    found = pierced(measured, 0.25)
+    torch.testing.assert_close(found[::2], measured[::2])
+    assert not bool(found[:, 0, 0, 0].any()) and 0.7 < float(found[1::2, 0, 1].mean()) < 0.8
+    assert pierced(measured, 0.0) is measured

@@ -183,6 +183,7 @@ def test_learning_rate(schedule: str) -> None:
         ({"warmup": -1}, "warmup"),
         ({"decay": 1.0}, "decay"),
         ({"shifts": -1}, "shifts"),
+        ({"holes": 1.0}, "holes"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(options: dict, words: str) -> None:

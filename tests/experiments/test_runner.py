@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from experiments import recipes
+from experiments import pool, recipes
 from experiments.growth import measure_growth
 from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
+from experiments.mnist_grass.__main__ import EXPERIMENT as DIGITS
 from experiments.places import is_done
 from experiments.pool import _next
 from experiments.recipes import Job, Task
@@ -375,3 +377,17 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     table = json.loads((command.folder / "table.json").read_text())
     assert table["commits"] == {"abc1234": {job.problem: ["mixture"]}}
     assert not is_done(experiment, job, command.folder)
+
+
+def test_a_gpu_takes_its_own_preset_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert read_command(EXPERIMENT, [], ROOT).preset == "gpu"
+    assert read_command(DIGITS, [], ROOT).preset == "cpu"
+
+
+def test_the_label_of_code_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"commit": "0123456789abcdef", "dirty": False, "cuda_device": None}
+    monkeypatch.setattr(pool, "environment", lambda: found)
+    assert pool.code_label() == "0123456789ab"
+    found["cuda_device"] = "Some GPU"
+    assert pool.code_label() == "0123456789ab on Some GPU"

@@ -96,6 +96,7 @@ IMAGES = (
     *(f"{name}.{setting}" for name in ("posterior", "separation") for setting in ("solver", "amortised")),
     "training.turns",
     "training.shifts",
+    "training.holes",
 )
 # prior draws are the separation's
 ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "posterior.prior", *IMAGES)
