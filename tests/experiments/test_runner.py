@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from experiments import pool, recipes
+from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.growth import measure_growth
 from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
-from experiments.mnist_grass.__main__ import EXPERIMENT as DIGITS
 from experiments.places import is_done
 from experiments.pool import _next
 from experiments.recipes import Job, Task
@@ -382,7 +382,7 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
 def test_a_gpu_takes_its_own_preset_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert read_command(EXPERIMENT, [], ROOT).preset == "gpu"
-    assert read_command(DIGITS, [], ROOT).preset == "cpu"
+    assert read_command(GALAXIES, [], ROOT).preset == "cpu"
 
 
 def test_the_label_of_code_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
