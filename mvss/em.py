@@ -39,7 +39,6 @@ from mvss.errors import MvssError
 from mvss.likelihood import expected_log_prob
 from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.rng import Stream
-from mvss.samplers import SamplerConfig
 from mvss.training import TrainingConfig, fit_denoiser
 
 __all__ = ["Draws", "HeldOut", "Stage", "run_em"]
@@ -95,6 +94,8 @@ def run_em(
     """
     plan = _plan(data, stages)
     amortised = amortised or {}
+    if amortised and posterior.amortised is None:
+        raise MvssError("em: networks for posteriors need posterior.amortised, the noise levels that they learn between")
     for model in (*denoisers, *amortised.values()):  # also those that are not trained: what works together is in one place
         model.to(accelerator.device)
     pipeline = SourceSeparationPipeline(denoisers, posterior, amortised)
@@ -126,7 +127,8 @@ def run_em(
             pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in learned_from])
             if beta in amortised:
                 keyed = stream.child("amortised", lap, beta)
-                run = posterior.amortised or SamplerConfig()
+                run = posterior.amortised
+                assert run is not None
                 levels = replace(training, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
                 result = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
                 scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]

@@ -16,6 +16,7 @@ from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.dynamic import local_scale, usual_size
 from mvss.em import Draws, Stage, run_em
+from mvss.errors import MvssError
 from mvss.networks import ImageUNet
 from mvss.noise import Isotropic
 from mvss.noisier2noise import Guess
@@ -190,6 +191,25 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     _, resumed = trained(tmp_path / "em.pt")
     a, b = (pipeline.posterior_sample(data.views[1], Stream(2)).draws for pipeline in (whole, resumed))
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_network_for_posteriors_needs_their_noise_levels() -> None:
+    data, x = views(4)
+    denoisers = [Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0) for _ in range(2)]
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
+    draws, stages = [[data.views[0].y], [data.views[1].y - x, x]], [Stage((1,), 1)]
+    with pytest.raises(MvssError, match=r"posterior\.amortised"):
+        run_em(
+            data,
+            denoisers,
+            draws,
+            stages,
+            TrainingConfig(),
+            PosteriorConfig(),
+            Stream(0),
+            Accelerator(cpu=True),
+            amortised={1: model},
+        )
 
 
 def test_the_other_sources_are_drawn_given_what_is_left() -> None:
