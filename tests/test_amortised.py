@@ -149,11 +149,16 @@ def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
     assert not model.applies(View(coarse.forward(both.y), (coarse, coarse), Isotropic(0.1)), 1)
 
 
-def trained(checkpoint: Path | None = None, stop: int | None = None) -> tuple[MultiViewData, SourceSeparationPipeline]:
-    """Two laps of everything, far too short. stop: interrupt when lap `stop` has been recorded."""
+def trained(
+    checkpoint: Path | None = None, stop: int | None = None, cpu: bool = True, closed: bool = False
+) -> tuple[MultiViewData, SourceSeparationPipeline]:
+    """Two laps of everything, far too short. stop: interrupt when lap `stop` has been recorded. closed: the background has no
+    network."""
     data, x = views(12)
     torch.manual_seed(0)
     denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
+    if closed:
+        denoisers[0] = Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0)
     guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))
     model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess)
     config = PosteriorConfig(
@@ -169,11 +174,11 @@ def trained(checkpoint: Path | None = None, stop: int | None = None) -> tuple[Mu
         data,
         denoisers,
         [[data.views[0].y], [data.views[1].y - x, x]],
-        [Stage((0,), 1), Stage((1,), 2)],
+        [*([] if closed else [Stage((0,), 1)]), Stage((1,), 2)],
         training,
         config,
         Stream(1),
-        Accelerator(cpu=True),
+        Accelerator(cpu=cpu),
         checkpoint=checkpoint,
         on_lap=on_lap,
         amortised={1: model},
@@ -191,6 +196,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     _, resumed = trained(tmp_path / "em.pt")
     a, b = (pipeline.posterior_sample(data.views[1], Stream(2)).draws for pipeline in (whole, resumed))
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_source_without_a_network_goes_to_the_gpu_with_the_others() -> None:
+    state, draws = RNG.get_state(), []
+    for cpu in (True, False):
+        RNG.set_state(state)
+        data, pipeline = trained(cpu=cpu, closed=True)
+        draws.append(pipeline.posterior_sample(data.views[1], Stream(2)).draws)
+    for here, there in zip(*draws, strict=True):
+        assert here.device == there.device and float((here - there).abs().max()) < 0.05
 
 
 def test_a_network_for_posteriors_needs_their_noise_levels() -> None:

@@ -116,3 +116,12 @@ def test_power_is_the_diagonal_of_the_image_of_variances(name: str) -> None:
     matrix = operator.dense()
     expected = torch.einsum("nmd,nd->nm", matrix.square().expand(COUNT, -1, -1), variance.flatten(1))
     torch.testing.assert_close(operator.power(variance).flatten(1), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_that_was_moved_is_the_same(name: str) -> None:
+    here, there = OPERATORS[name], OPERATORS[name].to("cuda")
+    x, y = random(here.source_shape, 9), random(here.observation_shape, 10)
+    for work, v in (("forward", x), ("adjoint", y), ("power", x.square()), ("pseudo_inverse", y)):
+        torch.testing.assert_close(getattr(there, work)(v.to("cuda")).cpu(), getattr(here, work)(v))
