@@ -8,6 +8,7 @@ ARGS   ?=
 TORCH  ?=
 FOLDER ?=
 CATALOGUE ?=
+PIXELS ?= 128
 PROBLEM ?=
 ONLY ?=
 
@@ -18,7 +19,7 @@ READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 SWEEP := $(VENV)/.installed-sweep
 GALAXIES := $(VENV)/.installed-galaxies
-FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(ARGS)),-- $(ARGS))
+FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data readme clean
@@ -91,18 +92,21 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min;
 mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 1 h]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
 
-galaxies: $(READY) ## galaxies without their neighbours, real and simulated [smoke: 2 min; cpu: not run in full]
+# Of a user's own mosaics, where FOLDER= names them.
+galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
+
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those of FOLDER= and CATALOGUE= [smoke: 2 min; cpu: not run in full]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
-galaxies-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
+galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
 	@$(BIN)/python -m experiments.galaxies --compare $(FLAGS)
 
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
-	@$(BIN)/python -m experiments.galaxies.separate $(if $(PROBLEM),--problem $(PROBLEM)) $(FLAGS)
+	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
-galaxies-data: $(GALAXIES) ## stamps for the galaxies from FOLDER= of HST mosaics and CATALOGUE= [min a mosaic]; without: MAST, 4 GB
+galaxies-data: $(GALAXIES) ## stamps for the galaxies from FOLDER= of HST mosaics and CATALOGUE=, of PIXELS=128 [min a mosaic]; without: MAST, 4 GB
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
-	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") $(ARGS)
+	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status

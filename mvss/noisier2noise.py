@@ -34,7 +34,7 @@ from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
 BATCH = 256
 """Images that go through a network at a time when nothing is learned."""
 RELATIVE = 0.1
-"""Error that counts as much as the background does, beside the light of the middle."""
+"""Error that counts as much as the background does, beside the estimate's own light there."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,11 @@ class _MoreBackground(torch.nn.Module):
         return torch.cat(list(in_chunks(work, len(y), BATCH)))
 
     def _weights(self, z: Tensor, shown: Tensor, found: Tensor) -> Tensor:
-        """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little."""
+        """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little; but
+        beside the light of the middle, those of the wings of a large galaxy would say nothing at all."""
         usual = self.factor * self.scene.usual
-        hidden = local_scale(z - found, shown, usual)
-        return 1 / (hidden.square() + (RELATIVE * middle_light(z, usual)).square())
+        hidden, own = local_scale(z - found, shown, usual), local_scale(found, torch.ones_like(shown), usual)
+        return 1 / (hidden.square() + (RELATIVE * own).square())
 
 
 def _places(like: Tensor) -> tuple[Tensor, Tensor]:

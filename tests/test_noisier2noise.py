@@ -13,7 +13,7 @@ from mvss.errors import MvssError
 from mvss.mixture_em import SharedMixtureConfig, estimated, fit_shared_mixtures
 from mvss.networks import TimeMLP
 from mvss.noise import Isotropic
-from mvss.noisier2noise import Guess, Noisier2NoiseConfig, estimate_source
+from mvss.noisier2noise import Guess, Noisier2NoiseConfig, _MoreBackground, estimate_source
 from mvss.operators import BlockAverage, Identity, LinearOperator, Mask, Scale, Zero
 from mvss.rng import Stream
 from mvss.scenes import Pair, Scene, pairs_of, pierced, tight_factor
@@ -113,6 +113,20 @@ def test_a_mixture_is_fitted_to_estimates_in_place_of_observations() -> None:
     fit = fit_shared_mixtures(clean, SharedMixtureConfig((1, 1), (0, 0), 20, 0.05), ((0,), (1,)), Stream(2))
     torch.testing.assert_close(fit.priors[1].covariances[0], torch.cov(target.flatten(1).T), atol=0.03, rtol=0)
     torch.testing.assert_close(fit.priors[0].covariances[0].diagonal().mean(), torch.tensor(0.16).double(), atol=0.02, rtol=0)
+
+
+def test_errors_of_wings_count_however_bright_the_middle_is() -> None:
+    """With a core a thousand times as bright, pixels far from it weigh what they did: 1/(background² + (0.1 x̂)²)."""
+    data, _ = two_views(50)
+    more = _MoreBackground(Guess(TimeMLP(4, (4,), 4, "film", 24, 2)), Scene.of(data, 1, Pair(1, 0)), False, 0.0)
+    usual = AMPLITUDE * more.scene.usual
+    found = torch.full((1, 1, 16, 16), 20 * usual)
+    dark = torch.full_like(found, usual)
+    core = torch.zeros_like(found)
+    core[..., 7:9, 7:9] = 1e3 * usual
+    weight = more._weights(found + core + dark, torch.ones_like(found), found + core)
+    assert float(weight[0, 0, 0, 0]) == pytest.approx(1 / (2 * usual**2 + 0.01 * 401 * usual**2), rel=1e-3)
+    assert float(weight[0, 0, 7, 7]) < 1e-3 * float(weight[0, 0, 0, 0])
 
 
 def test_averages_must_be_positive() -> None:

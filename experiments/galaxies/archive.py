@@ -224,13 +224,13 @@ def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note
 
 
 def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None) -> Stamps:
-    """Stamps of one part, "train" or "test", of an archive: all, or `count` evenly among them, of all mosaics.
+    """Stamps of one part, "train" or "test", of an archive: all, or `count` at most, evenly among them, of all mosaics.
 
     Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known. Catalogue:
     the numeric columns of the file, those of the user's catalogue below them where a name is taken.
 
     Raises:
-        MvssError: it is no archive, is damaged, or has fewer stamps than asked for.
+        MvssError: it is no archive, is damaged, or has no such stamps.
     """
     if part not in ("train", "test"):
         raise MvssError(f"part {part!r}: train or test")

@@ -26,7 +26,7 @@ from experiments.galaxies.deep_field import deep_field
 from experiments.galaxies.injection import injected_into
 from experiments.galaxies.judging import Judgement, judge_held_out, judge_known, judge_real
 from experiments.galaxies.scenes import DENSITY, FACTOR, WIDE
-from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation
+from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
 from experiments.galaxies.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
 from experiments.galaxies.stamps import GALAXY, SKY, Stamps
 from experiments.galaxies.transforms import Transform, fluxes, slope_of, transformed
@@ -49,13 +49,12 @@ OTHERS = 1_000_000
 
 @dataclass(frozen=True)
 class GalaxiesConfig(Config):
-    """observations: galaxies to learn from (of real sky as many as there are, with copies), fresh: to score on.
-
-    random_fields: of view 1. pixels: side of a stamp. transform: what the model sees (`transform_of`). noise: the model of
-    the noise, which in the simulation is that of HST's mosaics, whose correlation a stationary model knows and a white one
-    leaves to the sky. density: of the simulated sky, galaxies per square arcminute. copies: how often each galaxy of the
-    deep field enters, turned. archive: file of `make galaxies-data`. draws: of the posterior of each galaxy, for the
-    scores.
+    """observations: galaxies to learn from, fresh: to score on, random_fields: of view 1; of real sky as many as there are,
+    the deep field's galaxies with their copies. pixels: side of a stamp. transform: what the model sees (`transform_of`).
+    noise: the model of the noise, which in the simulation is that of HST's mosaics, whose correlation a stationary model
+    knows and a white one leaves to the sky. density: of the simulated sky, galaxies per square arcminute. copies: how often
+    each galaxy of the deep field enters, turned. archive: file of `make galaxies-data`. draws: of the posterior of each
+    galaxy, for the scores.
     """
 
     random_fields: int = 1200
@@ -156,8 +155,12 @@ class GalaxiesTask:
         fields, galaxies = (open_archive(path, "train", g, n) for g, n in ((False, c.random_fields), (True, c.observations)))
         if fields.pixels != c.pixels:
             raise MvssError(f"{path} has stamps of {fields.pixels} pixels, not {c.pixels}: set pixels={fields.pixels}")
-        self._real = open_archive(path, "test", True, c.fresh)
-        return _seen(fields), _seen(galaxies), _seen(injected_into(open_archive(path, "test", False, c.fresh), self._real))
+        self._real = sized(open_archive(path, "test", True, c.fresh))
+        return (
+            _seen(fields),
+            _seen(sized(galaxies)),
+            _seen(injected_into(open_archive(path, "test", False, c.fresh), self._real)),
+        )
 
     # How the model sees it.
 

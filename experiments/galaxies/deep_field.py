@@ -29,8 +29,9 @@ from torch import Tensor
 from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 from mvss.rng import generator
+from mvss.training import turned
 
-__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level", "turned"]
+__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
 
 LIMIT = 5.0
 """Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the image."""
@@ -144,8 +145,8 @@ def deep_field(
     again. seed: of positions, order and turns. turns: turn or mirror each stamp one of eight ways. copies: how often each
     galaxy enters, 1 to 8, never twice turned the same way. limit: least flux of a galaxy, display levels.
 
-    Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, see `turned`), with which a stamp
-    can be found again; of galaxies also x and y in the stamp as turned, flux, peak, half_light_radius, blending.
+    Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, as of `mvss.training.turned`), with
+    which a stamp can be found again; of galaxies also x and y in the stamp as turned, flux, peak, half_light_radius, blending.
 
     Raises:
         MvssError: fewer galaxies than asked for, or copies that do not differ.
@@ -210,12 +211,6 @@ def _stamps(corner: Tensor, turn: Tensor, pixels: int, columns: dict[str, Tensor
         y[i] = turned(image[None, row : row + pixels, column : column + pixels], way)
     place = {"row": corner[:, 0], "column": corner[:, 1], "turn": turn}
     return Stamps(y, torch.ones_like(y, dtype=torch.bool), torch.full_like(y, noise_level()), catalogue=place | columns)
-
-
-def turned(square: Tensor, way: int) -> Tensor:
-    """A square `(..., n, n)` in one of the eight ways it can lie: way mod 4 quarter turns, mirrored from 4 on."""
-    square = square.rot90(way % 4, (-2, -1))
-    return square.flip(-1) if way >= 4 else square
 
 
 def _turned_position(offset: Tensor, turn: Tensor, pixels: int) -> dict[str, Tensor]:

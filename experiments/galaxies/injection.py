@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from experiments.galaxies.measures import flux, within
-from experiments.galaxies.segmentation import segmentation
+from experiments.galaxies.segmentation import RADII, segmentation
 from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 
@@ -19,8 +19,6 @@ __all__ = ["injected_into"]
 
 ISOLATED = 0.03
 """Largest share of others in a galaxy's light; where the catalogue does not tell, all galaxies are taken."""
-RADII = 2.0
-"""Half-light radii in which blending is measured."""
 
 
 def injected_into(fields: Stamps, galaxies: Stamps) -> Stamps:

@@ -15,7 +15,6 @@ A file is whole or not there. Read it with `read_product`, or with any HDF5 libr
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from pathlib import Path
@@ -92,9 +91,7 @@ class Product:
         return (self.flags & int(flag)) != 0
 
 
-def make_product(
-    sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: str, command: str, commit: str, wcs: Sequence[str] = ()
-) -> Product:
+def make_product(sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: str, command: str, commit: str) -> Product:
     """From joint draws `(D, N, 1, n, n)` of both sources, D at least 6, of which `keep` are kept. commit: as of
     `experiments.pool.code_label`."""
     where = within(stamps)
@@ -112,7 +109,7 @@ def make_product(
         command=command,
         commit=commit,
         catalogue={name: column.double() for name, column in stamps.catalogue.items()},
-        wcs=tuple(wcs),
+        wcs=stamps.wcs,
     )
 
 

@@ -11,8 +11,8 @@ turned by 180° is what SDSS deblends by (Lupton et al. 2001). Detection as in S
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sep
@@ -26,7 +26,7 @@ from mvss.errors import MvssError
 from mvss.pipeline import Separation
 from mvss.rng import Stream
 
-__all__ = ["Extraction", "Extractor", "aperture", "segmentation"]
+__all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
 
 THRESHOLD, AREA = 1.5, 5
 """Segments: at least that many connected pixels of the smoothed image that exceed so many standard deviations of the noise."""
@@ -35,7 +35,8 @@ TOLERANCE = 3.0
 ASYMMETRY, DEVIATIONS = 2.0, 3.0
 """A pixel is a neighbour's if it is so many times as bright as the one opposite, and so many standard deviations of the noise
 brighter than that. The factor spares bright galaxies that are half a pixel off the centre."""
-"""The number of the source, from 0."""
+RADII = 2.0
+"""Half-light radii in which blending is measured."""
 
 Array = np.ndarray
 
@@ -85,6 +86,32 @@ def aperture(stamps: Stamps, radius: float) -> Extraction:
     return _extract(stamps, lambda found: _circle(found, radius))
 
 
+def sized(stamps: Stamps) -> Stamps:
+    """With x, y, half_light_radius and blending in the catalogue, as the stamps show them, instead of columns of these names.
+
+    x and y are the centre's; the radius is that of half of the segment's light around it, the median one where nothing is
+    detected there; blending is the neighbours' share of the light within two such radii.
+
+    Raises MvssError where nothing is detected in any stamp.
+    """
+    middle = (stamps.pixels - 1) / 2
+    found = [_segments(*arrays) for arrays in _arrays(stamps)]
+    radius = np.array([sep.flux_radius(np.where(f.own, f.light, 0.0), [middle], [middle], [middle], 0.5)[0][0] for f in found])
+    seen = np.array([f.own.any() for f in found]) & (radius > 0)
+    if not seen.any():
+        raise MvssError("no galaxy is detected at the centre of any stamp: do the positions of the catalogue fit the mosaics?")
+    radius = np.where(seen, radius, np.median(radius[seen]))
+    light = [
+        [sep.sum_circle(np.where(which, f.light, 0.0), [middle], [middle], RADII * r)[0][0] for which in (f.own, f.others)]
+        for f, r in zip(found, radius, strict=True)
+    ]
+    own, others = np.array(light).clip(0.0).T
+    columns = {"half_light_radius": radius, "blending": others / (own + others).clip(1e-12)}
+    centre = torch.full((len(stamps),), middle, dtype=torch.float64)
+    measured = {name: torch.from_numpy(column) for name, column in columns.items()}
+    return replace(stamps, catalogue=stamps.catalogue | measured | {"x": centre, "y": centre})
+
+
 class Extractor:
     """One of the above with the face of `experiments.recipes.Model`; nothing is learned, and all draws are equal.
 
@@ -129,8 +156,7 @@ def _extract(stamps: Stamps, choose: Callable[[_Segments], tuple[Array, Array]])
     """choose: the pixels of a stamp that are kept, and those that are not the galaxy's, which are filled from opposite ones
     that are, as far as what is kept and its mirror image reach."""
     galaxies, rows = [], []
-    arrays = (v[:, 0].cpu().numpy() for v in (stamps.y.double(), stamps.good, stamps.sigma.double()))
-    for y, good, sigma in zip(*arrays, strict=True):
+    for y, good, sigma in _arrays(stamps):
         found = _segments(y, good, sigma)
         kept, foreign = choose(found)
         filled = foreign & (kept | _turned(kept)) & ~_turned(foreign)
@@ -141,6 +167,11 @@ def _extract(stamps: Stamps, choose: Callable[[_Segments], tuple[Array, Array]])
         rows.append((galaxy.sum(), math.sqrt(variance), found.own.any()))
     flux, error, detected = torch.tensor(rows, dtype=torch.float64).T
     return Extraction(torch.from_numpy(np.stack(galaxies)).unsqueeze(1), flux, error, detected.bool())
+
+
+def _arrays(stamps: Stamps) -> Iterator[tuple[Array, ...]]:
+    """y, good and sigma of each."""
+    return zip(*(v[:, 0].cpu().numpy() for v in (stamps.y.double(), stamps.good, stamps.sigma.double())), strict=True)
 
 
 def _segments(y: Array, good: Array, sigma: Array) -> _Segments:

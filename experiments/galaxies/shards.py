@@ -264,12 +264,15 @@ def stamps_of(path: Path, group: str, split: int, count: int | None) -> Stamps:
         with h5py.File(path, "r") as file:
             here = file[group]
             rows = np.flatnonzero(here["split"][:] == split)
-            if count is not None and count > len(rows):
-                raise MvssError(f"{path} has {len(rows)} {group} in the {('train', 'test')[split]} part, {count} are asked for")
-            if count is not None:
+            if count and not len(rows):
+                raise MvssError(
+                    f"{path} has no {group} in the {('train', 'test')[split]} part: it needs a larger part of the sky"
+                )
+            if count is not None and count < len(rows):
                 rows = rows[np.arange(count) * len(rows) // max(count, 1)]
             flux, ivar, mask = (_read(here[name], rows) for name in IMAGES)
             catalogue = {name: torch.from_numpy(data[:][rows]) for name, data in here.get("catalogue", {}).items()}
+            wcs = here["wcs"].asstr()[:][rows]
             for name in _names(group):
                 if name not in (*IMAGES, "wcs"):
                     column = here[name][:][rows]
@@ -278,7 +281,7 @@ def stamps_of(path: Path, group: str, split: int, count: int | None) -> Stamps:
         raise _damaged(path, error) from error
     good = ~mask & (ivar > 0) & flux.isfinite() & ivar.isfinite()
     y = torch.where(good, flux.double(), 0.0)
-    return Stamps(y, good, torch.where(good, ivar.double(), NOISE**-2).rsqrt(), catalogue=catalogue)
+    return Stamps(y, good, torch.where(good, ivar.double(), NOISE**-2).rsqrt(), None, None, catalogue, tuple(wcs))
 
 
 def _read(data: File, rows: NDArray[np.int64]) -> Tensor:

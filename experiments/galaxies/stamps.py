@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from mvss.errors import MvssError
@@ -32,6 +33,7 @@ class Stamps:
     is zero in random fields.
     catalogue: of the central galaxy, or of the stamp, `(N,)` each: flux, magnitude, half_light_radius, blending (share of
     the neighbours in the light inside the galaxy's aperture), x, y ... what a data set knows.
+    wcs: headers of the stamps' world coordinates as FITS cards, N of them, or none.
     """
 
     y: Tensor
@@ -40,6 +42,7 @@ class Stamps:
     sky: Tensor | None = None
     galaxy: Tensor | None = None
     catalogue: dict[str, Tensor] = field(default_factory=dict)
+    wcs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.y.shape
@@ -51,6 +54,8 @@ class Stamps:
                 raise MvssError(f"stamps: {name} has the shape {tuple(value.shape)}, y has {tuple(shape)}")
         if any(len(v) != shape[0] for v in self.catalogue.values()):
             raise MvssError(f"stamps: every column of the catalogue needs {shape[0]} rows")
+        if self.wcs and len(self.wcs) != shape[0]:
+            raise MvssError(f"stamps: {len(self.wcs)} headers of world coordinates for {shape[0]} stamps")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -64,4 +69,5 @@ class Stamps:
         """The stamps in `index`: numbers `(k,)`, a bool for each, or a slice."""
         sky, galaxy = (None if v is None else v[index] for v in (self.sky, self.galaxy))
         catalogue = {name: column[index] for name, column in self.catalogue.items()}
-        return Stamps(self.y[index], self.good[index], self.sigma[index], sky, galaxy, catalogue)
+        wcs = tuple(self.wcs[i] for i in torch.arange(len(self))[index]) if self.wcs else ()
+        return Stamps(self.y[index], self.good[index], self.sigma[index], sky, galaxy, catalogue, wcs)

@@ -18,11 +18,11 @@ from experiments.galaxies.deep_field import (
     detections,
     grey,
     noise_level,
-    turned,
 )
 from experiments.galaxies.injection import injected_into
 from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
+from mvss.training import turned
 
 PARTS: tuple[Part, ...] = get_args(Part)
 

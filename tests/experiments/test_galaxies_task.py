@@ -6,14 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
 from torch import Tensor
 
 from experiments.baselines import run_baseline
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
+from experiments.galaxies.archive import build
 from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, make_task, problem_named, transform_of
+from experiments.galaxies.deep_field import LIMIT, detections, grey
 from experiments.galaxies.product import read_product
 from experiments.galaxies.stamps import GALAXY, SKY
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
@@ -155,6 +161,32 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(tmp_path: Path, mon
     product = read_product(command.folder / "seed-0" / "separated-real.h5")
     assert product.draws.shape[1:] == (6, 16, 16) and "half_light_radius" in product.catalogue
     assert "PROBLEM=real" in product.command
+
+
+def test_a_users_mosaics_need_no_more_than_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From FITS and two columns to separated galaxies with their world coordinates. The mosaic is the deep field."""
+    found, scale = detections(), 0.05 / 3600
+    bright = found.flux > LIMIT
+    cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 500.0, "CRPIX2": 436.0}
+    header = fits.Header(cards | {"CD1_1": -scale, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale})
+    (tmp_path / "mosaics").mkdir()
+    fits.writeto(tmp_path / "mosaics" / "deep_drz.fits", grey().astype("float32"), header)
+    sky = WCS(header).all_pix2world(np.stack([found.x[bright], found.y[bright]], axis=1), 0)
+    Table({"RA": sky[:, 0], "DEC": sky[:, 1]}).write(tmp_path / "where.csv", format="ascii.csv")
+    build(tmp_path / "mosaics", tmp_path / "where.csv", tmp_path / "own.h5", pixels=16)
+    sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={tmp_path}/own.h5", "workers=1"]
+    few = [f"methods.{name}.problems=[simulated]" for name in ("joint", "aperture")]
+    arguments = ["--preset", "smoke", "--", "problems=[archive]", *few, *sizes]
+    monkeypatch.setattr(separate, "ROOT", tmp_path)
+    assert main(EXPERIMENT, arguments, tmp_path) == 0
+    task = make_task("archive", 0, read_command(EXPERIMENT, arguments, tmp_path).config)
+    assert len(task.train.views[1]) > 200 and task.train.views[0].y.shape[0] == 16
+    model = task.own_model("segmentation")
+    model.sources = (SKY, GALAXY)
+    monkeypatch.setattr(model, "posterior_samples", lambda view, *_: tuple(view.y.expand(8, *view.y.shape) for _ in "sg"))
+    _, _, stamps = task.separate(model, Stream(0))
+    world = WCS(fits.Header.fromstring(stamps.wcs[3])).all_pix2world([[7.5, 7.5]], 0)[0]
+    assert np.hypot(*((sky - world) * [np.cos(np.radians(2)), 1]).T).min() < 0.8 * scale
 
 
 def test_galaxies_are_drawn_by_what_has_learned_to() -> None:

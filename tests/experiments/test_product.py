@@ -34,11 +34,11 @@ def scene() -> tuple[torch.Tensor, torch.Tensor, Stamps]:
     stamps.y[3, :, 13:19, 13:19] += 4 * NOISE
     stamps.catalogue["half_light_radius"][7] = 6.0
     spread = 0.2 * NOISE * torch.randn(12, *galaxy.shape, generator=generator(0, "product"), dtype=torch.float64)
-    return sky - spread, galaxy + spread, stamps
+    return sky - spread, galaxy + spread, replace(stamps, wcs=CARDS)
 
 
 def product(keep: int = 3) -> Product:
-    return make_product(*scene(), keep, "nJy", "make galaxies", "0123abc", CARDS)
+    return make_product(*scene(), keep, "nJy", "make galaxies", "0123abc")
 
 
 def test_statistics_are_those_of_the_draws() -> None:

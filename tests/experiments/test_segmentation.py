@@ -8,7 +8,7 @@ import pytest
 import torch
 from blobs import MIDDLE, N, blob, stamps_of
 
-from experiments.galaxies.segmentation import Extractor, aperture, segmentation
+from experiments.galaxies.segmentation import Extractor, aperture, segmentation, sized
 from experiments.galaxies.stamps import NOISE
 from mvss.data import View
 from mvss.errors import MvssError
@@ -69,6 +69,21 @@ def test_noise_alone_gives_an_aperture() -> None:
     pixels = (found.galaxy != 0).sum((1, 2, 3))[~found.detected]
     assert set(pixels.tolist()) == {52}  # those within 4 of the centre
     assert float((found.flux / found.flux_error)[~found.detected].std()) == pytest.approx(1.0, abs=0.25)
+
+
+def test_sizes_and_neighbours_are_measured() -> None:
+    """Of a round Gaussian: 1.177 widths; its neighbour's light, whatever columns of these names a catalogue brought."""
+    wide = blob(20.0, (3.0, 3.0))
+    galaxy = torch.stack([blob(20.0), wide, torch.zeros_like(wide)])
+    sky = torch.stack([torch.zeros_like(wide), CLOSE, torch.zeros_like(wide)])
+    stamps = stamps_of(galaxy, sky, x=torch.full((3,), 1e6, dtype=torch.float64), blending=torch.ones(3))
+    found = sized(stamps).catalogue
+    assert found["half_light_radius"][:2].tolist() == pytest.approx([1.177 * 2, 1.177 * 3], rel=0.1)
+    assert found["half_light_radius"][2] == pytest.approx(float(found["half_light_radius"][:2].mean()))  # nothing is there
+    assert found["blending"][0] == 0 and 0.05 < float(found["blending"][1]) < 0.2
+    assert found["x"].tolist() == [MIDDLE] * 3
+    with pytest.raises(MvssError, match="do the positions of the catalogue fit"):
+        sized(stamps.select(slice(2, 3)))
 
 
 def test_as_a_model() -> None:
