@@ -23,10 +23,12 @@ from experiments.galaxies.deep_field import LIMIT, detections, grey
 from experiments.galaxies.product import read_product
 from experiments.galaxies.stamps import GALAXY, SKY
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
-from experiments.jobs import Fit, _clean, build_pipeline
+from experiments.jobs import Fit, _clean, build_pipeline, run_job
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from experiments.recipes import Job, Recipe
 from experiments.runner import _jobs, main, read_command
+from experiments.scores import Record
+from mvss.data import View
 from mvss.denoisers import karras_base
 from mvss.errors import MvssError
 from mvss.noise import Diagonal, Stationary
@@ -116,6 +118,15 @@ class Oracle:
         return tuple(self.truth[b] + self.width * noise[b] for b in self.sources)
 
 
+class Blind:
+    """Sees nothing of either source."""
+
+    sources = (SKY, GALAXY)
+
+    def posterior_samples(self, view: View, stream: Stream, draws: int) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros(draws, *view.y.shape, dtype=torch.float64) for _ in self.sources)
+
+
 def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None:
     scores = {key: value for key, (value, _) in simulated.judge(Oracle(simulated, 1e-6), Stream(0)).scores.items()}
     assert scores["2", "psnr_peak"] > 80 and abs(scores["2", "flux_bias"]) < 1e-4 and scores["2", "flux_scatter"] < 1e-4
@@ -163,30 +174,67 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(tmp_path: Path, mon
     assert "PROBLEM=real" in product.command
 
 
-def test_a_users_mosaics_need_no_more_than_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From FITS and two columns to separated galaxies with their world coordinates. The mosaic is the deep field."""
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """An archive of a user's mosaic, which is the deep field, and a catalogue of nothing but positions, sky `(M, 2)`."""
+    folder = tmp_path_factory.mktemp("own")
     found, scale = detections(), 0.05 / 3600
     bright = found.flux > LIMIT
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 150.0, "CRVAL2": 2.0, "CRPIX1": 500.0, "CRPIX2": 436.0}
     header = fits.Header(cards | {"CD1_1": -scale, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": scale})
-    (tmp_path / "mosaics").mkdir()
-    fits.writeto(tmp_path / "mosaics" / "deep_drz.fits", grey().astype("float32"), header)
+    (folder / "mosaics").mkdir()
+    fits.writeto(folder / "mosaics" / "deep_drz.fits", grey().astype("float32"), header)
     sky = WCS(header).all_pix2world(np.stack([found.x[bright], found.y[bright]], axis=1), 0)
-    Table({"RA": sky[:, 0], "DEC": sky[:, 1]}).write(tmp_path / "where.csv", format="ascii.csv")
-    build(tmp_path / "mosaics", tmp_path / "where.csv", tmp_path / "own.h5", pixels=16)
-    sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={tmp_path}/own.h5", "workers=1"]
-    few = [f"methods.{name}.problems=[simulated]" for name in ("joint", "aperture")]
-    arguments = ["--preset", "smoke", "--", "problems=[archive]", *few, *sizes]
-    monkeypatch.setattr(separate, "ROOT", tmp_path)
+    Table({"RA": sky[:, 0], "DEC": sky[:, 1]}).write(folder / "where.csv", format="ascii.csv")
+    build(folder / "mosaics", folder / "where.csv", folder / "own.h5", pixels=16)
+    return SimpleNamespace(path=folder / "own.h5", sky=sky, scale=scale)
+
+
+def test_a_users_mosaics_need_no_more_than_positions(own: SimpleNamespace, tmp_path: Path) -> None:
+    """From FITS and two columns to scored galaxies that know where in the sky they are."""
+    sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={own.path}", "workers=1"]
+    arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]"]
+    arguments += ["methods.segmentation.problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
-    task = make_task("archive", 0, read_command(EXPERIMENT, arguments, tmp_path).config)
-    assert len(task.train.views[1]) > 200 and task.train.views[0].y.shape[0] == 16
-    model = task.own_model("segmentation")
-    model.sources = (SKY, GALAXY)
-    monkeypatch.setattr(model, "posterior_samples", lambda view, *_: tuple(view.y.expand(8, *view.y.shape) for _ in "sg"))
-    _, _, stamps = task.separate(model, Stream(0))
+    command = read_command(EXPERIMENT, arguments, tmp_path)
+    task = make_task("archive", 0, command.config)
+    assert len(task.train.views[1]) > 200 and len(task.train.views[0]) == 16
+    _, _, stamps = task.separate(Blind(), Stream(0))
     world = WCS(fits.Header.fromstring(stamps.wcs[3])).all_pix2world([[7.5, 7.5]], 0)[0]
-    assert np.hypot(*((sky - world) * [np.cos(np.radians(2)), 1]).T).min() < 0.8 * scale
+    assert np.hypot(*((own.sky - world) * [np.cos(np.radians(2)), 1]).T).min() < 0.8 * own.scale
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper"])
+def test_every_preset_loads(preset: str) -> None:
+    config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
+    assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in _jobs(config, [0], False)}
+
+
+def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp_path: Path) -> None:
+    sizes = [
+        "fresh=8",
+        "observations=16",
+        "random_fields=16",
+        "pixels=16",
+        "draws=6",
+        f"archive={own.path}",
+        "training.turns=false",
+    ]
+    shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("network", "methods.joint_paper.architecture")]
+    few = [f"{name}.steps=2" for name in ("training", "fits.estimated.noisier2noise.training", "methods.joint_paper.training")]
+    drawn = [
+        f"{name}.steps=2" for name in ("posterior.amortised", "separation.amortised", "posterior.prior", "separation.prior")
+    ]
+    laps = [f"methods.{name}.laps=[1,1]" for name in ("joint", "joint_paper")]
+    ranks = [f"fits.{name}.ranks=[4,4]" for name in ("mixture", "estimated")]
+    cuts = [*sizes, *shallow, *few, *drawn, *laps, *ranks, "methods.joint_paper.posterior.sampler.steps=2"]
+    config = read_command(EXPERIMENT, ["--preset", "paper", "--", *cuts, "separation.prior.steps=2"], ROOT).config
+    task = make_task("archive", 0, config)
+    for job in _jobs(config, [0], False):
+        if job.method.startswith("joint"):
+            found: list[Record] = []
+            run_job(job, task, tmp_path / job.method, found.append, lambda _: None)
+            assert {r["value"] for r in found if r["metric"] == "laps"} == {2}
 
 
 def test_galaxies_are_drawn_by_what_has_learned_to() -> None:
