@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,9 @@ __all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named", "tran
 PROBLEMS = ("simulated", "real", "archive", "multi-resolution", "ground")
 OTHERS = 1_000_000
 """What is added to a seed for the simulation's fresh stamps."""
+ALIKE, OWN = 0.1, 0.2
+"""Noise within a tenth of the usual is taken for it; so is more, until the pixels with noise of their own and the masked ones
+are a fifth of all, for whose many kinds of noise each stamp would need a factorisation of its own."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,8 @@ class GalaxiesTask:
         if c.noise == "stationary" and self._real is None and not seen.ground:
             good = good & (stamps.sigma <= usual)  # all pixels have one law: those with more noise are left out
             noise = Stationary(slope**2 * noise_covariance(c.pixels))
-        elif bool((stamps.sigma != usual).any()):
-            noise = Diagonal(slope * stamps.sigma)
+        elif bool(((sigma := _rounded(stamps, usual)) != usual).any()):
+            noise = Diagonal(slope * sigma)
         if not bool(good.all()):
             operator = Mask(good) @ operator
         y = torch.where(good, transformed(stamps.y, self._transform), 0.0)
@@ -268,6 +272,14 @@ class GalaxiesTask:
         found = model.posterior_samples(self._view(seen, True, good), stream.child(key), self.config.draws)
         sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
         return sources.get(SKY), sources[GALAXY]
+
+
+def _rounded(stamps: Stamps, usual: Tensor) -> Tensor:
+    """σ of each pixel, `(N, 1, n, n)`: its own where it is farthest from the usual one, which all others are given."""
+    away = (stamps.sigma / usual).log().abs()
+    share = max(0.0, OWN - float((~stamps.good).double().mean()))
+    limit = max(ALIKE, float(np.quantile(away[stamps.good].cpu().numpy(), 1 - share)))
+    return torch.where(away > limit, stamps.sigma, usual)
 
 
 def make_task(problem: str, seed: int, config: Config) -> GalaxiesTask:

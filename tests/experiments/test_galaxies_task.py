@@ -18,10 +18,10 @@ from experiments.baselines import run_baseline
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
 from experiments.galaxies.archive import build
-from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, make_task, problem_named, transform_of
+from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of
 from experiments.galaxies.deep_field import LIMIT, detections, grey
 from experiments.galaxies.product import read_product
-from experiments.galaxies.stamps import GALAXY, SKY
+from experiments.galaxies.stamps import GALAXY, NOISE, SKY, Stamps
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
 from experiments.jobs import Fit, _clean, build_pipeline, run_job
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
@@ -69,6 +69,18 @@ def test_views_are_sky_and_sky_with_a_galaxy_under_the_noise_that_they_say(simul
         assert abs(float(left.std()) - 1) < 0.05 and abs(float(left.mean())) < 0.1
     assert not torch.equal(simulated.fresh_truth[1][GALAXY], simulated.train_truth[1][GALAXY][:8])
     assert any(isinstance(view.noise, Diagonal) for view in simulated.train.views)  # some exposures were lost
+
+
+def test_maps_of_noise_are_rounded_to_what_few_pixels_of_their_own_can_say() -> None:
+    sigma = NOISE * torch.exp(0.3 * torch.randn(40, 1, 8, 8, generator=generator(0), dtype=torch.float64))
+    y, good = torch.zeros_like(sigma), torch.rand(40, 1, 8, 8, generator=generator(1)) > 0.1
+    away = (sigma / NOISE).log().abs()
+    rounded = _rounded(Stamps(y, good, sigma), torch.tensor(NOISE, dtype=torch.float64))
+    own = rounded != NOISE
+    assert torch.equal(rounded[own], sigma[own]) and float(away[~own].max()) < float(away[own].min())
+    assert float((own | ~good).double().mean()) == pytest.approx(0.2, abs=0.02)
+    few = _rounded(Stamps(y, good, torch.where(away > 0.9, sigma, NOISE * 1.05)), torch.tensor(NOISE, dtype=torch.float64))
+    assert torch.equal(few != NOISE, away > 0.9)
 
 
 def test_a_stationary_model_leaves_out_the_pixels_with_more_noise() -> None:
@@ -193,8 +205,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_a_users_mosaics_need_no_more_than_positions(own: SimpleNamespace, tmp_path: Path) -> None:
     """From FITS and two columns to scored galaxies that know where in the sky they are."""
     sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={own.path}", "workers=1"]
-    arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]"]
-    arguments += ["methods.segmentation.problems=[archive]", *sizes]
+    arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
     task = make_task("archive", 0, command.config)
@@ -207,6 +218,7 @@ def test_a_users_mosaics_need_no_more_than_positions(own: SimpleNamespace, tmp_p
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper"])
 def test_every_preset_loads(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
+    config = replace(config, problems=("archive",))
     assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in _jobs(config, [0], False)}
 
 
