@@ -95,7 +95,7 @@ mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's r
 # Of a user's own mosaics, where FOLDER= names them.
 galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
 
-galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those of FOLDER= and CATALOGUE= [smoke: 2 min; cpu: not run in full]
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: not run in full]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
 galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
@@ -104,7 +104,7 @@ galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same wi
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
 	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
-galaxies-data: $(GALAXIES) ## stamps for the galaxies from FOLDER= of HST mosaics and CATALOGUE=, of PIXELS=128 [min a mosaic]; without: MAST, 4 GB
+galaxies-data: $(GALAXIES) ## stamps for the galaxies of PIXELS=128 around what CATALOGUE= lists, or what is detected, on HST mosaics in FOLDER= [min a mosaic]; without: MAST, 4 GB
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
 	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) $(if $(strip $(OWN)),,$(ARGS))
 

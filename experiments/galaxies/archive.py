@@ -1,6 +1,6 @@
 """The paper's data: galaxies of a catalogue, and random fields, cut from a user's HST mosaics into one HDF5 file.
 
-    python -m experiments.galaxies.archive [FOLDER CATALOGUE] --out data/galaxies.h5 --pixels 128
+    python -m experiments.galaxies.archive [FOLDER [CATALOGUE]] --out data/galaxies.h5 --pixels 128
 
     galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
                            wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
@@ -12,7 +12,8 @@ Train and test are parts of the sky: the northern fifth of the catalogue is for 
 between is left out. A random field is anywhere but on a stamp of a galaxy, of any mosaic. A galaxy on two mosaics is cut once.
 
 Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
-goes on from there, a damaged file is made again, and OUT changes only when all is done. FOLDER and CATALOGUE left out: `mast`.
+goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
+on the mosaics (`detection`); both left out: `mast`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments.galaxies.detection import catalogue_of
 from experiments.galaxies.mosaics import Mosaic, find_mosaics, read_catalogue
 from experiments.galaxies.shards import Rows, join, read_attributes, stamps_of, taken_of, write_shard
 from experiments.galaxies.stamps import NOISE, Stamps
@@ -244,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m experiments.galaxies.archive", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("folder", nargs="?", type=Path, help="of mosaics *_sci.fits, *_drz.fits or *_drc.fits; default: MAST")
-    parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: Galaxy Zoo Hubble")
+    parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: what is detected")
     parser.add_argument("--out", type=Path, default=Path("data/galaxies.h5"))
     parser.add_argument("--pixels", type=int, default=128, help="side of a stamp (default: 128)")
     parser.add_argument("--randoms", type=float, default=1.0, help="random fields to a galaxy (default: 1)")
@@ -254,11 +256,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.pixels < 2 or asked.randoms < 0 or asked.mosaics < 1:
             raise MvssError("--pixels must be 2 or more, --randoms 0 or more, --mosaics 1 or more")
         folder, catalogue = (path and path.expanduser() for path in (asked.folder, asked.catalogue))
-        if folder is None or catalogue is None:
+        if folder is None:
             from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
 
-            catalogue = catalogue or fetch_catalogue(asked.out.parent / "cosmos")
-            folder = folder or fetch_mosaics(asked.out.parent / "cosmos", asked.mosaics)
+            catalogue = fetch_catalogue(asked.out.parent / "cosmos")
+            folder = fetch_mosaics(asked.out.parent / "cosmos", asked.mosaics)
+        elif catalogue is None:
+            catalogue = catalogue_of(find_mosaics(folder), asked.out.with_name(f"{asked.out.stem}-detected.csv"))
         command = shlex.join(["python", "-m", "experiments.galaxies.archive", *arguments])
         print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command))
     except MvssError as error:

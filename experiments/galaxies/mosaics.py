@@ -226,6 +226,12 @@ class Mosaic:
         good &= np.where(good, flux, np.inf) < self._saturation
         return np.where(good, flux, np.nan), np.where(good, weight, 0.0)
 
+    def whole(self) -> tuple[Image, NDArray[np.bool_]]:
+        """The flux of all pixels, 0 where the second, the mask of bad ones, is set."""
+        flux, weight = self._pixels(0, 0, *self.shape)
+        bad = weight == 0
+        return np.where(bad, 0.0, flux), bad
+
     def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
         """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)` each."""
         flux, weight = self._pixels(row, column, pixels, pixels)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from experiments.galaxies import archive
 from experiments.galaxies.archive import build, main, open_archive
+from experiments.galaxies.deep_field import detections, grey
 from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
 from experiments.galaxies.mosaics import Mosaic
 from experiments.galaxies.stamps import NOISE
@@ -436,3 +437,32 @@ def test_an_archive_that_does_not_answer_is_a_line(tmp_path: Path) -> None:
         with pytest.raises(MvssError, match=r"FOLDER=|CATALOGUE=") as raised:
             fetch(client)
         assert "\n" not in str(raised.value)
+
+
+def test_without_a_catalogue_what_is_detected_is_cut_each_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two mosaics of the deep field that overlap by 200 columns; a pixel of the first cannot be used."""
+    folder, whole, both = tmp_path / "mosaics", grey().astype(np.float32), []
+    folder.mkdir()
+    for number, left in enumerate((0, 400)):
+        wcs = _wcs(2.0)
+        wcs.wcs.crpix = [500 - left, 436]
+        image = whole[:, left : left + 600].copy()
+        image[100, 100] = image[100, 100] if number else np.nan
+        fits.writeto(folder / f"part_{number}_drz.fits", image, wcs.to_header())
+        both.append(wcs)
+    out = tmp_path / "own.h5"
+    assert main([str(folder), "--out", str(out), "--pixels", "16"]) == 0
+    table = Table.read(tmp_path / "own-detected.csv")
+    x, y = both[0].all_world2pix(np.stack([table["RA"], table["DEC"]], axis=1), 0).T
+    apart = np.hypot(x[:, None] - x, y[:, None] - y) + 99 * np.eye(len(x))
+    assert 200 < len(table) < 2000 and apart.min() > 3
+    known = detections()
+    bright = known.flux > 20
+    near = np.hypot(known.x[bright][:, None] - x, known.y[bright][:, None] - y).min(1)
+    assert (near < 1.5).mean() > 0.95
+    with h5py.File(out) as file:
+        assert len(file["galaxies/number"]) > 200
+    for file in folder.iterdir():
+        fits.writeto(file, 0.01 * np.random.default_rng(0).standard_normal((64, 64)), _wcs(2.0).to_header(), overwrite=True)
+    assert main([str(folder), "--out", str(out), "--pixels", "16"]) == 1
+    assert capsys.readouterr().err.endswith("is detected on the mosaics: name a CATALOGUE=\n")

@@ -1,0 +1,73 @@
+"""A catalogue of what mosaics show, for users who have none: detection as in SExtractor (Bertin & Arnouts 1996), by sep."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.galaxies.deep_field import KERNEL
+from experiments.galaxies.mosaics import Mosaic
+from mvss.checkpoints import atomic_write_text
+from mvss.errors import MvssError
+
+__all__ = ["catalogue_of"]
+
+DETECTION = {"thresh": 2.0, "minarea": 8, "deblend_cont": 0.02}
+SIGNIFICANT = 30.0
+"""Least flux, in standard deviations of the noise of its pixels."""
+MESH = 128
+"""Pixels across which the background is one number."""
+SAME = 0.5
+"""Arcseconds within which two detections, on two mosaics, are one."""
+Rows = NDArray[np.float64]
+
+
+def catalogue_of(files: Sequence[Path], out: Path) -> Path:
+    """Write a CSV of all significant objects, brightest first, and return `out`: RA, DEC in degrees, significance. Stars are
+    among them.
+
+    Raises:
+        MvssError: a mosaic cannot be used, or nothing is detected.
+    """
+    from astropy.table import Table
+
+    rows = np.concatenate([_detected(file) for file in files])
+    if not len(rows):
+        raise MvssError(f"nothing brighter than {SIGNIFICANT:g} times its noise is detected on the mosaics: name a CATALOGUE=")
+    rows = _once(rows[np.argsort(-rows[:, 2], kind="stable")])
+    text = io.StringIO()
+    Table(dict(zip(("RA", "DEC", "significance"), rows.T, strict=True))).write(text, format="ascii.csv")
+    atomic_write_text(out, text.getvalue())
+    return out
+
+
+def _detected(file: Path) -> Rows:
+    """RA, DEC and significance of what one mosaic shows."""
+    import sep
+
+    with Mosaic(file) as mosaic:
+        flux, bad = mosaic.whole()
+        background = sep.Background(flux, mask=bad, bw=min(MESH, flux.shape[1]), bh=min(MESH, flux.shape[0]))
+        sep.set_extract_pixstack(max(300_000, flux.size // 4))
+        try:
+            found = sep.extract(flux - background, err=mosaic.usual_noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
+        except Exception as error:  # sep's own, where the image is too crowded for it
+            raise MvssError(f"objects of {file} cannot be told apart ({error}): name a CATALOGUE=") from error
+        significance = found["flux"] / (mosaic.usual_noise * np.sqrt(found["npix"]))
+        kept = significance >= SIGNIFICANT
+        places = mosaic.sky(np.stack([found["y"], found["x"]], axis=1)[kept]) if kept.any() else np.zeros((0, 2))
+        return np.column_stack([places, significance[kept]])
+
+
+def _once(rows: Rows) -> Rows:
+    """Those with no brighter one in the same place; brightest first."""
+    from scipy.spatial import cKDTree
+
+    ra, dec = np.radians(rows[:, :2]).T
+    points = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    double = cKDTree(points).query_pairs(np.radians(SAME / 3600), output_type="ndarray")
+    return np.delete(rows, np.unique(double[:, 1]), axis=0) if len(double) else rows
