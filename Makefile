@@ -8,7 +8,7 @@ ARGS   ?=
 TORCH  ?=
 FOLDER ?=
 CATALOGUE ?=
-PIXELS ?= 128
+PIXELS ?= 64
 PROBLEM ?=
 ONLY ?=
 
@@ -104,7 +104,7 @@ galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same wi
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
 	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
-galaxies-data: $(GALAXIES) ## stamps for the galaxies of PIXELS=128 around what CATALOGUE= lists, or what is detected, on HST mosaics in FOLDER= [min a mosaic]; without: MAST, 4 GB
+galaxies-data: $(GALAXIES) ## stamps for the galaxies of PIXELS=64 around what CATALOGUE= lists, or what is detected, on HST mosaics in FOLDER= [min a mosaic]; without: MAST, 4 GB
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
 	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) $(if $(strip $(OWN)),,$(ARGS))
 

@@ -45,6 +45,8 @@ def settings_key(job: Job, data: Path) -> str:
     recipe = _said(replace(job.recipe, problems=None))
     made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.parent == data.parent)
     content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]
+    if brought := job.config.brought(job.problem):
+        content.append(brought)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -77,6 +79,7 @@ def fit_key(job: Job, data: Path) -> str:
     shared = {field.name for field in fields(Config)}
     own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
+    own |= {"brought": brought} if (brought := job.config.brought(job.problem)) else {}
     learned = f"{job.recipe.share if job.recipe.share < 1 else ''}{'clean' if job.recipe.clean else ''}"
     return hashlib.sha256(f"{content}{job.config.observations}{learned}{own or ''}{code}".encode()).hexdigest()
 

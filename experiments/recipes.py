@@ -196,6 +196,10 @@ class Config:
             return 0
         return self.em.laps if recipe.laps is None else recipe.laps
 
+    def brought(self, problem: str) -> str:
+        """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
+        return ""
+
     def training_of(self, recipe: Recipe) -> TrainingConfig:
         """The M-step of a recipe."""
         return recipe.training or self.training

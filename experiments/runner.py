@@ -99,6 +99,9 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
+    for asked, there in (("compare", config.compare), ("ablations", config.ablations)):
+        if getattr(options, asked) and not there:
+            raise MvssError(f"the preset {options.preset} has nothing under {asked}: take another one, such as PRESET=cpu")
     for problem, method in (name.rpartition("/")[::2] for name in options.only):
         if method not in config.recipes():
             raise MvssError(f"unknown method {method!r}{suggest(method, config.recipes())}")

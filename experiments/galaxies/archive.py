@@ -9,7 +9,9 @@
     attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale
 
 Train and test are parts of the sky: the northern fifth of the catalogue is for tests, and a stamp that might touch the line
-between is left out. A random field is anywhere but on a stamp of a galaxy, of any mosaic. A galaxy on two mosaics is cut once.
+between is left out. So are galaxies and random fields: of the sky, in cells six stamps wide, every fourth cell is for random
+fields, which may hold whatever is there, catalogued or not; stamps that might touch the border of such a cell are left out. A
+galaxy on two mosaics is cut once.
 
 Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
 goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
@@ -44,8 +46,11 @@ __all__ = ["build", "main", "open_archive"]
 
 TEST = 0.2
 """Share of the catalogue's galaxies in the test part."""
+CELL = 6
+"""Stamps across a cell of the sky."""
 GOOD = 0.75
 """Least share of measured pixels in a stamp."""
+PARTS = {"train": (0,), "test": (1,), "all": (0, 1)}
 TRIES = 30
 """Random positions tried for each that is wanted."""
 Places = NDArray[np.float64]
@@ -54,7 +59,7 @@ Places = NDArray[np.float64]
 @dataclass(frozen=True)
 class Plan:
     """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
-    of the line between train and test; margin: degrees that a centre must be off it."""
+    of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees."""
 
     pixels: int
     randoms: float
@@ -63,6 +68,25 @@ class Plan:
     number: NDArray[np.int64]
     cut: float
     margin: float
+    cell: float
+
+    def depth(self, places: Places) -> Places:
+        """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which are every
+        second one of every second row; negative outside of them, and where there are none."""
+        if not self.randoms:
+            return np.full(len(places), -np.inf)
+        # From a place of the catalogue: right ascension has no seam near it.
+        east = (places[:, 0] - self.positions[0, 0] + 180) % 360 - 180
+        row = np.floor(places[:, 1] / self.cell)
+        found = np.full(len(places), -np.inf)
+        for here in (row - 1, row, row + 1):
+            along = east * np.cos(np.radians((here + 0.5) * self.cell)) / self.cell % 2
+            up = places[:, 1] / self.cell - here
+            inside = np.stack([np.minimum(along, 1 - along), np.minimum(up, 1 - up)])
+            inside[0] = np.where(along < 1.5, inside[0], along - 2)  # the next such cell is nearer
+            depth = np.where((inside >= 0).all(0), inside.min(0), -np.hypot(*inside.clip(max=0)))
+            found = np.maximum(found, np.where(here % 2 == 0, depth, -np.inf))
+        return found * self.cell
 
     def split(self, dec: Places) -> NDArray[np.int64]:
         """0 train, 1 test, −1 on the line between, of centres at these declinations."""
@@ -107,13 +131,16 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
         taken.update(numbers)
     attributes |= {"inputs": inputs, "command": command}
     finite = np.isfinite(positions).all(1)
-    border = int((plan.split(plan.positions[:, 1])[on_mosaic] < 0).sum())
+    split = plan.split(plan.positions[on_mosaic, 1])
+    fields = (split >= 0) & (plan.depth(plan.positions[on_mosaic]) > -plan.margin)
+    border, known = int((split < 0).sum()), int(on_mosaic.sum())
     attributes["left_out"] = json.dumps(
         {
             "without a position": int((~finite).sum()),
             "on no mosaic": int((~on_mosaic).sum()),
             "between train and test": border,
-            "mostly without data": int(on_mosaic.sum()) - border - len(taken),
+            "where random fields are": int(fields.sum()),
+            "mostly without data": known - border - int(fields.sum()) - len(taken),
         }
     )
     summary = join(
@@ -147,7 +174,7 @@ def _plan(
         raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
     margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
     cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
-    plan = Plan(pixels, randoms, factor, positions, number, cut, margin)
+    plan = Plan(pixels, randoms, factor, positions, number, cut, margin, CELL * pixels * scale / 3600)
     attributes: dict[str, object] = {
         "factor": factor,
         "noise": NOISE,
@@ -185,6 +212,7 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
     corner, inside = _corners(mosaic, plan.positions, plan.pixels)
     inside &= ~np.isin(plan.number, list(taken))
     split = plan.split(plan.positions[:, 1])
+    inside &= plan.depth(plan.positions) <= -plan.margin
     galaxies = Rows()
     for i in np.flatnonzero(inside & (split >= 0)):
         _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": split[i], "number": plan.number[i]})
@@ -192,21 +220,13 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
 
 
 def _random(mosaic: Mosaic, index: int, plan: Plan, count: int) -> Rows:
-    """Up to `count` fields anywhere on a mosaic that touch no stamp of a galaxy, were it turned."""
-    from scipy.spatial import cKDTree
-
-    where = mosaic.where(plan.positions)
-    where = where[np.isfinite(where).all(1)]
+    """Up to `count` fields anywhere in the cells for them."""
     rng = generator(0, "galaxies", "archive", mosaic.path.name)
     room = torch.tensor(mosaic.shape) - plan.pixels + 1
     fields = Rows()
-    if count == 0 or len(where) == 0:
-        return fields
     tries = (torch.rand(TRIES * count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
-    far, _ = cKDTree(where).query(tries + (plan.pixels - 1) / 2)
-    # A galaxy is up to 0.7 pixels off the centre of its stamp; scales of mosaics differ by up to 1 %.
-    tries = tries[far > 1.02 * np.sqrt(2) * plan.pixels + 1]
-    split = plan.split(mosaic.sky(tries + (plan.pixels - 1) / 2)[:, 1]) if len(tries) else np.zeros(0, dtype=int)
+    centres = mosaic.sky(tries + (plan.pixels - 1) / 2)
+    split = np.where(plan.depth(centres) > plan.margin, plan.split(centres[:, 1]), -1)
     for i in np.flatnonzero(split >= 0):
         if len(fields) == count:
             break
@@ -226,7 +246,8 @@ def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note
 
 
 def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None) -> Stamps:
-    """Stamps of one part, "train" or "test", of an archive: all, or `count` at most, evenly among them, of all mosaics.
+    """Stamps of a part, "train" or "test", of an archive, or of "all": every one, or `count` at most, evenly among them, of
+    all mosaics.
 
     Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known. Catalogue:
     the numeric columns of the file, those of the user's catalogue below them where a name is taken.
@@ -234,9 +255,9 @@ def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None
     Raises:
         MvssError: it is no archive, is damaged, or has no such stamps.
     """
-    if part not in ("train", "test"):
-        raise MvssError(f"part {part!r}: train or test")
-    return stamps_of(path, "galaxies" if galaxies else "randoms", int(part == "test"), count)
+    if part not in PARTS:
+        raise MvssError(f"part {part!r}: {', '.join(PARTS)}")
+    return stamps_of(path, "galaxies" if galaxies else "randoms", PARTS[part], count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

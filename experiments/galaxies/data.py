@@ -12,7 +12,7 @@ Sources: sky, galaxy. Of real sky nobody knows the truth: known galaxies on rand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from experiments.galaxies.injection import injected_into
 from experiments.galaxies.judging import Judgement, judge_held_out, judge_known, judge_real
 from experiments.galaxies.scenes import DENSITY, FACTOR, WIDE
 from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
+from experiments.galaxies.shards import read_attributes
 from experiments.galaxies.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
 from experiments.galaxies.stamps import GALAXY, SKY, Stamps
 from experiments.galaxies.transforms import Transform, fluxes, slope_of, transformed
@@ -46,6 +47,8 @@ __all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named", "tran
 PROBLEMS = ("simulated", "real", "archive", "multi-resolution", "ground")
 OTHERS = 1_000_000
 """What is added to a seed for the simulation's fresh stamps."""
+AT_ONCE = 500
+"""Galaxies in memory at a time, with all draws of them, when all of an archive are separated."""
 ALIKE, OWN = 0.1, 0.2
 """Noise within a tenth of the usual is taken for it; so is more, until the pixels with noise of their own and the masked ones
 are a fifth of all, for whose many kinds of noise each stamp would need a factorisation of its own."""
@@ -73,6 +76,10 @@ class GalaxiesConfig(Config):
     def __post_init__(self) -> None:
         if self.draws < 6 or self.random_fields < 1:
             raise MvssError("galaxies: draws must be 6 or more, for their 68 % intervals, and random_fields at least 1")
+
+    def brought(self, problem: str) -> str:
+        """Of the archive: hash of the mosaics, the catalogue and the settings that it was made from."""
+        return str(read_attributes(Path(self.archive))["inputs"]) if problem == "archive" else ""
 
 
 def problem_named(name: str) -> str:
@@ -109,7 +116,7 @@ class GalaxiesTask:
     scored_views = (1,)
 
     def __init__(self, name: str, seed: int, config: GalaxiesConfig) -> None:
-        self.config, self.seed, self._real = config, seed, None
+        self.config, self.seed, self._name, self._real = config, seed, name, None
         self._transform = transform_of(name, config.transform)
         make = {"simulated": self._simulated, "real": self._deep_field, "archive": self._archive}
         fields, galaxies, self._fresh = make.get(name, self._ground)()
@@ -252,24 +259,32 @@ class GalaxiesTask:
             found |= judge_held_out(lambda good: draw("held out", which, good), which.stamps, self.seed)
         return found
 
-    def separate(self, model: Model, stream: Stream) -> tuple[Tensor, Tensor, Stamps]:
-        """Fluxes of sky and galaxy, `(D, N, 1, n, n)`, of the real galaxies to test on, or of the fresh ones where all are
-        simulated; and their stamps.
+    def separate(self, model: Model, stream: Stream) -> Iterator[tuple[Tensor, Tensor, Stamps]]:
+        """Fluxes of sky and galaxy, `(D, N, 1, n, n)`, and their stamps: of all galaxies of an archive, some at a time, those
+        learned from, too; of the deep field's test part; of the fresh ones where all are simulated.
 
         Raises MvssError where the sources have other pixels than the observations.
         """
         if self._fresh.ground:
             raise MvssError("galaxies seen from the ground have other pixels than their stamps: no file is made of them")
         seen = self._fresh if self._real is None else _seen(self._real)
-        sky, galaxy = self._draw(model, stream, "separate", seen)
-        assert sky is not None
-        return sky, galaxy, seen.stamps
+        if self._name == "archive":
+            seen = _seen(sized(open_archive(Path(self.config.archive), "all", True)))
+        view = self._view(seen, True)
+        for number, rows in enumerate(torch.arange(len(view)).split(AT_ONCE)):
+            sky, galaxy = self._drawn(model, view.select(rows), stream.child("separate", number))
+            assert sky is not None
+            yield sky, galaxy, seen.stamps.select(rows)
 
     def _draw(
         self, model: Model, stream: Stream, key: str, seen: _Seen, good: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`. good: as of `_view`."""
-        found = model.posterior_samples(self._view(seen, True, good), stream.child(key), self.config.draws)
+        """As `_drawn`. good: as of `_view`."""
+        return self._drawn(model, self._view(seen, True, good), stream.child(key))
+
+    def _drawn(self, model: Model, view: View, stream: Stream) -> tuple[Tensor | None, Tensor]:
+        """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""
+        found = model.posterior_samples(view, stream, self.config.draws)
         sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
         return sources.get(SKY), sources[GALAXY]
 

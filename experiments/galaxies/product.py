@@ -15,7 +15,8 @@ A file is whole or not there. Read it with `read_product`, or with any HDF5 libr
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from experiments.galaxies.stamps import Stamps
 from mvss.checkpoints import atomic_write_bytes
 from mvss.errors import MvssError
 
-__all__ = ["Flag", "Product", "make_product", "read_product", "write_product"]
+__all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
 
 FORMAT = "mvss separated galaxies 1"
 FLUXES = ("mean", "sd", "p16", "p84")
@@ -111,6 +112,17 @@ def make_product(sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: s
         catalogue={name: column.double() for name, column in stamps.catalogue.items()},
         wcs=stamps.wcs,
     )
+
+
+def joined(parts: Sequence[Product]) -> Product:
+    """Products of some galaxies each as one of all."""
+    first = parts[0]
+    images = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "sd", "draws", "flags")}
+    columns = {
+        kind: {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in getattr(first, kind)}
+        for kind in ("flux", "catalogue")
+    }
+    return replace(first, **images, **columns, wcs=tuple(card for part in parts for card in part.wcs))
 
 
 def write_product(path: Path | str, product: Product) -> None:

@@ -1,20 +1,23 @@
 """`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has learned.
 
-Writes separated.h5 (`product`) beside the results: of real sky its test galaxies, of the simulation its fresh ones.
+Writes separated.h5 (`product`) beside the results: of the deep field its test galaxies, of the simulation its fresh ones, of
+an archive all.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from experiments.galaxies.__main__ import EXPERIMENT
-from experiments.galaxies.product import make_product, write_product
+from experiments.galaxies.product import joined, make_product, write_product
+from experiments.galaxies.shards import read_attributes
 from experiments.galaxies.stamps import NOISE
 from experiments.jobs import load_model
 from experiments.places import made_at, name_of, place_of
 from experiments.pool import code_label
-from experiments.recipes import Job
+from experiments.recipes import Config, Job
 from experiments.runner import ROOT, read_command, report_errors
 from mvss.errors import MvssError
 from mvss.rng import Stream
@@ -38,19 +41,33 @@ def main(argv: list[str] | None = None) -> int:
 def _separate(problem: str, arguments: list[str]) -> int:
     EXPERIMENT.check(problem)
     command = read_command(EXPERIMENT, arguments, ROOT)
+    if problem not in command.config.problems:
+        known = ", ".join(command.config.problems)
+        raise MvssError(f"{problem} is not among the problems {known}: give FOLDER=, PIXELS= and ARGS= as to make galaxies")
     for seed in command.seeds:
         job = Job(problem, "joint", seed, command.config.recipes()["joint"], command.config)
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
         task = EXPERIMENT.task(problem, seed, command.config)
         model = load_model(job, task, place_of(job, command.folder))
-        sky, galaxy, stamps = task.separate(model, Stream(seed, (problem, "separate")))  # type: ignore[attr-defined]
-        unit = "display levels" if problem == "real" else f"flux of a pixel, where the usual noise is {NOISE:g}"
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
-        write_product(path, make_product(sky, galaxy, stamps, KEPT, unit, text, code_label()))
-        print(f"{len(stamps)} galaxies: {path}")
+        label, unit = code_label(), _unit(problem, command.config)
+        parts = task.separate(model, Stream(seed, (problem, "separate")))  # type: ignore[attr-defined]
+        product = joined([make_product(*part, KEPT, unit, text, label) for part in parts])
+        write_product(path, product)
+        print(f"{len(product.mean)} galaxies: {path}")
     return 0
+
+
+def _unit(problem: str, config: Config) -> str:
+    """Of the fluxes."""
+    if problem == "real":
+        return "display levels"
+    if problem != "archive":
+        return f"flux of a pixel, where the usual noise is {NOISE:g}"
+    found = read_attributes(Path(config.archive))  # type: ignore[attr-defined]
+    return f"{found['unit']}; factor = {float(found['factor']):.8g}"
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def _damaged(path: Path, error: Exception) -> MvssError:
     return MvssError(f"{path} is damaged, or no archive of stamps ({cause}): remove it and build it with make galaxies-data")
 
 
-def stamps_of(path: Path, group: str, split: int, count: int | None) -> Stamps:
+def stamps_of(path: Path, group: str, splits: Sequence[int], count: int | None) -> Stamps:
     """See `archive.open_archive`."""
     import h5py
 
@@ -263,11 +263,10 @@ def stamps_of(path: Path, group: str, split: int, count: int | None) -> Stamps:
     try:
         with h5py.File(path, "r") as file:
             here = file[group]
-            rows = np.flatnonzero(here["split"][:] == split)
+            rows = np.flatnonzero(np.isin(here["split"][:], splits))
             if count and not len(rows):
-                raise MvssError(
-                    f"{path} has no {group} in the {('train', 'test')[split]} part: it needs a larger part of the sky"
-                )
+                part = " or ".join(("train", "test")[split] for split in splits)
+                raise MvssError(f"{path} has no {group} in the {part} part: make it of a larger part of the sky")
             if count is not None and count < len(rows):
                 rows = rows[np.arange(count) * len(rows) // max(count, 1)]
             flux, ivar, mask = (_read(here[name], rows) for name in IMAGES)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import re
 import resource
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from experiments.galaxies import archive
-from experiments.galaxies.archive import build, main, open_archive
+from experiments.galaxies.archive import Plan, build, main, open_archive
 from experiments.galaxies.deep_field import detections, grey
 from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
 from experiments.galaxies.mosaics import Mosaic
@@ -92,7 +94,7 @@ def test_galaxies_are_cut_to_the_pixel_and_know_where_they_are(made: SimpleNames
         names = [name.decode() for name in file["mosaics"][:]]
         assert galaxies["flux"].chunks == (CHUNKED, N, N) and galaxies["flux"].compression == "gzip"
         number = galaxies["number"][:]
-        assert len(number) == len(set(number)) >= 30
+        assert len(number) == len(set(number)) >= 20
         assert np.array_equal(galaxies["catalogue/zoo_votes"][:], number)
         for i, row in enumerate(number):
             image = fits.getdata(made.folder / names[galaxies["mosaic"][i]])
@@ -132,11 +134,33 @@ def test_parts_and_views_share_no_sky(made: SimpleNamespace) -> None:
     assert len(centres["randoms"]) == 2 * len(centres["galaxies"])
 
 
+def test_random_fields_hold_what_is_there(made: SimpleNamespace) -> None:
+    """Those of the catalogue, too: neighbours of other galaxies look like them."""
+    with h5py.File(made.out) as file:
+        brightest = file["randoms/flux"][:].max((1, 2)) / file.attrs["factor"]
+    assert 0.05 < (brightest > 0.9 * PEAK).mean() < 0.5
+
+
+def test_cells_for_random_fields_are_a_quarter_of_the_sky_with_edges_as_far_as_is_said() -> None:
+    rng = np.random.default_rng(0)
+    for dec in (-60.0, 2.0):
+        plan = Plan(16, 1.0, 1.0, np.array([[359.99, dec]]), np.array([0]), 0.0, 0.0, 0.01)
+        places = np.stack([rng.uniform(359.9, 360.1, 4000) % 360, dec + rng.uniform(-0.05, 0.05, 4000)], axis=1)
+        depth = plan.depth(places)
+        assert (depth > 0).mean() == pytest.approx(0.25, abs=0.02) and depth.max() == pytest.approx(0.005, rel=0.1)
+        near = places + rng.uniform(-1, 1, places.shape) * 0.002 / np.array([np.cos(np.radians(dec)), 1])
+        step = np.hypot(*((near - places) * [np.cos(np.radians(dec)), 1]).T)  # before the seam
+        near[:, 0] %= 360
+        assert (np.abs(plan.depth(near) - depth) <= 1.01 * step + 1e-9).all()  # as of a distance
+    assert np.isneginf(replace(plan, randoms=0.0).depth(places)).all()
+
+
 def test_what_is_left_out_is_counted(made: SimpleNamespace) -> None:
     with h5py.File(made.out) as file:
         cut = len(file["galaxies/number"])
     assert f"{cut} galaxies" in made.said and "1 without a position, 2 on no mosaic" in made.said
-    assert cut + 3 < len(made.sky) and f"{len(made.sky) - 3 - cut} between train and test" in made.said
+    left = re.search(r"(\d+) between train and test, (\d+) where random fields are", made.said)
+    assert left and cut + 3 + sum(map(int, left.groups())) == len(made.sky)
 
 
 def test_noise_is_that_of_sky_and_photons(made: SimpleNamespace) -> None:
@@ -167,7 +191,7 @@ def test_opening_gives_what_is_asked_for_from_all_mosaics(made: SimpleNamespace)
     assert torch.equal(some.catalogue["ra"], every.catalogue["ra"][rows])
     assert len(open_archive(made.out, "train", galaxies=False, count=999)) == len(every)
     assert every.wcs[rows[3]] == some.wcs[3] and "CRVAL1" in some.wcs[3]
-    with pytest.raises(MvssError, match="train or test"):
+    with pytest.raises(MvssError, match="train, test, all"):
         open_archive(made.out, "fresh", galaxies=True)
 
 

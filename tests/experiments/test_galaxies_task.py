@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from experiments.baselines import run_baseline
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
-from experiments.galaxies.archive import build
+from experiments.galaxies.archive import build, open_archive
 from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of
 from experiments.galaxies.deep_field import LIMIT, detections, grey
 from experiments.galaxies.product import read_product
@@ -25,6 +26,7 @@ from experiments.galaxies.stamps import GALAXY, NOISE, SKY, Stamps
 from experiments.galaxies.transforms import fluxes, slope_of, transformed
 from experiments.jobs import Fit, _clean, build_pipeline, run_job
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
+from experiments.places import is_done
 from experiments.recipes import Job, Recipe
 from experiments.runner import _jobs, main, read_command
 from experiments.scores import Record
@@ -202,15 +204,30 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(path=folder / "own.h5", sky=sky, scale=scale)
 
 
-def test_a_users_mosaics_need_no_more_than_positions(own: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_users_mosaics_need_no_more_than_positions(
+    own: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From FITS and two columns to scored galaxies that know where in the sky they are."""
     sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={own.path}", "workers=1"]
     arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
+    (job,) = (job for job in _jobs(command.config, (0,), False) if job.method == "segmentation")
+    assert is_done(EXPERIMENT, job, command.folder)
+    with h5py.File(own.path, "r+") as file:  # as another folder of mosaics would have it
+        inputs, file.attrs["inputs"] = file.attrs["inputs"], "other"
+    assert not is_done(EXPERIMENT, job, command.folder)
+    with h5py.File(own.path, "r+") as file:
+        file.attrs["inputs"] = inputs
+    monkeypatch.setattr(separate, "ROOT", tmp_path)
+    assert separate.main(["--problem", "archive", "--preset", "smoke"]) == 2
+    assert "give FOLDER=, PIXELS= and ARGS=" in capsys.readouterr().err
     task = make_task("archive", 0, command.config)
     assert len(task.train.views[1]) > 200 and len(task.train.views[0]) == 16
-    _, _, stamps = task.separate(Blind(), Stream(0))
+    monkeypatch.setattr("experiments.galaxies.data.AT_ONCE", 100)
+    parts = list(task.separate(Blind(), Stream(0)))
+    stamps = parts[-1][2]
+    assert sum(len(part[2]) for part in parts) == len(open_archive(own.path, "all", True)) > len(task.train.views[1])
     world = WCS(fits.Header.fromstring(stamps.wcs[3])).all_pix2world([[7.5, 7.5]], 0)[0]
     assert np.hypot(*((own.sky - world) * [np.cos(np.radians(2)), 1]).T).min() < 0.8 * own.scale
 

@@ -13,7 +13,7 @@ import torch
 from blobs import MIDDLE, blob, stamps_of
 
 from experiments.galaxies.measures import within
-from experiments.galaxies.product import MEANINGS, Flag, Product, make_product, read_product, write_product
+from experiments.galaxies.product import MEANINGS, Flag, Product, joined, make_product, read_product, write_product
 from experiments.galaxies.stamps import NOISE, Stamps
 from mvss.errors import MvssError
 from mvss.rng import generator
@@ -59,6 +59,15 @@ def test_every_flag_is_raised_by_what_it_says_and_by_nothing_else() -> None:
     galaxy[:, 0, 0, 16, 16] = torch.nan
     broken = make_product(sky, galaxy, stamps, 3, "nJy", "make galaxies", "0123abc")
     assert broken.flagged(Flag.MISFIT).tolist() == [True, False, False, True, *[False] * 4]
+
+
+def test_parts_are_joined() -> None:
+    whole, rows = product(), (slice(0, 3), slice(3, 8))
+    sky, galaxy, stamps = scene()
+    parts = [make_product(sky[:, r], galaxy[:, r], stamps.select(r), 3, "nJy", "make galaxies", "0123abc") for r in rows]
+    found = joined(parts)
+    assert torch.equal(found.draws, whole.draws) and torch.equal(found.flags, whole.flags) and found.wcs == whole.wcs
+    assert torch.equal(found.flux["p84"], whole.flux["p84"]) and found.catalogue.keys() == whole.catalogue.keys()
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
