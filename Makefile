@@ -25,7 +25,7 @@ FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(str
 .PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data readme clean
 
 help: ## this list [1 s]
-	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"em.laps=3 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
+	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
 	@echo "ONLY=\"joint full/mixture\" runs no other methods (of a problem). PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
@@ -86,10 +86,10 @@ manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and lo
 manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
-mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min; cpu: 30 min a seed]
+mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min; cpu: 2 h a seed]
 	@$(BIN)/python -m experiments.mnist_grass $(FLAGS)
 
-mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 1 h]
+mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 3 h]
 	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
 
 # Of a user's own mosaics, where FOLDER= names them.
@@ -104,7 +104,7 @@ galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same wi
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
 	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
-galaxies-data: $(GALAXIES) ## stamps for the galaxies of PIXELS=64 around what CATALOGUE= lists, or what is detected, on HST mosaics in FOLDER= [min a mosaic]; without: MAST, 4 GB
+galaxies-data: $(GALAXIES) ## cut stamps, PIXELS=64 wide, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
 	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) $(if $(strip $(OWN)),,$(ARGS))
 
