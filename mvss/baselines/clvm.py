@@ -3,9 +3,10 @@
     off:  y = A^b f_b(z) + η          on:  y = A^b f_b(z) + A^t f_t(t) + η          z, t ~ N(0, I)
 
 Linear: f(z) = W z + m, fitted by the exact marginal likelihood, with the exact posterior of z and t. Neural (VAE): f is a
-multilayer perceptron, fitted by the evidence lower bound with encoders q(z | y, A) (off) and q(z, t | y, A) (on) that see
-A⁺ y, and the matrix where there is one per observation. The noise is annealed from `temperature` times the observations'
-spread down to the known one: at a signal-to-noise ratio of hundreds the bound is too rugged to climb from a random start.
+multilayer perceptron, fitted by the evidence lower bound with encoders q(z | y, A) (off) and q(z, t | y, A) (on) that see A⁺ y,
+and the matrix where there is one per observation, or what was measured where masks differ. The noise is annealed from
+`temperature` times the observations' spread down to the known one: at a signal-to-noise ratio of hundreds the bound is too
+rugged to climb from a random start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, check_background, descend, minibatch
+from mvss.baselines.contrast import (
+    Contrast,
+    Method,
+    Progress,
+    background_of,
+    check_background,
+    descend,
+    minibatch,
+    without_mask,
+)
 from mvss.baselines.linear import Latent, loadings
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
@@ -168,17 +178,27 @@ class CLVM(Method):
 
 @dataclass(frozen=True)
 class _Observed:
-    """Observations of one view. operators: of background and target, None where the view does not show the latter."""
+    """Observations of one view. operators: of background and target, None where the view does not show the latter. measured:
+    `(N, M)`, see `without_mask`; y is 0 where nothing was."""
 
     y: Tensor
     variance: Tensor
     operators: tuple[LinearOperator, LinearOperator | None]
+    measured: Tensor | None = None
 
     @staticmethod
     def of(view: View, target: int) -> _Observed:
-        y = view.y.double()
-        shown = view.operators[target] if target in view.shown else None
-        return _Observed(y.flatten(1), view.noise.white_variance(y).flatten(1), (background_operator(view, target), shown))
+        y, variance = view.y.double().flatten(1), view.noise.white_variance(view.y.double()).flatten(1)
+        measured, operators = without_mask(view)
+        pair = operators[background_of(view, target)], operators.get(target)
+        if measured is None:
+            return _Observed(y, variance, pair)
+        measured = measured.double()
+        return _Observed(y * measured, variance, pair, measured)
+
+    def residual(self, expected: Tensor) -> Tensor:
+        """y less what is expected, `(N, M)`, 0 where nothing was measured."""
+        return self.y - expected if self.measured is None else self.y - self.measured * expected
 
     def estimate(self) -> Tensor:
         """A⁺ y of the background's operator, `(N, D)`."""
@@ -222,7 +242,7 @@ class _Linear(nn.Module):
         count = len(observed.y)
         matrix = torch.cat([loadings(o, w).expand(count if o.count else -1, -1, -1) for o, w, _ in shown], dim=-1)
         mean = torch.stack([o.forward(m.expand(count, -1).reshape(-1, *o.source_shape)).flatten(1) for o, _, m in shown]).sum(0)
-        return Latent(matrix, observed.y - mean, observed.variance)
+        return Latent(matrix, observed.residual(mean), observed.variance, observed.measured)
 
 
 class _Neural(nn.Module):
@@ -232,7 +252,7 @@ class _Neural(nn.Module):
 
     def __init__(self, config: CLVMConfig, sizes: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.config, self.split = config, (config.background, config.target)
+        self.config, self.split, self.width = config, (config.background, config.target), width
         self.decoders = nn.ModuleList([_perceptron(n, config.hidden, d) for n, d in zip(self.split, sizes, strict=True)])
         self.off = _perceptron(width, config.hidden, 2 * config.background)
         self.on = _perceptron(width, config.hidden, 2 * sum(self.split))
@@ -245,7 +265,11 @@ class _Neural(nn.Module):
     def _encode(self, observed: _Observed) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of the latents that the view shows, `(N, L)`."""
         encoder = self.off if observed.operators[1] is None else self.on
-        mean, log_sd = encoder(_inputs(observed, float(self.scale))).chunk(2, dim=1)
+        seen = _inputs(observed, float(self.scale))
+        if seen.shape[1] != self.width:  # masks differ where they did not in the fit, or the other way round
+            more = seen.new_ones(len(seen), max(0, self.width - seen.shape[1]))
+            seen = torch.cat([seen, more], dim=1)[:, : self.width]
+        mean, log_sd = encoder(seen).chunk(2, dim=1)
         return mean, log_sd.clamp(-8.0, 2.0)
 
     def bound(self, observed: _Observed, rng: torch.Generator, done: float) -> Tensor:
@@ -254,7 +278,7 @@ class _Neural(nn.Module):
         z = mean + log_sd.exp() * torch.randn(mean.shape, generator=rng)
         if z.shape[1] < sum(self.split):
             z = torch.cat([z, z.new_zeros(len(z), self.split[1])], dim=1)
-        residual = observed.y - observed.apply(self.decode(z))
+        residual = observed.residual(observed.apply(self.decode(z)))
         variance = observed.variance
         if done < 0.5:
             heat = (self.config.temperature * self.scale) ** 2 * 10.0 ** (-6 * 2 * done)
@@ -274,9 +298,11 @@ class _Neural(nn.Module):
 
 
 def _inputs(observed: _Observed, scale: float) -> Tensor:
-    """What an encoder sees: A⁺ y, and the matrix where there is one per observation."""
+    """What an encoder sees: A⁺ y, and the matrix where there is one per observation, or what was measured."""
     operator = observed.operators[0]
     parts = [observed.estimate() / scale]
+    if observed.measured is not None:
+        parts.append(observed.measured)
     if operator.count is not None:
         parts.append(operator.dense().flatten(1))
     return torch.cat(parts, dim=1).float()

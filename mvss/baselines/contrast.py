@@ -8,7 +8,7 @@ views that show exactly those. Several views of one kind differ in their operato
 
 from __future__ import annotations
 
-__all__ = ["Contrast", "Method", "background_operator", "check_background", "descend", "minibatch"]
+__all__ = ["Contrast", "Method", "background_of", "check_background", "descend", "minibatch", "without_mask"]
 
 import math
 from abc import ABC, abstractmethod
@@ -24,6 +24,7 @@ from mvss.errors import MvssError
 from mvss.operators import LinearOperator
 from mvss.pipeline import Separation
 from mvss.rng import Stream
+from mvss.shared_view import unmasked
 
 Progress = Callable[[float], None]
 
@@ -66,9 +67,18 @@ def minibatch(views: Sequence[View], size: int, stream: Stream) -> list[tuple[Vi
     return parts
 
 
-def background_operator(view: View, target: int) -> LinearOperator:
-    """The one operator of all sources of a view but the target, as `check_background` has found it."""
-    return view.operators[next(b for b in view.shown if b != target)]
+def background_of(view: View, target: int) -> int:
+    """A source of the background, whose operator is that of all, as `check_background` has found."""
+    return next(b for b in view.shown if b != target)
+
+
+def without_mask(view: View) -> tuple[Tensor | None, dict[int, LinearOperator]]:
+    """What was measured, `(N, M)`, 1 or 0, and the shown sources' operators without that mask, by source: each serves all
+    observations. None, and the operators as they are, where there is no such mask."""
+    mask, operators = unmasked(view)
+    if mask is None or bool(mask.all()) or any(operator.count is not None for operator in operators):
+        return None, {beta: view.operators[beta] for beta in view.shown}
+    return mask.expand_as(view.y).flatten(1).to(view.y.dtype), dict(zip(view.shown, operators, strict=True))
 
 
 def check_background(view: View, target: int) -> None:

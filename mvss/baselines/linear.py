@@ -4,7 +4,8 @@
     log p(y) = −½ (M log 2π + Σ log v + log |K| + rᵀ v⁻¹ r − bᵀ K⁻¹ b),   b = Gᵀ v⁻¹ r
     z | y ~ N(K⁻¹ b, K⁻¹)
 
-with r = y − mean. G is one matrix for all observations, or one for each (Woodbury's identity; Bishop 2006, section 12.2).
+with r = y − mean. G is one matrix for all observations, or one for each (Woodbury's identity; Bishop 2006, section 12.2). A
+number that was not measured has v⁻¹ = 0, and leaves log v in log p(y), whatever z is.
 """
 
 from __future__ import annotations
@@ -29,22 +30,30 @@ def loadings(operator: LinearOperator, factors: Tensor) -> Tensor:
 
 
 class Latent:
-    """The posterior of z for residuals r `(N, M)` with loadings G `(N, M, L)` or `(1, M, L)` and variances v `(N, M)`."""
+    """The posterior of z for residuals r `(N, M)` with loadings G `(N, M, L)` or `(1, M, L)` and variances v `(N, M)`.
 
-    def __init__(self, matrix: Tensor, residual: Tensor, variance: Tensor) -> None:
-        if len(matrix) == 1 and bool((variance == variance[:1]).all()):
+    measured: `(N, M)`, 1 where a number was and 0 where not; all were if not given.
+    """
+
+    def __init__(self, matrix: Tensor, residual: Tensor, variance: Tensor, measured: Tensor | None = None) -> None:
+        if len(matrix) == 1 and measured is None and bool((variance == variance[:1]).all()):
             variance = variance[:1]  # one factorisation for all
-        self.residual, self.variance = residual, variance
-        weighted = matrix / variance.unsqueeze(-1)
-        eye = torch.eye(matrix.shape[2], dtype=matrix.dtype, device=matrix.device)
-        self.cholesky = torch.linalg.cholesky(eye + matrix.mT @ weighted)
-        self.b = (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
+        precision = variance.reciprocal() if measured is None else measured / variance
+        self.residual, self.variance, self.precision = residual, variance, precision
+        latents = matrix.shape[2]
+        if len(matrix) == 1:  # one product with all g gᵀ: a weighted G for each observation takes M times the memory
+            pairs = (matrix[0].unsqueeze(2) * matrix[0].unsqueeze(1)).flatten(1)
+            gram, self.b = (precision @ pairs).reshape(-1, latents, latents), (precision * residual) @ matrix[0]
+        else:
+            weighted = matrix * precision.unsqueeze(-1)
+            gram, self.b = matrix.mT @ weighted, (weighted.mT @ residual.unsqueeze(-1)).squeeze(-1)
+        self.cholesky = torch.linalg.cholesky(torch.eye(latents, dtype=matrix.dtype, device=matrix.device) + gram)
 
     def log_prob(self) -> Tensor:
         """log p(y), `(N,)`, nats."""
         half = torch.linalg.solve_triangular(self.cholesky, self.b.unsqueeze(-1), upper=False).squeeze(-1)
         determinant = 2 * self.cholesky.diagonal(dim1=1, dim2=2).log().sum(1) + self.variance.log().sum(1)
-        quadratic = (self.residual.square() / self.variance).sum(1) - half.square().sum(1)
+        quadratic = (self.residual.square() * self.precision).sum(1) - half.square().sum(1)
         return -0.5 * (self.residual.shape[1] * math.log(2 * math.pi) + determinant + quadratic)
 
     def mean(self) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.baselines.contrast import Contrast, Method, Progress, background_operator, descend, minibatch
+from mvss.baselines.contrast import Contrast, Method, Progress, background_of, descend, minibatch, without_mask
 from mvss.baselines.linear import Latent, loadings
 from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
@@ -86,9 +86,9 @@ class PCPCA(Method):
             )
         spread, means = [], []
         for views in (contrast.on, contrast.off):
-            pairs = [(_operator(view, contrast.target), view.y.double()) for view in views]
-            x = torch.cat([operator.pseudo_inverse(y).flatten(1) for operator, y in pairs])
-            means.append(_least_squares(pairs))
+            seen = [_seen(view, contrast.target) for view in views]
+            x = torch.cat([operator.pseudo_inverse(y).flatten(1) for operator, _, y in seen])
+            means.append(_least_squares(seen))
             spread.append((x - x.mean(0)).mT @ (x - x.mean(0)))
         values, vectors = torch.linalg.eigh((spread[0] - gamma * spread[1]) / (counts[0] - gamma * counts[1]))
         values, vectors = values.flip(0), vectors.flip(1)
@@ -103,10 +103,10 @@ class PCPCA(Method):
 
     def _latent(self, view: View, mean: Tensor) -> Latent:
         """z of the observations of a view whose mean source is `mean`."""
-        operator, y = _operator(view, self.sources[0]), view.y.double()
+        operator, measured, y = _seen(view, self.sources[0])
         shift = operator.forward(mean.reshape(1, *self._shape).expand(len(y), *self._shape)).flatten(1)
         variance = view.noise.white_variance(y).flatten(1) + self.log_excess.exp()
-        return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance)
+        return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance, measured)
 
     def posterior_sample(self, view: View, stream: Stream) -> Separation:
         """See `Method.posterior_sample`."""
@@ -138,16 +138,22 @@ class PCPCA(Method):
             setattr(self, name, value)
 
 
-def _operator(view: View, target: int) -> LinearOperator:
-    """What the source passes through: the target's operator, or the background's in the view without it."""
-    return view.operators[target] if target in view.shown else background_operator(view, target)
+def _seen(view: View, target: int) -> tuple[LinearOperator, Tensor | None, Tensor]:
+    """What the source passes through, the target's operator, or the background's in the view without it; what was measured,
+    see `without_mask`; and y, 0 elsewhere."""
+    measured, operators = without_mask(view)
+    y = view.y.double()
+    if measured is not None:
+        measured = measured.double()
+        y = y * measured.reshape(y.shape)
+    return operators[target if target in view.shown else background_of(view, target)], measured, y
 
 
 def _alike(contrast: Contrast) -> Contrast:
     """The same, with the background seen as large as the target is, |A^t| / |A^b| of the view of both: what varies in both
     can only cancel in the same units."""
     view = contrast.on[0]
-    on, background = view.operators[contrast.target], background_operator(view, contrast.target)
+    on, background = view.operators[contrast.target], view.operators[background_of(view, contrast.target)]
     x = torch.randn(len(view), *on.source_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ratio = float(on.forward(x).norm() / background.forward(x).norm())
     if abs(ratio - 1) < 1e-12:
@@ -163,11 +169,14 @@ def _count(views: Sequence[View]) -> int:
     return sum(map(len, views))
 
 
-def _least_squares(pairs: Sequence[tuple[LinearOperator, Tensor]]) -> Tensor:
-    """argmin_m Σ ‖y_i − A_i m‖², `(D,)`, over the observations of several views."""
+def _least_squares(seen: Sequence[tuple[LinearOperator, Tensor | None, Tensor]]) -> Tensor:
+    """argmin_m Σ ‖y_i − A_i m‖², `(D,)`, over what was measured in the observations of several views."""
     gram, pulled = [], []
-    for operator, y in pairs:
+    for operator, measured, y in seen:
         a = operator.dense(y.dtype)
-        gram.append((a.mT @ a).mean(0) * len(y))
-        pulled.append((a.mT @ y.flatten(1).unsqueeze(-1)).squeeze(-1).sum(0))
+        if measured is None:
+            gram.append((a.mT @ a).mean(0) * len(y))
+        else:
+            gram.append((a[0].mT * measured.sum(0)) @ a[0])
+        pulled.append(operator.adjoint(y).flatten(1).sum(0))
     return torch.linalg.lstsq(torch.stack(gram).sum(0), torch.stack(pulled).sum(0).unsqueeze(1)).solution.squeeze(1)

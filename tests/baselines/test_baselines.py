@@ -15,7 +15,7 @@ from mvss.baselines.pcpca import PCPCA, PCPCAConfig
 from mvss.data import MultiViewData, View
 from mvss.errors import MvssError
 from mvss.noise import Isotropic
-from mvss.operators import Dense, Identity, LinearOperator, Scale, Zero
+from mvss.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
 from mvss.rng import Stream
 
 D, M, N, NOISE = 5, 4, 1024, 0.05
@@ -183,3 +183,41 @@ def test_a_target_that_each_resolution_shows_in_part_is_found_whole(config: PCPC
     model.fit(MultiViewData(tuple(views), data.source_shapes), STREAM)
     w = model.factors[:, 0] if isinstance(model, PCPCA) else model.model.factors[1][:, 0].detach()
     assert abs(float(torch.nn.functional.cosine_similarity(w, TARGET[:, 0], dim=0))) > 0.95
+
+
+def masked(rows: int, dense: bool) -> tuple[MultiViewData, Tensor]:
+    """The same with a fifth of the numbers unmeasured: by masks, or by matrices of each observation."""
+    rng = torch.Generator().manual_seed(9)
+    b, t = [normal(rows, 1, seed=3 + k) @ BACKGROUND.T for k in range(2)], 1.0 + normal(rows, 1, seed=5) @ TARGET.T
+    masks = [torch.rand(rows, D, generator=rng) > 0.2 for _ in range(2)]
+    first, second = (Dense(torch.diag_embed(m.double())) if dense else Mask(m) for m in masks)
+    y = [first.forward(b[0] + NOISE * normal(rows, D, seed=6)), second.forward(b[1] + t + NOISE * normal(rows, D, seed=7))]
+    off = View(y[0], (first, Zero((D,), (D,))), Isotropic(NOISE), "off")
+    return MultiViewData((off, View(y[1], (second, second), Isotropic(NOISE), "on")), ((D,), (D,))), t
+
+
+@pytest.mark.parametrize("config", [PCPCAConfig(0.5, 1, 40, 64), CLVMConfig("linear", 1, 1, steps=10)])
+def test_masks_are_what_matrices_with_empty_rows_are(config: PCPCAConfig | CLVMConfig) -> None:
+    """And take no matrix for each observation: with masks of 1,024 pixels those had filled the memory."""
+    found = []
+    for dense in (True, False):
+        data, _ = masked(100, dense)
+        model: Method = PCPCA(config) if isinstance(config, PCPCAConfig) else CLVM(config)
+        model.fit(data, STREAM)
+        found.append(model.posterior_sample(data.views[1], STREAM).draws[-1])
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
+
+
+def test_the_neural_clvm_sees_what_was_measured_and_separates_views_with_other_masks() -> None:
+    data, truth = masked(600, dense=False)
+    model = CLVM(CLVMConfig("mlp", 1, 1, hidden=(32,), steps=300, batch=128, learning_rate=3e-3))
+    model.fit(data, STREAM)
+    whole, _ = contrastive(dense=False)
+    for view, size in ((data.views[1], 600), (whole.views[1], N)):
+        draws = model.posterior_sample(view, STREAM).draws
+        assert draws[1].shape == (size, D) and bool(torch.isfinite(draws[1]).all())
+    error = float((model.posterior_sample(data.views[1], STREAM).draws[1] - truth).square().mean())
+    assert error < 0.8 * float((truth - truth.mean(0)).square().mean())
+    unmasked = CLVM(CLVMConfig("mlp", 1, 1, hidden=(8,), steps=2, batch=64))
+    unmasked.fit(whole, STREAM)
+    assert unmasked.posterior_sample(data.views[1], STREAM).draws[1].shape == (600, D)  # as when pixels are held out
