@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.galaxies.deep_field import KERNEL
+from experiments.galaxies.deep_field import DETECTION, KERNEL
 from experiments.galaxies.mosaics import Mosaic
 from mvss.checkpoints import atomic_write_text
 from mvss.errors import MvssError
 
 __all__ = ["catalogue_of"]
 
-DETECTION = {"thresh": 2.0, "minarea": 8, "deblend_cont": 0.02}
 SIGNIFICANT = 30.0
 """Least flux, in standard deviations of the noise of its pixels."""
 MESH = 128
