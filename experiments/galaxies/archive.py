@@ -4,14 +4,14 @@
 
     galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
                            wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
-                           there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test
+                           there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2 aside
     galaxies/catalogue     the numeric columns of the catalogue, and `number`, its row
     attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale
 
-Train and test are parts of the sky: the northern fifth of the catalogue is for tests, and a stamp that might touch the line
-between is left out. So are galaxies and random fields: of the sky, in cells six stamps wide, every fourth cell is for random
-fields, which may hold whatever is there, catalogued or not; stamps that might touch the border of such a cell are left out. A
-galaxy on two mosaics is cut once.
+Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random fields: of the
+sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not.
+Galaxies whose stamps might touch the line between train and test, or a cell for random fields, are set aside: they are cut, to
+be separated in the end, and nothing is learned from them or tested on them. A galaxy on two mosaics is cut once.
 
 Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
 goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
@@ -50,7 +50,8 @@ CELL = 6
 """Stamps across a cell of the sky."""
 GOOD = 0.75
 """Least share of measured pixels in a stamp."""
-PARTS = {"train": (0,), "test": (1,), "all": (0, 1)}
+ASIDE = 2
+PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
 TRIES = 30
 """Random positions tried for each that is wanted."""
 Places = NDArray[np.float64]
@@ -131,16 +132,11 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
         taken.update(numbers)
     attributes |= {"inputs": inputs, "command": command}
     finite = np.isfinite(positions).all(1)
-    split = plan.split(plan.positions[on_mosaic, 1])
-    fields = (split >= 0) & (plan.depth(plan.positions[on_mosaic]) > -plan.margin)
-    border, known = int((split < 0).sum()), int(on_mosaic.sum())
     attributes["left_out"] = json.dumps(
         {
             "without a position": int((~finite).sum()),
             "on no mosaic": int((~on_mosaic).sum()),
-            "between train and test": border,
-            "where random fields are": int(fields.sum()),
-            "mostly without data": known - border - int(fields.sum()) - len(taken),
+            "mostly without data": int(on_mosaic.sum()) - len(taken),
         }
     )
     summary = join(
@@ -212,9 +208,9 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
     corner, inside = _corners(mosaic, plan.positions, plan.pixels)
     inside &= ~np.isin(plan.number, list(taken))
     split = plan.split(plan.positions[:, 1])
-    inside &= plan.depth(plan.positions) <= -plan.margin
+    split = np.where((split < 0) | (plan.depth(plan.positions) > -plan.margin), ASIDE, split)
     galaxies = Rows()
-    for i in np.flatnonzero(inside & (split >= 0)):
+    for i in np.flatnonzero(inside):
         _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": split[i], "number": plan.number[i]})
     return galaxies, _random(mosaic, index, plan, round(plan.randoms * len(galaxies)))
 

@@ -225,7 +225,8 @@ def _summary(file: File, left_out: str) -> str:
     masked = sum(int((file[f"{group}/masked"][:] > 0).sum()) for group in GROUPS)
     gone = ", ".join(f"{count} {why}" for why, count in json.loads(left_out).items() if count) or "none"
     return (
-        f"{len(galaxies)} galaxies ({int((galaxies == 0).sum())} train, {int((galaxies == 1).sum())} test), {len(fields)} "
+        f"{len(galaxies)} galaxies ({int((galaxies == 0).sum())} train, {int((galaxies == 1).sum())} test, "
+        f"{int((galaxies > 1).sum())} aside), {len(fields)} "
         f"random fields ({int((fields == 0).sum())}, {int((fields == 1).sum())}); {masked} stamps with bad pixels; "
         f"galaxies left out: {gone}"
     )
@@ -265,7 +266,7 @@ def stamps_of(path: Path, group: str, splits: Sequence[int], count: int | None) 
             here = file[group]
             rows = np.flatnonzero(np.isin(here["split"][:], splits))
             if count and not len(rows):
-                part = " or ".join(("train", "test")[split] for split in splits)
+                part = "train" if 0 in splits else "test"
                 raise MvssError(f"{path} has no {group} in the {part} part: make it of a larger part of the sky")
             if count is not None and count < len(rows):
                 rows = rows[np.arange(count) * len(rows) // max(count, 1)]
