@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,7 +50,7 @@ AT_ONCE = 500
 """Galaxies in memory at a time, with all draws of them, when all of an archive are separated."""
 ALIKE, OWN = 0.1, 0.2
 """Noise within a tenth of the usual is taken for it; so is more, until the pixels with noise of their own and the masked ones
-are a fifth of all, for whose many kinds of noise each stamp would need a factorisation of its own."""
+are a fifth of a stamp: more would need a factorisation for each."""
 
 
 @dataclass(frozen=True)
@@ -291,10 +290,11 @@ class GalaxiesTask:
 
 def _rounded(stamps: Stamps, usual: Tensor) -> Tensor:
     """σ of each pixel, `(N, 1, n, n)`: its own where it is farthest from the usual one, which all others are given."""
-    away = (stamps.sigma / usual).log().abs()
-    share = max(0.0, OWN - float((~stamps.good).double().mean()))
-    limit = max(ALIKE, float(np.quantile(away[stamps.good].cpu().numpy(), 1 - share)))
-    return torch.where(away > limit, stamps.sigma, usual)
+    away = torch.where(stamps.good, (stamps.sigma / usual).log().abs(), 0.0).flatten(1)
+    rank = away.argsort(1, descending=True).argsort(1)
+    left = OWN * away.shape[1] - (~stamps.good).flatten(1).sum(1, keepdim=True)
+    own = (away > ALIKE) & (rank < left)
+    return torch.where(own.reshape(stamps.sigma.shape), stamps.sigma, usual)
 
 
 def make_task(problem: str, seed: int, config: Config) -> GalaxiesTask:

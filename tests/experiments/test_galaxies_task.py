@@ -79,10 +79,12 @@ def test_maps_of_noise_are_rounded_to_what_few_pixels_of_their_own_can_say() -> 
     away = (sigma / NOISE).log().abs()
     rounded = _rounded(Stamps(y, good, sigma), torch.tensor(NOISE, dtype=torch.float64))
     own = rounded != NOISE
-    assert torch.equal(rounded[own], sigma[own]) and float(away[~own].max()) < float(away[own].min())
-    assert float((own | ~good).double().mean()) == pytest.approx(0.2, abs=0.02)
+    assert torch.equal(rounded[own], sigma[own])
+    for farther, its, measured in zip(away, own, good, strict=True):  # of each stamp by itself
+        assert float(farther[~its & measured].max()) < float(farther[its].min())
+        assert int((its | ~measured).sum()) in (12, 13) or int((~measured).sum()) > 12
     few = _rounded(Stamps(y, good, torch.where(away > 0.9, sigma, NOISE * 1.05)), torch.tensor(NOISE, dtype=torch.float64))
-    assert torch.equal(few != NOISE, away > 0.9)
+    assert torch.equal(few != NOISE, (away > 0.9) & good)
 
 
 def test_a_stationary_model_leaves_out_the_pixels_with_more_noise() -> None:
