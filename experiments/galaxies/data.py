@@ -269,6 +269,10 @@ class GalaxiesTask:
         seen = self._fresh if self._real is None else _seen(self._real)
         if self._name == "archive":
             seen = _seen(sized(open_archive(Path(self.config.archive), "all", True)))
+        return self._separated(model, stream, seen)
+
+    def _separated(self, model: Model, stream: Stream, seen: _Seen) -> Iterator[tuple[Tensor, Tensor, Stamps]]:
+        """Some at a time."""
         view = self._view(seen, True)
         for number, rows in enumerate(torch.arange(len(view)).split(AT_ONCE)):
             sky, galaxy = self._drawn(model, view.select(rows), stream.child("separate", number))
