@@ -95,7 +95,7 @@ mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's r
 # Of a user's own mosaics, where FOLDER= names them.
 galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
 
-galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: not run in full]
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: 3 h]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
 galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
