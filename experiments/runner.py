@@ -81,7 +81,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
     presets = experiment.data.parent / "presets"
-    usual = "gpu" if torch.cuda.is_available() and "gpu" in available_presets(presets) else "cpu"
+    usual = "gpu" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog=experiment.target)
     parser.add_argument("--preset", default=usual)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

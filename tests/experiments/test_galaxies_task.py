@@ -236,7 +236,7 @@ def test_a_users_mosaics_need_no_more_than_positions(
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper"])
 def test_every_preset_loads(preset: str) -> None:
-    config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
+    config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     config = replace(config, problems=("archive",))
     assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in _jobs(config, [0], False)}
 

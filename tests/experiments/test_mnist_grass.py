@@ -190,7 +190,7 @@ def test_the_papers_preset_has_its_numbers() -> None:
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])
 def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
-    config = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT).config
+    config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     assert isinstance(config, MnistGrassConfig)
     assert {job.method for job in _jobs(config, [0], False)} == {"mixture", "joint"}
     MnistGrassTask(config.problems[0], 0, config)

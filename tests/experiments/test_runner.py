@@ -65,6 +65,7 @@ def keys(*overrides: str) -> dict[str, str]:
     ("arguments", "says"),
     [
         (["--preset", "cpus"], "unknown preset 'cpus'"),
+        (["--preset", "gpu", "--compare"], "the preset gpu has nothing under compare: take another one, such as PRESET=cpu"),
         (["--preset", "smoke", "--", "em.lap=3"], "did you mean 'laps'"),
         (["--preset", "smoke", "--", "em.laps=many"], "em.laps"),
         (["--preset", "smoke", "--", "em.laps"], "malformed override"),
@@ -321,7 +322,7 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu", "paper", "paper-mixed"])
 def test_every_preset_loads_and_names_the_problems_that_there_are(preset: str) -> None:
-    command = read_command(EXPERIMENT, ["--preset", preset, "--compare"], ROOT)
+    command = read_command(EXPERIMENT, ["--preset", preset], ROOT)
     assert {"exact", "mixture"} <= set(command.config.methods)
     assert len(_jobs(command.config, [0, 1], True)) >= 2 * len(command.config.problems)
 
@@ -379,10 +380,10 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     assert not is_done(experiment, job, command.folder)
 
 
-def test_a_gpu_takes_its_own_preset_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert read_command(EXPERIMENT, [], ROOT).preset == "gpu"
-    assert read_command(GALAXIES, [], ROOT).preset == "cpu"
+    assert read_command(GALAXIES, [], ROOT).preset == "gpu"
 
 
 def test_the_label_of_code_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
