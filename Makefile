@@ -59,7 +59,7 @@ $(GALAXIES): requirements-galaxies.txt $(READY)
 	@$(PIP) -r requirements-galaxies.txt
 	@touch $@
 
-test: $(DEV) ## run the tests; ARGS goes to pytest [4 min]
+test: $(DEV) ## run the tests; ARGS goes to pytest [10 min]
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
