@@ -51,6 +51,7 @@ CELL = 6
 GOOD = 0.75
 """Least share of measured pixels in a stamp."""
 ASIDE = 2
+"""Split of galaxies that are only separated."""
 PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
 TRIES = 30
 """Random positions tried for each that is wanted."""
@@ -207,11 +208,12 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
     """The galaxies on a mosaic that no earlier one had, and random fields."""
     corner, inside = _corners(mosaic, plan.positions, plan.pixels)
     inside &= ~np.isin(plan.number, list(taken))
-    split = plan.split(plan.positions[:, 1])
-    split = np.where((split < 0) | (plan.depth(plan.positions) > -plan.margin), ASIDE, split)
-    galaxies = Rows()
-    for i in np.flatnonzero(inside):
-        _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": split[i], "number": plan.number[i]})
+    rows = np.flatnonzero(inside)
+    here, galaxies = plan.positions[rows], Rows()
+    split = plan.split(here[:, 1])
+    split = np.where((split < 0) | (plan.depth(here) > -plan.margin), ASIDE, split)
+    for i, part in zip(rows, split, strict=True):
+        _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": part, "number": plan.number[i]})
     return galaxies, _random(mosaic, index, plan, round(plan.randoms * len(galaxies)))
 
 
@@ -253,7 +255,11 @@ def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None
     """
     if part not in PARTS:
         raise MvssError(f"part {part!r}: {', '.join(PARTS)}")
-    return stamps_of(path, "galaxies" if galaxies else "randoms", PARTS[part], count)
+    group = "galaxies" if galaxies else "randoms"
+    stamps = stamps_of(path, group, PARTS[part], count)
+    if count and not len(stamps):
+        raise MvssError(f"{path} has no {group} in the {part} part: make it of a larger part of the sky")
+    return stamps
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -188,13 +188,9 @@ class _Observed:
 
     @staticmethod
     def of(view: View, target: int) -> _Observed:
-        y, variance = view.y.double().flatten(1), view.noise.white_variance(view.y.double()).flatten(1)
-        measured, operators = without_mask(view)
+        y, measured, operators = without_mask(view)
         pair = operators[background_of(view, target)], operators.get(target)
-        if measured is None:
-            return _Observed(y, variance, pair)
-        measured = measured.double()
-        return _Observed(y * measured, variance, pair, measured)
+        return _Observed(y.flatten(1), view.noise.white_variance(y).flatten(1), pair, measured)
 
     def residual(self, expected: Tensor) -> Tensor:
         """y less what is expected, `(N, M)`, 0 where nothing was measured."""

@@ -72,13 +72,14 @@ def background_of(view: View, target: int) -> int:
     return next(b for b in view.shown if b != target)
 
 
-def without_mask(view: View) -> tuple[Tensor | None, dict[int, LinearOperator]]:
-    """What was measured, `(N, M)`, 1 or 0, and the shown sources' operators without that mask, by source: each serves all
-    observations. None, and the operators as they are, where there is no such mask."""
-    mask, operators = unmasked(view)
+def without_mask(view: View) -> tuple[Tensor, Tensor | None, dict[int, LinearOperator]]:
+    """y `(N, *shape)`, 0 where nothing was measured; what was, `(N, M)`, 1 or 0; and the shown sources' operators without that
+    mask, by source: each serves all observations. None, and the operators as they are, where there is no such mask."""
+    y, (mask, operators) = view.y.double(), unmasked(view)
     if mask is None or bool(mask.all()) or any(operator.count is not None for operator in operators):
-        return None, {beta: view.operators[beta] for beta in view.shown}
-    return mask.expand_as(view.y).flatten(1).to(view.y.dtype), dict(zip(view.shown, operators, strict=True))
+        return y, None, {beta: view.operators[beta] for beta in view.shown}
+    measured = mask.expand_as(y).to(y)
+    return measured * y, measured.flatten(1), dict(zip(view.shown, operators, strict=True))
 
 
 def check_background(view: View, target: int) -> None:

@@ -140,12 +140,8 @@ class PCPCA(Method):
 
 def _seen(view: View, target: int) -> tuple[LinearOperator, Tensor | None, Tensor]:
     """What the source passes through, the target's operator, or the background's in the view without it; what was measured,
-    see `without_mask`; and y, 0 elsewhere."""
-    measured, operators = without_mask(view)
-    y = view.y.double()
-    if measured is not None:
-        measured = measured.double()
-        y = y * measured.reshape(y.shape)
+    and y, see `without_mask`."""
+    y, measured, operators = without_mask(view)
     return operators[target if target in view.shown else background_of(view, target)], measured, y
 
 
