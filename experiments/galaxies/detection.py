@@ -49,14 +49,14 @@ def _detected(file: Path) -> Rows:
     import sep
 
     with Mosaic(file) as mosaic:
-        flux, bad = mosaic.whole()
+        (flux, bad), noise = mosaic.whole(), mosaic.usual_noise
         background = sep.Background(flux, mask=bad, bw=min(MESH, flux.shape[1]), bh=min(MESH, flux.shape[0]))
         sep.set_extract_pixstack(max(300_000, flux.size // 4))
         try:
-            found = sep.extract(flux - background, err=mosaic.usual_noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
+            found = sep.extract(flux - background, err=noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
         except Exception as error:  # sep's own, where the image is too crowded for it
             raise MvssError(f"objects of {file} cannot be told apart ({error}): name a CATALOGUE=") from error
-        significance = found["flux"] / (mosaic.usual_noise * np.sqrt(found["npix"]))
+        significance = found["flux"] / (noise * np.sqrt(found["npix"]))
         kept = significance >= SIGNIFICANT
         places = mosaic.sky(np.stack([found["y"], found["x"]], axis=1)[kept]) if kept.any() else np.zeros((0, 2))
         return np.column_stack([places, significance[kept]])

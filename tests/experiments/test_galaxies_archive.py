@@ -491,3 +491,6 @@ def test_without_a_catalogue_what_is_detected_is_cut_each_once(tmp_path: Path, c
         fits.writeto(file, 0.01 * np.random.default_rng(0).standard_normal((64, 64)), _wcs(2.0).to_header(), overwrite=True)
     assert main([str(folder), "--out", str(out), "--pixels", "16"]) == 1
     assert capsys.readouterr().err.endswith("is detected on the mosaics: name a CATALOGUE=\n")
+    fits.writeto(file, np.full((64, 64), np.nan, np.float32), _wcs(2.0).to_header(), overwrite=True)
+    assert main([str(folder), "--out", str(out), "--pixels", "16"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {file} has no measured pixels")
