@@ -101,6 +101,8 @@ def run_job(
         held_out,
         pipeline.amortised,
         {beta: list(found) for beta, found in fit.estimates.items()},
+        config.guess_training,
+        config.last_training,
     )
     spent += time.monotonic() - began
     if recipe.clean:
@@ -236,15 +238,15 @@ def build_pipeline(job: Job, task: Task, fit: Fit) -> SourceSeparationPipeline:
         dynamic = network is not None and job.config.architecture_of(job.recipe).dynamic
         denoisers.append(Denoiser(base, network, shape, sigma_data, dynamic))
     amortised = {}
+    anywhere = job.config.guess_training is not None
     for beta in range(len(priors) if pipeline_config.amortised and job.recipe.network else 0):
         if pairs_of(task.train, beta):
             shape, training = task.train.source_shapes[beta], job.config.training_of(job.recipe)
             network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, INPUTS, OUTPUTS)
-            guess = None
-            if beta in fit.networks:
-                guess = _guess(job, beta, shape)
+            guess = _guess(job, beta, shape) if beta in fit.networks or anywhere else None
+            if guess and beta in fit.networks:
                 guess.network.load_state_dict(fit.networks[beta])
-            amortised[beta] = Amortised.of(network, task.train, beta, guess, training.turns, training.holes)
+            amortised[beta] = Amortised.of(network, task.train, beta, guess, training.turns, training.holes, anywhere)
     return SourceSeparationPipeline(denoisers, pipeline_config, amortised)
 
 

@@ -29,6 +29,8 @@ __all__ = ["code_key", "fit_key", "settings_key", "sources_of", "work_of"]
 ROOT = Path(__file__).resolve().parent.parent
 SILENT = ("mvss/records.py",)
 """Modules that decide no number."""
+UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "guess_training": None, "last_training": None, "em": EMConfig()}
+"""Settings of what no network learns."""
 
 
 def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
@@ -93,16 +95,15 @@ def _settings(job: Job) -> Config:
         config = replace(config, audit=AuditConfig())
     if recipe.baseline:
         left = replace(config, posterior=PosteriorConfig(), separation=PosteriorConfig(), network=NetworkConfig())
-        return replace(left, fits={}, training=TrainingConfig(), em=EMConfig())
+        return replace(left, fits={}, **UNTRAINED)
     if recipe.posterior is not None:
         config = replace(config, posterior=PosteriorConfig())
     if recipe.separation is not None or recipe.posterior is not None:
         config = replace(config, separation=PosteriorConfig())
     networked = any(getattr(fit, "noisier2noise", None) for fit in fits.values())
     if not recipe.network:
-        return replace(
-            config, network=config.network if networked else NetworkConfig(), training=TrainingConfig(), em=EMConfig()
-        )
+        network = config.network if networked else NetworkConfig()
+        return replace(config, network=network, **UNTRAINED)
     if recipe.architecture is not None and not networked:
         config = replace(config, network=NetworkConfig())
     if recipe.training is not None:

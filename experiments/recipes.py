@@ -161,6 +161,8 @@ class Recipe:
 class Config:
     """A preset: problems, sizes, how to fit, and the methods to run.
 
+    guess_training: of the guesses of posteriors that networks learn, on each lap's draws, for views of any operator; null where
+    they stay as `noisier2noise` made them, for views at full resolution. last_training: of those posteriors in the last lap.
     posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
     `make ...-compare` runs `compare` as well, more baselines and ablations; `make ...-ablations` those of `ablations`.
@@ -172,6 +174,8 @@ class Config:
     fits: dict[str, MixtureConfig | SharedMixtureConfig] = field(default_factory=dict)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    guess_training: TrainingConfig | None = None
+    last_training: TrainingConfig | None = None
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     separation: PosteriorConfig = field(default_factory=PosteriorConfig)
     em: EMConfig = field(default_factory=EMConfig)

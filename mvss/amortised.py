@@ -9,31 +9,37 @@ and no start. EM is as before: new draws, new pairs. (Simulation-based inference
 2024, arXiv 2210.04872, with a simulator that is made of observations.) At σ that drowns x, d is E[x | y] itself.
 
 One network serves all pairs of views, of whatever operators: it sees u, which is y on the pixels of the source (`mvss.scenes`).
-u says how large x can be at each pixel (`mvss.dynamic`); s is that scale. Where a guess m(y) ≈ E[x | y] was learned before
-(`mvss.noisier2noise`), only what it lacks is drawn, else m = 0. Time is reversed with w = (x − m)/s, for which all pixels are
-alike, and σ is in units of s. With Karras et al.'s (2022) scales, σ_data = 0.5,
+u says how large x can be at each pixel (`mvss.dynamic`); s is that scale. Where there is a guess m(y) ≈ E[x | y], only what it
+lacks is drawn, else m = 0; where m is larger than u, as it is in the cores of what seeing has spread, it says s. Time is
+reversed with w = (x − m)/s, for which all pixels are alike, and σ is in units of s. With Karras et al.'s (2022) scales,
+σ_data = 0.5,
     d = m + s (c_skip w_t + c_out F).
+
+m may be known before there are draws (`mvss.noisier2noise`), and be learned from the same pairs before d is:
+    min E w(y) |m(y) − x|².
 """
 
 from __future__ import annotations
 
 __all__ = ["INPUTS", "OUTPUTS", "Amortised"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from mvss.data import MultiViewData, View
 from mvss.denoisers import gaussian_loss, variance_of
 from mvss.dynamic import local_scale, middle_light
+from mvss.errors import MvssError
 from mvss.memory import in_chunks
-from mvss.noisier2noise import BATCH, Guess
+from mvss.noisier2noise import BATCH, Guess, tolerance
 from mvss.rng import Stream
 from mvss.samplers import SamplerConfig, sample
 from mvss.scenes import Scene, pairs_of, thrown_back
-from mvss.training import TURNS, turned
+from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
 
 INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
 """Images that the network takes and gives: F and h, as in `mvss.denoisers`."""
@@ -46,8 +52,9 @@ FLATNESS = 0.3
 class Amortised(torch.nn.Module):
     """d of one source.
 
-    guess: of views at full resolution; it is not trained here. turns: whether backgrounds enter turned by quarters and mirrored
-    at random, and guesses and means are those over all such turns. holes: see `mvss.training.TrainingConfig`.
+    guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
+    whether backgrounds enter turned by quarters and mirrored at random, and guesses and means are those over all such turns.
+    holes: see `mvss.training.TrainingConfig`.
     """
 
     def __init__(
@@ -57,9 +64,10 @@ class Amortised(torch.nn.Module):
         guess: Guess | None = None,
         turns: bool = False,
         holes: float = 0.0,
+        anywhere: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.scenes, self.turns, self.holes = network, list(scenes), turns, holes
+        self.network, self.scenes, self.turns, self.holes, self.anywhere = network, list(scenes), turns, holes, anywhere
         self.guess = None if guess is None else guess.requires_grad_(False)
 
     @staticmethod
@@ -70,26 +78,41 @@ class Amortised(torch.nn.Module):
         guess: Guess | None = None,
         turns: bool = False,
         holes: float = 0.0,
+        anywhere: bool = False,
     ) -> Amortised:
         """For source `beta` of all pairs of views, untrained."""
-        return Amortised(network, [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)], guess, turns, holes)
+        scenes = [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)]
+        return Amortised(network, scenes, guess, turns, holes, anywhere)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
-        sizes = torch.tensor([float(scene.size) for scene in self.scenes])
-        which = torch.multinomial(sizes, len(x), replacement=True)
-        u, measured, m = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
-        for number in which.unique().tolist():
-            scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
-            assert scene.operator is not None
-            u[rows], measured[rows] = thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns, self.holes))
-            m[rows] = self._guessed(scene, u[rows], measured[rows], turns=1)
-        usual = _column(torch.tensor([scene.usual for scene in self.scenes])[which].to(x))
-        s = _scale(u, measured, usual)
+        u, measured, m, usual = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), _column(torch.zeros_like(sigma))
+        for scene, rows, *seen in self.made(x):
+            u[rows], measured[rows] = seen
+            usual[rows] = scene.usual
+            m[rows] = self._guessed(scene, *seen, turns=1)
+        s = _scale(u, measured, m, usual)
         w = (x - m) / s
         found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
         beside = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
         return gaussian_loss(found, (w - base) / scale, weights, beside=beside)
+
+    def made(self, x: Tensor) -> Iterator[tuple[Scene, Tensor, Tensor, Tensor]]:
+        """Made observations of draws x `(N, *shape)`: the scene of some rows, these, and u and where it was measured."""
+        sizes = torch.tensor([float(scene.size) for scene in self.scenes])
+        which = torch.multinomial(sizes, len(x), replacement=True)
+        for number in which.unique().tolist():
+            scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
+            assert scene.operator is not None
+            yield scene, rows, *thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns, self.holes))
+
+    def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
+        """By regression on draws x `(N, *shape)`."""
+        if self.guess is None:
+            raise MvssError("amortised: there is no guess to train")
+        self.guess.requires_grad_(True)
+        fit_denoiser(_Regression(self), x, training, stream, accelerator)
+        self.guess.requires_grad_(False)
 
     def estimate(
         self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
@@ -109,7 +132,7 @@ class Amortised(torch.nn.Module):
             w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
             return given.m + given.s * w
 
-        guesses = 0 if self.guess is None or scene.factor is None else TURNS if self.turns else 1
+        guesses = 0 if not self._guesses(scene) else TURNS if self.turns else 1
         turns = TURNS if self.turns and sampler.method != "ancestral" else 1
         return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.steps * turns + guesses
 
@@ -119,19 +142,24 @@ class Amortised(torch.nn.Module):
 
     def state(self) -> dict[str, Any]:
         """What drawing needs beside the networks."""
-        return {"scenes": [scene.state() for scene in self.scenes], "turns": self.turns}
+        return {"scenes": [scene.state() for scene in self.scenes], "turns": self.turns, "anywhere": self.anywhere}
 
     @staticmethod
     def read(network: torch.nn.Module, guess: Guess | None, state: dict[str, Any]) -> Amortised:
         """From its `state`; it draws, but does not learn."""
-        return Amortised(network, [Scene(**kept) for kept in state["scenes"]], guess, state["turns"])
+        scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
+        return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
+
+    def _guesses(self, scene: Scene) -> bool:
+        """Whether there is a guess of a view."""
+        return self.guess is not None and (self.anywhere or scene.factor is not None)
 
     @torch.no_grad()
     def _guessed(self, scene: Scene, u: Tensor, measured: Tensor, turns: int) -> Tensor:
         """m, `(N, *shape)`, the mean over turns."""
-        if self.guess is None or scene.factor is None:
+        if not self._guesses(scene):
             return torch.zeros_like(u)
-        found = [turned(self.guess(turned(u, t), turned(measured, t), scene.usual), t, back=True) for t in range(turns)]
+        found = [turned(_guessed(self.guess, scene, turned(u, t), turned(measured, t)), t, back=True) for t in range(turns)]
         return torch.stack(found).mean(0)
 
     def _outputs(
@@ -152,8 +180,8 @@ class _Given:
 
     def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor) -> None:
         self.model, self.scene, self.u, self.measured = model, scene, u, measured
-        self.s = _scale(u, measured, scene.usual)
         self.m = model._guessed(scene, u, measured, TURNS if model.turns else 1)
+        self.s = _scale(u, measured, self.m, scene.usual)
 
     def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         turns = range(TURNS) if self.model.turns else range(1)
@@ -173,9 +201,38 @@ class _Given:
         return mean, variance
 
 
-def _scale(u: Tensor, measured: Tensor, usual: float | Tensor) -> Tensor:
+class _Regression(torch.nn.Module):
+    """The guess of a model, trained as `fit_denoiser` trains denoisers, on draws of the source."""
+
+    def __init__(self, model: Amortised) -> None:
+        super().__init__()
+        assert model.guess is not None
+        self.guess, self.made = model.guess, model.made
+
+    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
+        """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
+        error = torch.zeros_like(x)
+        for scene, rows, u, measured in self.made(x):
+            m = _guessed(self.guess, scene, u, measured)
+            error[rows] = (m - x[rows]) / self._beside(scene, u, measured, m.detach())
+        each = error.square().flatten(1).mean(1)
+        return each.mean() if weights is None else (weights * each).mean()
+
+    @staticmethod
+    def _beside(scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
+        """w^-½; as large as errors can be, where pixels were not seen by themselves."""
+        seen = (measured > 0).to(u)
+        return _scale(u, measured, m, scene.usual) if scene.factor is None else tolerance(u - m, m, seen, scene.usual)
+
+
+def _guessed(guess: Guess, scene: Scene, u: Tensor, measured: Tensor) -> Tensor:
+    """m of u of a scene, `(N, *shape)`."""
+    return guess(u, measured, scene.usual, sharp=scene.factor is not None)
+
+
+def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:
     """s of each pixel."""
-    return local_scale(u, (measured > 0).to(u), usual)
+    return torch.maximum(local_scale(u, (measured > 0).to(u), usual), local_scale(m, torch.ones_like(m), usual))
 
 
 def _column(values: Tensor) -> Tensor:

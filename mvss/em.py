@@ -83,6 +83,8 @@ def run_em(
     held_out: HeldOut | None = None,
     amortised: Mapping[int, Amortised] | None = None,
     first_views: Mapping[int, Sequence[int]] | None = None,
+    guess_training: TrainingConfig | None = None,
+    last_training: TrainingConfig | None = None,
 ) -> Draws:
     """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
 
@@ -90,7 +92,9 @@ def run_em(
     on_lap: called after every lap with its record, and once with lap 0 before the first.
     held_out: where given, stages end by it, and their laps are the most that they may take. amortised: of sources (from 0) that
     have one, the network that learns their posterior beside the denoiser; trained in place. first_views: of sources whose first
-    draws are better in some views, those views: their first M-step is on these alone.
+    draws are better in some views, those views: their first M-step is on these alone. guess_training: how the guesses of
+    `amortised` learn from each lap's draws; None: they stay as they are. last_training: of `amortised` in the last lap of a
+    stage, where that differs.
     """
     plan = _plan(data, stages)
     amortised = amortised or {}
@@ -108,7 +112,7 @@ def run_em(
             if denoiser.network is not None:
                 denoiser.network.load_state_dict(weights)
         for model, weights in zip(amortised.values(), state.pop("amortised", []), strict=True):
-            model.network.load_state_dict(weights)
+            model.load_state_dict(weights)
     elif on_lap:
         on_lap({"lap": 0, "network_evaluations": 0}, draws)
     while state["stage"] < len(plan):
@@ -129,7 +133,12 @@ def run_em(
                 keyed = stream.child("amortised", lap, beta)
                 run = posterior.amortised
                 assert run is not None
-                levels = replace(training, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
+                if guess_training is not None:
+                    amortised[beta].learn_guess(pool, guess_training, keyed.child("guess"), accelerator)
+                last = last_training if state["within"] + 1 == stage.laps else None
+                levels = replace(
+                    last or training, sigma_min=run.sigma_min, sigma_max=run.sigma_start
+                )  # in units of what is seen
                 result = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
                 scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]
                 # a prior that no E-step of this stage draws from is learned once, from its last draws but one
@@ -176,7 +185,7 @@ def run_em(
             on_lap(record, draws)
         if checkpoint is not None and accelerator.is_main_process:
             networks = [d.network.state_dict() if d.network is not None else {} for d in denoisers]
-            learned = [model.network.state_dict() for model in amortised.values()]
+            learned = [model.state_dict() for model in amortised.values()]
             save_checkpoint(checkpoint, {**state, "draws": draws, "networks": networks, "amortised": learned})
     return draws
 

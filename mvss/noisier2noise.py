@@ -9,13 +9,14 @@ source, as backgrounds are beside backgrounds with targets, real observations se
 estimate is E[x | z] of twice the background: worse than E[x | y], but free of any prior, and a good start for one.
 
 m decides which share of u, which is z on the pixels of the source (`mvss.scenes`), is the source's. With s the size of u at
-each pixel and around it (`mvss.dynamic`), m = sigmoid(F₂) u + s F₁. It sees u beside the background and beside the light of the
-middle, where the source is taken to be, and where each pixel is. Of y itself, m(y) is a guess of E[x | y].
+each pixel and around it (`mvss.dynamic`), m = sigmoid(F₂) u + s F₁; where u is blurred, m = exp(F₂) u + s F₁. It sees u beside
+the background and beside the light of the middle, where the source is taken to be, and where each pixel is. Of y itself, m(y)
+is a guess of E[x | y].
 """
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "Guess", "Noisier2NoiseConfig", "estimate_source"]
+__all__ = ["BATCH", "Guess", "Noisier2NoiseConfig", "estimate_source", "tolerance"]
 
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
 
 BATCH = 256
 """Images that go through a network at a time when nothing is learned."""
+MOST = 6.0
+"""F₂ is kept below this: a core is at most 400 times as bright as its blurred image."""
 RELATIVE = 0.1
 """Error that counts as much as the background does, beside the estimate's own light there."""
 
@@ -63,13 +66,15 @@ class Guess(torch.nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, u: Tensor, measured: Tensor, usual: float) -> Tensor:
-        """m of u, `(N, *shape)`. measured: see `mvss.scenes.thrown_back`. usual: size of the background on these pixels."""
+    def forward(self, u: Tensor, measured: Tensor, usual: float, sharp: bool = True) -> Tensor:
+        """m of u, `(N, *shape)`. measured: see `mvss.scenes.thrown_back`. usual: size of the background on these pixels. sharp:
+        whether pixels were seen by themselves."""
         dtype = next(self.network.parameters()).dtype
         inputs = torch.stack(self.inputs(u, measured, usual), dim=1).to(dtype)
         out = self.network(inputs, torch.zeros(len(u), dtype=dtype, device=u.device)).to(u.dtype)
         plain, share = out.reshape(len(u), self.OUTPUTS, *u.shape[1:]).unbind(1)
-        return torch.sigmoid(share) * u + local_scale(u, (measured > 0).to(u), usual) * plain
+        share = torch.sigmoid(share) if sharp else share.clamp_max(MOST).exp()
+        return share * u + local_scale(u, (measured > 0).to(u), usual) * plain
 
     @staticmethod
     def inputs(u: Tensor, measured: Tensor, usual: float | Tensor) -> list[Tensor]:
@@ -136,9 +141,14 @@ class _MoreBackground(torch.nn.Module):
     def _weights(self, z: Tensor, shown: Tensor, found: Tensor) -> Tensor:
         """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little; but
         beside the light of the middle, those of the wings of a large galaxy would say nothing at all."""
-        usual = self.factor * self.scene.usual
-        hidden, own = local_scale(z - found, shown, usual), local_scale(found, torch.ones_like(shown), usual)
-        return 1 / (hidden.square() + (RELATIVE * own).square())
+        return 1 / tolerance(z - found, found, shown, self.factor * self.scene.usual).square()
+
+
+def tolerance(hidden: Tensor, found: Tensor, shown: Tensor, usual: float) -> Tensor:
+    """What errors of an estimate are measured by, `(N, *shape)`. hidden: what it leaves of the observation. shown: where there
+    is one. usual: see `Guess`."""
+    hides, own = local_scale(hidden, shown, usual), local_scale(found, torch.ones_like(found), usual)
+    return (hides.square() + (RELATIVE * own).square()).sqrt()
 
 
 def _places(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+import mvss.amortised
+import mvss.em
 from mvss.amortised import INPUTS, OUTPUTS, Amortised
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
@@ -30,6 +32,7 @@ from mvss.training import TrainingConfig, fit_denoiser
 SHAPE = (1, 9, 9)
 RNG = torch.Generator().manual_seed(0)
 HIDDEN, LEVEL = 0.7, 2.0
+GUESSES = TrainingConfig(steps=2, batch=4)
 SAMPLER = SamplerConfig("ancestral", steps=8, sigma_start=10.0, sigma_min=0.05)
 
 
@@ -49,14 +52,14 @@ def views(n: int, amplitude: float = 1.0) -> tuple[MultiViewData, Tensor]:
 class Pixelwise(torch.nn.Module):
     """Of each pixel by itself, which is all that independent pixels need."""
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = INPUTS, outputs: int = OUTPUTS) -> None:
         super().__init__()
         self.net = torch.nn.Sequential(
-            torch.nn.Linear(INPUTS + 1, 64),
+            torch.nn.Linear(inputs + 1, 64),
             torch.nn.SiLU(),
             torch.nn.Linear(64, 64),
             torch.nn.SiLU(),
-            torch.nn.Linear(64, OUTPUTS),
+            torch.nn.Linear(64, outputs),
         )
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
@@ -80,16 +83,48 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
 
 
-def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
-    """The same from averages of 3 × 3 pixels, beside the view at full resolution: one network for both. Given y = x̄ + n̄ of
-    a block, n̄ of variance h²/9, its pixels have the mean (y − level)/(1 + h²) and the variance 1 − 1/(9 (1 + h²))."""
+def with_blocks() -> tuple[MultiViewData, Tensor]:
+    """`views`, and the same seen as averages of 3 × 3 pixels; and the target."""
     data, x = views(2000)
     coarse = BlockAverage(SHAPE, 3)
     shapes = coarse.observation_shape
     n, target = HIDDEN * normal(2000, *SHAPE) + LEVEL, normal(2000, *SHAPE)
     below = View(coarse.forward(n), (coarse, Zero(SHAPE, shapes)), Isotropic(0.1), "coarse background")
     both = View(coarse.forward(n.flip(0) + target), (coarse, coarse), Isotropic(0.1), "coarse")
-    data = MultiViewData((*data.views, below, both), data.source_shapes)
+    return MultiViewData((*data.views, below, both), data.source_shapes), x
+
+
+def test_guesses_learn_the_posterior_mean_from_draws() -> None:
+    """(y − level)/(1 + h²), of pixels and of blocks (see below), with one network."""
+    data, x = with_blocks()
+    torch.manual_seed(0)
+    guess = Guess(Pixelwise(Guess.INPUTS, Guess.OUTPUTS))
+    model = Amortised.of(Pixelwise(), data, 1, guess, anywhere=True)
+    training = TrainingConfig(steps=800, batch=32, learning_rate=3e-3, final_learning_rate=1e-4)
+    before = [p.clone() for p in model.network.parameters()]
+    drowned = SamplerConfig("ddim", steps=1, sigma_start=1e4, sigma_min=1e4)  # the mean, which is the guess where F is zero
+    for parameter in model.network.net[-1].parameters():
+        parameter.data.zero_()
+    model.learn_guess(x, training, Stream(0), Accelerator(cpu=True))
+    assert all(torch.equal(a, b) for a, b in zip(before[:-2], list(model.network.parameters())[:-2], strict=True))
+    assert not any(p.requires_grad for p in guess.parameters())
+    for view in (data.views[1], data.views[3]):
+        found, evaluations = model.draw(view, 1, drowned, Stream(0), torch.arange(len(view)))
+        error = found - view.operators[1].pseudo_inverse(view.y - LEVEL) / (1 + HIDDEN**2)
+        assert float(error.square().mean().sqrt()) < 0.08  # of pixels whose deviation is 1
+        assert evaluations == 2
+
+
+def test_a_model_without_a_guess_says_so_when_it_shall_learn_one() -> None:
+    data, x = views(5)
+    with pytest.raises(MvssError, match="no guess"):
+        Amortised.of(Pixelwise(), data, 1).learn_guess(x, TrainingConfig(), Stream(0), Accelerator(cpu=True))
+
+
+def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
+    """The same from averages of 3 × 3 pixels, beside the view at full resolution: one network for both. Given y = x̄ + n̄ of
+    a block, n̄ of variance h²/9, its pixels have the mean (y − level)/(1 + h²) and the variance 1 − 1/(9 (1 + h²))."""
+    data, x = with_blocks()
     assert pairs_of(data, 1) == [Pair(1, 0), Pair(3, 2)] and pairs_of(data, 0) == []
     torch.manual_seed(0)
     model = Amortised.of(Pixelwise(), data, 1)
@@ -150,17 +185,21 @@ def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
 
 
 def trained(
-    checkpoint: Path | None = None, stop: int | None = None, cpu: bool = True, closed: bool = False
+    checkpoint: Path | None = None,
+    stop: int | None = None,
+    cpu: bool = True,
+    closed: bool = False,
+    **trainings: TrainingConfig,
 ) -> tuple[MultiViewData, SourceSeparationPipeline]:
     """Two laps of everything, far too short. stop: interrupt when lap `stop` has been recorded. closed: the background has no
-    network."""
+    network. trainings: as of `run_em`."""
     data, x = views(12)
     torch.manual_seed(0)
     denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
     if closed:
         denoisers[0] = Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0)
     guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess)
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess, anywhere=True)
     config = PosteriorConfig(
         SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
     )
@@ -182,18 +221,19 @@ def trained(
         checkpoint=checkpoint,
         on_lap=on_lap,
         amortised={1: model},
+        **trainings,
     )
     return data, SourceSeparationPipeline(denoisers, config, {1: model})
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     state = RNG.get_state()
-    data, whole = trained()
+    data, whole = trained(guess_training=GUESSES)
     RNG.set_state(state)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "em.pt", stop=3)
+        trained(tmp_path / "em.pt", stop=3, guess_training=GUESSES)
     RNG.set_state(state)
-    _, resumed = trained(tmp_path / "em.pt")
+    _, resumed = trained(tmp_path / "em.pt", guess_training=GUESSES)
     a, b = (pipeline.posterior_sample(data.views[1], Stream(2)).draws for pipeline in (whole, resumed))
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -207,6 +247,21 @@ def test_a_source_without_a_network_goes_to_the_gpu_with_the_others() -> None:
         draws.append(pipeline.posterior_sample(data.views[1], Stream(2)).draws)
     for here, there in zip(*draws, strict=True):
         assert here.device == there.device and float((here - there).abs().max()) < 0.05
+
+
+def test_the_last_lap_and_guesses_have_trainings_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of the trainings of two laps; the denoiser learns once, from the last draws but one."""
+    steps: list[int] = []
+
+    def counted(denoiser: torch.nn.Module, draws: Tensor, config: TrainingConfig, *rest: Any) -> Any:  # noqa: ANN401
+        steps.append(config.steps)
+        return fit_denoiser(denoiser, draws, config, *rest)
+
+    for module in (mvss.em, mvss.amortised):
+        monkeypatch.setattr(module, "fit_denoiser", counted)
+    usual = TrainingConfig(steps=2, batch=4)
+    trained(closed=True, guess_training=replace(usual, steps=3), last_training=replace(usual, steps=5))
+    assert steps == [3, 2, 3, 5, 2]
 
 
 def test_a_network_for_posteriors_needs_their_noise_levels() -> None:
