@@ -17,6 +17,7 @@ Rows = Mapping[tuple[str, str, str], Row]
 NONE = "–"
 LABELS = {
     "joint": "joint (ours)",
+    "joint_wide": "joint, wide (ours)",
     "mixture": "mixture (closed form)",
     "joint_paper": "joint, the paper's recipe",
     "gibbs": "Gibbs, equal compute",

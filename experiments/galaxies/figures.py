@@ -23,7 +23,8 @@ from mvss.plotting import TRUTH, caption, method_style, save_figure, style
 
 __all__ = ["make_figures"]
 
-OURS = ("joint", "mixture")
+JOINT = ("joint", "joint_wide")
+OURS = (*JOINT, "mixture")
 """Whose draws are shown where one method has to do: the first that has been run."""
 LAPS = 7
 """Laps that are shown, of all that there were."""
@@ -48,6 +49,10 @@ class _Run:
     def ours(self, *names: str) -> tuple[str, Samples] | None:
         """The method that is shown, and its arrays, if it has these."""
         return next(((m, self.found[m]) for m in OURS if set(names) <= self.found.get(m, {}).keys()), None)
+
+    def joint(self) -> Samples:
+        """Arrays of the diffusion model."""
+        return next((self.found[m] for m in JOINT if m in self.found), {})
 
     def fluxes(self, x: Array) -> Array:
         """Of arrays in the model's space."""
@@ -137,7 +142,7 @@ def _real(run: _Run) -> Figure | None:
 
 def _laps(run: _Run) -> Figure | None:
     """The paper's Figure 5."""
-    kept = run.found.get("joint", {})
+    kept = run.joint()
     laps = sorted(int(name[3:-2]) for name in kept if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
     if not laps:
         return None
@@ -179,7 +184,7 @@ def _against(run: _Run) -> Figure | None:
                     values = scale * kept[kind][:, column]
                     if name.startswith("flux scatter"):
                         values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
-                    above = 3 if method == "joint" else 2
+                    above = 3 if method in JOINT else 2
                     ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1, zorder=above)
             bins = next(s[kind] for s in run.found.values() if kind in s)
             ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=7)
@@ -218,9 +223,9 @@ def _squeeze(ax: Axes, signed: bool) -> None:
 
 def _residuals(run: _Run) -> Figure | None:
     """What draws of both sources leave of an observation, and whether it is noise."""
-    kind = "real" if "real_observed" in run.found.get("joint", {}) else "known"
+    kind = "real" if "real_observed" in run.joint() else "known"
     parts = [f"{kind}_{name}" for name in ("observed", "sky", "galaxy", "sigma")]
-    kept = run.found.get("joint", {})
+    kept = run.joint()
     if not set(parts) <= kept.keys() or "known_seen" in kept:
         return None
     observed, sky, galaxy, sigma = (kept[name] for name in parts)
