@@ -87,10 +87,9 @@ class Amortised(torch.nn.Module):
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
         u, measured, m, usual = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), _column(torch.zeros_like(sigma))
-        for scene, rows, *seen in self.made(x):
-            u[rows], measured[rows] = seen
-            usual[rows] = scene.usual
-            m[rows] = self._guessed(scene, *seen, turns=1)
+        for scene, rows, u_here, measured_here in self.made(x):
+            u[rows], measured[rows], usual[rows] = u_here, measured_here, scene.usual
+            m[rows] = self._guessed(scene, u_here, measured_here, turns=1)
         s = _scale(u, measured, m, usual)
         w = (x - m) / s
         found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
@@ -132,7 +131,7 @@ class Amortised(torch.nn.Module):
             w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
             return given.m + given.s * w
 
-        guesses = 0 if not self._guesses(scene) else TURNS if self.turns else 1
+        guesses = 0 if self._guess_of(scene) is None else TURNS if self.turns else 1
         turns = TURNS if self.turns and sampler.method != "ancestral" else 1
         return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.steps * turns + guesses
 
@@ -150,17 +149,17 @@ class Amortised(torch.nn.Module):
         scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
         return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
 
-    def _guesses(self, scene: Scene) -> bool:
-        """Whether there is a guess of a view."""
-        return self.guess is not None and (self.anywhere or scene.factor is not None)
+    def _guess_of(self, scene: Scene) -> Guess | None:
+        """What guesses sources in a view, if anything does."""
+        return self.guess if self.anywhere or scene.sharp else None
 
     @torch.no_grad()
     def _guessed(self, scene: Scene, u: Tensor, measured: Tensor, turns: int) -> Tensor:
         """m, `(N, *shape)`, the mean over turns."""
-        if not self._guesses(scene):
+        if (guess := self._guess_of(scene)) is None:
             return torch.zeros_like(u)
-        found = [turned(_guessed(self.guess, scene, turned(u, t), turned(measured, t)), t, back=True) for t in range(turns)]
-        return torch.stack(found).mean(0)
+        found = [guess(turned(u, t), turned(measured, t), scene.usual, scene.sharp) for t in range(turns)]
+        return torch.stack([turned(m, t, back=True) for t, m in enumerate(found)]).mean(0)
 
     def _outputs(
         self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
@@ -213,7 +212,7 @@ class _Regression(torch.nn.Module):
         """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
         error = torch.zeros_like(x)
         for scene, rows, u, measured in self.made(x):
-            m = _guessed(self.guess, scene, u, measured)
+            m = self.guess(u, measured, scene.usual, scene.sharp)
             error[rows] = (m - x[rows]) / self._beside(scene, u, measured, m.detach())
         each = error.square().flatten(1).mean(1)
         return each.mean() if weights is None else (weights * each).mean()
@@ -222,12 +221,7 @@ class _Regression(torch.nn.Module):
     def _beside(scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
         """w^-½; as large as errors can be, where pixels were not seen by themselves."""
         seen = (measured > 0).to(u)
-        return _scale(u, measured, m, scene.usual) if scene.factor is None else tolerance(u - m, m, seen, scene.usual)
-
-
-def _guessed(guess: Guess, scene: Scene, u: Tensor, measured: Tensor) -> Tensor:
-    """m of u of a scene, `(N, *shape)`."""
-    return guess(u, measured, scene.usual, sharp=scene.factor is not None)
+        return tolerance(u - m, m, seen, scene.usual) if scene.sharp else _scale(u, measured, m, scene.usual)
 
 
 def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:

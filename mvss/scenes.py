@@ -79,6 +79,11 @@ class Scene:
     backgrounds: Tensor | None = None
     size: int = 1
 
+    @property
+    def sharp(self) -> bool:
+        """Whether each pixel of x is seen by itself."""
+        return self.factor is not None
+
     @staticmethod
     def of(data: MultiViewData, beta: int, pair: Pair) -> Scene:
         """Of source `beta`."""
