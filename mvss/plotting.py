@@ -33,7 +33,7 @@ TRUTH = "#222222"
 # Seaborn's colour-blind palette, in an order that keeps rivals apart; markers tell them apart in print.
 STYLES = {
     "joint": ("#0173B2", "o", "joint (ours)"),
-    "joint_wide": ("#0173B2", "o", "joint, wide"),
+    "joint_wide": ("#2A4D8F", "8", "joint, wide"),
     "mixture": ("#DE8F05", "s", "mixture"),
     "joint_paper": ("#029E73", "D", "joint, paper's recipe"),
     "gibbs": ("#D55E00", "^", "Gibbs"),
