@@ -59,7 +59,7 @@ $(GALAXIES): requirements-galaxies.txt $(READY)
 	@$(PIP) -r requirements-galaxies.txt
 	@touch $@
 
-test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [6 min on two cores]
+test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [7 min on two cores]
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
