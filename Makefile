@@ -98,7 +98,7 @@ galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),probl
 galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: 3 h]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
-galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: not run in full]
+galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: 4 h, Gibbs not run in full]
 	@$(BIN)/python -m experiments.galaxies --compare $(FLAGS)
 
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
@@ -111,7 +111,7 @@ galaxies-data: $(GALAXIES) ## cut stamps, PIXELS=64 wide, from the mosaics in FO
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status
 
-mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: not run in full]
+mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: 4 h, Gibbs not run in full]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]

@@ -108,7 +108,7 @@ class Amortised(torch.nn.Module):
     def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         """By regression on draws x `(N, *shape)`."""
         if self.guess is None:
-            raise MvssError("amortised: there is no guess to train")
+            raise MvssError("amortised: there is no guess to train: leave guess_training out")
         self.guess.requires_grad_(True)
         fit_denoiser(_Regression(self), x, training, stream, accelerator)
         self.guess.requires_grad_(False)
@@ -210,12 +210,11 @@ class _Regression(torch.nn.Module):
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
-        error = torch.zeros_like(x)
+        m, beside = torch.zeros_like(x), torch.ones_like(x)
         for scene, rows, u, measured in self.made(x):
-            m = self.guess(u, measured, scene.usual, scene.sharp)
-            error[rows] = (m - x[rows]) / self._beside(scene, u, measured, m.detach())
-        each = error.square().flatten(1).mean(1)
-        return each.mean() if weights is None else (weights * each).mean()
+            m[rows] = self.guess(u, measured, scene.usual, scene.sharp)
+            beside[rows] = self._beside(scene, u, measured, m[rows].detach())
+        return gaussian_loss(m.unsqueeze(1), x, weights, beside=1 / beside)
 
     @staticmethod
     def _beside(scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
