@@ -101,8 +101,8 @@ def run_job(
         held_out,
         pipeline.amortised,
         {beta: list(found) for beta, found in fit.estimates.items()},
-        config.guess_training,
-        config.last_training,
+        recipe.guess_training,
+        recipe.amortised_training,
     )
     spent += time.monotonic() - began
     if recipe.clean:
@@ -238,7 +238,7 @@ def build_pipeline(job: Job, task: Task, fit: Fit) -> SourceSeparationPipeline:
         dynamic = network is not None and job.config.architecture_of(job.recipe).dynamic
         denoisers.append(Denoiser(base, network, shape, sigma_data, dynamic))
     amortised = {}
-    anywhere = job.config.guess_training is not None
+    anywhere = job.recipe.guess_training is not None
     for beta in range(len(priors) if pipeline_config.amortised and job.recipe.network else 0):
         if pairs_of(task.train, beta):
             shape, training = task.train.source_shapes[beta], job.config.training_of(job.recipe)

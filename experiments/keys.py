@@ -29,7 +29,7 @@ __all__ = ["code_key", "fit_key", "settings_key", "sources_of", "work_of"]
 ROOT = Path(__file__).resolve().parent.parent
 SILENT = ("mvss/records.py",)
 """Modules that decide no number."""
-UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "guess_training": None, "last_training": None, "em": EMConfig()}
+UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "em": EMConfig()}
 """Settings of what no network learns."""
 
 

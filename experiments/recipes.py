@@ -127,7 +127,9 @@ class Recipe:
     laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
     stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
     posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
-    it has one), training: the M-step; null for the configuration's own.
+    it has one), training: the M-step; null for the configuration's own. amortised_training: the M-step of posteriors that
+    networks learn; null for the same. guess_training: of their guesses, on each lap's draws, for views of any operator; null
+    where they stay as `noisier2noise` made them, for views at full resolution.
     share: of the observations of each view that are learned from, the first ones. clean: learn from the truth behind the
     training observations instead, with the same fit and M-steps: what is lost beside it, mixing costs; what is missing even so,
     no EM can find. The closed-form fit learns from nothing else, and needs a name of its own in both cases.
@@ -148,6 +150,8 @@ class Recipe:
     posterior: PosteriorConfig | None = None
     separation: PosteriorConfig | None = None
     training: TrainingConfig | None = None
+    amortised_training: TrainingConfig | None = None
+    guess_training: TrainingConfig | None = None
     share: float = 1.0
     clean: bool = False
 
@@ -161,8 +165,6 @@ class Recipe:
 class Config:
     """A preset: problems, sizes, how to fit, and the methods to run.
 
-    guess_training: of the guesses of posteriors that networks learn, on each lap's draws, for views of any operator; null where
-    they stay as `noisier2noise` made them, for views at full resolution. last_training: of those posteriors in the last lap.
     posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
     `make ...-compare` runs `compare` as well, more baselines and ablations; `make ...-ablations` those of `ablations`.
@@ -174,8 +176,6 @@ class Config:
     fits: dict[str, MixtureConfig | SharedMixtureConfig] = field(default_factory=dict)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    guess_training: TrainingConfig | None = None
-    last_training: TrainingConfig | None = None
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     separation: PosteriorConfig = field(default_factory=PosteriorConfig)
     em: EMConfig = field(default_factory=EMConfig)

@@ -53,7 +53,7 @@ class Amortised(torch.nn.Module):
     """d of one source.
 
     guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
-    whether backgrounds enter turned by quarters and mirrored at random, and guesses and means are those over all such turns.
+    whether backgrounds enter turned by quarters and mirrored at random, and guesses are the mean of those over all such turns.
     holes: see `mvss.training.TrainingConfig`.
     """
 
@@ -120,20 +120,30 @@ class Amortised(torch.nn.Module):
         found, base, scale = self._outputs(w_t, sigma, s, u, measured, m, usual)
         return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
 
-    def draw(self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor) -> tuple[Tensor, int]:
-        """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation."""
-        scene = next(scene for scene in self.scenes if scene.shows(view, beta))
-        u, measured = scene.thrown_back(view, beta)
+    def guesses(self, view: View, beta: int) -> tuple[Tensor, int]:
+        """m of each observation, `(N, *shape)`, and evaluations per observation."""
+        scene = self._scene(view, beta)
+        u, measured = (v.float() for v in scene.thrown_back(view, beta))
+        turns = TURNS if self.turns else 1
+        m = torch.cat(list(in_chunks(lambda rows: self._guessed(scene, u[rows], measured[rows], turns), len(u), BATCH)))
+        return m, 0 if self._guess_of(scene) is None else turns
+
+    def draw(
+        self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor, m: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation. m: `guesses`, where
+        they are there already."""
+        scene = self._scene(view, beta)
+        u, measured = (v.float() for v in scene.thrown_back(view, beta))
+        guessed, evaluations = self.guesses(view, beta) if m is None else (m, 0)
 
         def work(rows: slice) -> Tensor:
-            given = _Given(self, scene, u[rows].float(), measured[rows].float())
+            given = _Given(self, scene, u[rows], measured[rows], guessed[rows])
             start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
             w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
             return given.m + given.s * w
 
-        guesses = 0 if self._guess_of(scene) is None else TURNS if self.turns else 1
-        turns = TURNS if self.turns and sampler.method != "ancestral" else 1
-        return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.steps * turns + guesses
+        return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.evaluations + evaluations
 
     def applies(self, view: View, beta: int) -> bool:
         """Whether a view shows source `beta` as this was trained for, with other sources."""
@@ -148,6 +158,9 @@ class Amortised(torch.nn.Module):
         """From its `state`; it draws, but does not learn."""
         scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
         return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
+
+    def _scene(self, view: View, beta: int) -> Scene:
+        return next(scene for scene in self.scenes if scene.shows(view, beta))
 
     def _guess_of(self, scene: Scene) -> Guess | None:
         """What guesses sources in a view, if anything does."""
@@ -177,14 +190,12 @@ class Amortised(torch.nn.Module):
 class _Given:
     """For `mvss.samplers.sample`."""
 
-    def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor) -> None:
-        self.model, self.scene, self.u, self.measured = model, scene, u, measured
-        self.m = model._guessed(scene, u, measured, TURNS if model.turns else 1)
-        self.s = _scale(u, measured, self.m, scene.usual)
+    def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> None:
+        self.model, self.scene, self.u, self.measured, self.m = model, scene, u, measured, m
+        self.s = _scale(u, measured, m, scene.usual)
 
     def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
-        turns = range(TURNS) if self.model.turns else range(1)
-        return (torch.stack([self._estimate(w_t[0], sigma, turn)[0] for turn in turns]).mean(0),)
+        return (self._estimate(w_t[0], sigma)[0],)
 
     def draw(self, w_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """One draw of w given w_t and y."""
@@ -193,11 +204,11 @@ class _Given:
         return (mean + variance.sqrt() * z,)
 
     @torch.no_grad()
-    def _estimate(self, w_t: Tensor, sigma: Tensor, turn: int = 0) -> tuple[Tensor, Tensor]:
-        w_t, s, u, measured, m = (turned(v, turn) for v in (w_t.float(), self.s, self.u, self.measured, self.m))
-        found = self.model.estimate(w_t, sigma.float(), s, u, measured, m, self.scene.usual)
-        mean, variance = (turned(v.double(), turn, back=True) for v in found)
-        return mean, variance
+    def _estimate(self, w_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = self.model.estimate(
+            w_t.float(), sigma.float(), self.s, self.u, self.measured, self.m, self.scene.usual
+        )
+        return mean.double(), variance.double()
 
 
 class _Regression(torch.nn.Module):

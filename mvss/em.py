@@ -84,7 +84,7 @@ def run_em(
     amortised: Mapping[int, Amortised] | None = None,
     first_views: Mapping[int, Sequence[int]] | None = None,
     guess_training: TrainingConfig | None = None,
-    last_training: TrainingConfig | None = None,
+    amortised_training: TrainingConfig | None = None,
 ) -> Draws:
     """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
 
@@ -92,9 +92,8 @@ def run_em(
     on_lap: called after every lap with its record, and once with lap 0 before the first.
     held_out: where given, stages end by it, and their laps are the most that they may take. amortised: of sources (from 0) that
     have one, the network that learns their posterior beside the denoiser; trained in place. first_views: of sources whose first
-    draws are better in some views, those views: their first M-step is on these alone. guess_training: how the guesses of
-    `amortised` learn from each lap's draws; None: they stay as they are. last_training: of `amortised` in the last lap of a
-    stage, where that differs.
+    draws are better in some views, those views: their first M-step is on these alone. amortised_training: of `amortised`, where
+    it differs from the denoisers'. guess_training: how their guesses learn from each lap's draws; None: they stay as they are.
     """
     plan = _plan(data, stages)
     amortised = amortised or {}
@@ -135,10 +134,8 @@ def run_em(
                 assert run is not None
                 if guess_training is not None:
                     amortised[beta].learn_guess(pool, guess_training, keyed.child("guess"), accelerator)
-                last = last_training if state["within"] + 1 == stage.laps else None
-                levels = replace(
-                    last or training, sigma_min=run.sigma_min, sigma_max=run.sigma_start
-                )  # in units of what is seen
+                own = amortised_training or training
+                levels = replace(own, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
                 result = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
                 scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]
                 # a prior that no E-step of this stage draws from is learned once, from its last draws but one

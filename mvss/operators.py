@@ -300,4 +300,6 @@ class Composition(LinearOperator):
         if isinstance(self.outer, Mask):
             inner = self.inner.dense(dtype)
             return self.outer.mask.flatten(1).to(inner).unsqueeze(-1) * inner
-        return self.outer.dense(dtype) @ self.inner.dense(dtype)
+        outer, inner = self.outer.dense(dtype), self.inner.dense(dtype)
+        where = inner.device if outer.device.type == "cpu" else outer.device  # operators without tensors are nowhere
+        return outer.to(where) @ inner.to(where)

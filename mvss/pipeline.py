@@ -134,16 +134,18 @@ class SourceSeparationPipeline:
         self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
     ) -> tuple[Tensor, ...]:
         """`(draws, N, *shape)` per shown source: independent joint posterior draws, of the same law as `posterior_sample`'s,
-        with one search of the mixtures for all of them. progress: takes the fraction done."""
+        with one search of the mixtures, or one guess, for all of them. progress: takes the fraction done."""
         index, pieces = torch.arange(len(view)), []
-        conditional = self._conditional(view, keep=True) if self._amortised(view) is None else None
+        beta = self._amortised(view)
+        conditional = self._conditional(view, keep=True) if beta is None else None
+        guesses = None if beta is None else self.amortised[beta].guesses(view.to(self._device), beta)[0]
         for number in range(draws):
             keyed = stream.child(number)
-            found = (
-                self._sample(conditional, keyed, None, index, view.y.device)
-                if conditional
-                else self.posterior_sample(view, keyed)
-            )
+            if beta is not None:
+                found = self._chained(view, beta, keyed, index, guesses)
+            else:
+                assert conditional is not None
+                found = self._sample(conditional, keyed, None, index, view.y.device)
             pieces.append(found.draws)
             progress((number + 1) / draws)
         return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
@@ -154,12 +156,16 @@ class SourceSeparationPipeline:
             return None
         return next((beta for beta, model in self.amortised.items() if model.applies(view, beta)), None)
 
-    def _chained(self, view: View, beta: int, stream: Stream, index: Tensor) -> Separation:
-        """One source given y, then all others given both."""
-        assert self.config.amortised is not None
-        device = self.denoisers[0].mixture.means.device
-        view, home = view.to(device), view.y.device
-        x, evaluations = self.amortised[beta].draw(view, beta, self.config.amortised, stream.child("amortised"), index)
+    @property
+    def _device(self) -> torch.device:
+        return self.denoisers[0].mixture.means.device
+
+    def _chained(self, view: View, beta: int, stream: Stream, index: Tensor, guesses: Tensor | None = None) -> Separation:
+        """One source given y, then all others given both. guesses: see `Amortised.draw`."""
+        sampler = self.config.amortised
+        assert sampler is not None
+        view, home = view.to(self._device), view.y.device
+        x, evaluations = self.amortised[beta].draw(view, beta, sampler, stream.child("amortised"), index, guesses)
         operators = tuple(Zero(o.source_shape, o.observation_shape) if b == beta else o for b, o in enumerate(view.operators))
         left = replace(view, y=view.y - view.operators[beta].forward(x), operators=operators)
         rest = self.posterior_sample(left, stream.child("others"), None, index)
@@ -170,7 +176,7 @@ class SourceSeparationPipeline:
     def _conditional(self, view: View, keep: bool = False) -> Small | Large:
         """What is exact about a view, and the joint posterior at any noise level. keep: for many draws."""
         config, shown = self.config, [self.denoisers[beta] for beta in view.shown]
-        view = view.to(self.denoisers[0].mixture.means.device)
+        view = view.to(self._device)
         if config.solver and max(d.mixture.dimension for d in self.denoisers) <= LARGE:
             raise MvssError(f"posterior.solver is for sources of more than {LARGE} numbers: leave it out")
         if max(d.mixture.dimension for d in shown) > LARGE:

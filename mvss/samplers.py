@@ -50,6 +50,12 @@ class SamplerConfig:
         if self.steps < 1 or not 0 < self.sigma_min <= self.sigma_start or not 0 < self.tau < 1:
             raise MvssError("sampler: steps must be >= 1, 0 < sigma_min <= sigma_start, and tau in (0, 1)")
 
+    @property
+    def evaluations(self) -> int:
+        """Of the expectation, in one run."""
+        again = {"heun": self.steps - 1, "pc": self.steps * self.corrections}
+        return self.steps + again.get(self.method, 0)
+
     def levels(self) -> Tensor:
         """σ_start … σ_min, `(steps,)`, geometric."""
         ratio = self.sigma_min / self.sigma_start

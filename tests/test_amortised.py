@@ -154,7 +154,7 @@ def test_an_untrained_network_gives_the_guess_where_noise_drowns_x() -> None:
     found, evaluations = model.draw(view, 1, drowned, Stream(0), index)
     half = 0.5 * (view.y - model.scenes[0].level)
     torch.testing.assert_close(found, half, atol=2e-3, rtol=0)
-    assert evaluations == 8 + 8  # guesses and means, over all turns
+    assert evaluations == 8 + 1  # guesses over all turns
     assert not any(p.requires_grad for p in guess.parameters())
 
 
@@ -249,7 +249,7 @@ def test_a_source_without_a_network_goes_to_the_gpu_with_the_others() -> None:
         assert here.device == there.device and float((here - there).abs().max()) < 0.05
 
 
-def test_the_last_lap_and_guesses_have_trainings_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_posteriors_and_guesses_have_trainings_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of the trainings of two laps; the denoiser learns once, from the last draws but one."""
     steps: list[int] = []
 
@@ -260,8 +260,8 @@ def test_the_last_lap_and_guesses_have_trainings_of_their_own(monkeypatch: pytes
     for module in (mvss.em, mvss.amortised):
         monkeypatch.setattr(module, "fit_denoiser", counted)
     usual = TrainingConfig(steps=2, batch=4)
-    trained(closed=True, guess_training=replace(usual, steps=3), last_training=replace(usual, steps=5))
-    assert steps == [3, 2, 3, 5, 2]
+    trained(closed=True, guess_training=replace(usual, steps=3), amortised_training=replace(usual, steps=5))
+    assert steps == [3, 5, 3, 5, 2]
 
 
 def test_a_network_for_posteriors_needs_their_noise_levels() -> None:

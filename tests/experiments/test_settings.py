@@ -97,8 +97,6 @@ IMAGES = (
     "training.turns",
     "training.shifts",
     "training.holes",
-    "guess_training",
-    "last_training",
 )
 # prior draws are the separation's
 ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "posterior.prior", *IMAGES)
