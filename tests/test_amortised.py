@@ -296,6 +296,20 @@ def test_the_other_sources_are_drawn_given_what_is_left() -> None:
     assert pipeline.prior_sample(1, 3, Stream(4)).shape == (3, *SHAPE)
 
 
+def test_many_draws_share_one_guess() -> None:
+    """They are those that single draws would be."""
+    data, pipeline = trained(guess_training=GUESSES)
+    guess, asked = pipeline.amortised[1].guess, []
+    assert guess is not None
+    handle = guess.register_forward_hook(lambda *_: asked.append(1))
+    many = pipeline.posterior_samples(data.views[1], Stream(3), 3)
+    assert len(asked) == 1
+    handle.remove()
+    for number in range(3):
+        single = pipeline.posterior_sample(data.views[1], Stream(3).child(number)).draws
+        assert all(torch.equal(x[number], one) for x, one in zip(many, single, strict=True))
+
+
 def test_a_pipeline_that_is_read_back_draws_the_same(tmp_path: Path) -> None:
     data, pipeline = trained()
     pipeline.save_pretrained(tmp_path / "model")

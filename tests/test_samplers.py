@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from closed_forms import Gaussians, exact, plain, random_prior, random_view
@@ -152,3 +154,19 @@ def test_bad_settings_are_refused_in_one_line(options: dict, words: str) -> None
     with pytest.raises(MvssError, match=words) as error:
         SamplerConfig(**options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["ancestral", "pc", "ddim", "heun"])
+def test_a_run_costs_what_its_settings_say(method: str) -> None:
+    config, calls = SamplerConfig(method, steps=5, corrections=2), []
+
+    class Counted:
+        def __call__(self, x: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+            calls.append(sigma)
+            return tuple(0.5 * v for v in x)
+
+        def draw(self, x: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+            return self(x, sigma)
+
+    sample(Counted(), [torch.ones(3, 2, dtype=torch.float64)], config, Stream(0), torch.arange(3))
+    assert len(calls) == config.evaluations
