@@ -111,7 +111,7 @@ galaxies-data: $(GALAXIES) ## cut stamps, PIXELS=64 wide, from the mosaics in FO
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status
 
-mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: 4 h, Gibbs not run in full]
+mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]

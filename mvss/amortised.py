@@ -122,20 +122,15 @@ class Amortised(torch.nn.Module):
 
     def guesses(self, view: View, beta: int) -> tuple[Tensor, int]:
         """m of each observation, `(N, *shape)`, and evaluations per observation."""
-        scene = self._scene(view, beta)
-        u, measured = (v.float() for v in scene.thrown_back(view, beta))
-        turns = TURNS if self.turns else 1
-        m = torch.cat(list(in_chunks(lambda rows: self._guessed(scene, u[rows], measured[rows], turns), len(u), BATCH)))
-        return m, 0 if self._guess_of(scene) is None else turns
+        return self._guesses(*self._seen(view, beta))
 
     def draw(
         self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor, m: Tensor | None = None
     ) -> tuple[Tensor, int]:
         """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation. m: `guesses`, where
         they are there already."""
-        scene = self._scene(view, beta)
-        u, measured = (v.float() for v in scene.thrown_back(view, beta))
-        guessed, evaluations = self.guesses(view, beta) if m is None else (m, 0)
+        scene, u, measured = self._seen(view, beta)
+        guessed, evaluations = self._guesses(scene, u, measured) if m is None else (m, 0)
 
         def work(rows: slice) -> Tensor:
             given = _Given(self, scene, u[rows], measured[rows], guessed[rows])
@@ -159,8 +154,17 @@ class Amortised(torch.nn.Module):
         scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
         return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
 
-    def _scene(self, view: View, beta: int) -> Scene:
-        return next(scene for scene in self.scenes if scene.shows(view, beta))
+    def _seen(self, view: View, beta: int) -> tuple[Scene, Tensor, Tensor]:
+        """The scene of a view, and what the networks are shown of it: u and where it was measured."""
+        scene = next(scene for scene in self.scenes if scene.shows(view, beta))
+        u, measured = scene.thrown_back(view, beta)
+        return scene, u.float(), measured.float()
+
+    def _guesses(self, scene: Scene, u: Tensor, measured: Tensor) -> tuple[Tensor, int]:
+        """As `guesses`."""
+        turns = TURNS if self.turns else 1
+        m = torch.cat(list(in_chunks(lambda rows: self._guessed(scene, u[rows], measured[rows], turns), len(u), BATCH)))
+        return m, 0 if self._guess_of(scene) is None else turns
 
     def _guess_of(self, scene: Scene) -> Guess | None:
         """What guesses sources in a view, if anything does."""
