@@ -48,6 +48,8 @@ OTHERS = 1_000_000
 """What is added to a seed for the simulation's fresh stamps."""
 AT_ONCE = 500
 """Galaxies in memory at a time, with all draws of them, when all of an archive are separated."""
+PREDICTED = 150
+"""Stamps whose held-out pixels are predicted, at most: each has dozens of them."""
 ALIKE, OWN = 0.1, 0.2
 """Noise within a tenth of the usual is taken for it; so is more, until the pixels with noise of their own and the masked ones
 are a fifth of a stamp: more would need a factorisation for each."""
@@ -254,7 +256,8 @@ class GalaxiesTask:
         if self._real is not None:
             found |= judge_real(*draw("real", _seen(self._real)), self._real)
         if SKY in model.sources and not self._fresh.ground:
-            which = self._fresh if self._real is None else _seen(self._real)
+            known = self._fresh.stamps if self._real is None else self._real
+            which = _seen(known.select(slice(PREDICTED)))
             found |= judge_held_out(lambda good: draw("held out", which, good), which.stamps, self.seed)
         return found
 

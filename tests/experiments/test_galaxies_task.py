@@ -153,6 +153,19 @@ def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None
     assert worse["2", "psnr_peak"][0] < scores["2", "psnr_peak"] and worse["2", "psnr_peak"][1] == 8
 
 
+def test_pixels_are_held_out_of_the_first_stamps_alone(simulated: GalaxiesTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.galaxies.data.PREDICTED", 3)
+    seen: list[int] = []
+
+    class Counting(Oracle):
+        def posterior_samples(self, view: View, stream: Stream, draws: int) -> tuple[Tensor, ...]:
+            seen.append(len(view))
+            return tuple(x[:, : len(view)] for x in super().posterior_samples(view, stream, draws))
+
+    scores = simulated.judge(Counting(simulated, 1e-6), Stream(0)).scores
+    assert seen == [8, 3] and scores["mean", "held_out_chi2"][1] == 3
+
+
 def test_clean_sources_are_had_of_stamps_with_noise_of_their_own(simulated: GalaxiesTask) -> None:
     assert [len(view) for view in _clean(simulated).views] == [26, 12]
 
