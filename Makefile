@@ -86,7 +86,7 @@ manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and lo
 manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
-mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1 min; cpu: 2 h a seed]
+mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1.5 min; cpu: 1 h a seed]
 	@$(BIN)/python -m experiments.mnist_grass $(FLAGS)
 
 mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 3 h]
@@ -95,7 +95,7 @@ mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's r
 # Of a user's own mosaics, where FOLDER= names them.
 galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
 
-galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: 3 h]
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 1.5 min; cpu: 3 h]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
 galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: 4 h, Gibbs not run in full]
@@ -118,7 +118,7 @@ readme: $(READY) ## write the README's results from the cpu preset's table.json 
 	@$(BIN)/python -m experiments.readme
 
 # git clean -X takes only what .gitignore names: committed tables and figures are never touched.
-clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs) [1 s]
+clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs, separated galaxies) [1 s]
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if [ -d results ]; then git clean -fdXq -- results; fi
