@@ -10,6 +10,7 @@ from torch import Tensor
 
 from experiments.recipes import Job, Model, Task
 from mvss.data import View
+from mvss.errors import MvssError
 from mvss.metrics.calibration import informed_references, rank_statistics, tarp_coverage
 from mvss.mixture_posterior import DenseView
 from mvss.rng import Stream
@@ -49,6 +50,8 @@ def calibrate(
     whole = task.fresh.views[alpha]
     view = whole.select(torch.arange(min(observations, len(whole))))
     among = [b for b in view.shown if b in model.sources]
+    if unknown := [b + 1 for b in view.shown if task.fresh_truth[alpha][b] is None]:
+        raise MvssError(f"calibration needs the truth of sources {unknown} of {job.problem}, which nobody knows: leave it out")
     truth = torch.cat([task.fresh_truth[alpha][b][: len(view)].flatten(1) for b in among], dim=1)
     found = model.posterior_samples(view, stream, draws, progress)
     references = informed_references(_estimate(view, among), 0.5, Stream(job.seed, (job.problem, "references")).generator())

@@ -85,7 +85,7 @@ def run_job(
 
     first = _with_estimates(data, first_draws(data, priors, beam, keyed), fit.estimates)
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = _accelerator()
     draws = run_em(
         data,
         pipeline.denoisers,
@@ -211,10 +211,14 @@ def _guess(job: Job, beta: int, shape: tuple[int, ...]) -> Guess:
     return Guess(_seeded(job, ("guess", beta), job.config.network, shape, Guess.INPUTS, Guess.OUTPUTS))
 
 
+def _accelerator() -> Accelerator:
+    return Accelerator(cpu=not torch.cuda.is_available())
+
+
 def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
     """The fitted method of a finished job, which has kept its state in `folder`, as it separates new observations."""
     if job.recipe.network:
-        return SourceSeparationPipeline.from_pretrained(folder / "pipeline")
+        return SourceSeparationPipeline.from_pretrained(folder / "pipeline").to(_accelerator().device)
     data = _clean(task) if job.recipe.clean else task.train
     fit = _fitted(job, task, data, folder.parent, lambda _: None, lambda _: None)
     denoisers = build_pipeline(job, task, fit).denoisers
@@ -240,8 +244,9 @@ def build_pipeline(job: Job, task: Task, fit: Fit) -> SourceSeparationPipeline:
     amortised = {}
     anywhere = job.recipe.guess_training is not None
     for beta in range(len(priors) if pipeline_config.amortised and job.recipe.network else 0):
-        if pairs_of(task.train, beta):
-            shape, training = task.train.source_shapes[beta], job.config.training_of(job.recipe)
+        if beta + 1 not in job.recipe.closed and pairs_of(task.train, beta):
+            shape = task.train.source_shapes[beta]
+            training = job.recipe.amortised_training or job.config.training_of(job.recipe)
             network = _seeded(job, ("amortised", beta), job.config.architecture_of(job.recipe), shape, INPUTS, OUTPUTS)
             guess = _guess(job, beta, shape) if beta in fit.networks or anywhere else None
             if guess and beta in fit.networks:

@@ -317,6 +317,8 @@ def check_config(config: Config) -> None:
             raise MvssError(f"method {name}: is either pcpca, clvm or own; leave the others out")
         if recipe.clean and config.laps(recipe) == "auto":
             raise MvssError(f"method {name}: laps=auto is for mixtures, and this one learns from clean sources: give a number")
+        if config.laps(recipe) == "auto" and recipe.network and config.posterior_of(recipe).amortised:
+            raise MvssError(f"method {name}: laps=auto judges priors, but amortised posteriors learn none: give a number")
         if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
             raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
         rivals = [

@@ -160,15 +160,17 @@ class Scorer:
             view = self.task.fresh.views[alpha]
             draws = model.posterior_samples(view, self.stream.child("means", alpha), self.metrics.mean_draws)
             for b, x in zip(self._among(view), self._within([list(draws)])[0], strict=True):
-                found[b].append((x.mean(0), x.std(0), self.task.fresh_truth[alpha][b]))
+                if (truth := self.task.fresh_truth[alpha][b]) is not None:
+                    found[b].append((x.mean(0), x.std(0), truth))
+        found = {b: parts for b, parts in found.items() if parts}
         for b, parts in found.items():
-            mean, _, truth = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
-            value = float(psnr(mean, truth, self.task.data_range).mean())
+            mean, _, true = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
+            value = float(psnr(mean, true, self.task.data_range).mean())
             self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
             shown_mean, shown_width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
             self.saved |= {f"mean_{b + 1}": self._few(shown_mean), f"width_{b + 1}": self._few(shown_width)}
         shown = [self._among(self.task.fresh.views[alpha]) for alpha in self.task.scored_views]
-        if all(sources == shown[0] for sources in shown):
+        if self.sources[-1] in found and all(sources == shown[0] for sources in shown):
             self._worst(found)
 
     def _worst(self, found: dict[int, list[tuple[Tensor, Tensor, Tensor]]]) -> None:
@@ -219,7 +221,9 @@ class Scorer:
 
     def _coverage(self, model: Model) -> None:
         """TARP coverage of joint draws of what the method separates, with references that depend on y: A⁺y plus noise."""
-        m = self.metrics
+        m, alpha = self.metrics, self.task.scored_views[-1]
+        if any(self.task.fresh_truth[alpha][b] is None for b in self.task.fresh.views[alpha].shown):
+            return  # nobody knows
         found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
         # of all sources together, or, for a method that separates one of several, of that one
         whole = len(self.sources) == len(self.task.train.source_shapes)

@@ -99,9 +99,10 @@ def run_em(
     amortised = amortised or {}
     if amortised and posterior.amortised is None:
         raise MvssError("em: networks for posteriors need posterior.amortised, the noise levels that they learn between")
-    for model in (*denoisers, *amortised.values()):  # also those that are not trained: what works together is in one place
-        model.to(accelerator.device)
-    pipeline = SourceSeparationPipeline(denoisers, posterior, amortised)
+    if amortised and held_out:
+        raise MvssError("em: held-out observations judge priors, and laps of networks for posteriors learn none: leave one out")
+    # also what is not trained: what works together is in one place
+    pipeline = SourceSeparationPipeline(denoisers, posterior, amortised).to(accelerator.device)
     state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "gains": [], "asked": None}
     draws = list(draws)
     if checkpoint is not None and checkpoint.exists():
@@ -136,15 +137,15 @@ def run_em(
                     amortised[beta].learn_guess(pool, guess_training, keyed.child("guess"), accelerator)
                 own = amortised_training or training
                 levels = replace(own, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
-                result = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
-                scores[f"loss_amortised_{beta + 1}"] = result.loss[-1][1]
+                losses = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
+                scores[f"loss_amortised_{beta + 1}"] = losses[-1][1]
                 # a prior that no E-step of this stage draws from is learned once, from its last draws but one
                 if state["within"] + 1 < stage.laps and all(amortised[beta].applies(data.views[a], beta) for a in showing):
                     continue
             denoisers[beta].relax(relaxation)
-            result = fit_denoiser(denoisers[beta], pool, training, stream.child("m-step", lap, beta), accelerator)
+            losses = fit_denoiser(denoisers[beta], pool, training, stream.child("m-step", lap, beta), accelerator)
             denoisers[beta].relax(1.0)
-            scores[f"loss_{beta + 1}"] = result.loss[-1][1]
+            scores[f"loss_{beta + 1}"] = losses[-1][1]
         trained = time.monotonic()
         _freeze(denoisers, True)
         clamped, residual = 0.0, 0.0

@@ -10,7 +10,7 @@ dropped: they are the baseline's own result.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -102,7 +102,6 @@ def gibbs_sample(
     rounds: int,
     stream: Stream,
     index: Tensor,
-    on_round: Callable[[int, list[Tensor]], None] | None = None,
 ) -> tuple[tuple[Tensor, ...], int]:
     """Run `rounds` sweeps over the sources; return the last draws `(N, *shape_β)` and evaluations per observation.
 
@@ -118,6 +117,4 @@ def gibbs_sample(
             noise = noised([torch.zeros_like(x[beta])], sampler.sigma_start, keyed, index)
             x[beta] = sample(posterior, noise, sampler, keyed, index)[0]
             evaluations += posterior.evaluations
-        if on_round:
-            on_round(sweep + 1, x)
     return tuple(x), evaluations

@@ -55,6 +55,8 @@ class Noisier2NoiseConfig:
     def __post_init__(self) -> None:
         if self.averages < 1:
             raise MvssError(f"noisier2noise: averages={self.averages} must be at least 1")
+        if self.least is not None and self.most is not None and not self.least < self.most:
+            raise MvssError(f"noisier2noise: least={self.least} must be below most={self.most}")
 
 
 class Guess(torch.nn.Module):

@@ -77,8 +77,8 @@ class PosteriorConfig:
     def __post_init__(self) -> None:
         if self.start not in ("warm", "cold"):
             raise MvssError(f"posterior.start={self.start!r} is unknown; use warm or cold")
-        if self.components < 1 or self.chunk < 1 or self.passes < 1:
-            raise MvssError("posterior.components, posterior.chunk and posterior.passes must be at least 1")
+        if min(self.components, self.beam, self.chunk, self.passes) < 1 or self.gibbs_rounds < 0:
+            raise MvssError("posterior.components, beam, chunk and passes must be at least 1, gibbs_rounds at least 0")
         if self.solver and (self.sampler.method == "ancestral" or self.gibbs_rounds):
             raise MvssError("posterior.solver gives means, no draws: sampler.method must be pc, ddim or heun, gibbs_rounds 0")
 
@@ -110,7 +110,7 @@ class SourceSeparationPipeline:
         self.amortised = dict(amortised or {})
         self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
-        self._kept: dict[str, tuple[SharedView, Levels]] = {}
+        self._kept: dict[tuple[str, tuple[int, ...]], tuple[SharedView, Levels]] = {}
 
     def posterior_sample(
         self,
@@ -156,6 +156,13 @@ class SourceSeparationPipeline:
             return None
         return next((beta for beta, model in self.amortised.items() if model.applies(view, beta)), None)
 
+    def to(self, device: torch.device | str) -> SourceSeparationPipeline:
+        """The same, with all that it holds moved there: where it separates. Draws come back to where observations are."""
+        for model in (*self.denoisers, *self.amortised.values()):
+            model.to(device)
+        self._kept.clear()
+        return self
+
     @property
     def _device(self) -> torch.device:
         return self.denoisers[0].mixture.means.device
@@ -180,15 +187,15 @@ class SourceSeparationPipeline:
         if config.solver and max(d.mixture.dimension for d in self.denoisers) <= LARGE:
             raise MvssError(f"posterior.solver is for sources of more than {LARGE} numbers: leave it out")
         if max(d.mixture.dimension for d in shown) > LARGE:
-            return Large(shown, view, config.solver, partial(self._levels, view.name))
+            return Large(shown, view, config.solver, partial(self._levels, (view.name, view.shown)))
         return Small(shown, view, config.components, config.beam, keep)
 
-    def _levels(self, name: str, rows: SharedView) -> Levels:
+    def _levels(self, key: tuple[str, tuple[int, ...]], rows: SharedView) -> Levels:
         """The factorisations of a view, from call to call, as long as it has the same operators and noise."""
-        like, levels = self._kept.get(name, (None, {}))
+        like, levels = self._kept.get(key, (None, {}))
         if like is None or not rows.same_factors(like):
             like, levels = rows.select(slice(1)), {}
-            self._kept[name] = (like, levels)
+            self._kept[key] = (like, levels)
         return levels
 
     def _sample(
@@ -339,8 +346,11 @@ class SourceSeparationPipeline:
         for beta in settings.get("amortised", ()):
             name = f"amortised-{beta + 1}"
             state, first = load_checkpoint(folder / f"{name}.pt"), folder / f"guess-{beta + 1}"
-            guess = Guess(_read_network(first)) if state.pop("guess") else None
-            amortised[beta] = Amortised.read(_read_network(folder / name), guess, state)
+            try:
+                guess = Guess(_read_network(first)) if state.pop("guess") else None
+                amortised[beta] = Amortised.read(_read_network(folder / name), guess, state)
+            except (KeyError, TypeError) as error:
+                raise MvssError(f"{folder / name}.pt is of another version of mvss: learn it again, or use that one") from error
         return SourceSeparationPipeline(denoisers, config, amortised)
 
 

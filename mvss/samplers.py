@@ -12,6 +12,7 @@ sampler returns x_0, the others E.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,8 +48,10 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.method not in ("ancestral", "pc", "ddim", "heun"):
             raise MvssError(f"sampler.method={self.method!r} is unknown; use ancestral, pc, ddim or heun")
-        if self.steps < 1 or not 0 < self.sigma_min <= self.sigma_start or not 0 < self.tau < 1:
-            raise MvssError("sampler: steps must be >= 1, 0 < sigma_min <= sigma_start, and tau in (0, 1)")
+        if self.steps < 1 or self.corrections < 0 or not 0 < self.tau < 1:
+            raise MvssError("sampler: steps must be >= 1, corrections >= 0, and tau in (0, 1)")
+        if not 0 < self.sigma_min <= self.sigma_start < math.inf:
+            raise MvssError("sampler: 0 < sigma_min <= sigma_start must hold, and sigma_start be finite")
 
     @property
     def evaluations(self) -> int:

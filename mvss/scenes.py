@@ -37,7 +37,7 @@ class Pair:
 
 
 def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
-    """Pairs of views that show source `beta` on what hides it, and that alone, by the same operators and noise.
+    """Pairs of views that show source `beta` on what hides it, and that alone, by the same operators, and noise (not checked).
 
     alone: also views that show it behind noise.
     """
@@ -65,12 +65,13 @@ def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
 class Scene:
     """One pair of views: y = A x + n.
 
-    level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of
-    A, by which views are told. factor: a where A = a I but for masks, else None. operator: A but for masks, and
-    backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to be learned any more.
-    size: observations to be separated.
+    others: sources that n is made of. level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the
+    pixels of x. probe: `_image` of A, by which views are told. factor: a where A = a I but for masks, else None. operator: A
+    but for masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to
+    be learned any more. size: observations to be separated.
     """
 
+    others: tuple[int, ...]
     level: Tensor
     usual: float
     probe: Tensor
@@ -98,11 +99,14 @@ class Scene:
             n = measured * (y - level)
         usual = usual_size(*thrown_back(operator, n, measured))
         backgrounds = torch.stack([n, measured], dim=1).float()
-        return Scene(level, usual, _image(mixed, beta), tight_factor(mixed, beta), operator, backgrounds, len(mixed))
+        if not usual > 0:
+            raise MvssError(f"{mixed.name}: what hides source {beta + 1} does not vary: give more observations of it alone")
+        others = tuple(sorted(set(mixed.shown) - {beta}))
+        return Scene(others, level, usual, _image(mixed, beta), tight_factor(mixed, beta), operator, backgrounds, len(mixed))
 
     def shows(self, view: View, beta: int) -> bool:
-        """Whether a view shows source `beta` as this does, with other sources."""
-        if beta not in view.shown or len(view.shown) == 1:
+        """Whether a view shows source `beta` as this does, behind the same other sources."""
+        if beta not in view.shown or not self.others or set(view.shown) - {beta} != set(self.others):
             return False
         return _alike(self.probe, _image(view, beta))
 
@@ -112,7 +116,7 @@ class Scene:
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
-        return {"level": self.level, "usual": self.usual, "probe": self.probe, "factor": self.factor}
+        return {"others": self.others, "level": self.level, "usual": self.usual, "probe": self.probe, "factor": self.factor}
 
     def observed(self, view: View) -> tuple[Tensor, Tensor]:
         """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = [
     "TURNS",
     "TrainingConfig",
-    "TrainingResult",
     "denoising_loss",
     "fit_denoiser",
     "learning_rate",
@@ -108,14 +107,6 @@ class TrainingConfig:
         return (math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)).exp()
 
 
-@dataclass
-class TrainingResult:
-    """Mean training loss of each block of steps as (last step, loss), and the loss on held-out draws, NaN without."""
-
-    loss: list[tuple[int, float]]
-    held_out: float
-
-
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Adam's rate at step 0, ..., steps − 1."""
     done = step / max(config.steps - 1, 1)
@@ -191,24 +182,24 @@ def fit_denoiser(
     config: TrainingConfig,
     stream: Stream,
     accelerator: Accelerator,
-    log: Callable[[dict[str, float]], None] | None = None,
-    held_out: Tensor | None = None,
-) -> TrainingResult:
-    """Train the parameters of `denoiser` that require a gradient, in place, on draws of its source.
+) -> list[tuple[int, float]]:
+    """Train the parameters of `denoiser` that require a gradient, in place, on draws of its source; the mean loss of each block
+    of steps as (last step, loss).
 
     Arguments:
         denoiser: module with `loss(x, sigma, noise, weights) -> scalar`, the mean over N of weights × error, where
             weights None is 1 for all; weights have mean 1 over all processes, so the loss must not normalise them.
         draws: posterior draws, shape (N, *shape); they take the dtype of the parameters and the accelerator's device.
-        stream: source of every random number; one or several processes give the same result to rounding.
-        log: takes {"step", "loss", "learning_rate"} every 100 steps, on the main process.
-        held_out: draws that are not trained on, for the result's `held_out`.
+        stream: source of every random number; one or several processes give the same result to rounding, unless the
+            loss draws numbers of its own, as that of made observations does.
 
     Raises MvssError if draws are missing or not finite, nothing is trainable, or the loss stops being finite.
     """
     _require_draws(draws)
     if config.turns and (draws.ndim < 4 or draws.shape[-1] != draws.shape[-2]):
         raise MvssError(f"training.turns is for square images, not for draws of shape {tuple(draws.shape[1:])}: leave it out")
+    if config.shifts and draws.ndim < 4:
+        raise MvssError(f"training.shifts is for images, not for draws of shape {tuple(draws.shape[1:])}: leave it out")
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
     if not trainable:
         raise MvssError("the denoiser has no trainable parameter: give it a network or leave out its training")
@@ -221,14 +212,13 @@ def fit_denoiser(
     # Dropout draws from the global generator: keyed too, and left as it was found.
     with torch.random.fork_rng():
         torch.manual_seed(stream.generator("dropout", accelerator.process_index).initial_seed())
-        loss = _descend(objective, optimizer, trainable, ema, batches, config, accelerator, log)
+        loss = _descend(objective, optimizer, trainable, ema, batches, config, accelerator)
     if ema is not None:
         ema.copy_to(trainable)
     denoiser.eval()
     # Or the accelerator would keep every lap's wrapper and optimiser, and an old wrapper its hooks on the parameters.
     objective, optimizer = accelerator.free_memory(objective, optimizer)
-    score = math.nan if held_out is None else denoising_loss(denoiser, held_out, config, stream)
-    return TrainingResult(loss, score)
+    return loss
 
 
 def _descend(
@@ -239,7 +229,6 @@ def _descend(
     batches: _Batches,
     config: TrainingConfig,
     accelerator: Accelerator,
-    log: Callable[[dict[str, float]], None] | None,
 ) -> list[tuple[int, float]]:
     """All the steps; the mean loss of each block of them."""
     history, block = [], []
@@ -260,8 +249,6 @@ def _descend(
             _require_finite(losses, step + 1 - len(block))
             history.append((step + 1, losses.mean().item()))
             block = []
-            if log is not None and accelerator.is_main_process:
-                log({"step": step + 1, "loss": history[-1][1], "learning_rate": rate})
     return history
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 import mvss.amortised
 import mvss.em
 from mvss.amortised import INPUTS, OUTPUTS, Amortised
+from mvss.checkpoints import load_checkpoint, save_checkpoint
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser, karras_base
 from mvss.dynamic import local_scale, usual_size
-from mvss.em import Draws, Stage, run_em
+from mvss.em import Draws, HeldOut, Stage, run_em
 from mvss.errors import MvssError
 from mvss.networks import ImageUNet
 from mvss.noise import Isotropic
@@ -283,6 +284,48 @@ def test_a_network_for_posteriors_needs_their_noise_levels() -> None:
         )
 
 
+def test_held_out_observations_do_not_end_laps_of_posteriors() -> None:
+    data, x = views(4)
+    denoisers = [Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0) for _ in range(2)]
+    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
+    draws = [[data.views[0].y], [data.views[1].y - x, x]]
+    config = PosteriorConfig(amortised=SAMPLER)
+    with pytest.raises(MvssError, match="held-out observations judge priors"):
+        run_em(
+            data,
+            denoisers,
+            draws,
+            [Stage((1,), 1)],
+            TrainingConfig(),
+            config,
+            Stream(0),
+            Accelerator(cpu=True),
+            amortised={1: model},
+            held_out=HeldOut(data, draws, config),
+        )
+
+
+def test_a_source_on_more_than_what_it_was_learned_on_is_not_drawn_first() -> None:
+    """Of nested views, each with one source more, every posterior is for its own view alone."""
+    here, none = Identity(SHAPE), Zero(SHAPE, SHAPE)
+    operators = [(here, none, none), (here, here, none), (here, here, here)]
+    nested = MultiViewData(
+        tuple(View(normal(3, *SHAPE), o, Isotropic(0.1), str(n)) for n, o in enumerate(operators)), (SHAPE,) * 3
+    )
+    models = {beta: Amortised.of(Pixelwise(), nested, beta) for beta in (1, 2)}
+    assert [[model.applies(view, beta) for view in nested.views] for beta, model in models.items()] == [
+        [False, True, False],
+        [False, False, True],
+    ]
+
+
+def test_what_hides_a_source_must_vary() -> None:
+    data, _ = views(4)
+    still = replace(data.views[0], y=torch.full_like(data.views[0].y, LEVEL))
+    with pytest.raises(MvssError, match="both: what hides source 2 does not vary"):
+        Amortised.of(Pixelwise(), MultiViewData((still, data.views[1]), data.source_shapes), 1)
+
+
 def test_the_other_sources_are_drawn_given_what_is_left() -> None:
     """Sky and target add up to y within their noise, and the pipeline counts what both networks did."""
     data, pipeline = trained()
@@ -320,6 +363,17 @@ def test_a_pipeline_that_is_read_back_draws_the_same(tmp_path: Path) -> None:
         strict=True,
     ):
         assert torch.equal(a, b)
+
+
+def test_a_model_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    _, pipeline = trained()
+    pipeline.save_pretrained(tmp_path / "model")
+    state = load_checkpoint(tmp_path / "model" / "amortised-2.pt")
+    del state["guess"]
+    save_checkpoint(tmp_path / "model" / "amortised-2.pt", state)
+    with pytest.raises(MvssError, match="of another version") as error:
+        SourceSeparationPipeline.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(error.value)
 
 
 def test_local_scale_is_the_larger_of_a_pixel_and_its_surroundings() -> None:

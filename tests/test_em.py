@@ -175,7 +175,7 @@ def test_relaxation_reaches_the_m_step() -> None:
 
 
 def test_settings_are_validated() -> None:
-    for options in ({"start": "tepid"}, {"components": 0}, {"chunk": 0}):
+    for options in ({"start": "tepid"}, {"components": 0}, {"beam": 0}, {"chunk": 0}, {"gibbs_rounds": -1}):
         with pytest.raises(MvssError) as error:
             PosteriorConfig(**options)
         assert "\n" not in str(error.value)

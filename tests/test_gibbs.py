@@ -32,7 +32,6 @@ def test_enough_sweeps_give_the_joint_law() -> None:
     start = [torch.zeros(count, d, dtype=torch.float64) for d in sizes]
     config = SamplerConfig("heun", 24, sigma_start=50.0, sigma_min=0.005)
     many = one.select(torch.zeros(count, dtype=torch.long))
-    seen = []
     x, evaluations = gibbs_sample(
         DenseConditionals([plain(p) for p in priors], many),
         start,
@@ -40,12 +39,10 @@ def test_enough_sweeps_give_the_joint_law() -> None:
         12,
         STREAM,
         torch.arange(count),
-        on_round=lambda r, _: seen.append(r),
     )
     x = torch.cat(x, dim=1)
     assert ((x.mean(0) - law.mean).abs() < 0.07 * scale).all()
     assert ((torch.cov(x.mT) - law.covariance).abs() < 0.09 * torch.outer(scale, scale)).all()
-    assert seen == list(range(1, 13))
     assert evaluations == 12 * 2 * (24 + 23)  # sweeps × sources × (levels + Heun's second stages)
     assert not any(s.any() for s in start)  # the caller's draws are not written to
 

@@ -132,6 +132,8 @@ def test_errors_of_wings_count_however_bright_the_middle_is() -> None:
 def test_averages_must_be_positive() -> None:
     with pytest.raises(MvssError, match="averages=0"):
         Noisier2NoiseConfig(averages=0)
+    with pytest.raises(MvssError, match=r"least=1\.0 must be below most=0\.0"):
+        Noisier2NoiseConfig(least=1.0, most=0.0)
 
 
 def test_a_guess_that_learned_with_holes_fills_one_from_its_surroundings() -> None:

@@ -23,7 +23,7 @@ from mvss.mixture import GaussianMixture
 from mvss.mixture_posterior import DenseView, MixturePosterior
 from mvss.networks import TimeMLP
 from mvss.noise import Diagonal, Isotropic
-from mvss.operators import Dense, Identity
+from mvss.operators import Dense, Identity, Zero
 from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
 from mvss.posterior import JointPosterior
 from mvss.rng import Stream
@@ -346,3 +346,21 @@ def test_factorisations_last_as_long_as_the_operators_and_the_noise_of_a_view(mo
     assert len(made) == 1 and torch.equal(first, again)
     exact = pipeline.posterior_sample(quiet, Stream(0, ())).draws[0]
     assert len(made) == 2 and float((exact - y).abs().max()) < 0.1 < float((first - y).abs().max())
+
+
+def test_factorisations_are_of_the_sources_that_a_view_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where two views have one name, and one operator shows other sources."""
+    monkeypatch.setattr("mvss.pipeline.LARGE", 1)
+    shape = (1, 2, 2)
+    here, none = Identity(shape), Zero(shape, shape)
+    wide, narrow = (
+        GaussianMixture(torch.ones(1), torch.zeros(1, 4), variance * torch.eye(4, dtype=torch.float64)[None], 1e-6)
+        for variance in (1.0, 1e-4)
+    )
+    pipeline = SourceSeparationPipeline([Denoiser(prior, None, shape, 1.0) for prior in (wide, narrow)])
+    y = torch.ones(5, *shape, dtype=torch.float64)
+    found = [
+        pipeline.posterior_sample(View(y, operators, Isotropic(0.1), "one name"), Stream(0, ())).draws[0].mean()
+        for operators in ((here, none), (none, here))
+    ]
+    assert float(found[0]) > 0.8 and abs(float(found[1])) < 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -148,6 +149,8 @@ def test_levels_are_geometric() -> None:
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_min": 1.0, "sigma_start": 0.5}, "sigma_min"),
         ({"tau": 1.0}, "tau"),
+        ({"corrections": -1}, "corrections"),
+        ({"sigma_start": math.inf}, "finite"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(options: dict, words: str) -> None:

@@ -185,7 +185,7 @@ class GalaxiesTask:
             operator = BlockAverage(blurred.observation_shape, FACTOR) @ blurred
         good, usual, slope = stamps.good if good is None else good, stamps.sigma.median(), slope_of(self._transform)
         noise: Noise = Isotropic(slope * usual)
-        if c.noise == "stationary" and self._real is None and not seen.ground:
+        if c.noise == "stationary" and self._name == "simulated":
             good = good & (stamps.sigma <= usual)  # all pixels have one law: those with more noise are left out
             noise = Stationary(slope**2 * noise_covariance(c.pixels))
         elif bool(((sigma := _rounded(stamps, usual)) != usual).any()):

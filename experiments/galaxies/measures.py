@@ -229,8 +229,8 @@ def _truth(stamps: Stamps) -> Tensor:
 
 
 def _median(values: Tensor) -> float:
-    """nan where any value is, so that a method cannot gain by failing."""
-    return float(values.quantile(0.5))
+    """nan where any value is, so that a method cannot gain by failing, and where there are none."""
+    return float(values.quantile(0.5)) if len(values) else math.nan
 
 
 def _moments(image: Tensor) -> tuple[float, float, float, float]:

@@ -141,7 +141,9 @@ class Mosaic:
         for ending in ENDINGS:
             beside = self.path.with_name(name.replace(ending, "_wht.fits"))
             if name != beside.name and beside.is_file():
-                return next(hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2)
+                if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
+                    return weights
+                raise self._bad(f"has a weight map, {beside.name}, that holds no image")
         return None
 
     def __enter__(self) -> Mosaic:

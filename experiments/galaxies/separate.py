@@ -44,8 +44,11 @@ def _separate(problem: str, arguments: list[str]) -> int:
     if problem not in command.config.problems:
         known = ", ".join(command.config.problems)
         raise MvssError(f"{problem} is not among the problems {known}: give FOLDER=, PIXELS= and ARGS= as to make galaxies")
+    recipe = command.config.recipes()["joint"]
+    if recipe.problems and problem not in recipe.problems:
+        raise MvssError(f"no file is made of {problem}: joint, which makes them, is for {', '.join(recipe.problems)}")
     for seed in command.seeds:
-        job = Job(problem, "joint", seed, command.config.recipes()["joint"], command.config)
+        job = Job(problem, "joint", seed, recipe, command.config)
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
         task = EXPERIMENT.task(problem, seed, command.config)

@@ -343,6 +343,8 @@ def _bad(folder: Path, kind: str) -> None:
         fits.writeto(mosaic, np.full((SIZE, SIZE), np.nan, np.float32), fits.getheader(mosaic), overwrite=True)
     elif kind == "weights of another size":
         fits.writeto(folder / "tile_1_wht.fits", np.ones((50, 50), np.float32))
+    elif kind == "weights without an image":
+        fits.HDUList([fits.PrimaryHDU()]).writeto(folder / "tile_1_wht.fits")
     elif kind == "another unit":
         fits.setval(mosaic, "BUNIT", value="ELECTRONS")
     elif kind == "no mosaics":
@@ -370,6 +372,7 @@ def _bad(folder: Path, kind: str) -> None:
         ("no image", "holds no image"),
         ("blank", "no measured pixels"),
         ("weights of another size", "its weight map"),
+        ("weights without an image", "holds no image"),
         ("another unit", "keep mosaics of one kind"),
         ("no mosaics", "no mosaics in"),
         ("no columns", "no columns RA and DEC in degrees; its numeric columns are: ra, de"),

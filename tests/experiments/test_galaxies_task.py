@@ -91,6 +91,8 @@ def test_a_stationary_model_leaves_out_the_pixels_with_more_noise() -> None:
     task = small("simulated", noise="stationary")
     assert all(isinstance(view.noise, Stationary) for view in task.train.views)
     assert abs(float(residual(task, 1).std()) - 1) < 0.05
+    both = small("multi-resolution", noise="stationary", pixels=32)
+    assert not any(isinstance(view.noise, Stationary) for view in both.train.views)  # none of its noise is correlated
 
 
 def test_the_ground_sees_the_same_sources_through_air_in_coarser_pixels() -> None:
@@ -188,12 +190,17 @@ def test_methods_of_their_own_and_problems_are_known_by_name(simulated: Galaxies
         GalaxiesConfig(draws=2)
 
 
-def test_what_is_learned_separates_real_galaxies_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_learned_separates_real_galaxies_into_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
-    few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes]
+    scores = ["metrics.mean_draws=2", "metrics.coverage=4"]  # as far as a truth is known
+    few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]
     arguments = ["--preset", "smoke", "--", *few, "methods.aperture.problems=[simulated]"]
     monkeypatch.setattr(separate, "ROOT", tmp_path)
     assert separate.main(arguments) == 2  # nothing is learned yet
+    assert separate.main(["--problem", "ground", "--preset", "smoke"]) == 2
+    assert "no file is made of ground" in capsys.readouterr().err
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     assert separate.main(arguments) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
@@ -294,6 +301,8 @@ def test_galaxies_are_drawn_by_what_has_learned_to() -> None:
     posterior = replace(config.posterior, amortised=None)
     job = replace(job, problem="simulated", config=replace(config, posterior=posterior), recipe=config.methods["joint"])
     assert not build_pipeline(job, make_task("simulated", 0, config), Fit([base, base])).amortised
+    closed = Job("simulated", "joint", 0, replace(job.recipe, closed=(2,)), config)  # nothing of it is learned
+    assert not build_pipeline(closed, make_task("simulated", 0, config), Fit([base, base])).amortised
 
 
 def test_turned_batches_hold_each_of_the_eight_turns() -> None:

@@ -54,6 +54,7 @@ def test_an_aperture_that_fills_its_stamp_says_nothing_of_what_is_beyond_it(stam
     radius = torch.where(torch.arange(200) < 3, 100.0, stamps.catalogue["half_light_radius"])
     wide = replace(stamps, catalogue={**stamps.catalogue, "half_light_radius": radius})
     assert leftover_scores(stamps.galaxy, wide) == {"leftover_light": 0.0, "leftover_sigma": 0.0}
+    assert all(math.isnan(score) for score in leftover_scores(stamps.galaxy[:3], wide.select(slice(3))).values())
 
 
 def test_flux_is_that_of_the_aperture(stamps: Stamps) -> None:
