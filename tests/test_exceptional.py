@@ -200,9 +200,9 @@ def test_exceptional_pixels_go_with_their_rows() -> None:
             draws.append(torch.stack(pipeline.posterior_sample(view, stream).draws))
         torch.testing.assert_close(*draws)
     pipeline.posterior_sample(View(2 * view.y, view.operators, view.noise), stream)
-    before = pipeline._kept["view"][1]
+    before = pipeline._kept["view", (0, 1)][1]
     pipeline.posterior_sample(view, stream)
-    assert pipeline._kept["view"][1] is before
+    assert pipeline._kept["view", (0, 1)][1] is before
 
 
 @pytest.mark.parametrize("view", [VIEW, CORRELATED])
