@@ -365,6 +365,13 @@ def test_a_pipeline_that_is_read_back_draws_the_same(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_a_pipeline_moves_as_a_whole() -> None:
+    _, pipeline = trained(guess_training=GUESSES)
+    assert pipeline.to("meta") is pipeline
+    places = [p.device.type for m in (*pipeline.denoisers, *pipeline.amortised.values()) for p in m.parameters()]
+    assert set(places) == {"meta"} and pipeline.denoisers[0].mixture.means.device.type == "meta"
+
+
 def test_a_model_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
     _, pipeline = trained()
     pipeline.save_pretrained(tmp_path / "model")

@@ -301,6 +301,11 @@ def test_galaxies_are_drawn_by_what_has_learned_to() -> None:
     posterior = replace(config.posterior, amortised=None)
     job = replace(job, problem="simulated", config=replace(config, posterior=posterior), recipe=config.methods["joint"])
     assert not build_pipeline(job, make_task("simulated", 0, config), Fit([base, base])).amortised
+    own = replace(job.recipe, amortised_training=replace(config.training, turns=False, holes=0.3))
+    learner = build_pipeline(Job("simulated", "joint", 0, own, config), make_task("simulated", 0, config), Fit([base, base]))
+    assert (learner.amortised[GALAXY].turns, learner.amortised[GALAXY].holes) == (False, 0.3)
+    with pytest.raises(MvssError, match="laps=auto judges priors"):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", "em.laps=auto", "em.held_out=4"], ROOT)
     closed = Job("simulated", "joint", 0, replace(job.recipe, closed=(2,)), config)  # nothing of it is learned
     assert not build_pipeline(closed, make_task("simulated", 0, config), Fit([base, base])).amortised
 
