@@ -15,7 +15,7 @@ from mvss.metrics.calibration import informed_references, rank_statistics, tarp_
 from mvss.mixture_posterior import DenseView
 from mvss.rng import Stream
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "unknown_sources"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Calibration:
     draws: int
 
 
+def unknown_sources(task: Task) -> list[int]:
+    """Of the newest scored view, those (from 1) whose truth nobody knows."""
+    alpha = task.scored_views[-1]
+    return [b + 1 for b in task.fresh.views[alpha].shown if task.fresh_truth[alpha][b] is None]
+
+
 def calibrate(
     model: Model,
     task: Task,
@@ -50,7 +56,7 @@ def calibrate(
     whole = task.fresh.views[alpha]
     view = whole.select(torch.arange(min(observations, len(whole))))
     among = [b for b in view.shown if b in model.sources]
-    if unknown := [b + 1 for b in view.shown if task.fresh_truth[alpha][b] is None]:
+    if unknown := unknown_sources(task):
         raise MvssError(f"calibration needs the truth of sources {unknown} of {job.problem}, which nobody knows: leave it out")
     truth = torch.cat([task.fresh_truth[alpha][b][: len(view)].flatten(1) for b in among], dim=1)
     found = model.posterior_samples(view, stream, draws, progress)

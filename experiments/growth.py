@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from experiments.jobs import Fit, build_pipeline, first_draws
@@ -28,6 +27,7 @@ from mvss.checkpoints import atomic_write_text
 from mvss.em import Stage, run_em
 from mvss.mixture_fit import fit_mixtures
 from mvss.rng import Stream
+from mvss.training import default_accelerator
 
 __all__ = ["Cost", "measure", "measure_growth"]
 
@@ -73,7 +73,7 @@ def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> 
         replace(config.training, steps=steps),
         pipeline.config,
         stream.child("em"),
-        Accelerator(cpu=not torch.cuda.is_available()),
+        default_accelerator(),
         on_lap=lambda record, _: records.append(record),
     )
     lap, pairs = records[-1], sum(len(view.shown) for view in task.train.views)

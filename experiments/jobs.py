@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from experiments.recipes import Config, Job, NetworkConfig, Recipe, Task
@@ -36,6 +35,7 @@ from mvss.pipeline import LARGE, PosteriorConfig, SourceSeparationPipeline
 from mvss.records import PeakMemory
 from mvss.rng import Stream
 from mvss.scenes import pairs_of, tight_factor
+from mvss.training import default_accelerator
 
 __all__ = ["Fit", "build_pipeline", "first_draws", "load_model", "run_job"]
 
@@ -85,7 +85,7 @@ def run_job(
 
     first = _with_estimates(data, first_draws(data, priors, beam, keyed), fit.estimates)
     relaxation = config.em.relaxation if recipe.relaxation is None else recipe.relaxation
-    accelerator = _accelerator()
+    accelerator = default_accelerator()
     draws = run_em(
         data,
         pipeline.denoisers,
@@ -211,14 +211,10 @@ def _guess(job: Job, beta: int, shape: tuple[int, ...]) -> Guess:
     return Guess(_seeded(job, ("guess", beta), job.config.network, shape, Guess.INPUTS, Guess.OUTPUTS))
 
 
-def _accelerator() -> Accelerator:
-    return Accelerator(cpu=not torch.cuda.is_available())
-
-
 def load_model(job: Job, task: Task, folder: Path) -> SourceSeparationPipeline:
     """The fitted method of a finished job, which has kept its state in `folder`, as it separates new observations."""
     if job.recipe.network:
-        return SourceSeparationPipeline.from_pretrained(folder / "pipeline").to(_accelerator().device)
+        return SourceSeparationPipeline.from_pretrained(folder / "pipeline").to(default_accelerator().device)
     data = _clean(task) if job.recipe.clean else task.train
     fit = _fitted(job, task, data, folder.parent, lambda _: None, lambda _: None)
     denoisers = build_pipeline(job, task, fit).denoisers

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.calibration import calibrate
+from experiments.calibration import calibrate, unknown_sources
 from experiments.recipes import Bounded, Job, Judge, Model, OwnScores, Task
 from mvss.data import MultiViewData, View
 from mvss.denoisers import Denoiser
@@ -221,9 +221,9 @@ class Scorer:
 
     def _coverage(self, model: Model) -> None:
         """TARP coverage of joint draws of what the method separates, with references that depend on y: A⁺y plus noise."""
-        m, alpha = self.metrics, self.task.scored_views[-1]
-        if any(self.task.fresh_truth[alpha][b] is None for b in self.task.fresh.views[alpha].shown):
-            return  # nobody knows
+        if unknown_sources(self.task):
+            return
+        m = self.metrics
         found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
         # of all sources together, or, for a method that separates one of several, of that one
         whole = len(self.sources) == len(self.task.train.source_shapes)

@@ -122,7 +122,7 @@ def run_em(
             continue
         lap, scores = state["lap"], {}
         if held_out and state["asked"] is None:
-            state["asked"], count = _separate(pipeline, held_out, views, stream.child("held-out", lap), accelerator)
+            state["asked"], count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
             state["evaluations"] += count
         former, began = copy.deepcopy(list(denoisers)) if held_out else [], time.monotonic()
         for beta in stage.sources:
@@ -159,7 +159,7 @@ def run_em(
         state |= {"lap": lap + 1, "within": state["within"] + 1}
         if held_out:
             keyed, before = stream.child("held-out", lap + 1), state["asked"]
-            state["asked"], count = _separate(pipeline, held_out, views, keyed, accelerator)
+            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
             state["evaluations"] += count
             bounds = [_gain(former, denoisers, asked, training, keyed) for asked in (before, state["asked"])]
             gain = torch.stack(bounds).mean(0)
@@ -203,12 +203,11 @@ def _plan(data: MultiViewData, stages: Sequence[Stage]) -> list[tuple[Stage, lis
 
 
 def _separate(
-    learned: SourceSeparationPipeline, held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
+    denoisers: Sequence[Denoiser], held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
 ) -> tuple[list[dict[int, Tensor]], int]:
     """One draw `(N, *shape)` of each source of each held-out observation of `views`, and the network evaluations."""
-    denoisers = learned.denoisers
     _freeze(denoisers, True)
-    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior, learned.amortised), [], 0
+    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior), [], 0
     for alpha in views:
         view = held_out.data.views[alpha]
         found = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)

@@ -21,7 +21,6 @@ __all__ = ["BATCH", "Guess", "Noisier2NoiseConfig", "estimate_source", "toleranc
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from mvss.data import MultiViewData
@@ -30,7 +29,7 @@ from mvss.errors import MvssError
 from mvss.memory import in_chunks
 from mvss.rng import Stream
 from mvss.scenes import Pair, Scene, pierced
-from mvss.training import TURNS, TrainingConfig, fit_denoiser, turned
+from mvss.training import TURNS, TrainingConfig, default_accelerator, fit_denoiser, turned
 
 BATCH = 256
 """Images that go through a network at a time when nothing is learned."""
@@ -95,7 +94,7 @@ def estimate_source(
     scene = Scene.of(data, beta, pair)
     y, measured = scene.observed(data.views[pair.mixed])
     more = _MoreBackground(guess, scene, config.training.turns, config.training.holes)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = default_accelerator()
     fit_denoiser(more, torch.stack([y, measured], dim=1), config.training, stream.child("fit"), accelerator)
     keyed = [stream.child("average", number) for number in range(config.averages)]
     x = sum((more.apply_to(y, measured, k, number) for number, k in enumerate(keyed)), torch.zeros_like(y))

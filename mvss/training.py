@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = [
     "TURNS",
     "TrainingConfig",
+    "default_accelerator",
     "denoising_loss",
     "fit_denoiser",
     "learning_rate",
@@ -105,6 +106,11 @@ class TrainingConfig:
         middles = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
         t = torch.from_numpy(betaincinv(*self.beta, middles.numpy()))
         return (math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)).exp()
+
+
+def default_accelerator() -> Accelerator:
+    """On the GPU where there is one, else on the CPU."""
+    return Accelerator(cpu=not torch.cuda.is_available())
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
