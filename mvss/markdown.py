@@ -118,6 +118,7 @@ OBSERVATIONS = (
     Column("correlation of residuals", "residual_correlation", 3),
     Column("of the noise itself", "noise_correlation", 3),
     Column("held-out χ²", "held_out_chi2", 3, 1.0),
+    Column("held-out log-likelihood (nats a pixel)", "held_out_log_likelihood", 3, HIGH),
     Column("left over, real (%)", "real_leftover_light", 1, None, "newest", 100.0),
     Column("left over, real (σ)", "real_leftover_sigma", 2, None, "newest"),
     Column("residual χ², real", "real_residual_chi2", 3, 1.0),

@@ -19,7 +19,7 @@ from experiments.galaxies.measures import (
     by_bin,
     coverage_scores,
     flux_scores,
-    held_out_chi2,
+    held_out_scores,
     hold_out,
     image_scores,
     leftover_scores,
@@ -89,8 +89,8 @@ def judge_held_out(draw: Callable[[Tensor], tuple[Tensor | None, Tensor]], stamp
     good, held = hold_out(stamps.good, HELD_OUT, seed)
     sky, galaxy = draw(good)
     assert sky is not None
-    value = held_out_chi2(stamps.y, stamps.good, stamps.sigma, sky + galaxy, held)
-    return Judgement(_named({"held_out_chi2": value}, len(stamps), source="mean"))
+    scores = held_out_scores(stamps.y, stamps.good, stamps.sigma, sky + galaxy, held)
+    return Judgement(_named(scores, len(stamps), source="mean"))
 
 
 def _estimates(mean: Tensor, stamps: Stamps) -> dict[str, float]:

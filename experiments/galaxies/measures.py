@@ -30,7 +30,7 @@ __all__ = [
     "coverage_scores",
     "flux",
     "flux_scores",
-    "held_out_chi2",
+    "held_out_scores",
     "hold_out",
     "image_scores",
     "interval",
@@ -192,18 +192,21 @@ def hold_out(good: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return good & ~held, held
 
 
-def held_out_chi2(y: Tensor, good: Tensor, sigma: Tensor, prediction_draws: Tensor, held: Tensor) -> float:
-    """Mean of (y − m)² / (σ² + (1 + 1/D) v) over good pixels that were held out, m and v the mean and the variance of draws
-    `(D, N, 1, n, n)` of sky + galaxy: 1 if the posterior knows what it does not know.
+def held_out_scores(y: Tensor, good: Tensor, sigma: Tensor, prediction_draws: Tensor, held: Tensor) -> dict[str, float]:
+    """How well good pixels that were held out are predicted by draws `(D, N, 1, n, n)` of sky + galaxy, of mean m and variance
+    v, as a Gaussian of variance s² = σ² + (1 + 1/D) v: v/D is the error of the mean of D draws.
 
-    v/D is the error of the mean of D draws. Few draws make the score too large where v exceeds σ², by (D − 1)/(D − 3) at most
-    for a Gaussian posterior.
+    held_out_chi2: mean of (y − m)² / s², 1 if the posterior knows what it does not know. Few draws make it too large where v
+    exceeds σ², by (D − 1)/(D − 3) at most for a Gaussian posterior. held_out_log_likelihood: mean of log p(y/σ), in nats a
+    pixel: −1.42 where only white noise is unknown, less by what the posterior does not know or has wrong.
     """
     if len(prediction_draws) < 2:
         raise MvssError(f"held-out pixels need 2 draws at least, for their variance; got {len(prediction_draws)}")
     draws, there = prediction_draws.double(), held & good
     expected = sigma.square() + (1 + 1 / len(draws)) * draws.var(0)
-    return float(((y - draws.mean(0)).square() / expected)[there].mean())
+    chi2 = ((y - draws.mean(0)).square() / expected)[there]
+    densities = -(chi2 + (2 * math.pi * expected / sigma.square()).log()[there]) / 2
+    return {"held_out_chi2": float(chi2.mean()), "held_out_log_likelihood": float(densities.mean())}
 
 
 def by_bin(

@@ -151,6 +151,7 @@ def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None
     assert scores["2", "centroid_error"] < 1e-3 and abs(scores["2", "leftover_light"]) < 1e-3
     assert scores["mean", "residual_chi2"] == pytest.approx(1.0, abs=0.1)
     assert scores["mean", "held_out_chi2"] == pytest.approx(1.0, abs=0.3)
+    assert scores["mean", "held_out_log_likelihood"] == pytest.approx(-1.42, abs=0.15)
     worse = simulated.judge(Oracle(simulated, 0.1), Stream(0)).scores
     assert worse["2", "psnr_peak"][0] < scores["2", "psnr_peak"] and worse["2", "psnr_peak"][1] == 8
 

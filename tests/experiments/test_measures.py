@@ -15,7 +15,7 @@ from experiments.galaxies.measures import (
     correlations,
     coverage_scores,
     flux_scores,
-    held_out_chi2,
+    held_out_scores,
     hold_out,
     image_scores,
     interval,
@@ -150,11 +150,19 @@ def test_held_out_pixels(stamps: Stamps) -> None:
     assert bool((hold_out(good[:7], 0.2, seed=3)[1] == held[:7]).all())
     # a posterior that is as wide as it is wrong, and one that claims to know
     draws = stamps.galaxy + 0.5 * NOISE * (normal(1, *good.shape) + normal(12, *good.shape))
-    assert held_out_chi2(stamps.y, good, stamps.sigma, draws, held) == pytest.approx(1.0, abs=0.03)
+    unsure = held_out_scores(stamps.y, good, stamps.sigma, draws, held)
+    assert unsure["held_out_chi2"] == pytest.approx(1.0, abs=0.03)
     exact = stamps.galaxy.expand(12, *good.shape)
-    assert held_out_chi2(stamps.y, good, stamps.sigma, exact, held) == pytest.approx(1.0, abs=0.02)
-    wrong = held_out_chi2(stamps.y, good, stamps.sigma, exact + NOISE, held)
-    assert wrong == pytest.approx(2.0, abs=0.04)
+    sure = held_out_scores(stamps.y, good, stamps.sigma, exact, held)
+    assert sure["held_out_chi2"] == pytest.approx(1.0, abs=0.02)
+    wrong = held_out_scores(stamps.y, good, stamps.sigma, exact + NOISE, held)
+    assert wrong["held_out_chi2"] == pytest.approx(2.0, abs=0.04)
+    # white noise has log densities of -(1 + log 2π) / 2 in units of its own; χ² that is larger by 1 takes half a nat
+    assert sure["held_out_log_likelihood"] == pytest.approx(-(1 + math.log(2 * math.pi)) / 2, abs=0.01)
+    assert wrong["held_out_log_likelihood"] == pytest.approx(sure["held_out_log_likelihood"] - 0.5, abs=0.02)
+    assert wrong["held_out_log_likelihood"] < unsure["held_out_log_likelihood"] < sure["held_out_log_likelihood"]
+    brighter = replace(stamps, y=7 * stamps.y, sigma=7 * stamps.sigma)
+    assert held_out_scores(brighter.y, good, brighter.sigma, 7 * draws, held) == pytest.approx(unsure)
 
 
 def test_bins(stamps: Stamps) -> None:
