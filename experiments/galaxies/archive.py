@@ -23,12 +23,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.galaxies.detection import catalogue_of
-from experiments.galaxies.mosaics import Mosaic, find_mosaics, read_catalogue
+from experiments.galaxies.mosaics import Mosaic, find_mosaics, fingerprint, read_catalogue
 from experiments.galaxies.shards import Rows, join, read_attributes, stamps_of, taken_of, write_shard
 from experiments.galaxies.stamps import NOISE, Stamps
 from mvss.errors import MvssError
@@ -53,15 +54,16 @@ GOOD = 0.75
 ASIDE = 2
 """Split of galaxies that are only separated."""
 PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
-TRIES = 30
-"""Random positions tried for each that is wanted."""
+TRIES, PROBES = 30, 2000
+"""Random positions tried for each field that is wanted, and on each mosaic to see how much room it has for them."""
 Places = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
-    of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees."""
+    of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees. fields:
+    random ones to be cut of each mosaic, by the room that it has for them."""
 
     pixels: int
     randoms: float
@@ -71,6 +73,7 @@ class Plan:
     cut: float
     margin: float
     cell: float
+    fields: tuple[int, ...] = ()
 
     def depth(self, places: Places) -> Places:
         """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which are every
@@ -101,13 +104,13 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
     Raises:
         MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.
     """
-    files = find_mosaics(folder)
+    files = find_mosaics(folder, catalogue)
     try:
         digest = hashlib.sha256(catalogue.read_bytes()).hexdigest()
-        sizes = [[file.name, file.stat().st_size] for file in files]
     except OSError as error:
         raise MvssError(f"cannot read {error.filename} ({error.strerror})") from error
-    inputs = hashlib.sha256(json.dumps([1, pixels, randoms, digest, sizes]).encode()).hexdigest()
+    prints = [fingerprint(file) for file in files]
+    inputs = hashlib.sha256(json.dumps([2, pixels, randoms, digest, prints]).encode()).hexdigest()
     if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
         return f"{out} is up to date: {old['summary']}"
     positions, columns = read_catalogue(catalogue)
@@ -172,6 +175,7 @@ def _plan(
     margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
     cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
     plan = Plan(pixels, randoms, factor, positions, number, cut, margin, CELL * pixels * scale / 3600)
+    plan = replace(plan, fields=_fields(files, plan, randoms * int(on_mosaic.sum())))
     attributes: dict[str, object] = {
         "factor": factor,
         "noise": NOISE,
@@ -181,6 +185,17 @@ def _plan(
         "split_declination": cut,
     }
     return plan, attributes, on_mosaic
+
+
+def _fields(files: Sequence[Path], plan: Plan, wanted: float) -> tuple[int, ...]:
+    """Of as many random fields as are wanted of all mosaics those of each, which need not show a galaxy."""
+    rooms = []
+    for file in files:
+        with Mosaic(file) as mosaic:
+            places, split = _anywhere(mosaic, plan, PROBES, "room")
+            rooms.append(float((split >= 0).mean()) * math.prod(mosaic.shape) if len(places) else 0.0)
+    shares = np.cumsum([0.0, *rooms]) / max(sum(rooms), 1e-300)
+    return tuple(np.diff(np.round(wanted * shares)).astype(int).tolist())
 
 
 def _part(out: Path, inputs: str) -> Path:
@@ -214,22 +229,30 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
     split = np.where((split < 0) | (plan.depth(here) > -plan.margin), ASIDE, split)
     for i, part in zip(rows, split, strict=True):
         _add(galaxies, mosaic, plan, corner[i], {"mosaic": index, "split": part, "number": plan.number[i]})
-    return galaxies, _random(mosaic, index, plan, round(plan.randoms * len(galaxies)))
+    return galaxies, _random(mosaic, index, plan, plan.fields[index])
 
 
 def _random(mosaic: Mosaic, index: int, plan: Plan, count: int) -> Rows:
     """Up to `count` fields anywhere in the cells for them."""
-    rng = generator(0, "galaxies", "archive", mosaic.path.name)
-    room = torch.tensor(mosaic.shape) - plan.pixels + 1
     fields = Rows()
-    tries = (torch.rand(TRIES * count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
-    centres = mosaic.sky(tries + (plan.pixels - 1) / 2)
-    split = np.where(plan.depth(centres) > plan.margin, plan.split(centres[:, 1]), -1)
+    tries, split = _anywhere(mosaic, plan, TRIES * count, "fields")
     for i in np.flatnonzero(split >= 0):
         if len(fields) == count:
             break
         _add(fields, mosaic, plan, tries[i], {"mosaic": index, "split": split[i]})
     return fields
+
+
+def _anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixels `(count, 2)` of stamps at random, none where none fits; and the part of each, −1 if it is for no random
+    field."""
+    room = torch.tensor(mosaic.shape) - plan.pixels + 1
+    if not bool((room > 0).all()):
+        return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)
+    rng = generator(0, "galaxies", "archive", key, mosaic.path.name)
+    corners = (torch.rand(count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
+    centres = mosaic.sky(corners + (plan.pixels - 1) / 2) if count else np.zeros((0, 2))
+    return corners, np.where(plan.depth(centres) > plan.margin, plan.split(centres[:, 1]), -1)
 
 
 def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ __all__ = ["catalogue_of"]
 
 SIGNIFICANT = 30.0
 """Least flux, in standard deviations of the noise of its pixels."""
+TILE, MARGIN = 4096, 128
+"""Pixels in a side of the parts in which a mosaic is searched, which bound the memory, and how far they overlap."""
 MESH = 128
 """Pixels across which the background is one number."""
 SAME = 0.5
@@ -46,20 +49,29 @@ def catalogue_of(files: Sequence[Path], out: Path) -> Path:
 
 def _detected(file: Path) -> Rows:
     """RA, DEC and significance of what one mosaic shows."""
+    with Mosaic(file) as mosaic:
+        corners = itertools.product(*(range(0, size, TILE) for size in mosaic.shape))
+        return np.concatenate([_in_tile(mosaic, row, column) for row, column in corners])
+
+
+def _in_tile(mosaic: Mosaic, row: int, column: int) -> Rows:
+    """Of what lies in the tile with this first pixel, and is seen with what is MARGIN around it."""
     import sep
 
-    with Mosaic(file) as mosaic:
-        (flux, bad), noise = mosaic.whole(), mosaic.usual_noise
-        background = sep.Background(flux, mask=bad, bw=min(MESH, flux.shape[1]), bh=min(MESH, flux.shape[0]))
-        sep.set_extract_pixstack(max(300_000, flux.size // 4))
-        try:
-            found = sep.extract(flux - background, err=noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
-        except Exception as error:  # sep's own, where the image is too crowded for it
-            raise MvssError(f"objects of {file} cannot be told apart ({error}): name a CATALOGUE=") from error
-        significance = found["flux"] / (noise * np.sqrt(found["npix"]))
-        kept = significance >= SIGNIFICANT
-        places = mosaic.sky(np.stack([found["y"], found["x"]], axis=1)[kept]) if kept.any() else np.zeros((0, 2))
-        return np.column_stack([places, significance[kept]])
+    top, left = max(row - MARGIN, 0), max(column - MARGIN, 0)
+    height, width = (min(first + TILE + MARGIN, size) for first, size in zip((row, column), mosaic.shape, strict=True))
+    (flux, bad), noise = mosaic.flux(top, left, height - top, width - left), mosaic.usual_noise
+    background = sep.Background(flux, mask=bad, bw=min(MESH, flux.shape[1]), bh=min(MESH, flux.shape[0]))
+    sep.set_extract_pixstack(max(300_000, flux.size // 4))
+    try:
+        found = sep.extract(flux - background, err=noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
+    except Exception as error:  # sep's own, where the image is too crowded for it
+        raise MvssError(f"objects of {mosaic.path} cannot be told apart ({error}): name a CATALOGUE=") from error
+    significance = found["flux"] / (noise * np.sqrt(found["npix"]))
+    places = np.stack([found["y"] + top, found["x"] + left], axis=1)
+    inside = ((places >= (row - 0.5, column - 0.5)) & (places < (row + TILE - 0.5, column + TILE - 0.5))).all(1)
+    kept = inside & (significance >= SIGNIFICANT)
+    return np.column_stack([mosaic.sky(places[kept]) if kept.any() else np.zeros((0, 2)), significance[kept]])
 
 
 def _once(rows: Rows) -> Rows:

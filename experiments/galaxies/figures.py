@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.galaxies.data import transform_of
+from experiments.galaxies.judging import BINNED
 from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import Transform, fluxes
 from experiments.shown import kept_samples
@@ -30,6 +31,8 @@ LAPS = 7
 """Laps that are shown, of all that there were."""
 FEW = 5
 """Galaxies of a bin that a scatter needs."""
+RECOVERED = (0.2, 5.0)
+"""Shares of the true flux that are shown."""
 SIGMAS = 5.0
 """Residuals that are shown, to either side."""
 UNITS = {"real": "display levels, 0 to 1", "archive": "units in which the noise of a usual pixel is 0.02"}
@@ -63,6 +66,11 @@ class _Run:
         kept = next((s["known_sigma"] for s in self.found.values() if "known_sigma" in s), None)
         return None if kept is None else float(np.median(kept))
 
+    @property
+    def injected(self) -> str:
+        """What a caption says of galaxies whose truth is known."""
+        return ", which were cut out of the sky by segmentation and put on random fields" if self.problem in UNITS else ""
+
     def text(self, what: str) -> str:
         """A caption."""
         return f"Seed {self.seed}, {self.problem}: {what} Fluxes are in {UNITS.get(self.problem, SIMULATED)}."
@@ -84,6 +92,7 @@ def make_figures(
         "laps": _laps,
         "priors": _priors,
         "against": _against,
+        "recovery": _recovery,
         "residuals": _residuals,
         "worst": _worst,
     }
@@ -118,7 +127,7 @@ def _separations(run: _Run) -> Figure | None:
     if "known_truth" in first:
         rows.append(("galaxy, truth", first["known_truth"]))
     rows += [(f"galaxy,\n{method_style(m).label}", s["known_galaxy"]) for m, s in found.items()]
-    what = "separation of fresh stamps, by one posterior draw of each method that has draws."
+    what = f"separation of fresh stamps{run.injected}, by one posterior draw of each method that has draws."
     return two_contrasts(rows, run.text(what), peaks_of(first["known_observed"]), run.sigma())
 
 
@@ -151,7 +160,8 @@ def _laps(run: _Run) -> Figure | None:
     peaks = np.max([peaks_of(images) for _, images in rows], axis=0) if rows else None
     laps = sorted({laps[round(k)] for k in np.linspace(0, len(laps) - 1, LAPS)})
     rows += [(f"galaxy, lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
-    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is what EM starts from. What was not measured is 0."
+    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is what EM starts from, "
+    what += "lap 1 is the sky's, which leaves galaxies as they are. What was not measured is 0."
     return two_contrasts(rows, run.text(what), peaks, run.sigma())
 
 
@@ -165,46 +175,104 @@ def _priors(run: _Run) -> Figure | None:
     return two_contrasts(rows, run.text("draws of the learned priors."), None, run.sigma()) if rows else None
 
 
-SCORES = (("flux bias (%)", 3, 100.0), ("flux scatter (%)", 4, 100.0), ("PSNR to the peak (dB)", 5, 1.0))
-"""Columns of the arrays by bin."""
+PANELS = {
+    "flux_bias": ("flux bias (%)", 100.0),
+    "flux_scatter": ("flux scatter (%)", 100.0),
+    "flux_coverage": ("in 68 % intervals (%)", 100.0),
+    "psnr_peak": ("PSNR to the peak (dB)", 1.0),
+    "ssim_peak": ("SSIM", 1.0),
+    "centroid_error": ("centroid, RMS (px)", 1.0),
+    "ellipticity_error": ("ellipticity, RMS", 1.0),
+}
+"""What scores by bin are called, and by what they are multiplied."""
+ACROSS = 4
+"""Panels side by side."""
 
 
 def _against(run: _Run) -> Figure | None:
-    """Scores of all methods against magnitude and blending."""
-    axis = {"by_magnitude": "magnitude", "by_blending": "neighbours' share of the light"}
+    """Scores of all methods against magnitude, or flux, and blending."""
+    axis = {"by_magnitude": "magnitude", "by_flux": "true flux", "by_blending": "neighbours' share of the light"}
     kinds = [kind for kind in axis if any(len(s.get(kind, ())) for s in run.found.values())]
     if not kinds:
         return None
-    figure, axes = plt.subplots(len(kinds), 3, figsize=(9, 2.5 * len(kinds) + 0.9), squeeze=False)
-    for line, kind in zip(axes, kinds, strict=True):
-        for ax, (name, column, scale) in zip(line, SCORES, strict=True):
-            for method, kept in run.found.items():
-                if kind in kept:
-                    colour, marker, label = method_style(method)
-                    values = scale * kept[kind][:, column]
-                    if name.startswith("flux scatter"):
-                        values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
-                    above = 3 if method in JOINT else 2
-                    ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1, zorder=above)
-            bins = next(s[kind] for s in run.found.values() if kind in s)
-            ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=7)
-            ax.set(xlabel=axis[kind], ylabel=name, xlim=(-0.4, len(bins) - 0.6))
-            if scale != 1:
-                _squeeze(ax, "bias" in name)
+    down = math.ceil(len(PANELS) / ACROSS)
+    size = (2.6 * ACROSS, 2.0 * down * len(kinds) + 1.0)
+    figure, axes = plt.subplots(down * len(kinds), ACROSS, figsize=size, squeeze=False)
+    for number, kind in enumerate(kinds):
+        panels = axes[down * number : down * (number + 1)].flatten()
+        for ax, column in zip(panels, range(3, 3 + len(BINNED)), strict=False):
+            _panel(ax, run, kind, column)
+            ax.set_xlabel(axis[kind], fontsize=8)
+        for ax in panels[len(BINNED) :]:
+            ax.set_axis_off()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
     caption(
         figure,
-        f"Seed {run.seed}, {run.problem}: scores of the posterior mean; below each bin its number of galaxies. Light and flux "
-        "are those within 3 half-light radii; bias and scatter: median and 1.48 MAD of the relative error, logarithmic beyond "
-        f"± 20 %; no scatter of fewer than {FEW} galaxies.",
+        f"Seed {run.seed}, {run.problem}: scores of the mean{run.injected}; below each bin its upper end and how many. "
+        "Fluxes are those within 3 half-light radii, the neighbours' share is that within about 2; bias and scatter: median "
+        "and 1.48 MAD of the relative error, logarithmic beyond ± 20 %; no scatter, intervals or moments of fewer than "
+        f"{FEW} galaxies.",
     )
     return figure
 
 
+def _panel(ax: Axes, run: _Run, kind: str, column: int) -> None:
+    """One score, a column of the arrays by bin."""
+    score = BINNED[column - 3]
+    name, scale = PANELS[score]
+    for method, kept in run.found.items():
+        if kind in kept:
+            colour, marker, label = method_style(method)
+            values = scale * kept[kind][:, column]
+            if score not in ("flux_bias", "psnr_peak", "ssim_peak"):
+                values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
+            above = 3 if method in JOINT else 2
+            ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1, zorder=above, clip_on=False)
+    bins = next(s[kind] for s in run.found.values() if kind in s)
+    ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=6)
+    ax.set_ylabel(name, fontsize=8)
+    ax.set(xlim=(-0.4, len(bins) - 0.6))
+    if score == "flux_coverage":
+        ax.axhline(68.27, color=TRUTH, linewidth=0.8)
+        ax.set_ylim(0, 100)
+    elif score in ("flux_bias", "flux_scatter"):
+        _squeeze(ax, score == "flux_bias")
+    elif score.endswith("error"):
+        ax.set_ylim(bottom=0)
+
+
+def _recovery(run: _Run) -> Figure | None:
+    """Fluxes that were found of the true ones, galaxy by galaxy: of our method, and of segmentation."""
+    own = run.ours("recovery")
+    shown = [name for name in ((own and own[0]), "segmentation") if name and "recovery" in run.found.get(name, {})]
+    if not shown:
+        return None
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.4 * len(shown) + 0.6, 3.6), sharey=True, squeeze=False)
+    for ax, name in zip(axes[0], shown, strict=True):
+        true, found, low, high, blending = run.found[name]["recovery"].T
+        share = np.stack([found, low, high]) / true
+        middle, below, above = share.clip(*RECOVERED)
+        ends = np.stack([middle - below, above - middle]).clip(min=0)
+        ax.errorbar(true, middle, ends, fmt="none", ecolor="0.8", elinewidth=0.6, zorder=1)
+        points = ax.scatter(true, middle, c=blending, s=9, cmap="viridis", vmin=0, vmax=0.6, zorder=2)
+        ax.axhline(1, color=TRUTH, linewidth=0.8)
+        ax.set(xscale="log", yscale="log", ylim=RECOVERED, xlabel="true flux", title=method_style(name).label)
+        ax.yaxis.set_major_locator(plt.FixedLocator((0.25, 0.5, 1, 2, 4)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(plt.NullLocator())
+    axes[0, 0].set_ylabel("found / true")
+    figure.colorbar(points, ax=axes[0, -1], label="neighbours' share of the light")
+    what = f"fluxes within 3 half-light radii of {len(true)} fresh galaxies{run.injected}, by the posterior mean; grey: "
+    what += f"68 % intervals of the draws. What lies beyond {RECOVERED[0]:g} and {RECOVERED[1]:g} is drawn there."
+    caption(figure, run.text(what))
+    return figure
+
+
 def _bin(low: float, high: float) -> str:
+    """By its upper end: the lower one is its neighbour's."""
     if math.isinf(low):
-        return f"< {high:g}"
-    return f"≥ {low:g}" if math.isinf(high) else f"{low:g}–{high:g}"
+        return f"< {high:.3g}"
+    return f"≥ {low:.3g}" if math.isinf(high) else f"to {high:.3g}"
 
 
 def _squeeze(ax: Axes, signed: bool) -> None:
@@ -260,12 +328,14 @@ def _worst(run: _Run) -> Figure | None:
     if own is None:
         return None
     method, kept = own
-    ground = "known_seen" in kept
-    rows = [
+    ground = "worst_seen" in kept
+    rows = [("seen from the ground", kept["worst_seen"])] if ground else []
+    rows += [
         ("sky + galaxy, truth" if ground else "observation", kept["worst_observed"]),
         ("galaxy, truth", kept["worst_truth"]),
         ("posterior mean", kept["worst_mean"]),
         ("SD × 3", 3 * kept["worst_sd"]),
     ]
-    what = f"the fresh stamps whose galaxy is farthest from the truth beside its peak, by {method_style(method).label}."
+    what = "the fresh stamps whose galaxy is farthest from the truth beside its peak, "
+    what += f"by {method_style(method).label}{run.injected}."
     return two_contrasts(rows, run.text(what), peaks_of(kept["worst_observed"]), run.sigma())

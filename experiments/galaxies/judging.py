@@ -18,21 +18,26 @@ from experiments.galaxies.measures import (
     BLENDING,
     by_bin,
     coverage_scores,
+    flux,
     flux_scores,
     held_out_scores,
     hold_out,
     image_scores,
+    interval,
     leftover_scores,
     residual_scores,
     shape_scores,
+    within,
 )
 from experiments.galaxies.stamps import Stamps
 
-__all__ = ["Judgement", "judge_held_out", "judge_known", "judge_real"]
+__all__ = ["BINNED", "Judgement", "judge_held_out", "judge_known", "judge_real"]
 
 HELD_OUT = 0.05
 """Share of the pixels that are held out."""
 MAGNITUDES = (21.5, 22.0, 22.5, 23.0, 23.5)
+BINNED = ("flux_bias", "flux_scatter", "flux_coverage", "psnr_peak", "ssim_peak", "centroid_error", "ellipticity_error")
+"""Scores that are kept against magnitude (flux, where galaxies have no magnitudes) and blending."""
 SHOWN = 60
 """Stamps kept for figures."""
 
@@ -60,7 +65,7 @@ def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, seen: Stamps
     scores = _named(_estimates(mean, stamps) | image_scores(mean, stamps), len(stamps))
     if bool(blended.any()):
         scores |= _named(flux_scores(mean[blended], stamps.select(blended)), int(blended.sum()), "blended_")
-    if float(galaxy.var(0).max()) > 0:  # of one that says how sure it is
+    if _is_unsure(galaxy):
         scores |= _named(coverage_scores(galaxy, stamps), len(stamps))
         draws = [image_scores(x, stamps)["psnr_peak"] for x in galaxy[:2]]
         scores |= _named({"psnr_peak_draws": sum(draws) / len(draws)}, len(stamps))
@@ -71,9 +76,9 @@ def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, seen: Stamps
     if stamps.sky is not None:
         arrays["known_sky_truth"] = _few(stamps.sky)
     if seen is not None:
-        arrays["known_seen"] = _few(torch.where(seen.good, seen.y, math.nan))
-    arrays |= _bins(mean, stamps)
-    return Judgement(scores, arrays | _worst(mean, galaxy, stamps))
+        arrays["known_seen"] = _few(_observed(seen))
+    arrays |= _bins(galaxy, stamps) | {"recovery": _recovery(galaxy, stamps)}
+    return Judgement(scores, arrays | _worst(mean, galaxy, stamps, seen))
 
 
 def judge_real(sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> Judgement:
@@ -105,7 +110,7 @@ def _few(x: Tensor | None) -> np.ndarray:
 def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
     """Observations, draws, means and standard deviations of the first galaxies."""
     arrays = {
-        "observed": _few(torch.where(stamps.good, stamps.y, math.nan)),
+        "observed": _few(_observed(stamps)),
         "sigma": _few(stamps.sigma),
         "galaxy": _few(galaxy[0]),
         "galaxy_mean": _few(galaxy.mean(0)),
@@ -116,25 +121,50 @@ def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> 
     return {f"{name}_{key}": value for key, value in arrays.items()}
 
 
-def _bins(mean: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
-    """Scores against magnitude and blending: columns low, high, count, flux_bias, flux_scatter, psnr_peak."""
-    arrays = {}
-    for column, edges in (("magnitude", MAGNITUDES), ("blending", BLENDING)):
-        if column in stamps.catalogue:
-            both = [by_bin(score, mean, stamps, column, edges) for score in (flux_scores, image_scores)]
-            rows = [
-                [flux["low"], flux["high"], flux["count"], flux["flux_bias"], flux["flux_scatter"], image["psnr_peak"]]
-                for flux, image in zip(*both, strict=True)
-            ]
-            arrays[f"by_{column}"] = np.array(rows)
+def _is_unsure(galaxy: Tensor) -> bool:
+    """Whether draws are of a method that says how sure it is."""
+    return float(galaxy.var(0).max()) > 0
+
+
+def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
+    """Scores by bin: columns low, high, count, and those of BINNED, NaN where there is none."""
+
+    def scores(draws: Tensor, part: Stamps) -> dict[str, float]:
+        mean = draws.mean(0)
+        found = flux_scores(mean, part) | image_scores(mean, part) | shape_scores(mean, part)
+        return found | (coverage_scores(draws, part) if unsure else {})
+
+    unsure, known, arrays = _is_unsure(galaxy), stamps.catalogue, {}
+    edges = {"magnitude": MAGNITUDES, "blending": BLENDING}
+    if "magnitude" not in known and "flux" in known:
+        edges["flux"] = tuple(known["flux"].quantile(known["flux"].new_tensor([0.2, 0.4, 0.6, 0.8])).tolist())
+    for column in (column for column in edges if column in known):
+        rows = by_bin(scores, galaxy, stamps, column, edges[column])
+        arrays[f"by_{column}"] = np.array([[row.get(n, math.nan) for n in ("low", "high", "count", *BINNED)] for row in rows])
     return arrays
 
 
-def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
-    """The stamps whose galaxy is farthest from the truth, beside its peak."""
+def _recovery(galaxy: Tensor, stamps: Stamps) -> np.ndarray:
+    """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and blending."""
+    assert stamps.galaxy is not None
+    where = within(stamps)
+    draws = flux(galaxy, where)
+    ends = interval(draws) if _is_unsure(galaxy) else (torch.full_like(draws[0], math.nan),) * 2
+    blending = stamps.catalogue["blending"].to(draws)
+    return torch.stack([flux(stamps.galaxy, where), draws.mean(0), *ends, blending], dim=1).numpy()
+
+
+def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps, seen: Stamps | None) -> dict[str, np.ndarray]:
+    """The stamps whose galaxy is farthest from the truth, beside its peak. seen: as of `judge_known`."""
     assert stamps.galaxy is not None
     misfit = (mean - stamps.galaxy).square().mean((1, 2, 3)) / stamps.galaxy.amax((1, 2, 3)).square()
     rows = misfit.argsort(descending=True)[:SHOWN]
-    seen = torch.where(stamps.good, stamps.y, math.nan)
-    parts = {"observed": seen, "truth": stamps.galaxy, "mean": mean, "sd": galaxy.std(0)}
+    parts = {"observed": _observed(stamps), "truth": stamps.galaxy, "mean": mean, "sd": galaxy.std(0)}
+    if seen is not None:
+        parts["seen"] = _observed(seen)
     return {f"worst_{name}": _few(x[rows]) for name, x in parts.items()}
+
+
+def _observed(stamps: Stamps) -> Tensor:
+    """y, NaN where nothing was measured."""
+    return torch.where(stamps.good, stamps.y, math.nan)

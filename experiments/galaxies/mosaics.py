@@ -8,6 +8,7 @@ is counts; without them it is left out.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zlib
 from functools import cached_property
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 from experiments.galaxies.deep_field import clipped_sigma
 from mvss.errors import MvssError
 
-__all__ = ["Mosaic", "find_mosaics", "read_catalogue"]
+__all__ = ["Mosaic", "find_mosaics", "fingerprint", "read_catalogue"]
 
-ENDINGS = ("_sci.fits", "_drz.fits", "_drc.fits")
+ENDINGS, WEIGHTS = ("_sci.fits", "_drz.fits", "_drc.fits"), "_wht.fits"
+BLOCK, BLOCKS = 65_536, 64
+"""Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
 FULL_WELL = 80_000.0
 """Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
 exposure time: too early, where that is of several exposures, rather than too late."""
@@ -37,18 +40,57 @@ DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "dec_deg")
 Image = NDArray[np.float64]
 
 
-def find_mosaics(folder: Path) -> list[Path]:
-    """The mosaics in a folder and in those below, by name; weight maps are none.
+def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
+    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name has one of ENDINGS, all FITS
+    files are taken, but for the catalogue `but`.
 
     Raises:
         MvssError: there are none.
     """
-    found = sorted(p for ending in ENDINGS for p in folder.rglob(f"*{ending}*") if p.name.endswith((ending, f"{ending}.gz")))
+    files = sorted(p for p in folder.rglob("*.fits*") if _plain(p).endswith(".fits") and p.resolve() != (but and but.resolve()))
+    found = [p for p in files if _plain(p).endswith(ENDINGS)] or [p for p in files if not _plain(p).endswith(WEIGHTS)]
     if not found:
-        raise MvssError(f"no mosaics in {folder}: their names end in {', '.join(ENDINGS)}, or in one of these and .gz")
+        raise MvssError(
+            f"no mosaics in {folder}: files whose names end in {', '.join(ENDINGS)}, else in .fits, or these and .gz"
+        )
     if len({p.name for p in found}) < len(found):
         raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
     return found
+
+
+def fingerprint(path: Path) -> str:
+    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of their
+    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to cut.
+
+    Raises:
+        MvssError: one of them cannot be read.
+    """
+    found, beside = hashlib.sha256(path.name.encode()), _weight_map_of(path)
+    for file in (path, *([beside] if beside else [])):
+        try:
+            with file.open("rb") as opened:
+                size = opened.seek(0, 2)
+                found.update(size.to_bytes(8))
+                for start in np.linspace(0, max(size - BLOCK, 0), BLOCKS).astype(int):
+                    opened.seek(int(start))
+                    found.update(opened.read(BLOCK))
+        except OSError as error:
+            raise MvssError(f"cannot read {file} ({error.strerror})") from error
+    return found.hexdigest()
+
+
+def _plain(path: Path) -> str:
+    """Its name, as if it were not compressed."""
+    return path.name.removesuffix(".gz")
+
+
+def _weight_map_of(path: Path) -> Path | None:
+    """The file beside a mosaic that holds its weights, if there is one."""
+    for ending in (*ENDINGS, ".fits"):
+        beside = path.with_name(path.name.replace(ending, WEIGHTS))
+        if path.name != beside.name and beside.is_file():
+            return beside
+    return None
 
 
 def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:
@@ -137,14 +179,11 @@ class Mosaic:
         return whole
 
     def _weights_beside(self) -> Any | None:  # noqa: ANN401
-        name = self.path.name
-        for ending in ENDINGS:
-            beside = self.path.with_name(name.replace(ending, "_wht.fits"))
-            if name != beside.name and beside.is_file():
-                if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
-                    return weights
-                raise self._bad(f"has a weight map, {beside.name}, that holds no image")
-        return None
+        if (beside := _weight_map_of(self.path)) is None:
+            return None
+        if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
+            return weights
+        raise self._bad(f"has a weight map, {beside.name}, that holds no image")
 
     def __enter__(self) -> Mosaic:
         return self
@@ -228,9 +267,9 @@ class Mosaic:
         good &= np.where(good, flux, np.inf) < self._saturation
         return np.where(good, flux, np.nan), np.where(good, weight, 0.0)
 
-    def whole(self) -> tuple[Image, NDArray[np.bool_]]:
-        """The flux of all pixels, 0 where the second, the mask of bad ones, is set."""
-        flux, weight = self._pixels(0, 0, *self.shape)
+    def flux(self, row: int, column: int, height: int, width: int) -> tuple[Image, NDArray[np.bool_]]:
+        """The flux of a box, 0 where the second, the mask of bad pixels, is set."""
+        flux, weight = self._pixels(row, column, height, width)
         bad = weight == 0
         return np.where(bad, 0.0, flux), bad
 

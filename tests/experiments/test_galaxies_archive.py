@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,16 +14,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from experiments.galaxies import archive
+from experiments.galaxies import archive, detection
 from experiments.galaxies.archive import ASIDE, Plan, build, main, open_archive
 from experiments.galaxies.deep_field import detections, grey
 from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
-from experiments.galaxies.mosaics import Mosaic
+from experiments.galaxies.mosaics import Mosaic, find_mosaics
 from experiments.galaxies.stamps import NOISE
 from mvss.errors import MvssError
 
@@ -248,6 +250,40 @@ def test_a_killed_run_goes_on(made: SimpleNamespace, tmp_path: Path, monkeypatch
     _assert_equal(made.out, out)
 
 
+def test_changed_pixels_and_weights_are_seen_though_sizes_are_as_before(tmp_path: Path) -> None:
+    catalogue, _ = _survey(tmp_path / "mosaics")
+    path, out, weights = tmp_path / "mosaics" / "tile_1_sci.fits", tmp_path / "a.h5", np.ones((SIZE, SIZE))
+    assert "up to date" not in build(path.parent, catalogue, out, N, 0.0)
+    assert "up to date" in build(path.parent, catalogue, out, N, 0.0)
+    _mosaic(path, _wcs(2.006, turn=30), _places(20, 1), seed=7)
+    assert "up to date" not in build(path.parent, catalogue, out, N, 0.0)
+    for factor in (1.0, 2.0):
+        fits.writeto(path.with_name("tile_1_wht.fits"), (factor * weights).astype(np.float32), overwrite=True)
+        assert "up to date" not in build(path.parent, catalogue, out, N, 0.0)
+        assert "up to date" in build(path.parent, catalogue, out, N, 0.0)
+
+
+def test_random_fields_come_from_mosaics_without_a_galaxy_too(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Beside the survey lies a mosaic of the same size, which shows nothing that the catalogue knows."""
+    folder = tmp_path / "mosaics"
+    shutil.copytree(made.folder, folder)
+    _mosaic(folder / "blank_sci.fits", _wcs(1.99), np.zeros((0, 2), dtype=int))
+    build(folder, made.catalogue, tmp_path / "a.h5", N, 2.0)
+    with h5py.File(tmp_path / "a.h5") as file:
+        mosaic = [name.decode() for name in file["mosaics"][:]].index("blank_sci.fits")
+        assert not (file["galaxies/mosaic"][:] == mosaic).any()
+        from_it = (file["randoms/mosaic"][:] == mosaic).mean()
+        assert len(file["randoms/mosaic"]) == 2 * (len(made.sky) - 3) and 0.15 < from_it < 0.6
+
+
+def test_plain_names_are_mosaics_where_none_is_named_as_one(tmp_path: Path) -> None:
+    for name in ("b.fits", "a.fits.gz", "a_wht.fits.gz", "stars.fits", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [p.name for p in find_mosaics(tmp_path, tmp_path / "stars.fits")] == ["a.fits.gz", "b.fits"]
+    (tmp_path / "c_drz.fits").touch()
+    assert [p.name for p in find_mosaics(tmp_path, tmp_path / "stars.fits")] == ["c_drz.fits"]
+
+
 def test_other_inputs_do_not_mix(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -467,7 +503,9 @@ def test_an_archive_that_does_not_answer_is_a_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_without_a_catalogue_what_is_detected_is_cut_each_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_catalogue_what_is_detected_is_cut_each_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two mosaics of the deep field that overlap by 200 columns; a pixel of the first cannot be used."""
     folder, whole, both = tmp_path / "mosaics", grey().astype(np.float32), []
     folder.mkdir()
@@ -490,6 +528,12 @@ def test_without_a_catalogue_what_is_detected_is_cut_each_once(tmp_path: Path, c
     assert (near < 1.5).mean() > 0.95
     with h5py.File(out) as file:
         assert len(file["galaxies/number"]) > 200
+    monkeypatch.setattr(detection, "TILE", 300)  # six parts of each mosaic instead of one
+    parts = Table.read(detection.catalogue_of(sorted(folder.iterdir()), tmp_path / "parts.csv"))
+    same = SkyCoord(table["RA"], table["DEC"], unit="deg").match_to_catalog_sky(
+        SkyCoord(parts["RA"], parts["DEC"], unit="deg")
+    )[1]
+    assert len(parts) == pytest.approx(len(table), rel=0.05) and (same.arcsec < 0.05).mean() > 0.9
     for file in folder.iterdir():
         fits.writeto(file, 0.01 * np.random.default_rng(0).standard_normal((64, 64)), _wcs(2.0).to_header(), overwrite=True)
     assert main([str(folder), "--out", str(out), "--pixels", "16"]) == 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from experiments.galaxies.figures import _bin, _laps, _Run, make_figures
+from experiments.galaxies.judging import BINNED
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.transforms import SCALE, SOFTENING
 from experiments.recipes import MetricsConfig
@@ -24,7 +25,7 @@ from mvss.plotting import style
 from mvss.rng import Stream
 
 STAMPS, PIXELS = 10, 8
-ALL = ("separations", "real", "laps", "priors", "against", "residuals", "worst")
+ALL = ("separations", "real", "laps", "priors", "against", "recovery", "residuals", "worst")
 KINDS = ("observed", "sigma", "galaxy", "galaxy_mean", "galaxy_sd")
 
 
@@ -40,8 +41,15 @@ def arrays(*, sky: bool = True, ground: bool = False, real: bool = True) -> dict
     found["known_observed"][0, :3] = np.nan
     for name in [name for name in names if name.endswith("_sigma")]:
         found[name] = np.full((STAMPS, PIXELS**2), 0.02)
-    found["by_blending"] = np.array([[-math.inf, 0.1, 6, -0.02, 0.1, 30.0], [0.1, math.inf, 4, 7.0, math.nan, 20.0]])
+    found["by_blending"] = np.concatenate(
+        [[[-math.inf, 0.1, 6], [0.1, math.inf, 4]], rng.uniform(size=(2, len(BINNED)))], axis=1
+    )
+    found["by_blending"][1, 4] = math.nan
+    found["recovery"] = rng.uniform(1.0, 2.0, size=(STAMPS, 5))
+    if not sky:
+        found["recovery"][:, 2:4] = math.nan
     if ground:
+        found["worst_seen"] = rng.normal(size=(STAMPS, 9))
         found["known_seen"] = rng.normal(size=(STAMPS, 9))
     return found
 
@@ -164,4 +172,4 @@ def test_draws_of_a_lap_are_kept_though_nobody_knows_the_truth() -> None:
 
 def test_names_of_bins() -> None:
     bounds = ((-math.inf, 21.5), (0.1, 0.3), (0.3, math.inf))
-    assert [_bin(*pair) for pair in bounds] == ["< 21.5", "0.1–0.3", "≥ 0.3"]
+    assert [_bin(*pair) for pair in bounds] == ["< 21.5", "to 0.3", "≥ 0.3"]
