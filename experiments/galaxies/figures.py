@@ -69,7 +69,7 @@ class _Run:
     @property
     def injected(self) -> str:
         """What a caption says of galaxies whose truth is known."""
-        return ", which were cut out of the sky by segmentation and put on random fields" if self.problem in UNITS else ""
+        return ", models of real galaxies put on random fields" if self.problem in UNITS else ""
 
     def text(self, what: str) -> str:
         """A caption."""
@@ -262,7 +262,7 @@ def _recovery(run: _Run) -> Figure | None:
         ax.yaxis.set_minor_locator(plt.NullLocator())
     axes[0, 0].set_ylabel("found / true")
     figure.colorbar(points, ax=axes[0, -1], label="neighbours' share of the light")
-    what = f"fluxes within 3 half-light radii of {len(true)} fresh galaxies{run.injected}, by the posterior mean; grey: "
+    what = f"fluxes within 3 half-light radii of {len(true)} fresh galaxies{run.injected}: by the mean; grey: "
     what += f"68 % intervals of the draws. What lies beyond {RECOVERED[0]:g} and {RECOVERED[1]:g} is drawn there."
     caption(figure, run.text(what))
     return figure

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import get_args
 
+import galsim
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from experiments.galaxies.deep_field import (
     noise_level,
 )
 from experiments.galaxies.injection import injected_into
+from experiments.galaxies.measures import flux, within
 from experiments.galaxies.stamps import Stamps
 from mvss.errors import MvssError
 from mvss.training import turned
@@ -124,6 +127,33 @@ def test_injected_galaxies_have_their_truth() -> None:
     assert stamps.sky is None and stamps.galaxy is not None  # the field holds its noise
     assert torch.equal(stamps.y, fields.y + stamps.galaxy)
     assert torch.equal(stamps.galaxy, stamps.galaxy[:3][[0, 1, 2, 0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize("index", [0.7, 1.0])  # of steeper ones the segment lacks the wings
+def test_a_model_is_the_galaxy_that_it_is_fitted_to(index: float) -> None:
+    """GalSim draws it, off its centre, with noise; the model has no noise, and knows where it is and how large."""
+    n, sigma, light = 32, 0.02, 20.0
+    profile = galsim.Sersic(index, half_light_radius=2.5, flux=light).shear(g1=0.2, g2=-0.1).shift(0.4, -0.3)
+    truth = torch.from_numpy(profile.drawImage(nx=n, ny=n, scale=1.0).array.astype(float))[None, None]
+    noisy = truth + sigma * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    good = torch.ones_like(noisy, dtype=torch.bool)
+    galaxies = Stamps(
+        noisy, good, torch.full_like(noisy, sigma), None, None, {"half_light_radius": torch.tensor([3.0]).double()}
+    )
+    fields = Stamps(
+        torch.zeros(2, 1, n, n).double(), good.expand(2, 1, n, n), galaxies.sigma.expand(2, 1, n, n), None, None, {}
+    )
+    found = injected_into(fields, galaxies)
+    assert found.galaxy is not None
+    inside = within(found.select(slice(1)))
+    assert float(flux(found.galaxy[:1], inside)) == pytest.approx(float(flux(truth, inside)), rel=0.03)
+    assert float((found.galaxy[0] - truth[0]).abs().max()) < 0.06 * float(truth.max())
+    assert float(found.catalogue["x"][0]) == pytest.approx((n - 1) / 2 + 0.4, abs=0.1)
+    assert float(found.catalogue["y"][0]) == pytest.approx((n - 1) / 2 - 0.3, abs=0.1)
+    assert float(found.catalogue["half_light_radius"][0]) == pytest.approx(2.5, rel=0.15)
+    assert float(found.galaxy.min()) >= 0 and (found.galaxy[:, :, 0] < sigma / 2).all()  # neither noise nor an edge
+    with pytest.raises(MvssError, match="isolated and bright enough"):
+        injected_into(fields, replace(galaxies, y=torch.zeros_like(noisy)))
 
 
 @pytest.mark.parametrize(
