@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,10 @@ ACROSS = 4
 def _against(run: _Run) -> Figure | None:
     """Scores of all methods against magnitude, or flux, and blending."""
     axis = {"by_magnitude": "magnitude", "by_flux": "true flux", "by_blending": "neighbours' share of the light"}
-    kinds = [kind for kind in axis if any(len(s.get(kind, ())) for s in run.found.values())]
+    # what an earlier version kept has other columns
+    known = {m: {k: v for k, v in s.items() if k in axis and v.shape[1:] == (3 + len(BINNED),)} for m, s in run.found.items()}
+    run = replace(run, found={m: s for m, s in known.items() if s})
+    kinds = [kind for kind in axis if any(kind in s for s in run.found.values())]
     if not kinds:
         return None
     down = math.ceil(len(PANELS) / ACROSS)

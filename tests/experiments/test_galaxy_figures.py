@@ -90,6 +90,12 @@ def test_what_is_missing_leaves_its_figure_out(tmp_path: Path) -> None:
     assert made(tmp_path, "simulated", methods=("joint",)) == ["priors-simulated"]
 
 
+def test_scores_by_bin_of_an_earlier_version_leave_their_figure_out(tmp_path: Path) -> None:
+    old = arrays(sky=False, real=False) | {"by_blending": np.ones((2, 6))}
+    keep(tmp_path, "simulated", "aperture", old)
+    assert "against-simulated" not in made(tmp_path, "simulated", methods=("aperture",))
+
+
 def test_draws_of_the_model_are_shown_as_fluxes() -> None:
     x = np.array([[-0.3, 0.0, 0.7]])
     assert _Run({}, "real", 0, "linear").fluxes(x) == pytest.approx(x)
