@@ -110,7 +110,7 @@ def test_nobody_knows_real_sky_but_injected_galaxies_are_known(real: GalaxiesTas
     assert real.train_truth[1] == (None, None) and real.fresh_truth[1][SKY] is None
     galaxy, y = real.fresh_truth[1][GALAXY], real.fresh.views[1].y
     assert float(galaxy.amax((1, 2, 3)).min()) > 0
-    assert torch.equal(galaxy, galaxy.flip(-1, -2))
+    assert float(galaxy.min()) >= 0  # a model, without noise
     assert float((y - galaxy).median()) == pytest.approx(0.05, abs=0.02)  # the level of the sky
     assert len(real.sample_truth(SKY, 5, generator(0))) == 0 and len(real.sample_truth(GALAXY, 5, generator(0))) == 5
     with pytest.raises(MvssError, match="nobody knows"):
