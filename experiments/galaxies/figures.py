@@ -203,8 +203,8 @@ def _against(run: _Run) -> Figure | None:
     figure, axes = plt.subplots(down * len(kinds), ACROSS, figsize=size, squeeze=False)
     for number, kind in enumerate(kinds):
         panels = axes[down * number : down * (number + 1)].flatten()
-        for ax, column in zip(panels, range(3, 3 + len(BINNED)), strict=False):
-            _panel(ax, run, kind, column)
+        for ax, score in zip(panels, BINNED, strict=False):
+            _panel(ax, run, kind, score)
             ax.set_xlabel(axis[kind], fontsize=8)
         for ax in panels[len(BINNED) :]:
             ax.set_axis_off()
@@ -219,10 +219,9 @@ def _against(run: _Run) -> Figure | None:
     return figure
 
 
-def _panel(ax: Axes, run: _Run, kind: str, column: int) -> None:
+def _panel(ax: Axes, run: _Run, kind: str, score: str) -> None:
     """One score, a column of the arrays by bin."""
-    score = BINNED[column - 3]
-    name, scale = PANELS[score]
+    (name, scale), column = PANELS[score], 3 + BINNED.index(score)
     for method, kept in run.found.items():
         if kind in kept:
             colour, marker, label = method_style(method)
@@ -331,8 +330,8 @@ def _worst(run: _Run) -> Figure | None:
     if own is None:
         return None
     method, kept = own
-    ground = "worst_seen" in kept
-    rows = [("seen from the ground", kept["worst_seen"])] if ground else []
+    ground = "known_seen" in kept
+    rows = [("seen from the ground", kept["worst_seen"])] if "worst_seen" in kept else []
     rows += [
         ("sky + galaxy, truth" if ground else "observation", kept["worst_observed"]),
         ("galaxy, truth", kept["worst_truth"]),
