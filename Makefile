@@ -8,7 +8,8 @@ ARGS   ?=
 TORCH  ?=
 FOLDER ?=
 CATALOGUE ?=
-PIXELS ?= 64
+PIXELS ?= 32
+BINNING ?= 1
 PROBLEM ?=
 ONLY ?=
 
@@ -104,9 +105,9 @@ galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same wi
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
 	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
-galaxies-data: $(GALAXIES) ## cut stamps, PIXELS=64 wide, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
+galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels, each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
-	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) $(if $(strip $(OWN)),,$(ARGS))
+	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status

@@ -1,12 +1,13 @@
 """The paper's data: galaxies of a catalogue, and random fields, cut from a user's HST mosaics into one HDF5 file.
 
-    python -m experiments.galaxies.archive [FOLDER [CATALOGUE]] --out data/galaxies.h5 --pixels 128
+    python -m experiments.galaxies.archive [FOLDER [CATALOGUE]] --out data/galaxies.h5 --pixels 128 --binning 1
 
     galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
                            wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
                            there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2 aside
     galaxies/catalogue     the numeric columns of the catalogue, and `number`, its row
-    attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale
+    attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale,
+                           binning (pixels of the mosaics across one of these, which row and column count)
 
 Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random fields: of the
 sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not.
@@ -38,6 +39,7 @@ from numpy.typing import NDArray
 
 from experiments.galaxies.detection import catalogue_of
 from experiments.galaxies.mosaics import Mosaic, find_mosaics, fingerprint, read_catalogue
+from experiments.galaxies.segmentation import sized
 from experiments.galaxies.shards import Rows, join, read_attributes, stamps_of, taken_of, write_shard
 from experiments.galaxies.stamps import NOISE, Stamps
 from mvss.errors import MvssError
@@ -54,6 +56,10 @@ GOOD = 0.75
 ASIDE = 2
 """Split of galaxies that are only separated."""
 PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
+MEASURED = 300
+"""Galaxies whose sizes are measured."""
+SMALL, FILLED = 0.1, 0.15
+"""Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their stamps."""
 TRIES, PROBES = 30, 2000
 """Random positions tried for each field that is wanted, and on each mosaic to see how much room it has for them."""
 Places = NDArray[np.float64]
@@ -63,7 +69,7 @@ Places = NDArray[np.float64]
 class Plan:
     """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
     of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees. fields:
-    random ones to be cut of each mosaic, by the room that it has for them."""
+    random ones to be cut of each mosaic, by the room that it has for them. binning: of the mosaics' pixels (`Mosaic`)."""
 
     pixels: int
     randoms: float
@@ -74,6 +80,7 @@ class Plan:
     margin: float
     cell: float
     fields: tuple[int, ...] = ()
+    binning: int = 1
 
     def depth(self, places: Places) -> Places:
         """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which are every
@@ -98,8 +105,11 @@ class Plan:
         return np.where(np.abs(dec - self.cut) <= self.margin, -1, (dec > self.cut).astype(int))
 
 
-def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "") -> str:
+def build(
+    folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "", binning: int = 1
+) -> str:
     """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the record.
+    binning: pixels of the mosaics across one of the stamps'.
 
     Raises:
         MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.
@@ -110,11 +120,11 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
     except OSError as error:
         raise MvssError(f"cannot read {error.filename} ({error.strerror})") from error
     prints = [fingerprint(file) for file in files]
-    inputs = hashlib.sha256(json.dumps([2, pixels, randoms, digest, prints]).encode()).hexdigest()
+    inputs = hashlib.sha256(json.dumps([3, pixels, binning, randoms, digest, prints]).encode()).hexdigest()
     if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
         return f"{out} is up to date: {old['summary']}"
     positions, columns = read_catalogue(catalogue)
-    plan, attributes, on_mosaic = _plan(files, positions, pixels, randoms)
+    plan, attributes, on_mosaic = _plan(files, positions, pixels, randoms, binning)
     part = _part(out, inputs)
     taken: set[int] = set()
     start, made = time.monotonic(), 0
@@ -122,7 +132,7 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
         shard = part / f"{i:04d}.h5"
         numbers = taken_of(shard)
         if numbers is None:
-            with Mosaic(file) as mosaic:
+            with Mosaic(file, binning) as mosaic:
                 galaxies, fields = _cut(mosaic, i, plan, taken)
             write_shard(shard, {"galaxies": galaxies, "randoms": fields}, pixels)
             numbers, made = galaxies.columns("number").tolist(), made + 1
@@ -151,7 +161,7 @@ def build(folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: 
 
 
 def _plan(
-    files: Sequence[Path], positions: Places, pixels: int, randoms: float
+    files: Sequence[Path], positions: Places, pixels: int, randoms: float, binning: int
 ) -> tuple[Plan, dict[str, object], NDArray[np.bool_]]:
     """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic holds."""
     number = np.flatnonzero(np.isfinite(positions).all(1) & (np.abs(positions[:, 1]) <= 90))
@@ -159,7 +169,7 @@ def _plan(
     on_mosaic = np.zeros(len(number), dtype=bool)
     factor, scale, unit, first = 0.0, 0.0, "", files[0]
     for file in files:
-        with Mosaic(file) as mosaic:
+        with Mosaic(file, binning) as mosaic:
             inside = _corners(mosaic, positions, pixels)[1]
             on_mosaic |= inside
             noise = mosaic.usual_noise  # of each, so that a bad one is found before the work begins
@@ -174,13 +184,15 @@ def _plan(
         raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
     margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
     cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
-    plan = Plan(pixels, randoms, factor, positions, number, cut, margin, CELL * pixels * scale / 3600)
+    cell = CELL * pixels * scale / 3600
+    plan = Plan(pixels, randoms, factor, positions, number, cut, margin, cell, binning=binning)
     plan = replace(plan, fields=_fields(files, plan, randoms * int(on_mosaic.sum())))
     attributes: dict[str, object] = {
         "factor": factor,
         "noise": NOISE,
         "unit": f"{unit or 'the mosaics unit'} times factor, which makes the noise of a usual pixel {NOISE}",
         "pixel_scale": scale,
+        "binning": binning,
         "pixels": pixels,
         "split_declination": cut,
     }
@@ -191,7 +203,7 @@ def _fields(files: Sequence[Path], plan: Plan, wanted: float) -> tuple[int, ...]
     """Of as many random fields as are wanted of all mosaics those of each, which need not show a galaxy."""
     rooms = []
     for file in files:
-        with Mosaic(file) as mosaic:
+        with Mosaic(file, plan.binning) as mosaic:
             places, split = _anywhere(mosaic, plan, PROBES, "room")
             rooms.append(float((split >= 0).mean()) * math.prod(mosaic.shape) if len(places) else 0.0)
     shares = np.cumsum([0.0, *rooms]) / max(sum(rooms), 1e-300)
@@ -285,22 +297,41 @@ def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None
     return stamps
 
 
+def _too_small(path: Path) -> str:
+    """What to do where many galaxies fill their stamps; nothing where they do not."""
+    stamps = stamps_of(path, "galaxies", PARTS["all"], MEASURED)
+    try:
+        radius = float(sized(stamps).catalogue["half_light_radius"].median())
+    except MvssError:  # of stamps that show nothing: what learns from them says so
+        return ""
+    if radius <= FILLED * stamps.pixels:
+        return ""
+    better = round(int(read_attributes(path)["binning"]) * radius / (SMALL * stamps.pixels))
+    return (
+        f"the usual galaxy has a half-light radius of {radius:.1f} pixels, and stamps of {stamps.pixels} hold little sky "
+        f"around it: a binning of {better} (BINNING={better}), or larger stamps, would"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m experiments.galaxies.archive", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("folder", nargs="?", type=Path, help="of mosaics *_sci.fits, *_drz.fits or *_drc.fits; default: MAST")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="of mosaics *_sci.fits, *_drz.fits or *_drc.fits, else *.fits; default: MAST"
+    )
     parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: what is detected")
     parser.add_argument("--out", type=Path, default=Path("data/galaxies.h5"))
     parser.add_argument("--pixels", type=int, default=128, help="side of a stamp (default: 128)")
+    parser.add_argument("--binning", type=int, default=1, help="pixels of the mosaics across one of a stamp (default: 1)")
     parser.add_argument("--randoms", type=float, default=1.0, help="random fields to a galaxy (default: 1)")
     parser.add_argument("--mosaics", type=int, default=20, help="how many to fetch from MAST (default: 20)")
     asked = parser.parse_args(arguments)
     try:
-        if asked.pixels < 2 or asked.randoms < 0 or asked.mosaics < 1:
-            raise MvssError("--pixels must be 2 or more, --randoms 0 or more, --mosaics 1 or more")
+        if asked.pixels < 2 or asked.randoms < 0 or min(asked.mosaics, asked.binning) < 1:
+            raise MvssError("--pixels must be 2 or more, --randoms 0 or more, --mosaics and --binning 1 or more")
         folder, catalogue = (path and path.expanduser() for path in (asked.folder, asked.catalogue))
         if folder is None:
             from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
@@ -308,9 +339,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             catalogue = fetch_catalogue(asked.out.parent / "cosmos")
             folder = fetch_mosaics(asked.out.parent / "cosmos", asked.mosaics)
         elif catalogue is None:
-            catalogue = catalogue_of(find_mosaics(folder), asked.out.with_name(f"{asked.out.stem}-detected.csv"))
+            detected = asked.out.with_name(f"{asked.out.stem}-detected.csv")
+            catalogue = catalogue_of(find_mosaics(folder), detected, asked.binning)
         command = shlex.join(["python", "-m", "experiments.galaxies.archive", *arguments])
-        print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command))
+        print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command, asked.binning))
+        if said := _too_small(asked.out):
+            print(said, file=sys.stderr)
     except MvssError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

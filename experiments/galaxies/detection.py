@@ -28,16 +28,16 @@ SAME = 0.5
 Rows = NDArray[np.float64]
 
 
-def catalogue_of(files: Sequence[Path], out: Path) -> Path:
+def catalogue_of(files: Sequence[Path], out: Path, binning: int = 1) -> Path:
     """Write a CSV of all significant objects, brightest first, and return `out`: RA, DEC in degrees, significance. Stars are
-    among them.
+    among them. binning: of the mosaics' pixels (`Mosaic`).
 
     Raises:
         MvssError: a mosaic cannot be used, or nothing is detected.
     """
     from astropy.table import Table
 
-    rows = np.concatenate([_detected(file) for file in files])
+    rows = np.concatenate([_detected(file, binning) for file in files])
     if not len(rows):
         raise MvssError(f"nothing brighter than {SIGNIFICANT:g} times its noise is detected on the mosaics: name a CATALOGUE=")
     rows = _once(rows[np.argsort(-rows[:, 2], kind="stable")])
@@ -47,9 +47,9 @@ def catalogue_of(files: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _detected(file: Path) -> Rows:
+def _detected(file: Path, binning: int) -> Rows:
     """RA, DEC and significance of what one mosaic shows."""
-    with Mosaic(file) as mosaic:
+    with Mosaic(file, binning) as mosaic:
         corners = itertools.product(*(range(0, size, TILE) for size in mosaic.shape))
         return np.concatenate([_in_tile(mosaic, row, column) for row, column in corners])
 

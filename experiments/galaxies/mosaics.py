@@ -1,9 +1,9 @@
 """Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
 
-The sky's part is 1 / weight where there is a weight map (an extension WHT, or *_wht.fits beside *_sci.fits, *_drz.fits or
-*_drc.fits), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than
-the read noise. level: the sky's median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit
-is counts; without them it is left out.
+The sky's part is 1 / weight where there is a weight map (an extension WHT, or *_wht.fits beside the image), scaled so that it
+fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the read noise. level: the sky's
+median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit is counts; without them it is left
+out.
 """
 
 from __future__ import annotations
@@ -129,16 +129,17 @@ def _cause(error: BaseException) -> str:
 
 
 class Mosaic:
-    """One mosaic, open for reading. Positions are rows and columns of its pixels from 0; fluxes are in its own unit.
+    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the file: a
+    square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own unit.
 
     Raises:
         MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, binning: int = 1) -> None:
         from astropy.wcs import WCS, FITSFixedWarning
 
-        self.path, self._open = path, []
+        self.path, self.binning, self._open = path, binning, []
         whole = self._read(path)
         names = [hdu.name for hdu in whole]
         image = (
@@ -146,7 +147,7 @@ class Mosaic:
         )
         if image is None or len(image.shape) != 2:
             raise self._bad("holds no image")
-        self._image, self.shape = image, image.shape
+        self._image, self.shape = image, tuple(size // binning for size in image.shape)
         self._header = whole[0].header.copy()
         self._header.update(image.header)
         try:
@@ -158,8 +159,8 @@ class Mosaic:
         if self.wcs.naxis != 2 or not self.wcs.has_celestial:
             raise self._bad("has no celestial coordinates (WCS) in its header")
         self._weight = whole["WHT"] if "WHT" in names else self._weights_beside()
-        if self._weight is not None and self._weight.shape != self.shape:
-            raise self._bad(f"is {self.shape}, its weight map {self._weight.shape}")
+        if self._weight is not None and self._weight.shape != image.shape:
+            raise self._bad(f"is {image.shape}, its weight map {self._weight.shape}")
 
     def _bad(self, what: str) -> MvssError:
         return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
@@ -206,7 +207,7 @@ class Mosaic:
         """Arcseconds a pixel, mean of both directions."""
         from astropy.wcs.utils import proj_plane_pixel_scales
 
-        return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600
+        return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600 * self.binning
 
     @cached_property
     def electrons(self) -> float | None:
@@ -257,7 +258,9 @@ class Mosaic:
 
     def _pixels(self, row: int, column: int, height: int, width: int) -> tuple[Image, Image]:
         """Flux, NaN where it is not a number or saturated, and weight, 0 there and where nothing was measured."""
-        box = slice(row, row + height), slice(column, column + width)
+        from astropy.nddata import block_reduce
+
+        box = tuple(slice(first * self.binning, (first + n) * self.binning) for first, n in ((row, height), (column, width)))
         try:
             flux = np.asarray(self._image.data[box], dtype=np.float64)
             weight = np.ones_like(flux) if self._weight is None else np.asarray(self._weight.data[box], dtype=np.float64)
@@ -265,7 +268,11 @@ class Mosaic:
             raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
         good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
         good &= np.where(good, flux, np.inf) < self._saturation
-        return np.where(good, flux, np.nan), np.where(good, weight, 0.0)
+        flux, weight = np.where(good, flux, np.nan), np.where(good, weight, 0.0)
+        if self.binning == 1:
+            return flux, weight
+        with np.errstate(divide="ignore"):
+            return block_reduce(flux, self.binning), 1 / block_reduce(1 / weight, self.binning)
 
     def flux(self, row: int, column: int, height: int, width: int) -> tuple[Image, NDArray[np.bool_]]:
         """The flux of a box, 0 where the second, the mask of bad pixels, is set."""
@@ -292,14 +299,17 @@ class Mosaic:
         (ra, dec), (ra0, dec0) = np.radians(positions).T, np.radians(centre)
         near = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(ra - ra0) > np.cos(radius)
         if near.any():
-            out[near] = self.wcs.celestial.all_world2pix(positions[near], 0, quiet=True)[:, ::-1]
+            own = self.wcs.celestial.all_world2pix(positions[near], 0, quiet=True)[:, ::-1]
+            out[near] = (own - (self.binning - 1) / 2) / self.binning
         return out
 
     def sky(self, places: Image) -> Image:
         """Right ascension and declination in degrees `(M, 2)` of rows and columns."""
-        return np.asarray(self.wcs.celestial.all_pix2world(places[:, ::-1], 0))
+        own = places * self.binning + (self.binning - 1) / 2
+        return np.asarray(self.wcs.celestial.all_pix2world(own[:, ::-1], 0))
 
     def wcs_of(self, row: int, column: int, pixels: int) -> str:
         """The coordinates of a stamp, as a FITS header."""
-        box = slice(row, row + pixels), slice(column, column + pixels)
+        step = self.binning
+        box = tuple(slice(first * step, (first + pixels) * step, step) for first in (row, column))
         return str(self.wcs.celestial.slice(box).to_header_string(relax=True))

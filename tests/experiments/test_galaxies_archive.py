@@ -186,6 +186,65 @@ def test_detector_terms_of_the_header(tmp_path: Path) -> None:
         assert mosaic.usual_noise == pytest.approx(2 * SIGMA)
 
 
+def test_binned_pixels_are_sums_where_they_should_be(tmp_path: Path) -> None:
+    """Flux and place of a bright pixel, noise of sky and photons, bad pixels and coordinates, of squares of 3 × 3."""
+    places, wcs = _places(20, 0), _wcs(2.0, turn=20)
+    weights = np.full((SIZE, SIZE), 7.0)
+    row, column = places[0] // 3 + [4, 0]
+    weights[3 * row + 1, 3 * column + 2] = 0
+    image = _mosaic(tmp_path / "a_sci.fits", wcs, places, weights=weights)
+    sums = image.reshape(SIZE // 3, 3, SIZE // 3, 3).sum((1, 3))
+    sky = wcs.all_pix2world(places[:, ::-1], 0)
+    with Mosaic(tmp_path / "a_sci.fits", binning=3) as mosaic:
+        assert mosaic.shape == (SIZE // 3, SIZE // 3) and mosaic.pixel_scale == pytest.approx(0.15)
+        assert mosaic.usual_noise == pytest.approx(3 * SIGMA, rel=0.03)
+        assert np.allclose(mosaic.where(sky), (places - 1) / 3, atol=1e-4)
+        assert np.allclose(mosaic.sky(mosaic.where(sky)), sky, atol=1e-9)
+        top, left = places[0] // 3 - N // 2
+        flux, ivar, bad = mosaic.stamp(top, left, N)
+        assert np.argwhere(bad).tolist() == [[row - top, column - left]]
+        assert np.allclose(flux[~bad], sums[top : top + N, left : left + N][~bad], rtol=1e-5, atol=1e-5)
+        expected = (3 * SIGMA) ** 2 + np.maximum(flux - np.median(sums), 0) / EXPOSURE
+        assert np.allclose(1 / ivar[~bad], expected[~bad], rtol=0.06)
+        stamp = WCS(fits.Header.fromstring(mosaic.wcs_of(top, left, N)))
+    centre = np.array([[3 * top + 1.0, 3 * left + 1.0]])  # of the middle one of the first pixel's nine
+    assert np.allclose(stamp.all_pix2world([[0, 0]], 0), wcs.all_pix2world(centre[:, ::-1], 0), atol=1e-9)
+    far = np.array([[3.0 * (top + 9) + 1, 3.0 * (left + 5) + 1]])
+    assert np.allclose(stamp.all_pix2world([[5, 9]], 0), wcs.all_pix2world(far[:, ::-1], 0), atol=1e-9)
+
+
+def test_an_archive_of_binned_pixels(tmp_path: Path) -> None:
+    """By the command; other squares are another archive."""
+    catalogue, _ = _survey(tmp_path / "mosaics")
+    command = [str(tmp_path / "mosaics"), str(catalogue), "--out", str(tmp_path / "galaxies.h5"), "--pixels", "8"]
+    inputs = []
+    for binning in ("2", "1"):
+        assert main([*command, "--binning", binning]) == 0
+        with h5py.File(tmp_path / "galaxies.h5") as file:
+            inputs.append(file.attrs["inputs"])
+            assert file.attrs["pixel_scale"] == pytest.approx(0.05 * int(binning)) and file.attrs["binning"] == int(binning)
+            assert len(file["galaxies/ra"]) > 30
+            peaks = np.stack(np.unravel_index(file["galaxies/flux"][:].reshape(-1, 64).argmax(1), (8, 8)), 1)
+            assert np.abs(peaks - 3.5).max() <= 1.5
+    assert inputs[0] != inputs[1]
+    assert main([*command, "--binning", "0"]) == 1
+
+
+def test_galaxies_that_fill_their_stamps_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, columns = np.mgrid[:SIZE, :SIZE]
+    places = _places(20, 0)
+    light = sum(3 * np.exp(-0.5 * ((rows - r) ** 2 + (columns - c) ** 2) / 25) for r, c in places)
+    image = _mosaic(tmp_path / "a_sci.fits", _wcs(2.0), places[:0]) + light
+    fits.writeto(tmp_path / "a_sci.fits", image.astype(np.float32), _wcs(2.0).to_header(), overwrite=True)
+    command = [str(tmp_path), "--out", str(tmp_path / "galaxies.h5"), "--randoms", "0", "--pixels"]
+    said = {}
+    for pixels, binning in (("24", "1"), ("48", "1"), ("24", "2")):
+        assert main([*command, pixels, "--binning", binning]) == 0
+        said[pixels, binning] = capsys.readouterr().err
+    assert "a binning of 2 (BINNING=2), or larger stamps" in said["24", "1"]
+    assert "stamps" not in said["48", "1"] and "stamps" not in said["24", "2"]
+
+
 def test_opening_gives_what_is_asked_for_from_all_mosaics(made: SimpleNamespace) -> None:
     every = open_archive(made.out, "train", galaxies=False)
     some = open_archive(made.out, "train", galaxies=False, count=9)
