@@ -10,9 +10,10 @@
                            binning (pixels of the mosaics across one of these, which row and column count)
 
 Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random fields: of the
-sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not.
-Galaxies whose stamps might touch the line between train and test, or a cell for random fields, are set aside: they are cut, to
-be separated in the end, and nothing is learned from them or tested on them. A galaxy on two mosaics is cut once.
+sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not, but
+for the galaxy that a cut-out was made around. Galaxies whose stamps might touch the line between train and test, or a cell for
+random fields, are set aside: they are cut, to be separated in the end, and nothing is learned from them or tested on them. A
+galaxy on two mosaics is cut once.
 
 Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
 goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
@@ -263,8 +264,20 @@ def _anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)
     rng = generator(0, "galaxies", "archive", key, mosaic.path.name)
     corners = (torch.rand(count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
-    centres = mosaic.sky(corners + (plan.pixels - 1) / 2) if count else np.zeros((0, 2))
-    return corners, np.where(plan.depth(centres) > plan.margin, plan.split(centres[:, 1]), -1)
+    middles = corners + (plan.pixels - 1) / 2
+    centres = mosaic.sky(middles) if count else np.zeros((0, 2))
+    free = (plan.depth(centres) > plan.margin) & ~_shows_own(mosaic, plan, middles)
+    return corners, np.where(free, plan.split(centres[:, 1]), -1)
+
+
+def _shows_own(mosaic: Mosaic, plan: Plan, middles: Places) -> NDArray[np.bool_]:
+    """Which stamps in these places `(count, 2)` show the galaxy that the mosaic is a cut-out around, if it is: of those that
+    random fields hold, it alone is not there by chance."""
+    own, reach = (np.array(mosaic.shape) - 1) / 2, plan.pixels / 2
+    away = np.linalg.norm(mosaic.where(plan.positions) - own, axis=1)
+    if not np.nanmin(away, initial=np.inf) <= reach / 2:
+        return np.zeros(len(middles), dtype=bool)
+    return (np.abs(middles - own) < 2 * reach).all(1)
 
 
 def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note: dict[str, float]) -> None:
@@ -293,7 +306,9 @@ def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None
     group = "galaxies" if galaxies else "randoms"
     stamps = stamps_of(path, group, PARTS[part], count)
     if count and not len(stamps):
-        raise MvssError(f"{path} has no {group} in the {part} part: make it of a larger part of the sky")
+        raise MvssError(
+            f"{path} has no {group} in the {part} part: make it of a larger part of the sky, or with cut-outs between galaxies"
+        )
     return stamps
 
 

@@ -9,6 +9,7 @@ out.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import warnings
 import zlib
 from functools import cached_property
@@ -31,7 +32,7 @@ FULL_WELL = 80_000.0
 """Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
 exposure time: too early, where that is of several exposures, rather than too late."""
 WINDOWS = 16
-"""A grid of as many windows in both directions measures the noise of a mosaic."""
+"""A grid of as many windows in both directions measures the noise of a mosaic, or of fewer that cover all of it."""
 WINDOW = 32
 LAG = 4
 """Pixels between those whose differences measure noise: more than resampling correlates."""
@@ -148,6 +149,8 @@ class Mosaic:
         if image is None or len(image.shape) != 2:
             raise self._bad("holds no image")
         self._image, self.shape = image, tuple(size // binning for size in image.shape)
+        if min(self.shape) < 1:
+            raise self._bad(f"has {image.shape} pixels, not one of {binning} × {binning}")
         self._header = whole[0].header.copy()
         self._header.update(image.header)
         try:
@@ -233,15 +236,15 @@ class Mosaic:
         """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their median."""
         height, width = (min(WINDOW, n) for n in self.shape)
         scaled, deviations, levels = [], [], []
-        for row in np.unique(np.linspace(0, self.shape[0] - height, WINDOWS).astype(int)):
-            for column in np.unique(np.linspace(0, self.shape[1] - width, WINDOWS).astype(int)):
-                flux, weight = self._pixels(row, column, height, width)
-                variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
-                difference = flux[:, LAG:] - flux[:, :-LAG]
-                u = difference / np.sqrt(variance[:, LAG:] + variance[:, :-LAG])
-                scaled.append(u[np.isfinite(u)])
-                deviations.append(np.sqrt(variance[np.isfinite(variance)]))
-                levels.append(flux[np.isfinite(flux)])
+        grid = (np.linspace(0, n - min(WINDOW, n), min(WINDOWS, -(-n // WINDOW))).astype(int) for n in self.shape)
+        for row, column in itertools.product(*grid):
+            flux, weight = self._pixels(row, column, height, width)
+            variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
+            difference = flux[:, LAG:] - flux[:, :-LAG]
+            u = difference / np.sqrt(variance[:, LAG:] + variance[:, :-LAG])
+            scaled.append(u[np.isfinite(u)])
+            deviations.append(np.sqrt(variance[np.isfinite(variance)]))
+            levels.append(flux[np.isfinite(flux)])
         values = np.concatenate(scaled)
         scale = clipped_sigma(values) if len(values) else 0.0
         if not scale > 0:

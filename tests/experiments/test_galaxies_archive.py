@@ -16,6 +16,7 @@ import pytest
 import torch
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.nddata import Cutout2D
 from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
@@ -142,6 +143,28 @@ def test_random_fields_hold_what_is_there(made: SimpleNamespace) -> None:
     with h5py.File(made.out) as file:
         brightest = file["randoms/flux"][:].max((1, 2)) / file.attrs["factor"]
     assert 0.05 < (brightest > 0.9 * PEAK).mean() < 0.5
+
+
+def test_random_fields_do_not_show_what_a_cutout_was_made_for(tmp_path: Path) -> None:
+    """Cut-outs around each galaxy: without the sky beside it there would be none in the middle of view 1, and always one."""
+    catalogue, sky = _survey(tmp_path / "mosaics")
+    for side in (5 * N, 2 * N - 4):
+        folder = tmp_path / f"cut-{side}"
+        folder.mkdir()
+        for i in range(2):
+            path = tmp_path / "mosaics" / f"tile_{i}_sci.fits"
+            image, wcs = fits.getdata(path), WCS(fits.getheader(path))
+            for number, (x, y) in enumerate(wcs.all_world2pix(sky[20 * i : 20 * i + 20], 0)):
+                cut = Cutout2D(image, (x, y), side, wcs=wcs, mode="partial", fill_value=np.nan)
+                fits.writeto(folder / f"{i}-{number}.fits", cut.data, cut.wcs.to_header())
+        build(folder, catalogue, tmp_path / "galaxies.h5", N, 1.0)
+        with h5py.File(tmp_path / "galaxies.h5") as file:
+            fields = file["randoms"]
+            middle = np.stack([fields["row"][:], fields["column"][:]], 1) + (N - 1) / 2 - (side - 1) / 2
+            assert len(file["galaxies/ra"]) > 30 and (np.abs(middle).max(1, initial=N) >= N).all()
+        assert (len(middle) > 30) == (side == 5 * N) and (len(middle) == 0) == (side < 2 * N)
+    with pytest.raises(MvssError, match="cut-outs between galaxies"):
+        open_archive(tmp_path / "galaxies.h5", "train", galaxies=False, count=5)
 
 
 def test_cells_for_random_fields_are_a_quarter_of_the_sky_with_edges_as_far_as_is_said() -> None:
