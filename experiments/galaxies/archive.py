@@ -335,7 +335,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m experiments.galaxies.archive", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="of mosaics *_sci.fits, *_drz.fits or *_drc.fits, else *.fits; default: MAST"
+        "folder",
+        nargs="?",
+        type=Path,
+        help="of mosaics *_sci.fits, *_sci_*.fits, *_drz.fits or *_drc.fits, else *.fits; default: MAST",
     )
     parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: what is detected")
     parser.add_argument("--out", type=Path, default=Path("data/galaxies.h5"))

@@ -1,15 +1,16 @@
 """Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
 
-The sky's part is 1 / weight where there is a weight map (an extension WHT, or *_wht.fits beside the image), scaled so that it
-fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the read noise. level: the sky's
-median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit is counts; without them it is left
-out.
+The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
+name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the
+read noise. level: the sky's median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit is
+counts; without them it is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import warnings
 import zlib
 from functools import cached_property
@@ -25,7 +26,8 @@ from mvss.errors import MvssError
 
 __all__ = ["Mosaic", "find_mosaics", "fingerprint", "read_catalogue"]
 
-ENDINGS, WEIGHTS = ("_sci.fits", "_drz.fits", "_drc.fits"), "_wht.fits"
+IMAGES, WEIGHTS = re.compile(r"_sci(?=[_.])|_dr[cz](?=\.)"), re.compile(r"_(wht|weight)(?=[_.])")
+"""What is in the names of mosaics, and in those of weight maps."""
 BLOCK, BLOCKS = 65_536, 64
 """Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
 FULL_WELL = 80_000.0
@@ -42,17 +44,18 @@ Image = NDArray[np.float64]
 
 
 def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
-    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name has one of ENDINGS, all FITS
+    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name is like IMAGES, all FITS
     files are taken, but for the catalogue `but`.
 
     Raises:
         MvssError: there are none.
     """
-    files = sorted(p for p in folder.rglob("*.fits*") if _plain(p).endswith(".fits") and p.resolve() != (but and but.resolve()))
-    found = [p for p in files if _plain(p).endswith(ENDINGS)] or [p for p in files if not _plain(p).endswith(WEIGHTS)]
+    files = sorted(p for p in folder.rglob("*.fits*") if p.name.endswith((".fits", ".fits.gz")) and not WEIGHTS.search(p.name))
+    files = [p for p in files if p.resolve() != (but and but.resolve())]
+    found = [p for p in files if IMAGES.search(p.name)] or files
     if not found:
         raise MvssError(
-            f"no mosaics in {folder}: files whose names end in {', '.join(ENDINGS)}, else in .fits, or these and .gz"
+            f"no mosaics in {folder}: files named *_sci.fits, *_sci_*.fits, *_drz.fits, *_drc.fits, else *.fits, or so and .gz"
         )
     if len({p.name for p in found}) < len(found):
         raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
@@ -80,18 +83,13 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()
 
 
-def _plain(path: Path) -> str:
-    """Its name, as if it were not compressed."""
-    return path.name.removesuffix(".gz")
-
-
 def _weight_map_of(path: Path) -> Path | None:
     """The file beside a mosaic that holds its weights, if there is one."""
-    for ending in (*ENDINGS, ".fits"):
-        beside = path.with_name(path.name.replace(ending, WEIGHTS))
-        if path.name != beside.name and beside.is_file():
-            return beside
-    return None
+    name = path.name.removesuffix(".gz")
+    places = [*(found.span() for found in IMAGES.finditer(name)), (name.rindex(".fits"),) * 2]
+    named = [f"{name[:start]}_{kind}{name[end:]}" for start, end in places for kind in ("wht", "weight")]
+    besides = (path.with_name(beside + packed) for beside in named for packed in ("", ".gz"))
+    return next((beside for beside in besides if beside.is_file()), None)
 
 
 def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:

@@ -366,6 +366,29 @@ def test_plain_names_are_mosaics_where_none_is_named_as_one(tmp_path: Path) -> N
     assert [p.name for p in find_mosaics(tmp_path, tmp_path / "stars.fits")] == ["c_drz.fits"]
 
 
+@pytest.mark.parametrize(
+    ("image", "weights"),
+    [
+        ("acs_I_030mas_077_sci.fits", "acs_I_030mas_077_wht.fits.gz"),
+        ("acs_I_100028+0214_unrot_sci_20.fits", "acs_I_100028+0214_unrot_wht_20.fits"),
+        ("field_drz_sci.fits.gz", "field_drz_wht.fits.gz"),
+        ("field_drz.fits", "field_drz_weight.fits"),
+        ("stamp.fits", "stamp_wht.fits"),
+    ],
+)
+def test_weight_maps_are_found_by_their_names(tmp_path: Path, image: str, weights: str) -> None:
+    """Names of COSMOS's mosaics and cut-outs at IRSA, of drizzled images, and plain ones."""
+    fits.writeto(tmp_path / weights, np.full((40, 40), 4.0))
+    pixels = SIGMA * np.random.default_rng(0).standard_normal((40, 40))
+    pixels[3, 4] = np.nan
+    fits.writeto(tmp_path / image, pixels, _wcs(2.0).to_header())
+    (tmp_path / "field_drz_rms.fits").touch()
+    assert [p.name for p in find_mosaics(tmp_path, tmp_path / "field_drz_rms.fits")] == [image]
+    fits.writeto(tmp_path / weights, np.full((30, 30), 4.0), overwrite=True)
+    with pytest.raises(MvssError, match=re.escape("(40, 40), its weight map (30, 30)")):
+        Mosaic(tmp_path / image)
+
+
 def test_other_inputs_do_not_mix(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
