@@ -260,8 +260,10 @@ def _recovery(run: _Run) -> Figure | None:
         ax.axhline(1, color=TRUTH, linewidth=0.8)
         ax.set(xscale="log", yscale="log", ylim=RECOVERED, xlabel="true flux", title=method_style(name).label)
         ax.yaxis.set_major_locator(plt.FixedLocator((0.25, 0.5, 1, 2, 4)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_locator(plt.NullLocator())
+        ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(plt.NullLocator())
     axes[0, 0].set_ylabel("found / true")
     figure.colorbar(points, ax=axes[0, -1], label="neighbours' share of the light")
     what = f"fluxes within 3 half-light radii of {len(true)} fresh galaxies{run.injected}: by the mean; grey: "
