@@ -232,11 +232,12 @@ class Mosaic:
     @cached_property
     def _noise(self) -> tuple[float, float, float]:
         """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their median."""
-        height, width = (min(WINDOW, n) for n in self.shape)
+        sizes = [min(WINDOW, n) for n in self.shape]
         scaled, deviations, levels = [], [], []
-        grid = (np.linspace(0, n - min(WINDOW, n), min(WINDOWS, -(-n // WINDOW))).astype(int) for n in self.shape)
+        counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
+        grid = (np.linspace(0, n - size, k).astype(int) for n, size, k in zip(self.shape, sizes, counts, strict=True))
         for row, column in itertools.product(*grid):
-            flux, weight = self._pixels(row, column, height, width)
+            flux, weight = self._pixels(row, column, *sizes)
             variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
             difference = flux[:, LAG:] - flux[:, :-LAG]
             u = difference / np.sqrt(variance[:, LAG:] + variance[:, :-LAG])

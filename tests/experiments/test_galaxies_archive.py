@@ -146,7 +146,7 @@ def test_random_fields_hold_what_is_there(made: SimpleNamespace) -> None:
 
 
 def test_random_fields_do_not_show_what_a_cutout_was_made_for(tmp_path: Path) -> None:
-    """Cut-outs around each galaxy: without the sky beside it there would be none in the middle of view 1, and always one."""
+    """Cut-outs around each galaxy: fields lie beside it where there is room, and where there is none, there are no fields."""
     catalogue, sky = _survey(tmp_path / "mosaics")
     for side in (5 * N, 2 * N - 4):
         folder = tmp_path / f"cut-{side}"
