@@ -95,7 +95,7 @@ class Separation:
 
 
 class SourceSeparationPipeline:
-    """One denoiser per source, and what was learned with them.
+    """One denoiser per source, and what was learned with them; all are put into evaluation mode, as draws are made in it.
 
     denoisers: one per source, in the order of the operators of a view. amortised: of sources (from 0) that have one, the
     network that draws them given y.
@@ -111,6 +111,8 @@ class SourceSeparationPipeline:
         self.denoisers, self.sources = tuple(denoisers), tuple(range(len(denoisers)))
         self.config = config or PosteriorConfig()
         self._kept: dict[tuple[str, tuple[int, ...]], tuple[SharedView, Levels]] = {}
+        for model in (*self.denoisers, *self.amortised.values()):
+            model.eval()
 
     def posterior_sample(
         self,

@@ -161,6 +161,18 @@ def test_the_same_index_gives_the_same_draw() -> None:
     assert not torch.allclose(other.draws[0], part.draws[0], atol=1e-3)
 
 
+def test_networks_in_training_mode_draw_as_in_evaluation() -> None:
+    """As those of a resumed run are, which nothing has trained yet: dropout is off, and kernels are the same."""
+    sources = trained()
+    for denoiser in sources:
+        denoiser.network.output = torch.nn.Sequential(torch.nn.Dropout(0.5), denoiser.network.output).eval()
+    before = SourceSeparationPipeline(sources, POSTERIOR).posterior_sample(VIEW, STREAM)
+    for denoiser in sources:
+        denoiser.train()
+    again = SourceSeparationPipeline(sources, POSTERIOR).posterior_sample(VIEW, STREAM)
+    assert all(torch.equal(a, b) for a, b in zip(before.draws, again.draws, strict=True))
+
+
 def test_mixtures_alone_are_drawn_exactly() -> None:
     sources = [plain(d.mixture) for d in denoisers()]
     found = SourceSeparationPipeline(sources, POSTERIOR).posterior_sample(VIEW, STREAM)
