@@ -70,7 +70,8 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
                     future.result()
                     progress[name_of(job)] = 1.0
                     if not terminal:
-                        _log(job, len(jobs) - len(waiting) - len(running), len(jobs), time.monotonic() - began)
+                        share = f"{len(jobs) - len(waiting) - len(running)}/{len(jobs)}"
+                        _log(share, job, time.monotonic() - began, list(running.values()))
                 bar.set_postfix_str("; ".join(k for k, v in progress.items() if v < 1.0), refresh=False)
                 bar.n = sum(progress.values())
                 bar.refresh()
@@ -117,9 +118,10 @@ def _start_worker(reports: Any) -> None:  # noqa: ANN401 - the class of a contex
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _log(job: Job, done: int, total: int, spent: float) -> None:
-    left = spent / done * (total - done) / 60
-    print(f"{done}/{total} {name_of(job)}: done; about {left:.0f} min left", file=sys.stderr, flush=True)
+def _log(share: str, job: Job, spent: float, running: Sequence[Job]) -> None:
+    """No guess of what is left: a baseline of seconds says nothing of a network's fit."""
+    rest = f"; running: {', '.join(map(name_of, running))}" if running else ""
+    print(f"{share} {name_of(job)}: done after {spent / 60:.0f} min{rest}", file=sys.stderr, flush=True)
 
 
 def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401

@@ -18,6 +18,7 @@ NONE = "–"
 LABELS = {
     "joint": "joint (ours)",
     "joint_wide": "joint, wide (ours)",
+    "joint_asinh": "joint, of asinh",
     "mixture": "mixture (closed form)",
     "joint_paper": "joint, the paper's recipe",
     "gibbs": "Gibbs, equal compute",

@@ -34,6 +34,7 @@ TRUTH = "#222222"
 STYLES = {
     "joint": ("#0173B2", "o", "joint (ours)"),
     "joint_wide": ("#2A4D8F", "8", "joint, wide"),
+    "joint_asinh": ("#3FA7A0", "d", "joint, asinh"),
     "mixture": ("#DE8F05", "s", "mixture"),
     "joint_paper": ("#029E73", "D", "joint, paper's recipe"),
     "gibbs": ("#D55E00", "^", "Gibbs"),

@@ -1,6 +1,7 @@
 """The sky in two views (paper, section 5.3): random fields, y = sky + η, and galaxy-centred stamps, y = sky + galaxy + η.
 
     simulated           GalSim's galaxies, HST-like, with truth, bad pixels and lost exposures     (`simulation`)
+    simulated-asinh     the same, of which the model sees asinh, as the paper's does               (`transforms`)
     real                stamps of the Hubble deep field that ships with scikit-image               (`deep_field`)
     archive             stamps that `make galaxies-data` has cut from HST's mosaics                (`archive`)
     multi-resolution    views of space and of the ground; those of the ground are scored           (`simulation`)
@@ -43,7 +44,7 @@ from mvss.rng import Stream
 
 __all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named", "transform_of"]
 
-PROBLEMS = ("simulated", "real", "archive", "multi-resolution", "ground")
+PROBLEMS = ("simulated", "simulated-asinh", "real", "archive", "multi-resolution", "ground")
 OTHERS = 1_000_000
 """What is added to a seed for the simulation's fresh stamps."""
 AT_ONCE = 500
@@ -92,7 +93,8 @@ def problem_named(name: str) -> str:
 
 def transform_of(problem: str, configured: Transform) -> Transform:
     """What the model sees of a problem's fluxes: the deep field comes stretched already."""
-    return "linear" if problem == "real" else configured
+    fixed: dict[str, Transform] = {"real": "linear", "simulated-asinh": "asinh"}
+    return fixed.get(problem, configured)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class GalaxiesTask:
         self.config, self.seed, self._name, self._real = config, seed, name, None
         self._transform = transform_of(name, config.transform)
         make = {"simulated": self._simulated, "real": self._deep_field, "archive": self._archive}
-        fields, galaxies, self._fresh = make.get(name, self._ground)()
+        fields, galaxies, self._fresh = make.get(name.removesuffix("-asinh"), self._ground)()
         learned = [fields, galaxies] + (self._space() if name == "multi-resolution" else [])
         self._galaxies = galaxies.stamps
         shapes = ((1, config.pixels, config.pixels),) * 2

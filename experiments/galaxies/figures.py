@@ -24,7 +24,7 @@ from mvss.plotting import TRUTH, caption, method_style, save_figure, style
 
 __all__ = ["make_figures"]
 
-JOINT = ("joint", "joint_wide")
+JOINT = ("joint", "joint_wide", "joint_asinh")
 OURS = (*JOINT, "mixture")
 """Whose draws are shown where one method has to do: the first that has been run."""
 LAPS = 7

@@ -124,6 +124,17 @@ def test_the_transform_has_an_inverse_and_a_slope() -> None:
     assert torch.equal(transformed(x, "linear"), x) and transform_of("real", "asinh") == "linear"
 
 
+def test_the_same_sky_is_there_with_and_without_asinh(simulated: GalaxiesTask) -> None:
+    seen = small("simulated-asinh")
+    good = simulated.fresh.views[1].operators[SKY].forward(torch.ones_like(simulated.fresh_truth[1][SKY])) > 0
+    for plain, bent in zip(
+        (simulated.fresh.views[1].y[good], *simulated.fresh_truth[1]),
+        (seen.fresh.views[1].y[good], *seen.fresh_truth[1]),
+        strict=True,
+    ):
+        torch.testing.assert_close(transformed(plain, "asinh"), bent)
+
+
 class Oracle:
     """Draws around the truth of the fresh galaxies, with an error of `width`."""
 
