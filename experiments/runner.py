@@ -108,8 +108,9 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         if problem:
             experiment.check(problem)
     folder = root / "results" / experiment.name.replace("-", "_") / options.preset
-    if overrides:
-        folder = folder / f"overrides-{config_hash(config)[:8]}"
+    if overrides:  # what a user brought is as good as a setting: another survey's results are beside, not in place of these
+        brought = [config.brought(problem) for problem in config.problems]
+        folder = folder / f"overrides-{config_hash({'config': config, 'brought': brought} if any(brought) else config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
     kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
     return Command(options.preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)

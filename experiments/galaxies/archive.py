@@ -61,6 +61,8 @@ MEASURED = 300
 """Galaxies whose sizes are measured."""
 SMALL, FILLED = 0.1, 0.15
 """Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their stamps."""
+UNLIKE = 1.5
+"""Ratio of noises from where on mosaics are told apart."""
 TRIES, PROBES = 30, 2000
 """Random positions tried for each field that is wanted, and on each mosaic to see how much room it has for them."""
 Places = NDArray[np.float64]
@@ -121,7 +123,7 @@ def build(
     except OSError as error:
         raise MvssError(f"cannot read {error.filename} ({error.strerror})") from error
     prints = [fingerprint(file) for file in files]
-    inputs = hashlib.sha256(json.dumps([3, pixels, binning, randoms, digest, prints]).encode()).hexdigest()
+    inputs = hashlib.sha256(json.dumps([4, pixels, binning, randoms, digest, prints]).encode()).hexdigest()
     if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
         return f"{out} is up to date: {old['summary']}"
     positions, columns = read_catalogue(catalogue)
@@ -150,7 +152,7 @@ def build(
     attributes["left_out"] = json.dumps(
         {
             "without a position": int((~finite).sum()),
-            "on no mosaic": int((~on_mosaic).sum()),
+            "not wholly on a mosaic": int((~on_mosaic).sum()),
             "mostly without data": int(on_mosaic.sum()) - len(taken),
         }
     )
@@ -168,21 +170,27 @@ def _plan(
     number = np.flatnonzero(np.isfinite(positions).all(1) & (np.abs(positions[:, 1]) <= 90))
     positions = positions[number]
     on_mosaic = np.zeros(len(number), dtype=bool)
-    factor, scale, unit, first = 0.0, 0.0, "", files[0]
+    noises: list[float] = []
+    scale, kind, dark = 0.0, ("", ""), 0
     for file in files:
         with Mosaic(file, binning) as mosaic:
             inside = _corners(mosaic, positions, pixels)[1]
             on_mosaic |= inside
-            noise = mosaic.usual_noise  # of each, so that a bad one is found before the work begins
+            noises.append(mosaic.usual_noise)  # of each, so that a bad one is found before the work begins
+            dark += mosaic.electrons is None
+            own = mosaic.unit, mosaic.band
             if not scale:
-                factor, scale, unit, first = NOISE / noise, mosaic.pixel_scale, mosaic.unit, file
-            if abs(mosaic.pixel_scale / scale - 1) > 0.01 or mosaic.unit != unit:
+                scale, kind = mosaic.pixel_scale, own
+            if abs(mosaic.pixel_scale / scale - 1) > 0.01 or own != kind:
+                this, that = (", ".join(name or "unknown" for name in names) for names in (own, kind))
                 raise MvssError(
-                    f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit {mosaic.unit or 'unknown'}, but {first.name} "
-                    f"{scale:.4f}, {unit or 'unknown'}: keep mosaics of one kind in the folder"
+                    f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit and filter {this}, but {files[0].name} "
+                    f"{scale:.4f}, {that}: keep mosaics of one kind in the folder"
                 )
     if not on_mosaic.any():
         raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
+    _say(noises, dark, kind[0])
+    factor = NOISE / float(np.median(noises))
     margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
     cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
     cell = CELL * pixels * scale / 3600
@@ -191,13 +199,29 @@ def _plan(
     attributes: dict[str, object] = {
         "factor": factor,
         "noise": NOISE,
-        "unit": f"{unit or 'the mosaics unit'} times factor, which makes the noise of a usual pixel {NOISE}",
+        "unit": f"{kind[0] or 'the mosaics unit'} times factor, which makes the noise of a usual pixel {NOISE}",
         "pixel_scale": scale,
         "binning": binning,
         "pixels": pixels,
         "split_declination": cut,
     }
     return plan, attributes, on_mosaic
+
+
+def _say(noises: Sequence[float], dark: int, unit: str) -> None:
+    """What is unusual of mosaics with this noise each, of which `dark` do not tell the photons."""
+    low, high = np.quantile(noises, [0.05, 0.95])
+    if high > UNLIKE * low:
+        print(
+            f"the mosaics' noise goes from {low:.3g} to {high:.3g}: those of very different depth do not belong in one archive",
+            file=sys.stderr,
+        )
+    if dark:
+        print(
+            f"{dark} of {len(noises)} mosaics do not tell how many electrons their fluxes are (BUNIT {unit or 'missing'}; "
+            "EXPTIME, the gain): the noise of galaxies' photons is left out",
+            file=sys.stderr,
+        )
 
 
 def _fields(files: Sequence[Path], plan: Plan, wanted: float) -> tuple[int, ...]:
@@ -361,6 +385,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             catalogue = catalogue_of(find_mosaics(folder), detected, asked.binning)
         command = shlex.join(["python", "-m", "experiments.galaxies.archive", *arguments])
         print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command, asked.binning))
+        if asked.randoms:
+            for part in ("train", "test"):
+                open_archive(asked.out, part, False, 1)
         if said := _too_small(asked.out):
             print(said, file=sys.stderr)
     except MvssError as error:

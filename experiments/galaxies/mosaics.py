@@ -2,8 +2,8 @@
 
 The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
 name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the
-read noise. level: the sky's median. The photons' part needs EXPTIME and BUNIT of the header, and the gain where the unit is
-counts; without them it is left out.
+read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part needs EXPTIME
+and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ WINDOWS = 16
 WINDOW = 32
 LAG = 4
 """Pixels between those whose differences measure noise: more than resampling correlates."""
-RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "ra_deg")
-DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "dec_deg")
+FAINTEST, QUARTILE = 0.25, 0.6745
+"""Share of the pairs of pixels that measure noise, those with the least light: the sum of a pair tells nothing of its
+difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its middle."""
+UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
+"""What BUNIT may be, without blanks and signs of powers."""
+RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "alphawin_j2000", "ra_deg", "radeg", "ra_icrs")
+DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "deltawin_j2000", "dec_deg", "dedeg", "de_icrs")
 Image = NDArray[np.float64]
 
 
@@ -159,9 +164,12 @@ class Mosaic:
             raise self._bad(f"has coordinates that cannot be read ({_cause(error)})") from error
         if self.wcs.naxis != 2 or not self.wcs.has_celestial:
             raise self._bad("has no celestial coordinates (WCS) in its header")
+        if binning > 1 and self.wcs.has_distortion:
+            raise MvssError(f"{self.path} has coordinates with distortions: drizzle it first, or take a binning of 1")
         self._weight = whole["WHT"] if "WHT" in names else self._weights_beside()
         if self._weight is not None and self._weight.shape != image.shape:
             raise self._bad(f"is {image.shape}, its weight map {self._weight.shape}")
+        self._padded = self._weight is None and image.header["BITPIX"] < 0
 
     def _bad(self, what: str) -> MvssError:
         return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
@@ -172,7 +180,7 @@ class Mosaic:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", ".*truncated.*")
-                whole = fits.open(path, memmap=True)
+                whole = fits.open(path)  # mapped, but for those with scaled numbers
                 self._open.append(whole)
                 len(whole)  # reads all headers, and with them where the file should end
         except Exception as error:
@@ -203,6 +211,12 @@ class Mosaic:
         """BUNIT of the header, or nothing."""
         return str(self._header.get("BUNIT", "")).strip().upper()
 
+    @property
+    def band(self) -> str:
+        """The filters of the header, or nothing."""
+        named = (str(self._header.get(key, "")).strip().upper() for key in ("FILTER", "FILTER1", "FILTER2"))
+        return "/".join(dict.fromkeys(name for name in named if name and not name.startswith("CLEAR")))
+
     @cached_property
     def pixel_scale(self) -> float:
         """Arcseconds a pixel, mean of both directions."""
@@ -213,11 +227,12 @@ class Mosaic:
     @cached_property
     def electrons(self) -> float | None:
         """Electrons to one unit of flux, or None where the header does not say."""
-        unit, _, per = self.unit.partition("/")
-        gain = 1.0 if unit in ("ELECTRON", "ELECTRONS", "E-") else self._number("CCDGAIN", "GAIN", "ATODGAIN")
-        time = self._number("EXPTIME") if per in ("S", "SEC", "SECOND") or unit == "CPS" else 1.0
-        known = unit in ("ELECTRON", "ELECTRONS", "E-", "COUNT", "COUNTS", "DN", "ADU", "CPS")
-        return gain * time if known and gain and time else None
+        if not (known := UNIT.fullmatch(re.sub(r"[\s.*^()]", "", self.unit))):
+            return None
+        unit, per = known.groups()
+        gain = 1.0 if unit.startswith("E") else self._number("CCDGAIN", "GAIN", "ATODGAIN")
+        time = self._number("EXPTIME") if per or unit == "CPS" else 1.0
+        return gain * time if gain and time else None
 
     def _number(self, *names: str) -> float | None:
         """The first of some keywords that is a positive number."""
@@ -231,27 +246,29 @@ class Mosaic:
 
     @cached_property
     def _noise(self) -> tuple[float, float, float]:
-        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their median."""
+        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their level."""
         sizes = [min(WINDOW, n) for n in self.shape]
-        scaled, deviations, levels = [], [], []
+        scaled, light, deviations, levels = [], [], [], []
         counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
         grid = (np.linspace(0, n - size, k).astype(int) for n, size, k in zip(self.shape, sizes, counts, strict=True))
         for row, column in itertools.product(*grid):
             flux, weight = self._pixels(row, column, *sizes)
             variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
-            difference = flux[:, LAG:] - flux[:, :-LAG]
-            u = difference / np.sqrt(variance[:, LAG:] + variance[:, :-LAG])
-            scaled.append(u[np.isfinite(u)])
+            for f, v in ((flux, variance), (flux.T, variance.T)):
+                u = (f[:, LAG:] - f[:, :-LAG]) / np.sqrt(v[:, LAG:] + v[:, :-LAG])
+                scaled.append(u[np.isfinite(u)])
+                light.append((f[:, LAG:] + f[:, :-LAG])[np.isfinite(u)])
             deviations.append(np.sqrt(variance[np.isfinite(variance)]))
             levels.append(flux[np.isfinite(flux)])
-        values = np.concatenate(scaled)
-        scale = clipped_sigma(values) if len(values) else 0.0
+        values, sums = np.concatenate(scaled), np.concatenate(light)
+        scale = clipped_sigma(values[sums <= np.quantile(sums, FAINTEST)]) if len(values) else 0.0
         if not scale > 0:
             raise self._bad("has no measured pixels, or all of the same value")
         floor = (self._number("READNSE", "RDNOISE", "READNOIS", "READNSEA") or 0.0) / (self.electrons or np.inf)
         if self._weight is None:
             scale = max(scale, floor)
-        return scale**2, scale * float(np.median(np.concatenate(deviations))), float(np.median(np.concatenate(levels)))
+        usual = scale * float(np.median(np.concatenate(deviations)))
+        return scale**2, usual, float(np.quantile(np.concatenate(levels), 0.25)) + QUARTILE * usual
 
     @property
     def usual_noise(self) -> float:
@@ -265,7 +282,9 @@ class Mosaic:
         box = tuple(slice(first * self.binning, (first + n) * self.binning) for first, n in ((row, height), (column, width)))
         try:
             flux = np.asarray(self._image.data[box], dtype=np.float64)
-            weight = np.ones_like(flux) if self._weight is None else np.asarray(self._weight.data[box], dtype=np.float64)
+            weight = np.where(self._padded & (flux == 0), 0.0, 1.0)
+            if self._weight is not None:
+                weight = np.asarray(self._weight.data[box], dtype=np.float64)
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
             raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
         good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
@@ -313,5 +332,10 @@ class Mosaic:
     def wcs_of(self, row: int, column: int, pixels: int) -> str:
         """The coordinates of a stamp, as a FITS header."""
         step = self.binning
-        box = tuple(slice(first * step, (first + pixels) * step, step) for first in (row, column))
-        return str(self.wcs.celestial.slice(box).to_header_string(relax=True))
+        wcs = self.wcs.celestial.slice(tuple(slice(first * step, (first + pixels) * step) for first in (row, column)))
+        wcs.wcs.crpix = (wcs.wcs.crpix - 0.5) / step + 0.5
+        if wcs.wcs.has_cd():  # which a slice with a step would leave as it is
+            wcs.wcs.cd = wcs.wcs.cd * step
+        else:
+            wcs.wcs.cdelt = wcs.wcs.cdelt * step
+        return str(wcs.to_header_string(relax=True))

@@ -47,11 +47,15 @@ def _wcs(dec: float, ra: float = 150.0, turn: float = 0.0) -> WCS:
 
 
 def _mosaic(path: Path, wcs: WCS, places: NDArray, seed: int = 0, weights: NDArray | None = None, **keys: object) -> NDArray:
-    """A mosaic with noise and a bright pixel at each place; the first object has PEAK, the second PEAK + 1 ..."""
+    """A mosaic with noise and a bright pixel at each place; the first object has PEAK, the second PEAK + 1 ...; with a matrix
+    CD, as HST's have."""
     image = SIGMA * np.random.default_rng(seed).standard_normal((SIZE, SIZE))
     for i, (row, column) in enumerate(places):
         image[row, column] = PEAK + i
     header = wcs.to_header()
+    for name in [name for name in header if name.startswith(("PC", "CDELT"))]:
+        del header[name]
+    header.update({f"CD{i + 1}_{j + 1}": wcs.wcs.cd[i, j] for i in (0, 1) for j in (0, 1)})
     header.update({"BUNIT": "ELECTRONS/S", "EXPTIME": EXPOSURE} | keys)
     fits.writeto(path, image.astype(np.float32), header, overwrite=True)
     if weights is not None:
@@ -184,7 +188,7 @@ def test_cells_for_random_fields_are_a_quarter_of_the_sky_with_edges_as_far_as_i
 def test_what_is_left_out_is_counted(made: SimpleNamespace) -> None:
     with h5py.File(made.out) as file:
         cut = len(file["galaxies/number"])
-    assert f"{cut} galaxies" in made.said and "1 without a position, 2 on no mosaic" in made.said
+    assert f"{cut} galaxies" in made.said and "1 without a position, 2 not wholly on a mosaic" in made.said
     parts = re.search(r"\((\d+) train, (\d+) test, (\d+) aside\)", made.said)
     assert cut + 3 == len(made.sky) and parts and sum(map(int, parts.groups())) == cut and min(map(int, parts.groups())) > 0
 
@@ -207,6 +211,53 @@ def test_detector_terms_of_the_header(tmp_path: Path) -> None:
     with Mosaic(tmp_path / "a_sci.fits") as mosaic:
         assert mosaic.electrons == 3 * EXPOSURE
         assert mosaic.usual_noise == pytest.approx(2 * SIGMA)
+
+
+@pytest.mark.parametrize(
+    "unit", ["electrons/s", "ELECTRON / S", "electron s-1", "e-/s", "e/s", "ELECTRONS/SEC", "counts/s", "cps"]
+)
+def test_units_of_rates_are_known_however_they_are_written(tmp_path: Path, unit: str) -> None:
+    _mosaic(tmp_path / "a_sci.fits", _wcs(2.0), _places(20, 0), BUNIT=unit, CCDGAIN=1.0)
+    with Mosaic(tmp_path / "a_sci.fits") as mosaic:
+        assert mosaic.electrons == EXPOSURE
+
+
+def test_noise_is_that_of_the_sky_where_a_galaxy_fills_a_cutout(tmp_path: Path) -> None:
+    rng, away = np.random.default_rng(0), np.hypot(*np.mgrid[-50:50, -50:50])
+    found = []
+    for i in range(30):
+        image = SIGMA * rng.standard_normal((100, 100)) + 30 * SIGMA * np.exp(-away / rng.uniform(6, 14)) + 1.0
+        fits.writeto(tmp_path / f"{i}_sci.fits", image.astype(np.float32), _wcs(2.0).to_header())
+        with Mosaic(tmp_path / f"{i}_sci.fits") as mosaic:
+            found.append(mosaic.usual_noise)
+    assert found == pytest.approx([SIGMA] * 30, rel=0.1) and np.median(found) == pytest.approx(SIGMA, rel=0.02)
+
+
+def test_where_there_are_no_weights_zeros_are_no_data(tmp_path: Path) -> None:
+    image = _mosaic(tmp_path / "a_sci.fits", _wcs(2.0), _places(20, 0))
+    image[:, :200] = 0.0
+    fits.update(tmp_path / "a_sci.fits", image.astype(np.float32), fits.getheader(tmp_path / "a_sci.fits"))
+    with Mosaic(tmp_path / "a_sci.fits") as mosaic:
+        assert mosaic.usual_noise == pytest.approx(SIGMA, rel=0.03)
+        assert np.array_equal(mosaic.stamp(100, 190, N)[2], np.tile(np.arange(N) < 10, (N, 1)))
+    counts = (100 + 5 * np.random.default_rng(0).standard_normal((SIZE, SIZE))).astype(np.int16)
+    counts[3, 4] = 0
+    scaled = fits.PrimaryHDU(counts, _wcs(2.0).to_header())
+    scaled.header.update({"BSCALE": 0.01, "BZERO": -1.0})
+    scaled.writeto(tmp_path / "b_sci.fits")
+    with Mosaic(tmp_path / "b_sci.fits") as mosaic:  # whole numbers: what is 0 may be measured
+        assert mosaic.usual_noise == pytest.approx(0.05, rel=0.03) and not mosaic.stamp(0, 0, N)[2].any()
+
+
+def test_mosaics_of_very_different_depth_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue, _ = _survey(tmp_path / "mosaics", BUNIT="nanomaggies")
+    path = tmp_path / "mosaics" / "tile_1_sci.fits"
+    fits.update(path, 4 * fits.getdata(path), fits.getheader(path))
+    said = build(tmp_path / "mosaics", catalogue, tmp_path / "out.h5", N, 0.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert "galaxies" in said and "very different depth" in lines[0] and "BUNIT NANOMAGGIES" in lines[1]
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs["factor"] == pytest.approx(NOISE / (2.5 * SIGMA), rel=0.02)  # the median of both
 
 
 def test_binned_pixels_are_sums_where_they_should_be(tmp_path: Path) -> None:
@@ -488,6 +539,8 @@ def _bad(folder: Path, kind: str) -> None:
         fits.HDUList([fits.PrimaryHDU()]).writeto(folder / "tile_1_wht.fits")
     elif kind == "another unit":
         fits.setval(mosaic, "BUNIT", value="ELECTRONS")
+    elif kind == "another filter":
+        fits.setval(mosaic, "FILTER2", value="F606W")
     elif kind == "no mosaics":
         for path in folder.glob("*.fits"):
             path.unlink()
@@ -515,6 +568,7 @@ def _bad(folder: Path, kind: str) -> None:
         ("weights of another size", "its weight map"),
         ("weights without an image", "holds no image"),
         ("another unit", "keep mosaics of one kind"),
+        ("another filter", "filter ELECTRONS/S, F606W, but tile_0_sci.fits .* ELECTRONS/S, unknown: keep mosaics of one kind"),
         ("no mosaics", "no mosaics in"),
         ("no columns", "no columns RA and DEC in degrees; its numeric columns are: ra, de"),
         ("no table", "cannot read the catalogue|no columns RA"),

@@ -274,6 +274,15 @@ def test_overrides_have_a_folder_each() -> None:
     assert folders[2].parent == other.parent == folders[0] and folders[2] != other
 
 
+def test_what_users_bring_has_a_folder_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another survey by the same command must not take the place of the first one's results."""
+    folders = []
+    for survey in ("first", "second", "first"):
+        monkeypatch.setattr(GALAXIES.schema, "brought", lambda _, problem, s=survey: s if problem == "archive" else "")
+        folders.append(read_command(GALAXIES, ["--preset", "smoke", "--", "problems=[archive]"], ROOT).folder)
+    assert folders[0] == folders[2] != folders[1]
+
+
 PAPER = [
     "observations=64",
     "fresh=64",
