@@ -56,8 +56,11 @@ def _separate(problem: str, arguments: list[str]) -> int:
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
         label, unit = code_label(), _unit(problem, command.config)
-        parts = task.separate(model, Stream(seed, (problem, "separate")))  # type: ignore[attr-defined]
-        product = joined([make_product(*part, KEPT, unit, text, label) for part in parts])
+        products = []
+        for part in task.separate(model, Stream(seed, (problem, "separate"))):  # type: ignore[attr-defined]
+            products.append(make_product(*part, KEPT, unit, text, label))
+            print(f"{sum(len(product.mean) for product in products)} galaxies separated", file=sys.stderr, flush=True)
+        product = joined(products)
         write_product(path, product)
         print(f"{len(product.mean)} galaxies: {path}")
     return 0
