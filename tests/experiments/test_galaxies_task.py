@@ -284,7 +284,13 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
         "training.turns=false",
     ]
     shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("network", "methods.joint_paper.architecture")]
-    few = [f"{name}.steps=2" for name in ("training", "fits.estimated.noisier2noise.training", "methods.joint_paper.training")]
+    trained = (
+        "training",
+        "fits.estimated.noisier2noise.training",
+        "methods.joint.guess_training",
+        "methods.joint_paper.training",
+    )
+    few = [f"{name}.steps=2" for name in trained]
     drawn = [
         f"{name}.steps=2" for name in ("posterior.amortised", "separation.amortised", "posterior.prior", "separation.prior")
     ]
