@@ -99,7 +99,7 @@ galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),probl
 galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 1.5 min; cpu: 3 h]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
-galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs [smoke: 2 min; cpu: 4 h]
+galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs, asinh [smoke: 2 min; cpu: 5 h]
 	@$(BIN)/python -m experiments.galaxies --compare $(FLAGS)
 
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
