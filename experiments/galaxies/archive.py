@@ -385,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             catalogue = catalogue_of(find_mosaics(folder), detected, asked.binning)
         command = shlex.join(["python", "-m", "experiments.galaxies.archive", *arguments])
         print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command, asked.binning))
-        if asked.randoms:
+        if asked.randoms:  # without random fields nothing can be learned: better said now than by what learns
             for part in ("train", "test"):
                 open_archive(asked.out, part, False, 1)
         if said := _too_small(asked.out):

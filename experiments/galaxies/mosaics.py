@@ -282,8 +282,9 @@ class Mosaic:
         box = tuple(slice(first * self.binning, (first + n) * self.binning) for first, n in ((row, height), (column, width)))
         try:
             flux = np.asarray(self._image.data[box], dtype=np.float64)
-            weight = np.where(self._padded & (flux == 0), 0.0, 1.0)
-            if self._weight is not None:
+            if self._weight is None:
+                weight = np.where(self._padded & (flux == 0), 0.0, 1.0)
+            else:
                 weight = np.asarray(self._weight.data[box], dtype=np.float64)
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
             raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
