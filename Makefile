@@ -107,16 +107,16 @@ galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has le
 
 galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=paper), each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
-	@$(BIN)/python -m experiments.galaxies.archive $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
+	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
-	@$(BIN)/python -m experiments.data_status
+	@$(BIN)/python -m experiments.core.data_status
 
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
-	@$(BIN)/python -m experiments.readme
+	@$(BIN)/python -m experiments.report.readme
 
 # git clean -X takes only what .gitignore names: committed tables and figures are never touched.
 clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs, separated galaxies) [1 s]

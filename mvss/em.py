@@ -31,15 +31,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.amortised import Amortised
-from mvss.checkpoints import load_checkpoint, save_checkpoint
-from mvss.data import MultiViewData
-from mvss.denoisers import Denoiser
-from mvss.errors import MvssError
-from mvss.likelihood import expected_log_prob
-from mvss.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
-from mvss.rng import Stream
-from mvss.training import TrainingConfig, fit_denoiser
+from mvss.posteriors.amortised import Amortised
+from mvss.posteriors.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
+from mvss.priors.diffusion import Denoiser
+from mvss.priors.likelihood import expected_log_prob
+from mvss.priors.training import TrainingConfig, fit_denoiser
+from mvss.problem.views import MultiViewData
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 __all__ = ["Draws", "HeldOut", "Stage", "run_em"]
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mvss.denoisers import Denoiser
-from mvss.mixture import GaussianMixture
-from mvss.mixture_posterior import DenseView
+from mvss.posteriors.exact_mixture import DenseView
+from mvss.priors.diffusion import Denoiser
+from mvss.priors.gaussian_mixture import GaussianMixture
 
 
 class Gaussians(NamedTuple):

@@ -15,14 +15,14 @@ from tiny_em import POSTERIOR, STAGES, STREAM, TRAINING, denoisers, first_draws,
 from torch import Tensor
 
 import mvss.em
-from mvss.data import MultiViewData, View
-from mvss.denoisers import Denoiser, karras_base
 from mvss.em import Draws, HeldOut, Stage, _gain, run_em
-from mvss.errors import MvssError
-from mvss.noise import Isotropic
-from mvss.operators import Dense, Zero
-from mvss.pipeline import PosteriorConfig
-from mvss.solvers import CGConfig
+from mvss.posteriors.pipeline import PosteriorConfig
+from mvss.posteriors.solvers import CGConfig
+from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
 
 
 class Killed(Exception):
@@ -91,7 +91,7 @@ def test_records_hold_the_largest_residual_of_the_solver(monkeypatch: pytest.Mon
     records, residuals = [], []
     run(on_lap=lambda record, _: records.append(record))
     assert [r.get("residual") for r in records] == [None, 0.0, 0.0, 0.0]
-    monkeypatch.setattr("mvss.pipeline.LARGE", 1)
+    monkeypatch.setattr("mvss.posteriors.pipeline.LARGE", 1)
     for iterations in (1, 8):
         run(solver=CGConfig(iterations, 0.0), on_lap=lambda record, _: residuals.append(record.get("residual")))
     assert all(blunt > 1e-3 > 100 * sharp > 0 for blunt, sharp in zip(residuals[1:4], residuals[5:], strict=True))

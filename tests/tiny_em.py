@@ -11,17 +11,17 @@ import torch
 from accelerate import Accelerator
 from closed_forms import random_prior
 
-from mvss.data import MultiViewData, View
-from mvss.denoisers import Denoiser
 from mvss.em import Draws, HeldOut, Stage, run_em
-from mvss.mixture_posterior import DenseView, MixturePosterior
-from mvss.networks import TimeMLP
-from mvss.noise import Isotropic
-from mvss.operators import Dense, Zero
-from mvss.pipeline import PosteriorConfig
-from mvss.rng import Stream
-from mvss.samplers import SamplerConfig
-from mvss.training import TrainingConfig
+from mvss.posteriors.exact_mixture import DenseView, MixturePosterior
+from mvss.posteriors.pipeline import PosteriorConfig
+from mvss.posteriors.samplers import SamplerConfig
+from mvss.priors.diffusion import Denoiser
+from mvss.priors.networks import TimeMLP
+from mvss.priors.training import TrainingConfig
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.rng import Stream
 
 SIZES = (3, 2)
 STREAM = Stream(0, ("em",))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from experiments.galaxies.data import GalaxiesConfig, make_task, problem_named
+from experiments.core.cli import main
+from experiments.core.places import Experiment
+from experiments.galaxies.data.task import GalaxiesConfig, make_task, problem_named
 from experiments.galaxies.figures import make_figures
-from experiments.places import Experiment
-from experiments.runner import main
 
 CAPTION = (
     "Source 1 is the sky (neighbours, background), source 2 the galaxy. Scored on fresh stamps with the model as fitted, by "

@@ -15,12 +15,12 @@ import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.galaxies.data import transform_of
-from experiments.galaxies.judging import BINNED
+from experiments.galaxies.data.task import transform_of
+from experiments.galaxies.data.transforms import Transform, fluxes
 from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
-from experiments.galaxies.transforms import Transform, fluxes
-from experiments.shown import kept_samples
-from mvss.plotting import TRUTH, caption, method_style, save_figure, style
+from experiments.galaxies.scores.judging import BINNED
+from experiments.report.samples import kept_samples
+from experiments.report.style import TRUTH, caption, method_style, save_figure, style
 
 __all__ = ["make_figures"]
 

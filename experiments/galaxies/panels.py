@@ -18,8 +18,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.galaxies.scenes import FACTOR
-from mvss.plotting import caption
+from experiments.galaxies.data.sky import FACTOR
+from experiments.report.style import caption
 
 __all__ = ["Array", "Rows", "peaks_of", "show_strip", "two_contrasts", "unmeasured"]
 

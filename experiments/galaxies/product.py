@@ -26,10 +26,10 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from experiments.galaxies.measures import RADII, flux, interval, within
-from experiments.galaxies.stamps import Stamps
-from mvss.checkpoints import atomic_write_bytes
-from mvss.errors import MvssError
+from experiments.galaxies.data.stamps import Stamps
+from experiments.galaxies.scores.measures import RADII, flux, interval, within
+from mvss.runtime.checkpoints import atomic_write_bytes
+from mvss.runtime.errors import MvssError
 
 __all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
 
@@ -94,7 +94,7 @@ class Product:
 
 def make_product(sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: str, command: str, commit: str) -> Product:
     """From joint draws `(D, N, 1, n, n)` of both sources, D at least 6, of which `keep` are kept. commit: as of
-    `experiments.pool.code_label`."""
+    `scheduler.code_label`."""
     where = within(stamps)
     fluxes = flux(galaxy, where)
     low, high = interval(fluxes)

@@ -20,11 +20,11 @@ import torch
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
-from experiments.galaxies.stamps import GALAXY, Stamps
-from mvss.data import View
-from mvss.errors import MvssError
-from mvss.pipeline import Separation
-from mvss.rng import Stream
+from experiments.galaxies.data.stamps import GALAXY, Stamps
+from mvss.posteriors.pipeline import Separation
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 __all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
 
@@ -113,7 +113,7 @@ def sized(stamps: Stamps) -> Stamps:
 
 
 class Extractor:
-    """One of the above with the face of `experiments.recipes.Model`; nothing is learned, and all draws are equal.
+    """One of the above with the face of `config.Model`; nothing is learned, and all draws are equal.
 
     extract: stamps to the galaxies cut out of them, e.g. `partial(aperture, radius=6.0)`, in the units of the observations,
     which must be linear in flux.

@@ -10,17 +10,17 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.core.cli import ROOT, read_command, report_errors
+from experiments.core.config import Config, Job
+from experiments.core.places import made_at, name_of, place_of
+from experiments.core.run import load_model
+from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
+from experiments.galaxies.archive.shards import read_attributes
+from experiments.galaxies.data.stamps import NOISE
 from experiments.galaxies.product import joined, make_product, write_product
-from experiments.galaxies.shards import read_attributes
-from experiments.galaxies.stamps import NOISE
-from experiments.jobs import load_model
-from experiments.places import made_at, name_of, place_of
-from experiments.pool import code_label
-from experiments.recipes import Config, Job
-from experiments.runner import ROOT, read_command, report_errors
-from mvss.errors import MvssError
-from mvss.rng import Stream
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 __all__ = ["main"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from experiments.growth import measure_growth
+from experiments.core.cli import main
+from experiments.core.growth import measure_growth
+from experiments.core.places import Experiment
 from experiments.manifolds.data import make_task, problem_named
 from experiments.manifolds.figures import make_figures
-from experiments.places import Experiment
-from experiments.runner import main
 
 CAPTION = (
     "Scored on fresh observations (new sources, matrices and noise from the same manifolds) with the model as "
@@ -32,7 +32,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["growth"]:
         sys.exit(measure_growth(EXPERIMENT, ("contrastive-2", "contrastive-3"), sys.argv[2:]))
     if sys.argv[1:2] == ["sweep"]:
-        from experiments.sweep import sweep  # needs optuna, which `make manifolds-sweep` installs
+        from experiments.core.sweep import sweep  # needs optuna, which `make manifolds-sweep` installs
 
         sys.exit(sweep(EXPERIMENT, sys.argv[2:]))
     sys.exit(main(EXPERIMENT))

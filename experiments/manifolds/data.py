@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.recipes import Config
-from mvss.data import MultiViewData, View
-from mvss.errors import MvssError
-from mvss.mixture import GaussianMixture
-from mvss.noise import Isotropic
-from mvss.operators import Dense, LinearOperator, Scale, Zero
-from mvss.rng import Stream, generator
+from experiments.core.config import Config
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense, LinearOperator, Scale, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream, generator
 
 __all__ = [
     "DATA_RANGE",

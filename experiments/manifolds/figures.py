@@ -22,8 +22,8 @@ from matplotlib.ticker import MaxNLocator
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, legend, panels, title
-from mvss.plotting import TRUTH, caption, method_style, save_figure, style
-from mvss.report import method_order
+from experiments.report.style import TRUTH, caption, method_style, save_figure, style
+from experiments.report.tables import method_order
 
 __all__ = ["make_figures"]
 
@@ -42,7 +42,7 @@ def make_figures(
 
     Arguments:
         folder: results/manifolds/<preset>.
-        table: what `mvss.report.build_table` returns.
+        table: what `tables.build_table` returns.
         records_by_seed: the records of each seed.
         problems: names of problems, in the order of the panels.
         seed: whose draws are shown; curves and bars are over all seeds.

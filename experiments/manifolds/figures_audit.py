@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import legend, panels, title
-from mvss.plotting import TRUTH, caption, method_style
+from experiments.report.style import TRUTH, caption, method_style
 
 __all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
 

@@ -18,10 +18,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
+from experiments.core.places import read_samples
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
-from experiments.places import read_samples
-from mvss.plotting import TRUTH, caption, method_style
-from mvss.report import METHODS, lookup, method_order, paper_value
+from experiments.report.style import TRUTH, caption, method_style
+from experiments.report.tables import METHODS, lookup, method_order, paper_value
 
 __all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.manifolds.data import PROBLEMS
-from mvss.plotting import method_style
-from mvss.report import METHODS
+from experiments.report.style import method_style
+from experiments.report.tables import METHODS
 
 __all__ = ["fraction", "legend", "panels", "title"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from experiments.core.cli import main
+from experiments.core.places import Experiment
 from experiments.mnist_grass.data import MnistGrassConfig, make_task, problem_named
 from experiments.mnist_grass.figures import make_figures
-from experiments.places import Experiment
-from experiments.runner import main
 
 CAPTION = (
     "Source 1 is grass, source 2 digits. Scored on fresh observations (digits and a part of the texture that no training "

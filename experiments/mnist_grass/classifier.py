@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from experiments.mnist_grass.sources import DATA
-from mvss.checkpoints import load_checkpoint, save_checkpoint
-from mvss.rng import generator
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.rng import generator
 
 __all__ = ["Classifier", "trained_classifier", "with_remains"]
 

@@ -18,15 +18,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from experiments.core.config import Config
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
 from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
-from experiments.recipes import Config
-from mvss.data import MultiViewData, View
-from mvss.errors import MvssError
-from mvss.mixture import GaussianMixture
-from mvss.noise import Isotropic
-from mvss.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
-from mvss.rng import generator
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import generator
 
 __all__ = ["MnistGrassConfig", "MnistGrassTask", "make_task", "problem_named"]
 
@@ -177,7 +177,7 @@ class MnistGrassTask:
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
-        """See `experiments.recipes.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
+        """See `config.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
         clean digits, for the training observations, whose digits it has not seen. Of grass: the area under the detector's
         curve, drawn grass against the grass that is there."""
         truth = self.train_truth if split == "train" else self.fresh_truth

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
-from experiments.shown import kept_samples
-from mvss.plotting import caption, method_style, save_animation, save_figure, style
+from experiments.report.samples import kept_samples
+from experiments.report.style import caption, method_style, save_animation, save_figure, style
 
 __all__ = ["make_figures"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 __all__ = [
     "DATA",

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.data import MultiViewData, View
-from mvss.errors import MvssError
-from mvss.operators import LinearOperator
-from mvss.pipeline import Separation
-from mvss.rng import Stream
-from mvss.shared_view import unmasked
+from mvss.posteriors.pipeline import Separation
+from mvss.problem.operators import LinearOperator
+from mvss.problem.shared_view import unmasked
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 Progress = Callable[[float], None]
 

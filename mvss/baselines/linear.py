@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from mvss.operators import LinearOperator
+from mvss.problem.operators import LinearOperator
 
 
 def loadings(operator: LinearOperator, factors: Tensor) -> Tensor:

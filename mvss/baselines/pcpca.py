@@ -20,12 +20,12 @@ from torch import Tensor
 
 from mvss.baselines.contrast import Contrast, Method, Progress, background_of, descend, minibatch, without_mask
 from mvss.baselines.linear import Latent, loadings
-from mvss.checkpoints import load_checkpoint, save_checkpoint
-from mvss.data import MultiViewData, View
-from mvss.errors import MvssError
-from mvss.operators import LinearOperator, Scale
-from mvss.pipeline import Separation
-from mvss.rng import Stream
+from mvss.posteriors.pipeline import Separation
+from mvss.problem.operators import LinearOperator, Scale
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 
 @dataclass(frozen=True)

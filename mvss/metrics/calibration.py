@@ -16,7 +16,7 @@ __all__ = ["coverage_error", "informed_references", "rank_error", "rank_statisti
 import torch
 from torch import Tensor
 
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 
 def tarp_coverage(draws: Tensor, truth: Tensor, references: Tensor, levels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 
 def psnr(draw: Tensor, truth: Tensor, data_range: float) -> Tensor:

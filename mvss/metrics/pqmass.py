@@ -21,7 +21,7 @@ import torch
 from pqm.pqm import _pqm_test
 from torch import Tensor
 
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 Kernel: TypeAlias = "np.ndarray | sparse.csr_array"
 Scalings: TypeAlias = tuple[np.ndarray, np.ndarray, float, float, int]  # u, v, marginal error, mass of the plan, iterations

@@ -12,11 +12,11 @@ from mvss.baselines.clvm import CLVM, CLVMConfig
 from mvss.baselines.contrast import Contrast, Method
 from mvss.baselines.linear import Latent, loadings
 from mvss.baselines.pcpca import PCPCA, PCPCAConfig
-from mvss.data import MultiViewData, View
-from mvss.errors import MvssError
-from mvss.noise import Isotropic
-from mvss.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
-from mvss.rng import Stream
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 D, M, N, NOISE = 5, 4, 1024, 0.05
 STREAM = Stream(0, ("baselines",))

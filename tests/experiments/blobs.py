@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from experiments.galaxies.stamps import NOISE, Stamps
-from mvss.rng import generator
+from experiments.galaxies.data.stamps import NOISE, Stamps
+from mvss.runtime.rng import generator
 
 N = 32
 MIDDLE = (N - 1) / 2

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.audit import run_audit
-from experiments.jobs import run_job
+from experiments.core.audit import run_audit
+from experiments.core.cli import _jobs, read_command
+from experiments.core.config import Job
+from experiments.core.run import run_job
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.manifolds.data import ManifoldTask
-from experiments.recipes import Job
-from experiments.runner import _jobs, read_command
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 TINY = [
     "problems=[contrastive-2]",
@@ -29,7 +29,7 @@ TINY = [
 
 
 def job(method: str, *overrides: str) -> Job:
-    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY, *overrides], EXPERIMENT.data.parents[2])
+    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY, *overrides], EXPERIMENT.folder.parents[1])
     return next(j for j in _jobs(command.config, [0], True) if j.method == method)
 
 

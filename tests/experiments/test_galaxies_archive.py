@@ -22,12 +22,12 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from experiments.galaxies import archive, detection
-from experiments.galaxies.archive import ASIDE, Plan, build, main, open_archive
-from experiments.galaxies.deep_field import detections, grey
-from experiments.galaxies.mast import fetch_catalogue, fetch_mosaics
-from experiments.galaxies.mosaics import Mosaic, find_mosaics
-from experiments.galaxies.stamps import NOISE
-from mvss.errors import MvssError
+from experiments.galaxies.archive.cut import ASIDE, Plan, build, main, open_archive
+from experiments.galaxies.archive.mast import fetch_catalogue, fetch_mosaics
+from experiments.galaxies.archive.mosaics import Mosaic, find_mosaics
+from experiments.galaxies.data.deep_field import detections, grey
+from experiments.galaxies.data.stamps import NOISE
+from mvss.runtime.errors import MvssError
 
 N = 16
 SIZE = 300

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.galaxies.deep_field import (
+from experiments.galaxies.data.deep_field import (
     LIMIT,
     SPIKES,
     STARS,
@@ -21,11 +21,11 @@ from experiments.galaxies.deep_field import (
     grey,
     noise_level,
 )
-from experiments.galaxies.injection import injected_into
-from experiments.galaxies.measures import flux, within
-from experiments.galaxies.stamps import Stamps
-from mvss.errors import MvssError
-from mvss.training import turned
+from experiments.galaxies.data.injection import injected_into
+from experiments.galaxies.data.stamps import Stamps
+from experiments.galaxies.scores.measures import flux, within
+from mvss.priors.training import turned
+from mvss.runtime.errors import MvssError
 
 PARTS: tuple[Part, ...] = get_args(Part)
 

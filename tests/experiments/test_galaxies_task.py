@@ -15,27 +15,27 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from torch import Tensor
 
-from experiments.baselines import run_baseline
+from experiments.core.baselines import run_baseline
+from experiments.core.cli import _jobs, main, read_command
+from experiments.core.config import Job, Recipe
+from experiments.core.places import is_done
+from experiments.core.run import Fit, _clean, build_pipeline, run_job
+from experiments.core.scores import Record
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
-from experiments.galaxies.archive import build, open_archive
-from experiments.galaxies.data import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of
-from experiments.galaxies.deep_field import LIMIT, detections, grey
+from experiments.galaxies.archive.cut import build, open_archive
+from experiments.galaxies.data.deep_field import LIMIT, detections, grey
+from experiments.galaxies.data.stamps import GALAXY, NOISE, SKY, Stamps
+from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of
+from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.product import read_product
-from experiments.galaxies.stamps import GALAXY, NOISE, SKY, Stamps
-from experiments.galaxies.transforms import fluxes, slope_of, transformed
-from experiments.jobs import Fit, _clean, build_pipeline, run_job
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
-from experiments.places import is_done
-from experiments.recipes import Job, Recipe
-from experiments.runner import _jobs, main, read_command
-from experiments.scores import Record
-from mvss.data import View
-from mvss.denoisers import karras_base
-from mvss.errors import MvssError
-from mvss.noise import Diagonal, Stationary
-from mvss.rng import Stream, generator
-from mvss.training import turned, turned_each
+from mvss.priors.diffusion import karras_base
+from mvss.priors.training import turned, turned_each
+from mvss.problem.noise import Diagonal, Stationary
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream, generator
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
@@ -168,7 +168,7 @@ def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None
 
 
 def test_pixels_are_held_out_of_the_first_stamps_alone(simulated: GalaxiesTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.galaxies.data.PREDICTED", 3)
+    monkeypatch.setattr("experiments.galaxies.data.task.PREDICTED", 3)
     seen: list[int] = []
 
     class Counting(Oracle):
@@ -258,7 +258,7 @@ def test_a_users_mosaics_need_no_more_than_positions(
     assert "give FOLDER=, PIXELS= and ARGS=" in capsys.readouterr().err
     task = make_task("archive", 0, command.config)
     assert len(task.train.views[1]) > 200 and len(task.train.views[0]) == 16
-    monkeypatch.setattr("experiments.galaxies.data.AT_ONCE", 100)
+    monkeypatch.setattr("experiments.galaxies.data.task.AT_ONCE", 100)
     parts = list(task.separate(Blind(), Stream(0)))
     stamps = parts[-1][2]
     assert sum(len(part[2]) for part in parts) == len(open_archive(own.path, "all", True)) > len(task.train.views[1])

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.core.config import MetricsConfig
+from experiments.core.scores import Scorer
+from experiments.galaxies.data.transforms import SCALE, SOFTENING
 from experiments.galaxies.figures import _bin, _laps, _Run, make_figures
-from experiments.galaxies.judging import BINNED
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
-from experiments.galaxies.transforms import SCALE, SOFTENING
-from experiments.recipes import MetricsConfig
-from experiments.scores import Scorer
-from mvss.data import MultiViewData, View
-from mvss.noise import Isotropic
-from mvss.operators import Identity
-from mvss.plotting import style
-from mvss.rng import Stream
+from experiments.galaxies.scores.judging import BINNED
+from experiments.report.style import style
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Identity
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.rng import Stream
 
 STAMPS, PIXELS = 10, 8
 ALL = ("separations", "real", "laps", "priors", "against", "recovery", "residuals", "worst")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
-from experiments.galaxies.population import draw_galaxies
-from experiments.galaxies.scenes import DENSITY, GROUND, SPACE, WIDE, Scene, Survey, draw_images, draw_scene
-from experiments.galaxies.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
-from experiments.galaxies.stamps import NOISE, Stamps
-from mvss.errors import MvssError
+from experiments.galaxies.data.population import draw_galaxies
+from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
+from experiments.galaxies.data.sky import DENSITY, GROUND, SPACE, WIDE, Scene, Survey, draw_images, draw_scene
+from experiments.galaxies.data.stamps import NOISE, Stamps
+from mvss.runtime.errors import MvssError
 
 
 @pytest.fixture(scope="module")

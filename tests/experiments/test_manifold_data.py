@@ -15,9 +15,9 @@ from experiments.manifolds.data import (
     make_split,
     problem_named,
 )
-from mvss.data import View
-from mvss.errors import MvssError
-from mvss.operators import Composition, Dense, Scale
+from mvss.problem.operators import Composition, Dense, Scale
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
 
 COUNT = 64
 

@@ -19,7 +19,7 @@ from experiments.manifolds.figures import (
 )
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure
-from mvss.report import build_table
+from experiments.report.tables import build_table
 
 PROBLEMS = ("mixed-0.1", "mixed-1.0-separate")
 

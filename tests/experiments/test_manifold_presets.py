@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from experiments.core.cli import ROOT, read_command
 from experiments.manifolds.__main__ import EXPERIMENT
-from experiments.runner import ROOT, read_command
 
 
 @pytest.mark.parametrize("method", ["pcpca", "clvm_linear", "clvm_vae"])

@@ -10,7 +10,8 @@ import torch
 from blobs import MIDDLE, N, blob, stamps_of
 from torch import Tensor
 
-from experiments.galaxies.measures import (
+from experiments.galaxies.data.stamps import NOISE, Stamps
+from experiments.galaxies.scores.measures import (
     by_bin,
     correlations,
     coverage_scores,
@@ -24,9 +25,8 @@ from experiments.galaxies.measures import (
     shape_scores,
     within,
 )
-from experiments.galaxies.stamps import NOISE, Stamps
-from mvss.errors import MvssError
-from mvss.rng import generator
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import generator
 
 RNG = generator(0, "measures")
 

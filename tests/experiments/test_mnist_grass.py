@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.audit import run_audit
-from experiments.jobs import Fit, _clean, _fewer, _network, _with_estimates, build_pipeline
-from experiments.keys import fit_key
+from experiments.core.audit import run_audit
+from experiments.core.cache import fit_key
+from experiments.core.cli import ROOT, _jobs, main, read_command
+from experiments.core.config import NetworkConfig
+from experiments.core.run import Fit, _clean, _fewer, _network, _with_estimates, build_pipeline
+from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
-from experiments.recipes import NetworkConfig
-from experiments.runner import ROOT, _jobs, main, read_command
-from experiments.scores import _in_turn
-from mvss.denoisers import Denoiser, karras_base
-from mvss.errors import MvssError
-from mvss.networks import ImageUNet, TimeMLP
-from mvss.pipeline import SourceSeparationPipeline
-from mvss.rng import Stream
+from mvss.posteriors.pipeline import SourceSeparationPipeline
+from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.priors.networks import ImageUNet, TimeMLP
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 CONFIG = MnistGrassConfig(observations=31, fresh=9)
 

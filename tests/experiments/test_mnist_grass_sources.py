@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.keys import ROOT, fit_key, settings_key
+from experiments.core.cache import ROOT, fit_key, settings_key
+from experiments.core.cli import _jobs, main, read_command
 from experiments.mnist_grass import sources
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import mnist_digits, texture_named
-from experiments.runner import _jobs, main, read_command
-from mvss.errors import MvssError
+from mvss.runtime.errors import MvssError
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from blobs import MIDDLE, blob, stamps_of
 
-from experiments.galaxies.measures import within
+from experiments.galaxies.data.stamps import NOISE, Stamps
 from experiments.galaxies.product import MEANINGS, Flag, Product, joined, make_product, read_product, write_product
-from experiments.galaxies.stamps import NOISE, Stamps
-from mvss.errors import MvssError
-from mvss.rng import generator
+from experiments.galaxies.scores.measures import within
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import generator
 
 CARDS = ("CTYPE1  = 'RA---TAN'", "CTYPE1  = 'µ'", "", "", "", "", "", "")
 

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from experiments import pool, recipes
+from experiments.core import config as recipes
+from experiments.core import scheduler as pool
+from experiments.core.cache import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
+from experiments.core.cli import _jobs, main, read_command
+from experiments.core.config import Job, Task
+from experiments.core.growth import measure_growth
+from experiments.core.places import is_done
+from experiments.core.records import Records, read_records
+from experiments.core.scheduler import _next
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
-from experiments.growth import measure_growth
-from experiments.keys import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
 from experiments.manifolds.__main__ import EXPERIMENT
-from experiments.places import is_done
-from experiments.pool import _next
-from experiments.recipes import Job, Task
-from experiments.runner import _jobs, main, read_command
-from mvss.records import Records, read_records
 
 TINY = [
     "problems=[contrastive-2]",
@@ -171,10 +172,23 @@ def test_who_waits_for_whom(tmp_path: Path) -> None:
 
 
 def test_a_job_depends_on_the_code_that_it_imports_and_on_no_other() -> None:
-    found = {path.relative_to(ROOT).as_posix() for path in sources_of(ROOT / "experiments/jobs.py", EXPERIMENT.data)}
-    assert {"mvss/mixture_gradient.py", "mvss/metrics/transport.py", "experiments/scores.py", "mvss/rng.py"} <= found
+    found = {path.relative_to(ROOT).as_posix() for path in sources_of(ROOT / "experiments/core/run.py", EXPERIMENT.data)}
+    assert {
+        "mvss/estimation/evidence_gradient.py",
+        "mvss/metrics/transport.py",
+        "experiments/core/scores.py",
+        "mvss/runtime/rng.py",
+    } <= found
     assert "experiments/manifolds/data.py" in found
-    assert not {"mvss/report.py", "mvss/plotting.py", "mvss/records.py", "experiments/runner.py"} & found
+    assert (
+        not {
+            "experiments/report/tables.py",
+            "experiments/report/style.py",
+            "experiments/core/records.py",
+            "experiments/core/cli.py",
+        }
+        & found
+    )
 
 
 def test_comments_and_docstrings_make_nothing_stale(tmp_path: Path) -> None:
@@ -228,7 +242,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(metric: 
 def _start(root: Path, *overrides: str) -> subprocess.Popen[bytes]:
     script = (
         "import sys; from pathlib import Path; from experiments.manifolds.__main__ import EXPERIMENT\n"
-        "from experiments.runner import main\n"
+        "from experiments.core.cli import main\n"
         "sys.exit(main(EXPERIMENT, sys.argv[2:], Path(sys.argv[1])))"
     )
     arguments = ["--preset", "smoke", "--", *TINY, *overrides]
@@ -337,7 +351,7 @@ def test_every_preset_loads_and_names_the_problems_that_there_are(preset: str) -
 
 
 def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.growth.SIZES", (0.5, 1.0))
+    monkeypatch.setattr("experiments.core.growth.SIZES", (0.5, 1.0))
     arguments = ["--preset", "smoke", "--", *TINY]
     assert measure_growth(EXPERIMENT, ("contrastive-2", "contrastive-3"), arguments, tmp_path) == 0
     (table,) = tmp_path.rglob("growth.json")
@@ -350,8 +364,8 @@ def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_preset_with_too_few_laps_is_refused() -> None:
     job = jobs(*TINY, "methods.joint.stages=sequential")["joint"]
-    from experiments.jobs import _laps
-    from mvss.errors import MvssError
+    from experiments.core.run import _laps
+    from mvss.runtime.errors import MvssError
 
     assert _laps(job.config, job.recipe, 2) == (2, 2)
     assert _laps(job.config, replace(job.recipe, laps=(3, 1, 9)), 2) == (3, 1)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from blobs import MIDDLE, N, blob, stamps_of
 
+from experiments.galaxies.data.stamps import NOISE
 from experiments.galaxies.segmentation import Extractor, aperture, segmentation, sized
-from experiments.galaxies.stamps import NOISE
-from mvss.data import View
-from mvss.errors import MvssError
-from mvss.noise import Isotropic
-from mvss.operators import BlockAverage, Identity, Zero
-from mvss.rng import Stream
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import BlockAverage, Identity, Zero
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 FAR = blob(8.0, x=MIDDLE + 11, y=MIDDLE + 8)
 CUT = partial(segmentation, radius=4.0)

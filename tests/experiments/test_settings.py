@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from experiments.jobs import run_job
-from experiments.keys import ROOT
+from experiments.core.cache import ROOT
+from experiments.core.cli import _jobs, read_command
+from experiments.core.run import run_job
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.manifolds.data import ManifoldTask
-from experiments.runner import _jobs, read_command
 
 TINY = [
     "problems=[contrastive-2]",

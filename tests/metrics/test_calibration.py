@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.errors import MvssError
 from mvss.metrics.calibration import coverage_error, informed_references, rank_error, rank_statistics, tarp_coverage
+from mvss.runtime.errors import MvssError
 
 LEVELS = torch.linspace(0, 1, 21, dtype=torch.float64)
 NOISE, N, L = 0.1, 2000, 50

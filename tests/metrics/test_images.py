@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from mvss.errors import MvssError
 from mvss.metrics.images import frechet, psnr, ssim
+from mvss.runtime.errors import MvssError
 
 
 def test_by_hand() -> None:

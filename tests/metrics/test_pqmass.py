@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.errors import MvssError
 from mvss.metrics.pqmass import pqmass
+from mvss.runtime.errors import MvssError
 
 
 def cloud(n: int, seed: int) -> Tensor:

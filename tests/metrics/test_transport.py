@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.errors import MvssError
 from mvss.metrics.transport import entropic_transport, sinkhorn_divergence, sinkhorn_divergence_paper
+from mvss.runtime.errors import MvssError
 
 
 def cloud(n: int, seed: int, scale: float = 1.0) -> Tensor:

@@ -1,0 +1,167 @@
+"""What a job's result depends on: when any of it changes, the job is stale.
+
+key = hash(job, its part of the configuration, the sources of the modules that its work imports)
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.core.audit import run_audit
+from experiments.core.baselines import run_baseline
+from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig
+from experiments.core.run import run_job
+from mvss.posteriors.pipeline import PosteriorConfig
+from mvss.presets.reader import config_hash
+from mvss.priors.training import TrainingConfig
+
+__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
+
+ROOT = Path(__file__).resolve().parents[2]
+SILENT = ("experiments/core/records.py",)
+"""Modules that decide no number."""
+UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "em": EMConfig()}
+"""Settings of what no network learns."""
+
+
+def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
+    """The function that does a job's work; its module and what that imports decide the result."""
+    if job.audit:
+        return run_audit
+    return run_baseline if job.recipe.baseline else run_job
+
+
+def settings_key(job: Job, data: Path) -> str:
+    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends on,
+    as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old one, and
+    a default that changes is a change of code."""
+    recipe = _said(replace(job.recipe, problems=None))
+    made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
+    content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]
+    if brought := job.config.brought(job.problem):
+        content.append(brought)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def folder_of(data: Path) -> Path:
+    """The folder of the experiment whose tasks are made in the file `data`."""
+    return next(folder for folder in data.parents if folder.parent.name == "experiments")
+
+
+def _said(value: Any) -> Any:  # noqa: ANN401 - a configuration or a part of it
+    """Plain values of a configuration, without those that are the defaults of their class."""
+    if is_dataclass(value):
+        said = {}
+        for field in fields(value):
+            own = getattr(value, field.name)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if own != default:
+                said[field.name] = _said(own)
+        return {type(value).__name__: said}
+    if isinstance(value, dict):
+        return {key: _said(item) for key, item in value.items()}
+    return [_said(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def code_key(job: Job, data: Path) -> str:
+    """Hash of the code that its result depends on. data: the experiment's module that makes its tasks."""
+    return _code_hash(work_of(job).__module__, data)[:32]
+
+
+def fit_key(job: Job, data: Path) -> str:
+    """The same for the closed-form fit that a job starts from, which jobs share, and their audits."""
+    fit = job.config.fits.get(job.recipe.fit)
+    content = config_hash(fit) if fit else ""
+    if getattr(fit, "noisier2noise", None):
+        content += config_hash(job.config.network)
+    shared = {field.name for field in fields(Config)}
+    own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
+    code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
+    own |= {"brought": brought} if (brought := job.config.brought(job.problem)) else {}
+    learned = f"{job.recipe.share if job.recipe.share < 1 else ''}{'clean' if job.recipe.clean else ''}"
+    return hashlib.sha256(f"{content}{job.config.observations}{learned}{own or ''}{code}".encode()).hexdigest()
+
+
+def _settings(job: Job) -> Config:
+    """The configuration with what does not matter to this job at its default."""
+    config, recipe = job.config, job.recipe
+    fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
+    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, workers=1)
+    if not job.audit:
+        config = replace(config, audit=AuditConfig())
+    if recipe.baseline:
+        left = replace(config, posterior=PosteriorConfig(), separation=PosteriorConfig(), network=NetworkConfig())
+        return replace(left, fits={}, **UNTRAINED)
+    if recipe.posterior is not None:
+        config = replace(config, posterior=PosteriorConfig())
+    if recipe.separation is not None or recipe.posterior is not None:
+        config = replace(config, separation=PosteriorConfig())
+    networked = any(getattr(fit, "noisier2noise", None) for fit in fits.values())
+    if not recipe.network:
+        network = config.network if networked else NetworkConfig()
+        return replace(config, network=network, **UNTRAINED)
+    if recipe.architecture is not None and not networked:
+        config = replace(config, network=NetworkConfig())
+    if recipe.training is not None:
+        config = replace(config, training=TrainingConfig())
+    em = config.em
+    if recipe.laps is not None:
+        em = replace(em, laps=0)
+    if config.laps(recipe) != "auto":
+        em = replace(em, max_laps=0, held_out=0)
+    if recipe.relaxation is not None:
+        em = replace(em, relaxation=1.0)
+    return replace(config, em=em)
+
+
+@cache  # once, on the way in: an edit during a run must not pass for the code that ran
+def _code_hash(module: str, data: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sources_of(ROOT / f"{module.replace('.', '/')}.py", data):
+        digest.update(ast.dump(_parsed(path)).encode())  # comments and layout decide nothing
+    return digest.hexdigest()
+
+
+def _parsed(path: Path) -> ast.Module:
+    """The code of a file without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return tree
+
+
+def sources_of(*modules: Path) -> list[Path]:
+    """These files of the project and those that they import, at any depth, but for what decides no number."""
+    found, waiting = set(), list(modules)
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.relative_to(ROOT).as_posix() not in SILENT:
+            found.add(path)
+            waiting += _imports(path)
+    return sorted(found)
+
+
+def _imports(path: Path) -> Iterator[Path]:
+    """The project's files that a file imports, wherever in it."""
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            place = ROOT / name.replace(".", "/")
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file():
+                    yield file

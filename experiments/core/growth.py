@@ -1,0 +1,150 @@
+"""How the cost grows: one EM lap and the mixture fit, against the numbers of observations and of sources.
+
+    cost(N, pairs) / cost(N₀, pairs₀)    beside    N · pairs / (N₀ · pairs₀)
+
+with `pairs` the (source, view) pairs that are shown: an E-step draws as many sources for every observation number. The
+passes over the data are fixed, so that steps grow with N. Counts are exact; times are one run each on whatever else the
+machine does, and are printed as ratios only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from experiments.core.cli import ROOT, read_command, report_errors
+from experiments.core.config import Config, Job, Recipe
+from experiments.core.places import Experiment
+from experiments.core.run import Fit, build_pipeline, first_draws
+from experiments.core.scheduler import code_label
+from mvss.em import Stage, run_em
+from mvss.estimation.mixture_ascent import fit_mixtures
+from mvss.priors.training import default_accelerator
+from mvss.runtime.checkpoints import atomic_write_text
+from mvss.runtime.rng import Stream
+
+__all__ = ["Cost", "measure", "measure_growth"]
+
+SIZES = (0.25, 0.5, 1.0, 2.0)
+"""Of the preset's observations: 1k, 2k, 4k and 8k in the cpu preset."""
+FIT_PASSES, TRAINING_PASSES = 4, 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One measurement. observations: per view. network_evaluations: of the E-step, over all observations; an
+    evaluation of a vector–Jacobian product counts as one."""
+
+    problem: str
+    observations: int
+    sources: int
+    pairs: int
+    network_evaluations: int
+    e_step_seconds: float
+    m_step_seconds: float
+    fit_seconds: float
+
+
+def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> Cost:
+    """Cost of a short mixture fit and of one EM lap, all sources together."""
+    job = Job(problem, "growth", seed, Recipe(), config)
+    task, stream = experiment.task(problem, seed, config), Stream(seed, (problem, "growth"))
+    fit = config.fits["mixture"]
+    steps = max(1, round(FIT_PASSES * config.observations / fit.batch))
+    fit = replace(fit, components=fit.components[:1], steps=steps, starts=1)
+    began = time.monotonic()
+    priors = fit_mixtures(task.train, fit, stream.child("fit")).priors
+    fitted = time.monotonic() - began
+    pipeline = build_pipeline(job, task, Fit(priors))
+    draws = first_draws(task.train, priors, pipeline.config.beam, stream.child("first"))
+    steps = max(1, round(TRAINING_PASSES * config.observations / config.training.batch))
+    records: list[dict[str, float]] = []
+    run_em(
+        task.train,
+        pipeline.denoisers,
+        draws,
+        [Stage(tuple(range(len(priors))), 1)],
+        replace(config.training, steps=steps),
+        pipeline.config,
+        stream.child("em"),
+        default_accelerator(),
+        on_lap=lambda record, _: records.append(record),
+    )
+    lap, pairs = records[-1], sum(len(view.shown) for view in task.train.views)
+    evaluations = int(lap["network_evaluations"])
+    times = (lap["e_step_seconds"], lap["m_step_seconds"], fitted)
+    return Cost(problem, config.observations, len(priors), pairs, evaluations, *times)
+
+
+def measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Command line of `make <experiment>-growth`: growth.md and growth.json beside the preset's table.
+
+    problems: the first is measured at all sizes, the others at the second size, for the number of sources.
+    """
+    return report_errors(f"{experiment.target}-growth", lambda: _measure_growth(experiment, problems, arguments, root))
+
+
+def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path) -> int:
+    command = read_command(experiment, arguments, root)
+    config, seed = command.config, command.seeds[0]
+    sizes = [max(1, int(size * config.observations)) for size in SIZES]
+    plan = [(problems[0], n) for n in sizes] + [(problem, sizes[1]) for problem in problems[1:]]
+    if command.dry_run:
+        print("\n".join(f"{problem}, {n} observations per view" for problem, n in plan))
+        return 0
+    measure(experiment, problems[0], replace(config, observations=sizes[0]), seed)  # the first run also warms up
+    costs = [measure(experiment, p, replace(config, observations=n), seed) for p, n in tqdm(plan, disable=None)]
+    rows = [vars(cost) | ratios(cost, costs[0]) for cost in costs]
+    head = {
+        "experiment": experiment.name,
+        "preset": command.preset,
+        "commit": code_label(),
+        "command": command.text(f"{experiment.target}-growth"),
+        "threads": torch.get_num_threads(),
+    }
+    atomic_write_text(command.folder / "growth.json", json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    atomic_write_text(command.folder / "growth.md", _markdown(head, rows))
+    print(f"growth:  {command.folder / 'growth.md'}")
+    return 0
+
+
+def ratios(cost: Cost, base: Cost) -> dict[str, float]:
+    """Each cost over the base's; `size_ratio` is what it would be if the cost were linear."""
+    return {
+        "size_ratio": cost.observations * cost.pairs / (base.observations * base.pairs),
+        "network_evaluations_ratio": cost.network_evaluations / base.network_evaluations,
+        "e_step_ratio": cost.e_step_seconds / base.e_step_seconds,
+        "m_step_ratio": cost.m_step_seconds / base.m_step_seconds,
+        "fit_ratio": cost.fit_seconds / base.fit_seconds,
+    }
+
+
+def _markdown(head: dict[str, str | int], rows: Sequence[dict[str, float]]) -> str:
+    titles = ("problem", "observations per view", "sources", "pairs", "network evaluations", "N · pairs")
+    titles += ("evaluations", "E-step time", "M-step time", "mixture fit time")
+    lines = [
+        f"# {head['experiment']}, preset {head['preset']}: growth of the cost",
+        "",
+        f"- command: `{head['command']}`",
+        f"- commit: `{head['commit']}`",
+        "",
+        f"One EM lap ({TRAINING_PASSES} passes over the draws) and a short mixture fit ({FIT_PASSES} passes, the first "
+        "K). Pairs: (source, view) pairs that are shown. Network evaluations: of the E-step, over all observations, "
+        "with vector–Jacobian products. From `N · pairs` on: ratios to the first row; a cost that is linear has the "
+        f"ratio of `N · pairs`. Times are one run each with {head['threads']} thread(s), with the noise of the machine "
+        "in them: read them to a third or so, not to the digit.",
+        "",
+        f"| {' | '.join(titles)} |",
+        "| --- |" + " ---: |" * (len(titles) - 1),
+    ]
+    for row in rows:
+        counts = [f"{row[name]:,}" for name in ("observations", "sources", "pairs", "network_evaluations")]
+        shares = ("size_ratio", "network_evaluations_ratio", "e_step_ratio", "m_step_ratio", "fit_ratio")
+        lines.append(f"| {' | '.join([str(row['problem']), *counts, *(f'{row[name]:.2f}' for name in shares)])} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,110 @@
+"""What an experiment is, where each of its jobs keeps its files, and whether it is done.
+
+seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (finished with, and the commit)
+seed-N/model/<problem>/<method>-audit/    the same of its audit
+seed-N/model/<problem>/fit-<name>.pt      a closed-form fit that jobs share
+seed-N/samples/<problem>/<method>.npz     what the figures show
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.core.cache import code_key, folder_of, settings_key
+from experiments.core.config import Config, Job, Task
+
+__all__ = ["Experiment", "fit_path", "is_done", "key_of", "made_at", "name_of", "place_of", "read_samples", "samples_of"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
+    (problem, seed, config) to a task, in the experiment's data.py; called in worker processes, so that it must be
+    importable. figures: (folder, table, records by seed, problems, seed) to paths. caption: how it was scored. schema: of
+    its configuration."""
+
+    name: str
+    target: str
+    check: Callable[[str], object]
+    task: Callable[[str, int, Config], Task]
+    figures: Callable[[Path, dict[str, Any], dict[int, list[dict[str, Any]]], Sequence[str], int], list[Path]]
+    caption: str
+    schema: type[Config] = Config
+
+    @property
+    def data(self) -> Path:
+        """The file that makes the tasks."""
+        return Path(sys.modules[self.task.__module__].__file__ or "").resolve()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the experiment, which holds its presets."""
+        return folder_of(self.data)
+
+
+def place_of(job: Job, folder: Path) -> Path:
+    """The folder of a job's state. folder: results/<experiment>/<preset>, here and below."""
+    return folder / f"seed-{job.seed}" / "model" / job.problem / method_of(job)
+
+
+def method_of(job: Job) -> str:
+    """What a job's files are named after."""
+    return f"{job.method}-audit" if job.audit else job.method
+
+
+def key_of(experiment: Experiment, job: Job) -> str:
+    """Settings and code, see `cache`."""
+    return f"{settings_key(job, experiment.data)}-{code_key(job, experiment.data)}"
+
+
+def done_of(job: Job, folder: Path) -> tuple[str, str]:
+    """The key that a job was finished with, and the commit of the code that did it; empty where it is not."""
+    path = place_of(job, folder) / "done"
+    key, _, commit = path.read_text().partition(" ") if path.exists() else ("", "", "")
+    return key, commit
+
+
+def is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
+    """Whether a job was finished with these settings by this code."""
+    return done_of(job, folder)[0] == key_of(experiment, job)
+
+
+def made_at(experiment: Experiment, job: Job, folder: Path) -> str:
+    """The commit whose code has finished this job with these settings, if any has."""
+    key, commit = done_of(job, folder)
+    return commit if key.partition("-")[0] == settings_key(job, experiment.data) else ""
+
+
+def name_of(job: Job) -> str:
+    """A job in words."""
+    return f"{job.problem} {job.method} seed {job.seed}{' audit' if job.audit else ''}"
+
+
+def fit_path(job: Job) -> str:
+    """Where the closed-form fit that a job starts from is kept, in the folder of the results."""
+    return f"seed-{job.seed}/model/{job.problem}/fit-{job.recipe.fit}.pt"
+
+
+def samples_of(job: Job, folder: Path) -> Path:
+    """What the figures show of a job."""
+    return _samples(folder, job.seed, job.problem, method_of(job))
+
+
+def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, np.ndarray]:
+    """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
+    try:
+        with np.load(_samples(folder, seed, problem, method)) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _samples(folder: Path, seed: int, problem: str, method: str) -> Path:
+    return folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz"

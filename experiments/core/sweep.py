@@ -1,0 +1,170 @@
+"""Hyper-parameters of the baselines, by Optuna, so that no rival is starved: `make <experiment>-sweep`.
+
+    score(settings) = mean over problems and tuning seeds of the PSNR of the target, one draw for each fresh observation
+
+Beside it stands what the fit itself maximises, the bound on log p(y) of the fresh observations: the two need not agree.
+
+The tuning seeds are none of those that are reported; the preset's own settings are the first trial. What was found stands in
+sweep.md and sweep.json beside the preset's table; it is copied into the preset by hand, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+import torch
+from tqdm import tqdm
+
+from experiments.core.baselines import make_baseline
+from experiments.core.cli import ROOT, read_command, report_errors
+from experiments.core.config import Config, Recipe
+from experiments.core.places import Experiment
+from experiments.core.scheduler import code_label
+from mvss.baselines.clvm import CLVM
+from mvss.metrics.images import psnr
+from mvss.runtime.checkpoints import atomic_write_text
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+__all__ = ["sweep"]
+
+SEEDS = (100, 101)
+Space = dict[str, tuple[float, float]]
+SPACES: dict[str, Space] = {
+    "pcpca": {"gamma": (0.0, 0.95), "latents": (1, 5), "learning_rate": (1e-3, 1e-1)},
+    "linear": {"background": (1, 5), "target": (1, 5)},
+    "mlp": {
+        "background": (1, 10),
+        "target": (1, 6),
+        "learning_rate": (1e-4, 1e-2),
+        "temperature": (0.03, 3.0),
+        "steps": (500, 4000),
+    },
+}
+"""Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not whole."""
+TRIALS = 20
+
+
+def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -> int:
+    """Command line of `make <experiment>-sweep`."""
+    return report_errors(f"{experiment.target}-sweep", lambda: _sweep(experiment, arguments, root))
+
+
+def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
+    command = read_command(experiment, arguments, root)
+    config, folder = command.config, command.folder
+    recipes = {name: r for name, r in config.recipes().items() if r.baseline}
+    if not recipes:
+        raise MvssError(f"preset {command.preset} has no baseline to tune")
+    if command.dry_run:
+        print("\n".join(f"{name}: {TRIALS} trials on {', '.join(_problems(r, config))}" for name, r in recipes.items()))
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    head = {
+        "experiment": experiment.name,
+        "preset": command.preset,
+        "command": f"make {experiment.target}-sweep PRESET={command.preset}",
+        "commit": code_label(),
+        "seeds": SEEDS,
+        "fresh": config.fresh,
+    }
+    workers = config.workers or os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        methods = {name: _study(experiment, name, recipe, config, pool) for name, recipe in recipes.items()}
+    atomic_write_text(folder / "sweep.json", json.dumps({**head, "methods": methods}, indent=1) + "\n")
+    atomic_write_text(folder / "sweep.md", _markdown(head, methods))
+    print(f"sweep:   {folder / 'sweep.md'}")
+    return 0
+
+
+def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, pool: Executor) -> dict[str, Any]:
+    """All trials of a method, and the best."""
+    settings: Any = recipe.baseline
+    space, tasks = _space(recipe), [(p, s) for p in _problems(recipe, config) for s in SEEDS]
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.enqueue_trial({key: getattr(settings, key) for key in space})
+    trials = []
+    for _ in tqdm(range(TRIALS), desc=name, disable=None):
+        trial = study.ask()
+        values = {key: _suggest(trial, key, *limits) for key, limits in space.items()}
+        tried = replace(settings, **values)
+        other = replace(recipe, pcpca=tried) if recipe.pcpca else replace(recipe, clvm=tried)
+        futures = [pool.submit(_score, experiment, other, config, *task) for task in tasks]
+        found = [future.result() for future in futures]
+        scores = {f"{p}, seed {s}": decibels for (p, s), (decibels, _) in zip(tasks, found, strict=True)}
+        study.tell(trial, fmean(scores.values()))
+        bounds = [bound for _, bound in found if bound is not None]
+        bound = fmean(bounds) if len(bounds) == len(found) else None
+        trials.append({**values, "psnr": fmean(scores.values()), "bound": bound, "each": scores})
+    best = max(trials, key=lambda t: t["psnr"])
+    return {"best": {key: best[key] for key in space}, "fixed": _fixed(settings, space), "trials": trials}
+
+
+def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str, seed: int) -> tuple[float, float | None]:
+    """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the mean
+    bound on log p(y) of CLVM, nats."""
+    task, model = experiment.task(problem, seed, config), make_baseline(recipe)
+    try:
+        model.fit(task.train, Stream(seed, (problem, "sweep", "fit")))
+    except MvssError:
+        return 0.0, None
+    alpha, target = task.scored_views[-1], model.sources[-1]
+    view, keyed = task.fresh.views[alpha], Stream(seed, (problem, "sweep", "fresh"))
+    draws = model.posterior_sample(view, keyed).draws[-1]
+    bound = float(model.bound(view, keyed).mean()) if isinstance(model, CLVM) else None
+    return float(psnr(draws, task.fresh_truth[alpha][target], task.data_range).mean()), bound
+
+
+def _problems(recipe: Recipe, config: Config) -> list[str]:
+    return [p for p in config.problems if recipe.problems is None or p in recipe.problems]
+
+
+def _space(recipe: Recipe) -> Space:
+    return SPACES["pcpca" if recipe.pcpca else recipe.clvm.decoder if recipe.clvm else ""]
+
+
+def _suggest(trial: optuna.Trial, key: str, low: float, high: float) -> float:
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high)
+    return trial.suggest_float(key, low, high, log=low > 0 and high >= 10 * low)
+
+
+def _fixed(settings: Any, space: Space) -> dict[str, Any]:  # noqa: ANN401 - of one of the baselines
+    return {key: value for key, value in asdict(settings).items() if key not in space}
+
+
+def _markdown(head: dict[str, Any], methods: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        f"# {head['experiment']}, preset {head['preset']}: the baselines' settings",
+        "",
+        f"- command: `{head['command']}`",
+        f"- commit: `{head['commit']}`",
+        "",
+        f"PSNR (dB) of one draw of the target for each of {head['fresh']:,} fresh observations, seeds "
+        f"{', '.join(map(str, head['seeds']))}. Best trial first; the preset's settings at the time were trial 1. Bound: mean "
+        "of the bound on log p(y) of the same observations, nats (linear: log p(y) itself).",
+    ]
+    for name, found in methods.items():
+        keys, tasks = list(found["best"]), list(found["trials"][0]["each"])
+        fixed = ", ".join(f"{key} {value}" for key, value in found["fixed"].items())
+        lines += ["", f"## {name}", "", f"Not searched: {fixed}.", ""]
+        lines += [
+            f"| trial | {' | '.join(keys)} | mean | bound | {' | '.join(tasks)} |",
+            "| ---: |" + " ---: |" * (2 + len(keys) + len(tasks)),
+        ]
+        ranked = sorted(enumerate(found["trials"], start=1), key=lambda t: -t[1]["psnr"])
+        for number, trial in ranked:
+            cells = [f"{trial[key]:.4g}" for key in keys]
+            cells += ["–" if v is None else f"{v:.2f}" for v in (trial["psnr"], trial["bound"], *trial["each"].values())]
+            lines.append(f"| {number} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,342 @@
+"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
+
+The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
+name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the
+read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part needs EXPTIME
+and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import warnings
+import zlib
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.galaxies.data.deep_field import clipped_sigma
+from mvss.runtime.errors import MvssError
+
+__all__ = ["Mosaic", "find_mosaics", "fingerprint", "read_catalogue"]
+
+IMAGES, WEIGHTS = re.compile(r"_sci(?=[_.])|_dr[cz](?=\.)"), re.compile(r"_(wht|weight)(?=[_.])")
+"""What is in the names of mosaics, and in those of weight maps."""
+BLOCK, BLOCKS = 65_536, 64
+"""Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
+FULL_WELL = 80_000.0
+"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
+exposure time: too early, where that is of several exposures, rather than too late."""
+WINDOWS = 16
+"""A grid of as many windows in both directions measures the noise of a mosaic, or of fewer that cover all of it."""
+WINDOW = 32
+LAG = 4
+"""Pixels between those whose differences measure noise: more than resampling correlates."""
+FAINTEST, QUARTILE = 0.25, 0.6745
+"""Share of the pairs of pixels that measure noise, those with the least light: the sum of a pair tells nothing of its
+difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its middle."""
+UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
+"""What BUNIT may be, without blanks and signs of powers."""
+RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "alphawin_j2000", "ra_deg", "radeg", "ra_icrs")
+DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "deltawin_j2000", "dec_deg", "dedeg", "de_icrs")
+Image = NDArray[np.float64]
+
+
+def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
+    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name is like IMAGES, all FITS
+    files are taken, but for the catalogue `but`.
+
+    Raises:
+        MvssError: there are none.
+    """
+    files = sorted(p for p in folder.rglob("*.fits*") if p.name.endswith((".fits", ".fits.gz")) and not WEIGHTS.search(p.name))
+    files = [p for p in files if p.resolve() != (but and but.resolve())]
+    found = [p for p in files if IMAGES.search(p.name)] or files
+    if not found:
+        raise MvssError(
+            f"no mosaics in {folder}: files named *_sci.fits, *_sci_*.fits, *_drz.fits, *_drc.fits, else *.fits, or so and .gz"
+        )
+    if len({p.name for p in found}) < len(found):
+        raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of their
+    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to cut.
+
+    Raises:
+        MvssError: one of them cannot be read.
+    """
+    found, beside = hashlib.sha256(path.name.encode()), _weight_map_of(path)
+    for file in (path, *([beside] if beside else [])):
+        try:
+            with file.open("rb") as opened:
+                size = opened.seek(0, 2)
+                found.update(size.to_bytes(8))
+                for start in np.linspace(0, max(size - BLOCK, 0), BLOCKS).astype(int):
+                    opened.seek(int(start))
+                    found.update(opened.read(BLOCK))
+        except OSError as error:
+            raise MvssError(f"cannot read {file} ({error.strerror})") from error
+    return found.hexdigest()
+
+
+def _weight_map_of(path: Path) -> Path | None:
+    """The file beside a mosaic that holds its weights, if there is one."""
+    name = path.name.removesuffix(".gz")
+    places = [*(found.span() for found in IMAGES.finditer(name)), (name.rindex(".fits"),) * 2]
+    named = [f"{name[:start]}_{kind}{name[end:]}" for start, end in places for kind in ("wht", "weight")]
+    besides = (path.with_name(beside + packed) for beside in named for packed in ("", ".gz"))
+    return next((beside for beside in besides if beside.is_file()), None)
+
+
+def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:
+    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)` each.
+
+    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name them.
+
+    Raises:
+        MvssError: no table, or one without the two columns.
+    """
+    from astropy.table import Table
+    from astropy.units import UnitsWarning
+
+    fits = path.name.lower().endswith((".fits", ".fits.gz", ".fit"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnitsWarning)
+            table = Table.read(path, format="fits") if fits else Table.read(path, format="ascii.csv")
+    except Exception as error:  # what astropy raises for a broken table depends on how it is broken
+        raise MvssError(f"cannot read the catalogue {path} ({_cause(error)}): it must be CSV or a FITS table") from error
+    columns = {}
+    for name in table.colnames:
+        column = table[name]
+        if column.dtype.kind in "iufb" and column.ndim == 1:
+            columns[name] = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    lower = {name.lower(): name for name in columns}
+    named = [next((lower[n] for n in names if n in lower), None) for names in (RIGHT_ASCENSION, DECLINATION)]
+    if None in named:
+        there = ", ".join(list(columns)[:8]) or "none"
+        raise MvssError(f"{path} has no columns RA and DEC in degrees; its numeric columns are: {there}")
+    return np.stack([columns[str(name)] for name in named], axis=1), columns
+
+
+def _cause(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+class Mosaic:
+    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the file: a
+    square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own unit.
+
+    Raises:
+        MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
+    """
+
+    def __init__(self, path: Path, binning: int = 1) -> None:
+        from astropy.wcs import WCS, FITSFixedWarning
+
+        self.path, self.binning, self._open = path, binning, []
+        whole = self._read(path)
+        names = [hdu.name for hdu in whole]
+        image = (
+            whole["SCI"] if "SCI" in names else next((hdu for hdu in whole if hdu.is_image and hdu.header["NAXIS"] == 2), None)
+        )
+        if image is None or len(image.shape) != 2:
+            raise self._bad("holds no image")
+        self._image, self.shape = image, tuple(size // binning for size in image.shape)
+        if min(self.shape) < 1:
+            raise self._bad(f"has {image.shape} pixels, not one of {binning} × {binning}")
+        self._header = whole[0].header.copy()
+        self._header.update(image.header)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FITSFixedWarning)
+                self.wcs = WCS(image.header, whole)
+        except Exception as error:  # of astropy or of the C library below it
+            raise self._bad(f"has coordinates that cannot be read ({_cause(error)})") from error
+        if self.wcs.naxis != 2 or not self.wcs.has_celestial:
+            raise self._bad("has no celestial coordinates (WCS) in its header")
+        if binning > 1 and self.wcs.has_distortion:
+            raise MvssError(f"{self.path} has coordinates with distortions: drizzle it first, or take a binning of 1")
+        self._weight = whole["WHT"] if "WHT" in names else self._weights_beside()
+        if self._weight is not None and self._weight.shape != image.shape:
+            raise self._bad(f"is {image.shape}, its weight map {self._weight.shape}")
+        self._padded = self._weight is None and image.header["BITPIX"] < 0
+
+    def _bad(self, what: str) -> MvssError:
+        return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
+
+    def _read(self, path: Path) -> Any:  # noqa: ANN401  (astropy has no types)
+        from astropy.io import fits
+
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", ".*truncated.*")
+                whole = fits.open(path)  # mapped, but for those with scaled numbers
+                self._open.append(whole)
+                len(whole)  # reads all headers, and with them where the file should end
+        except Exception as error:
+            self.close()
+            raise self._bad(f"is truncated or no FITS file ({_cause(error)})") from error
+        return whole
+
+    def _weights_beside(self) -> Any | None:  # noqa: ANN401
+        if (beside := _weight_map_of(self.path)) is None:
+            return None
+        if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
+            return weights
+        raise self._bad(f"has a weight map, {beside.name}, that holds no image")
+
+    def __enter__(self) -> Mosaic:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its files."""
+        for file in self._open:
+            file.close()
+
+    @property
+    def unit(self) -> str:
+        """BUNIT of the header, or nothing."""
+        return str(self._header.get("BUNIT", "")).strip().upper()
+
+    @property
+    def band(self) -> str:
+        """The filters of the header, or nothing."""
+        named = (str(self._header.get(key, "")).strip().upper() for key in ("FILTER", "FILTER1", "FILTER2"))
+        return "/".join(dict.fromkeys(name for name in named if name and not name.startswith("CLEAR")))
+
+    @cached_property
+    def pixel_scale(self) -> float:
+        """Arcseconds a pixel, mean of both directions."""
+        from astropy.wcs.utils import proj_plane_pixel_scales
+
+        return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600 * self.binning
+
+    @cached_property
+    def electrons(self) -> float | None:
+        """Electrons to one unit of flux, or None where the header does not say."""
+        if not (known := UNIT.fullmatch(re.sub(r"[\s.*^()]", "", self.unit))):
+            return None
+        unit, per = known.groups()
+        gain = 1.0 if unit.startswith("E") else self._number("CCDGAIN", "GAIN", "ATODGAIN")
+        time = self._number("EXPTIME") if per or unit == "CPS" else 1.0
+        return gain * time if gain and time else None
+
+    def _number(self, *names: str) -> float | None:
+        """The first of some keywords that is a positive number."""
+        values = (self._header.get(name) for name in names)
+        return next((float(v) for v in values if isinstance(v, int | float) and np.isfinite(v) and v > 0), None)
+
+    @cached_property
+    def _saturation(self) -> float:
+        level = self._number("SATURATE")
+        return level or (FULL_WELL / self.electrons if self.electrons else np.inf)
+
+    @cached_property
+    def _noise(self) -> tuple[float, float, float]:
+        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their level."""
+        sizes = [min(WINDOW, n) for n in self.shape]
+        scaled, light, deviations, levels = [], [], [], []
+        counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
+        grid = (np.linspace(0, n - size, k).astype(int) for n, size, k in zip(self.shape, sizes, counts, strict=True))
+        for row, column in itertools.product(*grid):
+            flux, weight = self._pixels(row, column, *sizes)
+            variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
+            for f, v in ((flux, variance), (flux.T, variance.T)):
+                u = (f[:, LAG:] - f[:, :-LAG]) / np.sqrt(v[:, LAG:] + v[:, :-LAG])
+                scaled.append(u[np.isfinite(u)])
+                light.append((f[:, LAG:] + f[:, :-LAG])[np.isfinite(u)])
+            deviations.append(np.sqrt(variance[np.isfinite(variance)]))
+            levels.append(flux[np.isfinite(flux)])
+        values, sums = np.concatenate(scaled), np.concatenate(light)
+        scale = clipped_sigma(values[sums <= np.quantile(sums, FAINTEST)]) if len(values) else 0.0
+        if not scale > 0:
+            raise self._bad("has no measured pixels, or all of the same value")
+        floor = (self._number("READNSE", "RDNOISE", "READNOIS", "READNSEA") or 0.0) / (self.electrons or np.inf)
+        if self._weight is None:
+            scale = max(scale, floor)
+        usual = scale * float(np.median(np.concatenate(deviations)))
+        return scale**2, usual, float(np.quantile(np.concatenate(levels), 0.25)) + QUARTILE * usual
+
+    @property
+    def usual_noise(self) -> float:
+        """Standard deviation of a usual pixel of the sky."""
+        return self._noise[1]
+
+    def _pixels(self, row: int, column: int, height: int, width: int) -> tuple[Image, Image]:
+        """Flux, NaN where it is not a number or saturated, and weight, 0 there and where nothing was measured."""
+        from astropy.nddata import block_reduce
+
+        box = tuple(slice(first * self.binning, (first + n) * self.binning) for first, n in ((row, height), (column, width)))
+        try:
+            flux = np.asarray(self._image.data[box], dtype=np.float64)
+            if self._weight is None:
+                weight = np.where(self._padded & (flux == 0), 0.0, 1.0)
+            else:
+                weight = np.asarray(self._weight.data[box], dtype=np.float64)
+        except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
+            raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
+        good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
+        good &= np.where(good, flux, np.inf) < self._saturation
+        flux, weight = np.where(good, flux, np.nan), np.where(good, weight, 0.0)
+        if self.binning == 1:
+            return flux, weight
+        with np.errstate(divide="ignore"):
+            return block_reduce(flux, self.binning), 1 / block_reduce(1 / weight, self.binning)
+
+    def flux(self, row: int, column: int, height: int, width: int) -> tuple[Image, NDArray[np.bool_]]:
+        """The flux of a box, 0 where the second, the mask of bad pixels, is set."""
+        flux, weight = self._pixels(row, column, height, width)
+        bad = weight == 0
+        return np.where(bad, 0.0, flux), bad
+
+    def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
+        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)` each."""
+        flux, weight = self._pixels(row, column, pixels, pixels)
+        bad = weight == 0
+        flux = np.where(bad, 0.0, flux)
+        scale, _, level = self._noise
+        variance = scale / np.where(bad, 1.0, weight)
+        if self.electrons:
+            variance = variance + np.maximum(flux - level, 0) / self.electrons
+        return flux, np.where(bad, 0.0, 1 / variance), bad
+
+    def where(self, positions: Image) -> Image:
+        """Row and column `(M, 2)` of right ascensions and declinations in degrees; NaN far off the mosaic."""
+        out = np.full(positions.shape, np.nan)
+        centre = self.sky(np.array([[(n - 1) / 2 for n in self.shape]]))[0]
+        radius = np.radians(0.75 * max(self.shape) * self.pixel_scale / 3600 + 0.02)
+        (ra, dec), (ra0, dec0) = np.radians(positions).T, np.radians(centre)
+        near = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(ra - ra0) > np.cos(radius)
+        if near.any():
+            own = self.wcs.celestial.all_world2pix(positions[near], 0, quiet=True)[:, ::-1]
+            out[near] = (own - (self.binning - 1) / 2) / self.binning
+        return out
+
+    def sky(self, places: Image) -> Image:
+        """Right ascension and declination in degrees `(M, 2)` of rows and columns."""
+        own = places * self.binning + (self.binning - 1) / 2
+        return np.asarray(self.wcs.celestial.all_pix2world(own[:, ::-1], 0))
+
+    def wcs_of(self, row: int, column: int, pixels: int) -> str:
+        """The coordinates of a stamp, as a FITS header."""
+        step = self.binning
+        wcs = self.wcs.celestial.slice(tuple(slice(first * step, (first + pixels) * step) for first in (row, column)))
+        wcs.wcs.crpix = (wcs.wcs.crpix - 0.5) / step + 0.5
+        if wcs.wcs.has_cd():  # which a slice with a step would leave as it is
+            wcs.wcs.cd = wcs.wcs.cd * step
+        else:
+            wcs.wcs.cdelt = wcs.wcs.cdelt * step
+        return str(wcs.to_header_string(relax=True))

@@ -1,0 +1,216 @@
+"""From the records of a run to its table, the paper's numbers beside ours.
+
+    oracle gap  = PSNR(exact) − PSNR(method)   [dB],      excess = SD(method) − SD(exact),      SD: Sinkhorn divergence
+
+per problem, source and seed, so that the spread over seeds is the spread of the difference. A draw of the exact
+posterior is as far from the truth as a draw can rightly be: a gap below 0 is no gain, it means draws too narrow.
+"""
+
+from __future__ import annotations
+
+__all__ = ["build_table", "lookup", "method_order", "paper_value", "write_table"]
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from experiments.report.markdown import markdown
+from mvss.runtime.checkpoints import atomic_write_text
+
+METHODS = (
+    *("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture", "pcpca", "clvm_linear", "clvm_vae"),
+    *("segmentation", "aperture"),
+)
+DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
+    ("posterior_psnr", "oracle_gap_db", -1.0, "exact", ()),
+    ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, "exact", ()),
+    ("prior_sinkhorn", "prior_sinkhorn_excess", 1.0, "exact", ()),
+    *(("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, ("joint",)) for rival in METHODS[1:]),
+    *(
+        (f"{kind}_sinkhorn", f"{kind}_sinkhorn_under_{rival}", -1.0, rival, ("joint",))
+        for rival in METHODS[1:]
+        for kind in ("posterior", "prior")
+    ),
+    ("posterior_psnr", "psnr_over_mixture_four", 1.0, "mixture_four", ("joint_four",)),
+)
+AUDIT = ("audit_", "candidate_")
+"""How the metrics of an audit begin."""
+PAPER = Path(__file__).with_name("paper.yaml")
+
+
+class Key(NamedTuple):
+    """What a number of the table is of."""
+
+    problem: str
+    method: str
+    source: str
+    metric: str
+
+
+class Score(NamedTuple):
+    """A number of one seed (NaN where a run diverged) and the samples behind it."""
+
+    value: float
+    samples: int
+
+
+Scores = dict[Key, dict[int, Score]]
+
+
+def build_table(
+    experiment: str, preset: str, records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]], command: str
+) -> dict[str, Any]:
+    """Return the table (the content of table.json) of the final records, those without a lap.
+
+    Arguments:
+        experiment, preset: names, as in results/<experiment>/<preset>.
+        records_by_seed: the records of each seed, oldest first; of two records of one number the later one holds.
+            "commit" in a record: of the code that made it.
+        command: what made the results.
+
+    Returns:
+        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the mean
+        and the standard deviation over seeds (None for a single seed), seeds, samples and the paper's number or None.
+        commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
+        The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
+    """
+    scores = _collect(records_by_seed)
+    _derive(scores)
+    _average_sources(scores)
+    rows = [_row(experiment, key, by_seed) for key, by_seed in scores.items()]
+    problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
+    methods = method_order(row["method"] for row in rows)
+    rows.sort(key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]))
+    head = {"experiment": experiment, "preset": preset, "command": command, "commits": _commits(records_by_seed)}
+    return {**head, "rows": rows}
+
+
+def _commits(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[str]]]:
+    found: dict[str, dict[str, list[str]]] = {}
+    for records in records_by_seed.values():
+        for record in records:
+            methods = found.setdefault(record.get("commit", "unknown"), {}).setdefault(record["problem"], [])
+            name = f"{record['method']} (audit)" if record["metric"].startswith(AUDIT) else record["method"]
+            if name not in methods:
+                methods.append(name)
+    return found
+
+
+def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> None:
+    """Write table.json and table.md into a folder, each whole or not at all.
+
+    Arguments:
+        folder: results/<experiment>/<preset>.
+        table: what `build_table` returns.
+        caption: how the numbers were scored, in Markdown.
+    """
+    head = json.dumps({name: value for name, value in table.items() if name != "rows"}, indent=1, ensure_ascii=False)
+    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table["rows"])
+    body = f"[\n  {rows}\n ]" if rows else "[]"
+    # One row a line: a change of one number is a change of one line.
+    atomic_write_text(Path(folder) / "table.json", head.removesuffix("\n}") + f',\n "rows": {body}\n}}\n')
+    methods = method_order(row["method"] for row in table["rows"])
+    atomic_write_text(Path(folder) / "table.md", markdown(table, methods, caption))
+
+
+def method_order(methods: Iterable[str]) -> list[str]:
+    """Return the methods without repeats in the order of every table: ours, its rivals, others by name, the oracle."""
+    names = set(methods)
+    others = sorted(names - {*METHODS, "exact"})
+    return [name for name in (*METHODS, *others, "exact") if name in names]
+
+
+def lookup(table: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
+    """Return the rows of a table by (problem, method, source, metric)."""
+    return {(row["problem"], row["method"], row["source"], row["metric"]): row for row in table["rows"]}
+
+
+def paper_value(experiment: str, problem: str, method: str, source: str, metric: str) -> float | None:
+    """Return the paper's number for a cell, or None.
+
+    Scores go with the newest source; times, which the paper gives per experiment, with "mean" in its own problems.
+    """
+    paper = _paper()
+    problems = paper["tables"].get(experiment, {})
+    if problem not in problems:
+        return None
+    if source == "mean":
+        value = paper["costs"].get(experiment, {}).get(method, {}).get(metric)
+    else:
+        value = problems[problem].get(source, {}).get(method, {}).get(metric)
+    return None if value is None else float(value)
+
+
+@cache
+def _paper() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
+    return content
+
+
+def _collect(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> Scores:
+    scores: Scores = defaultdict(dict)
+    for seed, records in sorted(records_by_seed.items()):
+        for record in records:
+            if "metric" not in record or record.get("lap") is not None:
+                continue
+            suffix = "_train" if record.get("split") == "train" else ""
+            key = Key(record["problem"], record["method"], str(record["source"]), record["metric"] + suffix)
+            value = record.get("value")
+            scores[key][seed] = Score(math.nan if value is None else float(value), int(record.get("samples") or 0))
+    return scores
+
+
+def _derive(scores: Scores) -> None:
+    for key, by_seed in list(scores.items()):
+        for metric, made, sign, reference, methods in DERIVED:
+            if key.metric != metric or key.method == reference or (methods and key.method not in methods):
+                continue
+            base = scores.get(key._replace(method=reference), {})
+            differences = {
+                seed: Score(sign * (score.value - base[seed].value), score.samples)
+                for seed, score in by_seed.items()
+                if seed in base
+            }
+            if differences:
+                scores[key._replace(metric=made)] = differences
+
+
+def _average_sources(scores: Scores) -> None:
+    groups: dict[Key, list[dict[int, Score]]] = defaultdict(list)
+    known: dict[str, set[str]] = defaultdict(set)
+    for key, by_seed in scores.items():
+        groups[key._replace(source="mean")].append(by_seed)
+        known[key.problem].add(key.source)
+    for key, sources in groups.items():
+        if len(sources) < len(known[key.problem] - {"mean"}):
+            continue  # of a method that separates a part of the sources: its mean would be of another thing
+        # A seed that lacks a source has no mean, for the same reason.
+        shared = [seed for seed in sources[0] if all(seed in by_seed for by_seed in sources)]
+        if key not in scores and shared:
+            scores[key] = {
+                seed: Score(
+                    statistics.fmean(by_seed[seed].value for by_seed in sources),
+                    min(by_seed[seed].samples for by_seed in sources),
+                )
+                for seed in shared
+            }
+
+
+def _row(experiment: str, key: Key, by_seed: Mapping[int, Score]) -> dict[str, Any]:
+    values = [score.value for score in by_seed.values()]
+    finite = all(map(math.isfinite, values))
+    return {
+        **key._asdict(),
+        "mean": statistics.fmean(values) if finite else None,
+        "std": statistics.stdev(values) if finite and len(values) > 1 else None,
+        "seeds": sorted(by_seed),
+        "samples": min(score.samples for score in by_seed.values()),
+        "paper": paper_value(experiment, *key),
+    }

@@ -1,0 +1,1 @@
+"""First priors and first draws, from the observations alone."""

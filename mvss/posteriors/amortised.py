@@ -1,0 +1,247 @@
+"""The posterior of a source that hides in what another view shows alone, learned from made mixtures: no moment is matched.
+
+    y = A x + n,    n': an observation of a view that shows all of n and nothing else
+    x ~ draws of the last E-step,  n' ~ those observations:    (x, A x + n') has the law of (x, y) under a prior of such draws
+    d(x_t, σ, y) ≈ E[x | x_t, y],    by denoising score matching on such pairs
+
+An E-step that reverses time with d draws from p(x | y) itself, from pure noise: neither the law of n nor a Jacobian is needed,
+and no start. EM is as before: new draws, new pairs. (Simulation-based inference by conditional diffusion, as Sharrock et al.
+2024, arXiv 2210.04872, with a simulator that is made of observations.) At σ that drowns x, d is E[x | y] itself.
+
+One network serves all pairs of views, of whatever operators: it sees u, which is y on the pixels of the source (`view_pairs`).
+u says how large x can be at each pixel (`dynamic_range`); s is that scale. Where there is a guess m(y) ≈ E[x | y], only what it
+lacks is drawn, else m = 0; where m is larger than u, as it is in the cores of what seeing has spread, it says s. Time is
+reversed with w = (x − m)/s, for which all pixels are alike, and σ is in units of s. With Karras et al.'s (2022) scales,
+σ_data = 0.5,
+    d = m + s (c_skip w_t + c_out F).
+
+m may be known before there are draws (`noisier2noise`), and be learned from the same pairs before d is:
+    min E w(y) |m(y) − x|².
+"""
+
+from __future__ import annotations
+
+__all__ = ["INPUTS", "OUTPUTS", "Amortised"]
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mvss.estimation.noisier2noise import BATCH, Guess, tolerance
+from mvss.posteriors.samplers import SamplerConfig, sample
+from mvss.posteriors.view_pairs import Scene, pairs_of, thrown_back
+from mvss.priors.diffusion import gaussian_loss, variance_of
+from mvss.priors.dynamic_range import local_scale, middle_light
+from mvss.priors.training import TURNS, TrainingConfig, fit_denoiser, turned
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import in_chunks
+from mvss.runtime.rng import Stream
+
+INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
+"""Images that the network takes and gives: F and h, as in `diffusion`."""
+DEVIATION = 0.5
+"""σ_data of w."""
+FLATNESS = 0.3
+"""Error that counts as much as one of s does, beside the light of the middle: dark pixels are many."""
+
+
+class Amortised(torch.nn.Module):
+    """d of one source.
+
+    guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
+    whether backgrounds enter turned by quarters and mirrored at random, and guesses are the mean of those over all such turns.
+    holes: see `training.TrainingConfig`.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        scenes: Sequence[Scene],
+        guess: Guess | None = None,
+        turns: bool = False,
+        holes: float = 0.0,
+        anywhere: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network, self.scenes, self.turns, self.holes, self.anywhere = network, list(scenes), turns, holes, anywhere
+        self.guess = None if guess is None else guess.requires_grad_(False)
+
+    @staticmethod
+    def of(
+        network: torch.nn.Module,
+        data: MultiViewData,
+        beta: int,
+        guess: Guess | None = None,
+        turns: bool = False,
+        holes: float = 0.0,
+        anywhere: bool = False,
+    ) -> Amortised:
+        """For source `beta` of all pairs of views, untrained."""
+        scenes = [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)]
+        return Amortised(network, scenes, guess, turns, holes, anywhere)
+
+    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
+        """As of a denoiser, of draws x `(N, *shape)`."""
+        u, measured, m, usual = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), _column(torch.zeros_like(sigma))
+        for scene, rows, u_here, measured_here in self.made(x):
+            u[rows], measured[rows], usual[rows] = u_here, measured_here, scene.usual
+            m[rows] = self._guessed(scene, u_here, measured_here, turns=1)
+        s = _scale(u, measured, m, usual)
+        w = (x - m) / s
+        found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
+        beside = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
+        return gaussian_loss(found, (w - base) / scale, weights, beside=beside)
+
+    def made(self, x: Tensor) -> Iterator[tuple[Scene, Tensor, Tensor, Tensor]]:
+        """Made observations of draws x `(N, *shape)`: the scene of some rows, these, and u and where it was measured."""
+        sizes = torch.tensor([float(scene.size) for scene in self.scenes])
+        which = torch.multinomial(sizes, len(x), replacement=True)
+        for number in which.unique().tolist():
+            scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
+            assert scene.operator is not None
+            yield scene, rows, *thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns, self.holes))
+
+    def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
+        """By regression on draws x `(N, *shape)`."""
+        if self.guess is None:
+            raise MvssError("amortised: there is no guess to train: leave guess_training out")
+        self.guess.requires_grad_(True)
+        fit_denoiser(_Regression(self), x, training, stream, accelerator)
+        self.guess.requires_grad_(False)
+
+    def estimate(
+        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
+    ) -> tuple[Tensor, Tensor]:
+        """E and Var of each number of w given w_t and y, `(N, *shape)` each. measured: see `view_pairs.thrown_back`."""
+        found, base, scale = self._outputs(w_t, sigma, s, u, measured, m, usual)
+        return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
+
+    def guesses(self, view: View, beta: int) -> tuple[Tensor, int]:
+        """m of each observation, `(N, *shape)`, and evaluations per observation."""
+        return self._guesses(*self._seen(view, beta))
+
+    def draw(
+        self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor, m: Tensor | None = None
+    ) -> tuple[Tensor, int]:
+        """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation. m: `guesses`, where
+        they are there already."""
+        scene, u, measured = self._seen(view, beta)
+        guessed, evaluations = self._guesses(scene, u, measured) if m is None else (m, 0)
+
+        def work(rows: slice) -> Tensor:
+            given = _Given(self, scene, u[rows], measured[rows], guessed[rows])
+            start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
+            w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
+            return given.m + given.s * w
+
+        return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.evaluations + evaluations
+
+    def applies(self, view: View, beta: int) -> bool:
+        """Whether a view shows source `beta` as this was trained for, with other sources."""
+        return any(scene.shows(view, beta) for scene in self.scenes)
+
+    def state(self) -> dict[str, Any]:
+        """What drawing needs beside the networks."""
+        return {"scenes": [scene.state() for scene in self.scenes], "turns": self.turns, "anywhere": self.anywhere}
+
+    @staticmethod
+    def read(network: torch.nn.Module, guess: Guess | None, state: dict[str, Any]) -> Amortised:
+        """From its `state`; it draws, but does not learn."""
+        scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
+        return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
+
+    def _seen(self, view: View, beta: int) -> tuple[Scene, Tensor, Tensor]:
+        """The scene of a view, and what the networks are shown of it: u and where it was measured."""
+        scene = next(scene for scene in self.scenes if scene.shows(view, beta))
+        u, measured = scene.thrown_back(view, beta)
+        return scene, u.float(), measured.float()
+
+    def _guesses(self, scene: Scene, u: Tensor, measured: Tensor) -> tuple[Tensor, int]:
+        """As `guesses`."""
+        turns = TURNS if self.turns else 1
+        m = torch.cat(list(in_chunks(lambda rows: self._guessed(scene, u[rows], measured[rows], turns), len(u), BATCH)))
+        return m, 0 if self._guess_of(scene) is None else turns
+
+    def _guess_of(self, scene: Scene) -> Guess | None:
+        """What guesses sources in a view, if anything does."""
+        return self.guess if self.anywhere or scene.sharp else None
+
+    @torch.no_grad()
+    def _guessed(self, scene: Scene, u: Tensor, measured: Tensor, turns: int) -> Tensor:
+        """m, `(N, *shape)`, the mean over turns."""
+        if (guess := self._guess_of(scene)) is None:
+            return torch.zeros_like(u)
+        found = [guess(turned(u, t), turned(measured, t), scene.usual, scene.sharp) for t in range(turns)]
+        return torch.stack([turned(m, t, back=True) for t, m in enumerate(found)]).mean(0)
+
+    def _outputs(
+        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """F and h, `(N, 2, *shape)`; what they are added to, and c_out."""
+        level = _column(sigma)
+        total = (DEVIATION**2 + level.square()).sqrt()
+        inputs = [w_t / total, m / s, *Guess.inputs(u, measured, usual)]
+        dtype = next(self.network.parameters()).dtype
+        out = self.network(torch.stack(inputs, dim=1).to(dtype), sigma.log().to(dtype))
+        skip, scale = (DEVIATION / total).square(), DEVIATION * level / total
+        return out.reshape(len(w_t), OUTPUTS, *w_t.shape[1:]).to(w_t.dtype), skip * w_t, scale
+
+
+class _Given:
+    """For `samplers.sample`."""
+
+    def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> None:
+        self.model, self.scene, self.u, self.measured, self.m = model, scene, u, measured, m
+        self.s = _scale(u, measured, m, scene.usual)
+
+    def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
+        return (self._estimate(w_t[0], sigma)[0],)
+
+    def draw(self, w_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+        """One draw of w given w_t and y."""
+        mean, variance = self._estimate(w_t[0], sigma)
+        z = stream.normal(index, tuple(mean.shape[1:]), "source", dtype=mean.dtype, device=mean.device)
+        return (mean + variance.sqrt() * z,)
+
+    @torch.no_grad()
+    def _estimate(self, w_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = self.model.estimate(
+            w_t.float(), sigma.float(), self.s, self.u, self.measured, self.m, self.scene.usual
+        )
+        return mean.double(), variance.double()
+
+
+class _Regression(torch.nn.Module):
+    """The guess of a model, trained as `fit_denoiser` trains denoisers, on draws of the source."""
+
+    def __init__(self, model: Amortised) -> None:
+        super().__init__()
+        assert model.guess is not None
+        self.guess, self.made = model.guess, model.made
+
+    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
+        """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
+        m, beside = torch.zeros_like(x), torch.ones_like(x)
+        for scene, rows, u, measured in self.made(x):
+            m[rows] = self.guess(u, measured, scene.usual, scene.sharp)
+            beside[rows] = self._beside(scene, u, measured, m[rows].detach())
+        return gaussian_loss(m.unsqueeze(1), x, weights, beside=1 / beside)
+
+    @staticmethod
+    def _beside(scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
+        """w^-½; as large as errors can be, where pixels were not seen by themselves."""
+        seen = (measured > 0).to(u)
+        return tolerance(u - m, m, seen, scene.usual) if scene.sharp else _scale(u, measured, m, scene.usual)
+
+
+def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:
+    """s of each pixel."""
+    return torch.maximum(local_scale(u, (measured > 0).to(u), usual), local_scale(m, torch.ones_like(m), usual))
+
+
+def _column(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1)

@@ -1,0 +1,139 @@
+"""Reverse-time samplers over a tuple of sources, for prior and posterior alike (variance exploding).
+
+With E = E[x | x_t (, y)], the score of p(x_t | y) is (E − x_t)/σ², and along the probability flow dx/dσ = (x − E)/σ:
+    DDIM   x_s = E + (σ_s/σ_t)(x_t − E)
+    Heun   the same with the slope averaged over both ends; its second stage is taken at σ_s
+    ancestral   x_0 ~ p(x | x_t (, y)), then x_s ~ p(x_s | x_t, x_0) = N(x_0 + (σ_s²/σ_t²)(x_t − x_0), σ_s²(1 − σ_s²/σ_t²) I)
+    PC     a DDIM step, then Langevin corrections at σ_s:  x ← x + τ(E − x) + σ_s √(2τ) z      (paper, algorithm 1)
+DDIM and PC contract: with few steps they leave a part of the variance. The ancestral step is exact, at any number of steps,
+as far as the Gaussians are that x_0 is drawn from. Noise levels are geometric from σ_start to σ_min; at σ_min the ancestral
+sampler returns x_0, the others E.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+__all__ = ["Expectation", "SamplerConfig", "noised", "sample"]
+
+Expectation = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, ...]]
+"""(x_t of every source, σ `(N,)`) ↦ posterior or prior mean of every source; for "ancestral" also with a method `draw`, see
+`posterior.Prior.draw`."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """One reverse-time run.
+
+    method: "ancestral", "pc", "ddim" or "heun". steps: noise levels. sigma_start, sigma_min: in the units of the source.
+    corrections: Langevin corrections per level ("pc" only), tau: their size, in (0, 1).
+    """
+
+    method: Literal["ancestral", "pc", "ddim", "heun"] = "ancestral"
+    steps: int = 16
+    sigma_start: float = 0.3
+    sigma_min: float = 0.003
+    corrections: int = 1
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.method not in ("ancestral", "pc", "ddim", "heun"):
+            raise MvssError(f"sampler.method={self.method!r} is unknown; use ancestral, pc, ddim or heun")
+        if self.steps < 1 or self.corrections < 0 or not 0 < self.tau < 1:
+            raise MvssError("sampler: steps must be >= 1, corrections >= 0, and tau in (0, 1)")
+        if not 0 < self.sigma_min <= self.sigma_start < math.inf:
+            raise MvssError("sampler: 0 < sigma_min <= sigma_start must hold, and sigma_start be finite")
+
+    @property
+    def evaluations(self) -> int:
+        """Of the expectation, in one run."""
+        again = {"heun": self.steps - 1, "pc": self.steps * self.corrections}
+        return self.steps + again.get(self.method, 0)
+
+    def levels(self) -> Tensor:
+        """σ_start … σ_min, `(steps,)`, geometric."""
+        ratio = self.sigma_min / self.sigma_start
+        return self.sigma_start * torch.logspace(0, 1, self.steps, base=ratio, dtype=torch.float64)
+
+
+def noised(x: Sequence[Tensor], sigma: float, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+    """x + σ z: the start of a warm run, from draws x `(N, *shape)` of the observations `index` `(N,)`."""
+    return tuple(
+        v + sigma * stream.normal(index, tuple(v.shape[1:]), "start", b, dtype=v.dtype, device=v.device)
+        for b, v in enumerate(x)
+    )
+
+
+def sample(
+    expectation: Expectation, start: Sequence[Tensor], config: SamplerConfig, stream: Stream, index: Tensor
+) -> tuple[Tensor, ...]:
+    """Run from `start`, samples at σ_start, `(N, *shape)` per source, down to σ_min.
+
+    index: observation numbers `(N,)`, which the noise is keyed by.
+    """
+    x = tuple(start)
+    levels = config.levels()
+    count, like = x[0].shape[0], x[0]
+
+    def at(level: float) -> Tensor:
+        return like.new_full((count,), level)
+
+    for step in range(config.steps):
+        now = float(levels[step])
+        if config.method == "ancestral":
+            keyed = stream.child(step)
+            clean = expectation.draw(x, at(now), keyed, index)  # type: ignore[attr-defined]
+            if step + 1 == config.steps:
+                return clean
+            x = _bridge(x, clean, now, float(levels[step + 1]), keyed, index)
+            continue
+        if config.method == "pc":
+            for repeat in range(config.corrections):
+                x = _correct(expectation, x, at(now), config.tau, stream.child(step, repeat), index)
+        mean = expectation(x, at(now))
+        if step + 1 == config.steps:
+            return mean
+        ratio = float(levels[step + 1]) / now
+        predicted = tuple(m + ratio * (v - m) for m, v in zip(mean, x, strict=True))
+        if config.method == "heun":
+            second = expectation(predicted, at(now * ratio))
+            x = tuple(
+                v + 0.5 * (ratio - 1) * ((v - m) + (p - m2) / ratio)
+                for v, m, p, m2 in zip(x, mean, predicted, second, strict=True)
+            )
+        else:
+            x = predicted
+    return x
+
+
+def _bridge(
+    x_t: tuple[Tensor, ...], clean: Sequence[Tensor], now: float, then: float, stream: Stream, index: Tensor
+) -> tuple[Tensor, ...]:
+    """A draw of x_s given x_t and x_0."""
+    ratio = (then / now) ** 2
+    width = then * (1 - ratio) ** 0.5
+    return tuple(
+        c + ratio * (v - c) + width * stream.normal(index, tuple(v.shape[1:]), "bridge", b, dtype=v.dtype, device=v.device)
+        for b, (v, c) in enumerate(zip(x_t, clean, strict=True))
+    )
+
+
+def _correct(
+    expectation: Expectation, x: tuple[Tensor, ...], sigma: Tensor, tau: float, stream: Stream, index: Tensor
+) -> tuple[Tensor, ...]:
+    """One Langevin step of size δ = τ σ² towards p(x_t | y)."""
+    mean = expectation(x, sigma)
+    width = float(sigma[0]) * (2 * tau) ** 0.5
+    return tuple(
+        v + tau * (m - v) + width * stream.normal(index, tuple(v.shape[1:]), "langevin", b, dtype=v.dtype, device=v.device)
+        for b, (v, m) in enumerate(zip(x, mean, strict=True))
+    )

@@ -1,0 +1,190 @@
+"""Symmetric systems S v = r, one per observation.
+
+Small ones, S = L D Lᵀ, for very many observations at once: LAPACK calls on millions of 3×3 matrices are slow, so the entries
+are kept as separate arrays ("structure of arrays") and the factorisation is written out over the M observed numbers; all work
+is then element-wise, at memory speed.
+
+Large ones, which are known by their products S p alone: conjugate gradients (Hestenes & Stiefel 1952), preconditioned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvss.runtime.errors import MvssError
+
+__all__ = ["LDL", "CGConfig", "CGReport", "Symmetric", "conjugate_gradients", "factorise"]
+
+Symmetric = list[list[Tensor]]
+"""Lower triangle: `S[i][j]`, j ≤ i, each of one batch shape."""
+
+
+@dataclass
+class LDL:
+    """S = L D Lᵀ with unit lower triangular L (strict lower entries in `lower`) and pivots D."""
+
+    pivots: list[Tensor]
+    lower: list[list[Tensor]]
+    clamped: Tensor
+    """Fraction of pivots that were raised to the bound: 0 for a positive definite S."""
+
+    def at(self, index: Tensor) -> LDL:
+        """The systems in `index`, of a one-dimensional batch."""
+        return LDL([d[index] for d in self.pivots], [[e[index] for e in row] for row in self.lower], self.clamped)
+
+    def pick(self, column: Tensor) -> LDL:
+        """Of a batch `(N, …)` the systems at one flat position per row, `(N,)`."""
+
+        def at(entry: Tensor) -> Tensor:
+            return entry.flatten(1).gather(1, column[:, None]).squeeze(1)
+
+        return LDL([at(d) for d in self.pivots], [[at(e) for e in row] for row in self.lower], self.clamped)
+
+    def log_determinant(self) -> Tensor:
+        """log |S|."""
+        return sum((d.log() for d in self.pivots[1:]), self.pivots[0].log())
+
+    def whiten(self, r: list[Tensor]) -> list[Tensor]:
+        """L⁻¹ r."""
+        z: list[Tensor] = []
+        for i, r_i in enumerate(r):
+            for j in range(i):
+                r_i = r_i - self.lower[i][j] * z[j]
+            z.append(r_i)
+        return z
+
+    def quadratic(self, r: list[Tensor]) -> Tensor:
+        """rᵀ S⁻¹ r."""
+        terms = [z * z / d for z, d in zip(self.whiten(r), self.pivots, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    def solve(self, r: list[Tensor]) -> list[Tensor]:
+        """S⁻¹ r."""
+        v = [z / d for z, d in zip(self.whiten(r), self.pivots, strict=True)]
+        for i in reversed(range(len(v))):
+            for k in range(i + 1, len(v)):
+                v[i] = v[i] - self.lower[k][i] * v[k]
+        return v
+
+    def inverse(self) -> Symmetric:
+        """Lower triangle of S⁻¹ = L⁻ᵀ D⁻¹ L⁻¹."""
+        size = len(self.pivots)
+        unit: list[list[Tensor]] = []  # strict lower triangle of L⁻¹
+        for i in range(size):
+            row = []
+            for j in range(i):
+                row.append(sum((-self.lower[i][k] * unit[k][j] for k in range(j + 1, i)), -self.lower[i][j]))
+            unit.append(row)
+        weight = [d.reciprocal() for d in self.pivots]
+        scaled = [[e * weight[i] for e in row] for i, row in enumerate(unit)]
+        entries: Symmetric = []
+        for i in range(size):
+            row = [sum((scaled[k][i] * unit[k][j] for k in range(i + 1, size)), scaled[i][j]) for j in range(i)]
+            row.append(sum((scaled[k][i] * unit[k][i] for k in range(i + 1, size)), weight[i]))
+            entries.append(row)
+        return entries
+
+
+def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
+    """Factorise S = L D Lᵀ.
+
+    entries: lower triangle of S, M rows of arrays of one batch shape.
+    least: lower bounds of the pivots. Where S = Σ + (something positive semi-definite), no pivot can be below the
+        smallest eigenvalue of Σ, so that raising pivots to it mends rounding and the indefinite Jacobians of networks.
+    """
+    size = len(entries)
+    pivots: list[Tensor] = []
+    lower: list[list[Tensor]] = [[] for _ in range(size)]
+    scaled: list[list[Tensor]] = [[] for _ in range(size)]  # L D, kept to spare a product
+    raised = entries[0][0].new_zeros(())
+    for j in range(size):
+        d = entries[j][j]
+        for k in range(j):
+            d = d - lower[j][k] * scaled[j][k]
+        if least is not None:
+            raised = raised + (d < least[j]).to(d.dtype).mean() / size
+            d = torch.maximum(d, least[j])
+        pivots.append(d)
+        for i in range(j + 1, size):
+            s = entries[i][j]
+            for k in range(j):
+                s = s - lower[i][k] * scaled[j][k]
+            scaled[i].append(s)
+            lower[i].append(s / d)
+    return LDL(pivots, lower, raised)
+
+
+@dataclass(frozen=True)
+class CGConfig:
+    """How far conjugate gradients go.
+
+    iterations: at most so many. tolerance: of |r − S v| / |r|, where a system is done. regularisation: a variance that is added
+    to the diagonal of S, in the units of the observation squared.
+    """
+
+    iterations: int = 4
+    tolerance: float = 1e-3
+    regularisation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not 0 <= self.tolerance < 1 or not 0 <= self.regularisation < math.inf:
+            raise MvssError("solver: iterations must be at least 1, tolerance in [0, 1), regularisation at least 0")
+
+
+@dataclass(frozen=True)
+class CGReport:
+    """residual: |r − S v| / |r| of each system, `(N,)`, infinite where r is not finite. iterations: products with S that were
+    made. broken: systems that stopped early, at their last good iterate, since S or the preconditioner was not positive
+    definite, or gave numbers that are not finite, `(N,)`."""
+
+    residual: Tensor
+    iterations: int
+    broken: Tensor
+
+
+def conjugate_gradients(
+    matvec: Callable[[Tensor], Tensor],
+    right_hand_side: Tensor,
+    config: CGConfig,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, CGReport]:
+    """v `(N, M)` with S v = r, from v = 0, for symmetric positive definite S of each row.
+
+    matvec: S p for p `(N, M)`, row by row. right_hand_side: r `(N, M)`; the work is done in float64 at least, which matvec and
+    precondition are given. precondition: about S⁻¹ p, symmetric positive definite and the same at every call.
+    A row that is done or broken stays as it is, whatever the others do.
+    """
+    dtype = torch.promote_types(right_hand_side.dtype, torch.float64)
+    residual = right_hand_side.to(dtype)
+    sound = residual.isfinite().all(1)
+    residual = torch.where(sound[:, None], residual, 0.0)  # NaN must not reach a product that rows share
+    size, v = residual.norm(dim=1), torch.zeros_like(residual)
+    broken, active, made = ~sound, sound & (size > 0), 0
+    direction, old = torch.zeros_like(residual), torch.ones_like(size)
+    while made < config.iterations and bool(active.any()):
+        z = residual if precondition is None else precondition(residual)
+        new = (residual * z).sum(1)
+        broken, active = _stop(broken, active, new)
+        direction = torch.where(active[:, None], z + (new / old)[:, None] * direction, 0.0)
+        product = matvec(direction) + config.regularisation * direction
+        made += 1
+        curvature = (direction * product).sum(1)
+        broken, active = _stop(broken, active, curvature)
+        step = (new / curvature)[:, None]
+        v = torch.where(active[:, None], v + step * direction, v)
+        residual = torch.where(active[:, None], residual - step * product, residual)
+        old = torch.where(active, new, old)
+        active = active & (residual.norm(dim=1) > config.tolerance * size)
+    relative = torch.where(sound, residual.norm(dim=1) / size.where(size > 0, 1.0), math.inf)
+    return v.to(right_hand_side.dtype), CGReport(relative, made, broken)
+
+
+def _stop(broken: Tensor, active: Tensor, form: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose quadratic form is not positive and finite break down."""
+    good = (form > 0) & form.isfinite()
+    return broken | (active & ~good), active & good

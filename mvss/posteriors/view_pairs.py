@@ -1,0 +1,200 @@
+"""How views show a source on top of what hides it, and what other views show of that alone.
+
+    y = A x + n,    n': an observation of a view that shows all of n and nothing else
+
+y is thrown back onto the pixels of the source: u = Aᵀ m y / Aᵀ m A 1 with the mask m. That is y/a where A = a I, and the block
+that a pixel lies in where A averages blocks.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Pair", "Scene", "pairs_of", "pierced", "thrown_back", "tight_factor"]
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvss.priors.dynamic_range import usual_size
+from mvss.priors.training import TURNS, turned_each
+from mvss.problem.operators import LinearOperator
+from mvss.problem.shared_view import unmasked
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+
+FAINT = 0.05
+"""Share of the usual Aᵀ A 1 below which a pixel of the source was not seen."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A view that shows a source, and one that shows all of it but that source, by their numbers. None: that is noise alone."""
+
+    mixed: int
+    background: int | None
+
+
+def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
+    """Pairs of views that show source `beta` on what hides it, and that alone, by the same operators, and noise (not checked).
+
+    alone: also views that show it behind noise.
+    """
+    found = []
+    for a, view in enumerate(data.views):
+        if beta not in view.shown:
+            continue
+        others = set(view.shown) - {beta}
+        mask, operators = unmasked(view)
+        if mask is None or any(operator.count is not None for operator in operators):
+            continue
+        same = [
+            b
+            for b, v in enumerate(data.views)
+            if set(v.shown) == others and all(_alike(_image(v, other), _image(view, other)) for other in others)
+        ]
+        if others and same:
+            found.append(Pair(a, same[0]))
+        elif alone and not others:
+            found.append(Pair(a, None))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One pair of views: y = A x + n.
+
+    others: sources that n is made of. level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the
+    pixels of x. probe: `_image` of A, by which views are told. factor: a where A = a I but for masks, else None. operator: A
+    but for masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to
+    be learned any more. size: observations to be separated.
+    """
+
+    others: tuple[int, ...]
+    level: Tensor
+    usual: float
+    probe: Tensor
+    factor: float | None
+    operator: LinearOperator | None = None
+    backgrounds: Tensor | None = None
+    size: int = 1
+
+    @property
+    def sharp(self) -> bool:
+        """Whether each pixel of x is seen by itself."""
+        return self.factor is not None
+
+    @staticmethod
+    def of(data: MultiViewData, beta: int, pair: Pair) -> Scene:
+        """Of source `beta`."""
+        mixed = data.views[pair.mixed]
+        operator, measured = _bare(mixed, beta), seen(mixed if pair.background is None else data.views[pair.background])
+        if pair.background is None:
+            level = torch.zeros_like(mixed.y[0])
+            n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
+        else:
+            y = data.views[pair.background].y
+            level = torch.where(measured > 0, y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
+            n = measured * (y - level)
+        usual = usual_size(*thrown_back(operator, n, measured))
+        backgrounds = torch.stack([n, measured], dim=1).float()
+        if not usual > 0:
+            raise MvssError(f"{mixed.name}: what hides source {beta + 1} does not vary: give more observations of it alone")
+        others = tuple(sorted(set(mixed.shown) - {beta}))
+        return Scene(others, level, usual, _image(mixed, beta), tight_factor(mixed, beta), operator, backgrounds, len(mixed))
+
+    def shows(self, view: View, beta: int) -> bool:
+        """Whether a view shows source `beta` as this does, behind the same other sources."""
+        if beta not in view.shown or not self.others or set(view.shown) - {beta} != set(self.others):
+            return False
+        return _alike(self.probe, _image(view, beta))
+
+    def thrown_back(self, view: View, beta: int) -> tuple[Tensor, Tensor]:
+        """Of y less its level; and how finely each pixel was seen, see `thrown_back`."""
+        return thrown_back(_bare(view, beta), *self.observed(view))
+
+    def state(self) -> dict[str, Any]:
+        """What drawing needs."""
+        return {"others": self.others, "level": self.level, "usual": self.usual, "probe": self.probe, "factor": self.factor}
+
+    def observed(self, view: View) -> tuple[Tensor, Tensor]:
+        """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""
+        measured = seen(view)
+        return measured * (view.y - self.level.to(view.y)), measured
+
+    def hide(self, x: Tensor, turns: bool, holes: float) -> tuple[Tensor, Tensor]:
+        """A x + n', n' chosen by the global generator, which `fit_denoiser` seeds; and where it was measured, `(N, *shape)`."""
+        n, measured = self.some(len(x), turns, x)
+        assert self.operator is not None
+        measured = pierced(measured, holes)
+        return measured * (self.operator.to(x.device).forward(x) + n), measured
+
+    def some(self, count: int, turns: bool, like: Tensor) -> tuple[Tensor, Tensor]:
+        """n' and where it was measured, `(count, *shape)`. turns: each turned and mirrored at random."""
+        if self.backgrounds is None:
+            raise MvssError("a model that was read back does not learn: it holds no backgrounds; build it from the views")
+        chosen = self.backgrounds[torch.randint(len(self.backgrounds), (count,))]
+        if turns:
+            chosen = turned_each(chosen, torch.randint(TURNS, (count,)))
+        n, measured = chosen.to(like).unbind(1)
+        return n, measured
+
+
+def pierced(measured: Tensor, holes: float) -> Tensor:
+    """Where images were measured, `(N, *shape)`, every second one without a share `holes` of its pixels, by the global
+    generator."""
+    if not holes:
+        return measured
+    whole = torch.arange(len(measured)).reshape(-1, *[1] * (measured.ndim - 1)) % 2 == 0
+    return measured * ((torch.rand(measured.shape) >= holes) | whole).to(measured)
+
+
+def thrown_back(operator: LinearOperator, y: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+    """Aᵀ m y / Aᵀ m A 1 of y `(N, *observation_shape)` less its level, and how finely each pixel of the source was seen, from 0
+    to 1 where it was by itself, `(N, *source_shape)` each."""
+    full = operator.forward(torch.ones(1, *operator.source_shape, dtype=y.dtype, device=y.device))
+    whole, light = operator.adjoint(full), operator.adjoint(measured * full)
+    enough = light > FAINT * whole.max()
+    u = torch.where(enough, operator.adjoint(measured * y) / light, 0.0)
+    fineness = (full[0].numel() / whole[0].numel()) ** 0.5  # observed pixels in the width of one of the source's
+    return u, torch.where(enough, fineness * light / whole, 0.0)
+
+
+def tight_factor(view: View, beta: int) -> float | None:
+    """a where A = a I behind its mask."""
+    operator = _bare(view, beta)
+    if operator.source_shape != operator.observation_shape or not operator.is_tight:
+        return None
+    probe = torch.ones(1, *operator.source_shape, dtype=torch.float64)
+    image = operator.forward(probe)
+    return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
+
+
+def seen(view: View) -> Tensor:
+    """1 where a pixel was measured, `(N, *shape)`."""
+    mask, _ = unmasked(view)
+    return torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+
+
+def _bare(view: View, beta: int) -> LinearOperator:
+    """A without its mask."""
+    return unmasked(view)[1][view.shown.index(beta)]
+
+
+def _image(view: View, beta: int) -> Tensor:
+    """What A makes of a certain image, `(*observation_shape)`, which tells operators; empty of those of observations."""
+    operator = _bare(view, beta)
+    if operator.count is not None:
+        return torch.zeros(0)
+    probe = torch.randn(1, *operator.source_shape, generator=_generator(), dtype=torch.float64)
+    return operator.forward(probe.to(view.y.device))[0].cpu()
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.numel() > 0 and torch.allclose(a, b)
+
+
+def _generator() -> torch.Generator:
+    """The same numbers at every time."""
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,231 @@
+"""Typed configuration: dataclass defaults, overlaid by a YAML preset, overlaid by dotted overrides.
+
+    config = schema's defaults  ←  presets/<name>.yaml  ←  em.laps=3 ...
+
+OmegaConf reads, merges and interpolates (`${other.key}`); the annotations of the dataclasses decide what is allowed,
+and every error is one line that names the key.
+"""
+
+from __future__ import annotations
+
+__all__ = ["available_presets", "config_hash", "load_config", "save_config"]
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mvss.runtime.checkpoints import atomic_write_text
+from mvss.runtime.errors import MvssError
+
+T = TypeVar("T")
+
+
+def available_presets(folder: Path | str) -> list[str]:
+    """Return the names of the presets (`*.yaml`) in a folder, sorted."""
+    return sorted(path.stem for path in Path(folder).glob("*.yaml"))
+
+
+def load_config(schema: type[T], preset: Path | str, overrides: Sequence[str] = ()) -> T:
+    """Return the configuration of a preset with overrides.
+
+    Args:
+        schema: a dataclass of scalars, `Path`, `Literal`, dataclasses, and lists, tuples, dicts, unions of these.
+        preset: the YAML file; what it leaves out keeps the schema's default.
+        overrides: `dotted.key=value` with YAML values (`1e-3`, `null`, `[1, 2]`); the key must exist.
+
+    Raises:
+        MvssError: unknown preset or key, missing value, wrong type, malformed override.
+    """
+    merged = _read_preset(schema, Path(preset))
+    known = _plain(_build_root(schema, merged, f"preset {Path(preset).name}"))
+    for override in overrides:
+        key, value = _parse_override(override)
+        _check_path(known, key)
+        try:
+            OmegaConf.update(merged, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            raise MvssError(f"override '{override}': {_first_line(error)}") from error
+    return _build_root(schema, merged, "overrides")
+
+
+def save_config(config: Any, path: Path | str) -> None:  # noqa: ANN401 - any dataclass instance
+    """Write a configuration as YAML; `load_config` with that file as the preset gives it back."""
+    atomic_write_text(path, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+
+
+def config_hash(config: Any) -> str:  # noqa: ANN401 - any dataclass instance
+    """Return the SHA-256 of a configuration's canonical JSON, in hex; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(_plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_preset(schema: type, path: Path) -> DictConfig:
+    if not path.is_file():
+        names = available_presets(path.parent)
+        raise MvssError(f"unknown preset '{path.stem}'{suggest(path.stem, names)}")
+    try:
+        preset = OmegaConf.load(path)
+        if not isinstance(preset, DictConfig):
+            raise MvssError(f"preset {path} must hold `key: value` lines")
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.create(_defaults(schema)), preset))
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MvssError(f"preset {path} is not valid YAML: {_first_line(error)}") from error
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key or not all(key.split(".")) or any(letter.isspace() for letter in key):
+        raise MvssError(f"malformed override '{override}': write key=value, for example em.laps=3")
+    try:
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise MvssError(f"malformed override '{override}': the value is not valid YAML ({_first_line(error)})") from error
+
+
+def _check_path(known: Any, key: str) -> None:  # noqa: ANN401 - nested plain containers
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        above, here = ".".join(parts[:depth]), ".".join(parts[: depth + 1])
+        if isinstance(known, dict):
+            entries = {str(name): value for name, value in known.items()}
+        elif isinstance(known, list):
+            entries = {str(place): value for place, value in enumerate(known)}
+        else:
+            raise MvssError(f"unknown key '{key}': '{above}' is {known!r} and has no keys; set it as a whole with {above}=...")
+        if part not in entries:
+            raise MvssError(f"unknown key '{here}'{suggest(part, entries)}")
+        known = entries[part]
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """What to say after an unknown name: the one that was meant, perhaps, and all that are allowed."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return (f": did you mean '{close[0]}'?" if close else ":") + f" allowed: {', '.join(allowed) or 'none'}"
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} (line {error.problem_mark.line + 1})"
+    return str(error).partition("\n")[0]
+
+
+def _defaults(schema: type) -> dict[str, Any]:
+    values = {}
+    for field in (field for field in dataclasses.fields(schema) if field.init):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = _plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = _plain(field.default_factory())
+    return values
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - a value of any field
+    """Turn dataclasses, tuples and paths into the dicts, lists and strings that YAML and JSON know."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _build_root(schema: type[T], merged: DictConfig, origin: str) -> T:
+    try:
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise MvssError(f"{origin}: {_first_line(error)}") from error
+    return cast(T, _build(schema, values, ""))
+
+
+def _build(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - hint is any annotation, value what YAML holds for it
+    """Return `value` as the annotation `hint` wants it, or raise an error that names `key`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build_dataclass(cast(type, hint), value, key)
+    if origin in (Union, types.UnionType):
+        return _build_union(arguments, value, key)
+    if origin is Literal:
+        # 1 == True in Python, so the type counts too.
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            raise MvssError(f"'{key}' is {value!r}{suggest(str(value), map(str, arguments))}")
+        return value
+    if hint is Any:
+        return value
+    if dict in (hint, origin) and isinstance(value, dict):
+        names, items = arguments or (Any, Any)
+        return {_build(names, name, key): _build(items, item, f"{key}.{name}") for name, item in value.items()}
+    if list in (hint, origin) and isinstance(value, list):
+        (items,) = arguments or (Any,)
+        return [_build(items, item, f"{key}.{place}") for place, item in enumerate(value)]
+    if tuple in (hint, origin) and isinstance(value, list):
+        return _build_tuple(arguments, value, key)
+    return _build_scalar(hint, value, key)
+
+
+def _build_dataclass(schema: type, value: Any, key: str) -> Any:  # noqa: ANN401 - an instance of schema
+    if not isinstance(value, dict):
+        raise _mismatch(schema, value, key)
+    fields = {field.name: field for field in dataclasses.fields(schema) if field.init}
+    hints = get_type_hints(schema)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in fields:
+            raise MvssError(f"unknown key '{prefix}{name}'{suggest(str(name), fields)}")
+    for name, field in fields.items():
+        if name not in value and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise MvssError(f"'{prefix}{name}' has no value: set it")
+    return schema(**{name: _build(hints[name], item, prefix + name) for name, item in value.items()})
+
+
+def _build_union(choices: tuple[Any, ...], value: Any, key: str) -> Any:  # noqa: ANN401 - of one of the choices
+    if value is None and type(None) in choices:
+        return None
+    choices = tuple(choice for choice in choices if choice is not type(None))
+    if len(choices) == 1:  # an optional value: the error of what is inside says most
+        return _build(choices[0], value, key)
+    if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):  # the one that is meant says what is wrong
+        return _build(
+            max(choices, key=lambda choice: len({f.name for f in dataclasses.fields(choice)} & set(value))), value, key
+        )
+    # Exact types first, so that 3 stays an int in `float | int`.
+    for choice in sorted(choices, key=lambda choice: type(value) is not choice):
+        try:
+            return _build(choice, value, key)
+        except MvssError:
+            continue
+    raise _mismatch(Union[choices], value, key)  # noqa: UP007 - the choices are known only at run time
+
+
+def _build_tuple(items: tuple[Any, ...], value: list[Any], key: str) -> tuple[Any, ...]:
+    if not items or items[-1] is Ellipsis:
+        items = ((*items, Any)[0],) * len(value)
+    if len(items) != len(value):
+        raise MvssError(f"'{key}' has {len(value)} entries: it needs {len(items)}")
+    return tuple(_build(item, entry, f"{key}.{place}") for place, (item, entry) in enumerate(zip(items, value, strict=True)))
+
+
+def _build_scalar(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - of type hint
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    # Exact, since a bool is an int in Python but hardly meant as one.
+    if type(value) is hint:
+        return value
+    raise _mismatch(hint, value, key)
+
+
+def _mismatch(hint: Any, value: Any, key: str) -> MvssError:  # noqa: ANN401 - any annotation
+    name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+    kind = "a group of keys" if dataclasses.is_dataclass(hint) else name
+    return MvssError(f"'{key or 'configuration'}' is {value!r}: it must be {kind}")

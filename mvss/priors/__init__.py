@@ -1,0 +1,1 @@
+"""What a source looks like: Gaussian mixtures, diffusion networks, and their training."""

@@ -1,0 +1,156 @@
+"""Networks F(x, log σ), the trainable part of a denoiser.
+
+One layer of the perceptron, with e the embedding of log σ:
+
+    FiLM      h ← SiLU(a(e) ⊙ LayerNorm(W h + b) + s(e))        in every layer (Perez et al. 2018)
+    concat    h ← SiLU(LayerNorm(W [h, e] + b))                 in the first layer, SiLU(LayerNorm(W h + b)) after it
+
+    e = MLP([sin ω_k log σ, cos ω_k log σ]_k),      ω_k geometric between 1/8 and 8
+
+Images go through diffusers' U-Net, with log σ stretched to [0, 1000] over σ = 1e-3 … 1e2: its sinusoidal embedding of times,
+made for integers, cannot tell small continuous ones apart.
+
+Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` (N, *shape) and `log_sigma` (N,).
+"""
+
+from __future__ import annotations
+
+__all__ = ["ImageUNet", "TimeMLP"]
+
+import math
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvss.runtime.errors import MvssError
+
+CONDITIONINGS = ("film", "concat")
+# log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
+SLOWEST, FASTEST = 1 / 8, 8
+LOWEST, HIGHEST = math.log(1e-3), math.log(1e2)
+
+
+class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Multilayer perceptron on flattened sources, conditioned on the noise level; zero before it is trained.
+
+    As every network here it has the one call network(x, log_sigma). It works under `torch.func` and, after `.double()`,
+    in float64; `save_pretrained` and `from_pretrained` come from diffusers.
+
+    Arguments:
+        features: number of elements of one source, the product of its shape.
+        inputs: number of elements of one input; null for `features`.
+        hidden: widths of the hidden layers.
+        embedding: width of the embedding of log σ; even.
+        conditioning: "film" (the embedding scales and shifts every layer) or "concat" (it joins the input).
+        outputs: sources' worth of numbers that come out.
+
+    Raises MvssError if an argument is out of range.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        features: int,
+        hidden: tuple[int, ...] = (256, 256, 256),
+        embedding: int = 64,
+        conditioning: str = "film",
+        inputs: int | None = None,
+        outputs: int = 1,
+    ) -> None:
+        super().__init__()
+        if conditioning not in CONDITIONINGS:
+            raise MvssError(f"unknown conditioning {conditioning!r} of a TimeMLP: choose one of {', '.join(CONDITIONINGS)}")
+        if features < 1 or not hidden or min(hidden) < 1 or embedding < 2 or embedding % 2:
+            raise MvssError(
+                f"a TimeMLP needs features and hidden widths of at least 1 and an even embedding,"
+                f" not features={features}, hidden={tuple(hidden)}, embedding={embedding}"
+            )
+        self.film = conditioning == "film"
+        self.widths = tuple(hidden)
+        self.register_buffer("frequencies", torch.linspace(math.log(SLOWEST), math.log(FASTEST), embedding // 2).exp())
+        self.embed = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        # One product with e serves all layers. W [x, e] is W_x x + W_e e, so a level that all share is embedded once.
+        self.condition = nn.Linear(embedding, 2 * sum(hidden) if self.film else hidden[0])
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip((inputs or features, *hidden), hidden, strict=False))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=not self.film) for width in hidden)
+        self.output = nn.Linear(hidden[-1], outputs * features)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        if self.film:
+            for scale in self.condition.bias.detach().split(self.widths * 2)[: len(hidden)]:
+                scale.add_(1)
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """F(x, log σ) for x (N, *shape) and log_sigma (N,), or (1,) if all N share the level: like x, or
+        (N, outputs · features) where the input has another number of elements."""
+        phase = log_sigma[:, None].to(x.dtype) * self.frequencies
+        condition = self.condition(self.embed(torch.cat((phase.sin(), phase.cos()), dim=-1)))
+        h = x.reshape(len(x), -1)
+        if self.film:
+            scales_shifts = condition.split(self.widths * 2, dim=-1)
+            scales, shifts = scales_shifts[: len(self.widths)], scales_shifts[len(self.widths) :]
+            for layer, norm, scale, shift in zip(self.layers, self.norms, scales, shifts, strict=True):
+                h = functional.silu(torch.addcmul(shift, scale, norm(layer(h))))
+        else:
+            for k, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+                h = layer(h) + condition if k == 0 else layer(h)
+                h = functional.silu(norm(h))
+        out: Tensor = self.output(h)
+        return out.reshape(x.shape) if out.shape[1] == x[0].numel() else out
+
+
+class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """U-Net on images `(N, C, H, W)`, conditioned on the noise level; zero before it is trained.
+
+    Arguments:
+        channels: C. size: H = W, divisible by two as often as there are blocks less one.
+        inputs: images that one input holds, `(N, inputs, C, H, W)`. outputs: those that come out, one after another.
+        blocks: channels of the resolutions, fine to coarse; attention on the last. layers: per block.
+
+    Raises MvssError if an argument is out of range.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 28,
+        inputs: int = 2,
+        blocks: tuple[int, ...] = (32, 64, 128),
+        layers: int = 1,
+        outputs: int = 1,
+    ) -> None:
+        super().__init__()
+        halvings = len(blocks) - 1
+        if not blocks or min(channels, inputs, outputs, layers, *blocks) < 1 or size % 2**halvings:
+            raise MvssError(
+                f"a U-Net needs positive blocks and layers, and a size that can be halved {halvings} times,"
+                f" not size={size}, blocks={tuple(blocks)}, layers={layers}"
+            )
+        groups = next(g for g in (8, 4, 2, 1) if all(b % g == 0 for b in blocks))
+        self.net: Any = UNet2DModel(
+            sample_size=size,
+            in_channels=inputs * channels,
+            out_channels=outputs * channels,
+            layers_per_block=layers,
+            block_out_channels=tuple(blocks),
+            down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * halvings,
+            norm_num_groups=groups,
+            attention_head_dim=min(8, blocks[-1]),
+        )
+        last: nn.Conv2d = self.net.conv_out  # type: ignore[attr-defined]
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, outputs · C, H, W)`."""
+        time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
+        out: Tensor = self.net(x.flatten(1, 2), time).sample
+        return out

@@ -1,0 +1,1 @@
+"""Observations: views of several sources, the operators that mix them, and their noise."""

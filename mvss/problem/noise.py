@@ -1,0 +1,185 @@
+"""Noise models η_i ~ N(0, Σ_i)  (paper, equation 1): apply Σ, solve with Σ, draw, log-determinant.
+
+Standard deviations are in the units of the observation. White noise is independent between numbers: Σ_i is diagonal. Methods
+that need it so ask for `white_variance`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mvss.problem.operators import Shape
+from mvss.runtime.errors import MvssError
+
+__all__ = ["Diagonal", "Isotropic", "Noise", "Stationary"]
+
+
+class Noise(ABC):
+    """Gaussian noise of N observations, one covariance each or one for all."""
+
+    is_white: bool = True
+    """False where numbers of one observation are correlated."""
+
+    @abstractmethod
+    def variance(self, like: Tensor) -> Tensor:
+        """The diagonal of Σ, in the shape and dtype of the observations `like` `(N, *shape)`."""
+
+    def white_variance(self, like: Tensor) -> Tensor:
+        """As `variance`, where that is all there is to say. Raises MvssError where the noise is correlated."""
+        if not self.is_white:
+            raise MvssError("noise: this method needs noise that is independent between pixels; use large sources or a solver")
+        return self.variance(like)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """Σ v."""
+        return self.variance(v) * v
+
+    def solve(self, v: Tensor) -> Tensor:
+        """Σ⁻¹ v."""
+        return v / self.variance(v)
+
+    def color(self, z: Tensor) -> Tensor:
+        """Σ^½ z: standard-normal numbers `(N, *shape)` to a draw of the noise."""
+        return self.variance(z).sqrt() * z
+
+    def log_determinant(self, like: Tensor) -> Tensor:
+        """log |Σ|, `(N,)`."""
+        return self.variance(like).log().flatten(1).sum(1)
+
+    def select(self, index: Tensor) -> Noise:
+        """The noise of the observations in `index`."""
+        return self
+
+    def to(self, device: torch.device | str) -> Noise:
+        """The same noise with its tensors on `device`."""
+        return self
+
+
+def _check(sigma: Tensor) -> Tensor:
+    if not bool(torch.isfinite(sigma).all()) or bool((sigma <= 0).any()):
+        raise MvssError(
+            "noise: every standard deviation must be positive and finite; "
+            "a noise of zero makes the posterior singular, use a small value such as 1e-3"
+        )
+    return sigma
+
+
+class Isotropic(Noise):
+    """Σ_i = σ_i² I, with one standard deviation for all, or one per observation `(N,)`."""
+
+    def __init__(self, sigma: float | Tensor) -> None:
+        self.sigma = _check(torch.as_tensor(sigma, dtype=torch.float64))
+        if self.sigma.ndim > 1:
+            raise MvssError(f"Isotropic noise: sigma must be a number or (N,), got {tuple(self.sigma.shape)}")
+
+    def variance(self, like: Tensor) -> Tensor:
+        sigma = self.sigma.to(like)
+        return (sigma**2).reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)
+
+    def select(self, index: Tensor) -> Isotropic:
+        return self if self.sigma.numel() == 1 else Isotropic(self.sigma[index])
+
+
+class Diagonal(Noise):
+    """Σ_i = diag(σ_i²), with standard deviations `(N, *shape)`, one map per observation, or `(1, *shape)` for all."""
+
+    def __init__(self, sigma: Tensor) -> None:
+        self.sigma = _check(sigma)
+
+    def variance(self, like: Tensor) -> Tensor:
+        if self.sigma.ndim != like.ndim:  # a map without the axis of observations would fit, and be selected wrongly
+            raise MvssError(
+                f"Diagonal noise: sigma has shape {tuple(self.sigma.shape)} for observations {tuple(like.shape)}; "
+                "give (N, *shape), or (1, *shape) for all"
+            )
+        return (self.sigma.to(like) ** 2).expand_as(like)
+
+    def select(self, index: Tensor) -> Diagonal:
+        return self if self.sigma.shape[0] == 1 else Diagonal(self.sigma[index])
+
+    def to(self, device: torch.device | str) -> Diagonal:
+        return Diagonal(self.sigma.to(device))
+
+
+class Stationary(Noise):
+    """Noise whose covariance depends on the difference of two pixels alone, as in resampled images. Channels are independent.
+
+    covariance: of two pixels at each difference, `(2a + 1, 2b + 1)`, the variance at its centre; 0 beyond, and the part beyond
+    the size of the images is not looked at. Images are stamps `(N, C, H, W)`: Σ is applied by FFT on a doubled grid, which is
+    exact, but solved with and drawn from by the Cholesky factor of one channel, `(HW, HW)`, kept per size: up to 64×64 or so.
+    """
+
+    is_white = False
+
+    def __init__(self, covariance: Tensor) -> None:
+        if covariance.ndim != 2 or not all(size % 2 for size in covariance.shape):
+            raise MvssError(f"Stationary noise: covariance must be (h, w) with odd h and w, got {tuple(covariance.shape)}")
+        if not bool(torch.isfinite(covariance).all()):
+            raise MvssError("Stationary noise: the covariance holds NaN or infinite values")
+        self.covariance = covariance.double()
+        if not torch.allclose(self.covariance, self.covariance.flip(0, 1), atol=1e-8 * float(self.covariance.abs().max())):
+            raise MvssError(
+                "Stationary noise: the covariance must be the same at opposite differences; average c with c.flip(0, 1)"
+            )
+        self._factors: dict[Shape, Tensor] = {}
+
+    def variance(self, like: Tensor) -> Tensor:
+        self._cholesky(like)  # a covariance that is none is refused before it is used
+        height, width = self.covariance.shape
+        return self.covariance[height // 2, width // 2].to(like).expand_as(like)
+
+    def matrix(self, like: Tensor) -> Tensor:
+        """Σ, `(M, M)`, the channels one after another."""
+        return torch.block_diag(*[self._toeplitz(like)] * like.shape[1])
+
+    def apply(self, v: Tensor) -> Tensor:
+        height, width = v.shape[-2:]
+        lags = self._lags(height, width)
+        ring = pad(lags, (0, 1, 0, 1)).roll((1 - height, 1 - width), (0, 1)).to(v)  # difference 0 first, negative ones last
+        spectrum = torch.fft.rfft2(ring)
+        return torch.fft.irfft2(spectrum * torch.fft.rfft2(v, s=ring.shape), s=ring.shape)[..., :height, :width]
+
+    def solve(self, v: Tensor) -> Tensor:
+        factor = self._cholesky(v)
+        return torch.cholesky_solve(v.reshape(-1, len(factor)).mT, factor).mT.reshape(v.shape)
+
+    def color(self, z: Tensor) -> Tensor:
+        factor = self._cholesky(z)
+        return (z.reshape(-1, len(factor)) @ factor.mT).reshape(z.shape)
+
+    def log_determinant(self, like: Tensor) -> Tensor:
+        one = 2 * self._cholesky(like).diagonal().log().sum()
+        return (like.shape[1] * one).expand(len(like))
+
+    def to(self, device: torch.device | str) -> Stationary:
+        return self if self.covariance.device == torch.device(device) else Stationary(self.covariance.to(device))
+
+    def _lags(self, height: int, width: int) -> Tensor:
+        """The covariance at all differences of pixels of such an image, `(2H − 1, 2W − 1)`."""
+        rows, columns = (size // 2 for size in self.covariance.shape)
+        return pad(self.covariance, (width - 1 - columns,) * 2 + (height - 1 - rows,) * 2)  # negative numbers crop
+
+    def _toeplitz(self, like: Tensor) -> Tensor:
+        """Σ of one channel, `(HW, HW)`."""
+        if like.ndim != 4:
+            raise MvssError(f"Stationary noise: observations must be images (N, C, H, W), got {tuple(like.shape)}")
+        height, width = like.shape[-2:]
+        y, x = (torch.arange(size, device=self.covariance.device) for size in (height, width))
+        down, right = y[:, None] - y + height - 1, x[:, None] - x + width - 1
+        return self._lags(height, width)[down[:, None, :, None], right[None, :, None, :]].reshape(height * width, -1)
+
+    def _cholesky(self, like: Tensor) -> Tensor:
+        size = tuple(like.shape[-2:])
+        if size not in self._factors or like.ndim != 4:
+            factor, failed = torch.linalg.cholesky_ex(self._toeplitz(like))
+            if bool(failed):
+                raise MvssError(
+                    f"Stationary noise: the covariance is not positive definite for images of {size[0]}×{size[1]}; "
+                    "add to the variance at its centre, or multiply by a taper"
+                )
+            self._factors[size] = factor
+        return self._factors[size].to(like)

@@ -1,0 +1,305 @@
+"""Linear operators A^β from a source x^β to its share of an observation, y = Σ_β A^β x^β + η  (paper, equation 1).
+
+An operator is either the same for a whole view (`count` is None) or holds one matrix per observation (`count` is N).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from mvss.runtime.errors import MvssError
+
+__all__ = ["BlockAverage", "Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "Zero"]
+
+Shape = tuple[int, ...]
+
+
+class LinearOperator(ABC):
+    """A linear map, for N observations at once, from `(N, *source_shape)` to `(N, *observation_shape)`."""
+
+    source_shape: Shape
+    observation_shape: Shape
+    count: int | None = None
+    """Number of observations that have an operator each; None where one operator serves them all."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """A x: `(N, *source_shape)` to `(N, *observation_shape)`."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y: `(N, *observation_shape)` to `(N, *source_shape)`."""
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """A⁺ y: `(N, *observation_shape)` to `(N, *source_shape)`; by the matrix, where no operator knows better."""
+        x = torch.linalg.pinv(self.dense(y.dtype)).to(y.device) @ y.flatten(1).unsqueeze(-1)
+        return x.reshape(len(y), *self.source_shape)
+
+    def power(self, variance: Tensor) -> Tensor:
+        """The diagonal of A diag(variance) Aᵀ: `(N, *source_shape)` to `(N, *observation_shape)`; by the matrix, where no
+        operator knows better."""
+        squares = self.dense(variance.dtype).square().to(variance.device)
+        y = (squares @ variance.flatten(1).unsqueeze(-1)).squeeze(-1)
+        return y.reshape(len(variance), *self.observation_shape)
+
+    def select(self, index: Tensor) -> LinearOperator:
+        """The operators of the observations in `index` `(n,)`."""
+        return self
+
+    def to(self, device: torch.device | str) -> LinearOperator:
+        """The same operator with its tensors on `device`."""
+        return self
+
+    @property
+    def is_zero(self) -> bool:
+        """True where the view does not show the source at all."""
+        return False
+
+    @property
+    def is_tight(self) -> bool:
+        """True where A Aᵀ is known to be a multiple of the identity."""
+        return False
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The matrix, `(N, M, D)` or `(1, M, D)`, made by applying A to unit vectors; for small sources only."""
+        size = int(torch.Size(self.source_shape).numel())
+        rows = self.count or 1
+        eye = torch.eye(size, dtype=dtype)
+        if self.count is None:
+            return self.forward(eye.reshape(size, *self.source_shape)).flatten(1).mT[None]
+        columns = [self.forward(e.reshape(1, *self.source_shape).expand(rows, *self.source_shape)) for e in eye]
+        return torch.stack([c.reshape(rows, -1) for c in columns], dim=-1)
+
+    def __matmul__(self, other: LinearOperator) -> LinearOperator:
+        return Composition(self, other)
+
+
+class Dense(LinearOperator):
+    """An explicit matrix: `(N, M, D)` for one per observation, `(M, D)` for a whole view."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim not in (2, 3):
+            raise MvssError(f"Dense operator: matrix must be (M, D) or (N, M, D), got shape {tuple(matrix.shape)}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise MvssError("Dense operator: the matrix holds NaN or infinite values; clean it before building views")
+        self.matrix = matrix
+        self.count = matrix.shape[0] if matrix.ndim == 3 else None
+        self.observation_shape = (matrix.shape[-2],)
+        self.source_shape = (matrix.shape[-1],)
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = self.matrix.to(x.dtype)
+        return x @ matrix.mT if self.count is None else (matrix @ x.unsqueeze(-1)).squeeze(-1)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        matrix = self.matrix.to(y.dtype)
+        return y @ matrix if self.count is None else (matrix.mT @ y.unsqueeze(-1)).squeeze(-1)
+
+    def select(self, index: Tensor) -> Dense:
+        return self if self.count is None else Dense(self.matrix[index])
+
+    def to(self, device: torch.device | str) -> Dense:
+        return Dense(self.matrix.to(device))
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.matrix.to(dtype).reshape(-1, self.observation_shape[0], self.source_shape[0])
+
+
+class Identity(LinearOperator):
+    """A = I."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.source_shape = self.observation_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def power(self, variance: Tensor) -> Tensor:
+        return variance
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y
+
+    @property
+    def is_tight(self) -> bool:
+        return True
+
+
+class BlockAverage(LinearOperator):
+    """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
+
+    def __init__(self, shape: Shape, factor: int) -> None:
+        if len(shape) < 2 or factor < 1 or shape[-1] % factor or shape[-2] % factor:
+            raise MvssError(f"BlockAverage operator: factor {factor} must divide height and width of images {tuple(shape)}")
+        self.factor, self.source_shape = factor, tuple(shape)
+        self.observation_shape = (*shape[:-2], shape[-2] // factor, shape[-1] // factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        f = self.factor
+        return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.forward(variance) / self.factor**2
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
+
+    @property
+    def is_tight(self) -> bool:
+        return True
+
+
+class Mask(LinearOperator):
+    """A = diag(mask): the pixels that were not measured are zero. `Mask(mask) @ B` masks any operator B.
+
+    mask: True where measured, `(N, *shape)`, one per observation, or `(1, *shape)` for all.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        if mask.dtype != torch.bool or mask.ndim < 2:
+            raise MvssError(f"Mask operator: mask must be bool, (N or 1, *shape), got {mask.dtype} {tuple(mask.shape)}")
+        if not bool(mask.flatten(1).any(1).all()):
+            raise MvssError("Mask operator: an observation has no measured pixel; leave it out")
+        self.mask = mask
+        self.count = None if len(mask) == 1 else len(mask)
+        self.source_shape = self.observation_shape = tuple(mask.shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask.to(x.dtype)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y * self.mask.to(y.dtype)
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.forward(variance)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def select(self, index: Tensor) -> Mask:
+        return self if self.count is None else Mask(self.mask[index])
+
+    def to(self, device: torch.device | str) -> Mask:
+        return Mask(self.mask.to(device))
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.diag_embed(self.mask.flatten(1).to(dtype))
+
+
+class Zero(LinearOperator):
+    """A = 0: the view does not show this source."""
+
+    def __init__(self, source_shape: Shape, observation_shape: Shape) -> None:
+        self.source_shape = tuple(source_shape)
+        self.observation_shape = tuple(observation_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[0], *self.observation_shape)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(y.shape[0], *self.source_shape)
+
+    @property
+    def is_zero(self) -> bool:
+        return True
+
+
+class Scale(LinearOperator):
+    """A = c·I, c a number: a mixing weight. `Scale(c, shape) @ B` weighs any operator B."""
+
+    def __init__(self, factor: float, shape: Shape) -> None:
+        self.factor = float(factor)
+        if not math.isfinite(self.factor):
+            raise MvssError(f"Scale operator: the factor must be finite, got {self.factor}")
+        self.source_shape = self.observation_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.factor * y
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.factor**2 * variance
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return 0 * y if self.is_zero else y / self.factor
+
+    @property
+    def is_zero(self) -> bool:
+        return self.factor == 0.0
+
+    @property
+    def is_tight(self) -> bool:
+        return True
+
+
+class Composition(LinearOperator):
+    """A = outer · inner."""
+
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        if outer.source_shape != inner.observation_shape:
+            raise MvssError(
+                f"cannot compose operators: the inner one gives {inner.observation_shape}, "
+                f"the outer one takes {outer.source_shape}"
+            )
+        if None not in (outer.count, inner.count) and outer.count != inner.count:
+            raise MvssError(
+                f"cannot compose operators of {outer.count} observations with those of {inner.count}: "
+                "both need one per observation, or one for all"
+            )
+        self.outer, self.inner = outer, inner
+        self.source_shape = inner.source_shape
+        self.observation_shape = outer.observation_shape
+        self.count = outer.count or inner.count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+    def power(self, variance: Tensor) -> Tensor:
+        if isinstance(self.outer, Identity | Scale | Mask):  # no number of y depends on two of the inner operator's
+            return self.outer.power(self.inner.power(variance))
+        return super().power(variance)
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        if isinstance(self.outer, Scale) or (isinstance(self.outer, Mask) and self.inner.is_tight):
+            return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
+        return super().pseudo_inverse(y)
+
+    def select(self, index: Tensor) -> Composition:
+        return Composition(self.outer.select(index), self.inner.select(index))
+
+    def to(self, device: torch.device | str) -> Composition:
+        return Composition(self.outer.to(device), self.inner.to(device))
+
+    @property
+    def is_zero(self) -> bool:
+        return self.outer.is_zero or self.inner.is_zero
+
+    @property
+    def is_tight(self) -> bool:
+        return isinstance(self.outer, Scale) and self.inner.is_tight
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        if isinstance(self.outer, Scale):  # the common case, without M + D products with the identity
+            return self.outer.factor * self.inner.dense(dtype)
+        if isinstance(self.outer, Mask):
+            inner = self.inner.dense(dtype)
+            return self.outer.mask.flatten(1).to(inner).unsqueeze(-1) * inner
+        outer, inner = self.outer.dense(dtype), self.inner.dense(dtype)
+        where = inner.device if outer.device.type == "cpu" else outer.device  # operators without tensors are nowhere
+        return outer.to(where) @ inner.to(where)

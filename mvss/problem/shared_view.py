@@ -1,0 +1,176 @@
+"""A view whose observations share operators and noise, but for few pixels of each: as rows of numbers.
+
+An observation may have a mask of its own before the operators, and variances of its own at few pixels (`woodbury`).
+The noise of the view is the usual one of each pixel, the median over the observations that measured it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SharedView", "is_shared", "shared_rows", "unmasked"]
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mvss.problem.noise import Diagonal, Stationary
+from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
+from mvss.problem.views import View
+from mvss.problem.woodbury import Exceptional
+from mvss.runtime.errors import MvssError
+
+MOST = 0.25
+"""Share of pixels that may be exceptional: many cost as much as a factorisation of each observation."""
+
+
+def is_shared(view: View) -> bool:
+    """Whether one operator per source, and one noise, serve all observations of a view, but for few pixels."""
+    return shared_rows(view) is not None
+
+
+def shared_rows(view: View) -> SharedView | None:
+    """The view as rows, if it is shared."""
+    try:
+        return SharedView.of(view)
+    except MvssError:
+        return None
+
+
+@dataclass(frozen=True)
+class SharedView:
+    """A view as rows of numbers. y: `(N, M)`, 0 where masked. operators: of each shown source, unmasked. noise: variances
+    `(M,)`, or `(M, M)` where it is correlated. own: pixels that are masked or have another variance in some observations."""
+
+    y: Tensor
+    operators: tuple[LinearOperator, ...]
+    noise: Tensor
+    own: Exceptional | None = None
+
+    @staticmethod
+    def of(view: View) -> SharedView:
+        """Raises MvssError where the observations have operators of their own, but for one mask before all of them, or where
+        more than a quarter of the pixels is masked or has a variance of its own."""
+        mask, operators = unmasked(view)
+        if mask is None or any(o.count is not None for o in operators):
+            raise MvssError(f"{view.name}: observations have operators of their own; use the dense posterior")
+        y = view.y.double()
+        measured = mask.expand_as(y)
+        # A pixel that no observation measures: A and y are 0, and log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
+        never = ~measured.any(0, keepdim=True)
+        noise, extra = _common_noise(view, measured.flatten(1), never.flatten())
+        if bool(never.any()):
+            operators = tuple(Mask(~never) @ operator for operator in operators)
+        y, measured = (y * measured).flatten(1), (measured | never).flatten(1)
+        share = float((~measured | (extra != 0)).double().mean())
+        if share > MOST:
+            raise MvssError(
+                f"{view.name}: {share:.0%} of the pixels are masked or have a noise of their own, where up to {MOST:.0%} may; "
+                "use the dense posterior or a solver"
+            )
+        return SharedView(y, operators, noise, Exceptional.of(measured, extra))
+
+    def select(self, rows: Tensor | slice) -> SharedView:
+        """Some of the observations."""
+        return replace(self, y=self.y[rows], own=self.own and self.own.select(rows))
+
+    def same_factors(self, other: SharedView) -> bool:
+        """Whether the factorisations of one view are those of the other."""
+        pairs = zip(self.operators, other.operators, strict=False)
+        counts = len(self.operators) == len(other.operators)
+        return counts and torch.equal(self.noise, other.noise) and all(_same(a, b) for a, b in pairs)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Σ, `(M, M)`."""
+        return self.noise if self.noise.ndim == 2 else torch.diag(self.noise)
+
+    @property
+    def variance(self) -> Tensor:
+        """The diagonal of Σ, `(M,)`."""
+        return self.noise.diagonal() if self.noise.ndim == 2 else self.noise
+
+    def variances(self) -> Tensor:
+        """The variance of each number's noise, `(N, M)`; infinite where it was not measured."""
+        out = self.variance.expand_as(self.y)
+        if self.own is None:
+            return out
+        extra = self.own.inverse.reciprocal().where(self.own.here, 0.0)
+        return out.scatter_add(1, self.own.pixel, extra)
+
+    def draw_noise(self, z: Tensor, own: Exceptional | None) -> Tensor:
+        """Noise of observations with exceptional pixels `own`, for standard-normal z, `(N, M)`."""
+        if self.noise.ndim == 2:
+            return z @ self._root.mT
+        noise = z * self.noise.sqrt()
+        return noise if own is None else noise * own.scale(self.noise)
+
+    def image(self, place: int, rows: Tensor) -> Tensor:
+        """A x of the shown source number `place`, `(n, M)` for x `(n, D)`; no matrix is made of A."""
+        operator = self.operators[place]
+        return operator.forward(rows.reshape(-1, *operator.source_shape)).flatten(1)
+
+    def pull(self, place: int, rows: Tensor) -> Tensor:
+        """Aᵀ y, `(n, D)` for y `(n, M)`."""
+        operator = self.operators[place]
+        return operator.adjoint(rows.reshape(-1, *operator.observation_shape)).flatten(1)
+
+    def regularised(self, variance: float) -> SharedView:
+        """The same with more variance in every pixel."""
+        more = self.noise.new_full(self.noise.shape[:1], variance)
+        return replace(self, noise=self.noise + (more if self.noise.ndim == 1 else torch.diag(more)))
+
+    @cached_property
+    def _root(self) -> Tensor:
+        return torch.linalg.cholesky(self.covariance)
+
+
+def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
+    """What was measured, `(N or 1, *shape)`, and the shown sources' operators without it. None where their masks differ."""
+    masks, operators = zip(*(_unmask(view.operators[b]) for b in view.shown), strict=True)
+    found = [torch.ones_like(view.y[:1], dtype=torch.bool) if m is None else m for m in masks]
+    return found[0] if all(torch.equal(m, found[0]) for m in found) else None, operators
+
+
+def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
+    """The mask that is applied last, `(N or 1, *shape)`, and what it is applied to."""
+    if isinstance(operator, Mask):
+        return operator.mask, Identity(operator.source_shape)
+    if not isinstance(operator, Composition):
+        return None, operator
+    mask, outer = _unmask(operator.outer)
+    if isinstance(outer, Identity | Scale):  # which commute with masks
+        other, inner = _unmask(operator.inner)
+        mask = other if mask is None else mask if other is None else mask & other
+        operator = inner if isinstance(outer, Identity) else operator if mask is None else outer @ inner
+        return mask, operator
+    return (None, operator) if mask is None else (mask, outer @ operator.inner)
+
+
+def _same(a: LinearOperator, b: LinearOperator) -> bool:
+    """Whether two operators are the same object, or made of the same objects."""
+    if isinstance(a, Composition) and isinstance(b, Composition):
+        return _same(a.outer, b.outer) and _same(a.inner, b.inner)
+    return a is b or (isinstance(a, Mask) and isinstance(b, Mask) and torch.equal(a.mask, b.mask))
+
+
+def _common_noise(view: View, measured: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances of most observations `(M,)`, or Σ `(M, M)`, and what those of each have beyond them `(N, M)`.
+
+    measured: `(N, M)`. never: pixels that no observation measures, `(M,)`.
+    """
+    y = view.y.double()
+    if isinstance(view.noise, Stationary):
+        noise = view.noise.matrix(y).masked_fill(never | never[:, None], 0.0)
+        noise.diagonal().masked_fill_(never, 0.5 / math.pi)
+        return noise, torch.zeros_like(measured, dtype=y.dtype)
+    if view.noise.select(torch.tensor([0])) is view.noise:
+        base = view.noise.variance(y[:1]).flatten()
+        return base.masked_fill(never, 0.5 / math.pi), torch.zeros_like(measured, dtype=y.dtype)
+    if not isinstance(view.noise, Diagonal):
+        raise MvssError(f"{view.name}: observations have a noise of their own; use the dense posterior or a solver")
+    variance = view.noise.variance(y).flatten(1)
+    base = variance.masked_fill(~measured, math.nan).nanmedian(0).values.where(~never, 0.5 / math.pi)
+    usual = torch.isclose(variance, base, rtol=1e-9, atol=0.0) | ~measured
+    return base, (variance - base).masked_fill(usual, 0.0)

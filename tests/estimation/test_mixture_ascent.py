@@ -1,0 +1,160 @@
+"""Fits on small problems whose answer is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.estimation.evidence_gradient import ShiftDescent
+from mvss.estimation.mixture_ascent import MixtureConfig, fit_mixtures
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense, LinearOperator, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+NOISE = 0.05
+GAUSSIAN = MixtureConfig(components=(1,), steps=250, batch=512, starts=1, temperature=0.02)
+QUICK = MixtureConfig(components=(2, 4), steps=20, batch=64, starts=1)
+
+
+def _view(sources: list[Tensor | None], observed: int, rng: torch.Generator, dimensions: tuple[int, ...]) -> View:
+    """A view with a matrix per observation and source; None hides a source."""
+    count = next(len(x) for x in sources if x is not None)
+    y = NOISE * torch.randn(count, observed, generator=rng, dtype=torch.float64)
+    operators: list[LinearOperator] = []
+    for x, d in zip(sources, dimensions, strict=True):
+        if x is None:
+            operators.append(Zero((d,), (observed,)))
+            continue
+        operator = Dense(torch.randn(count, observed, d, generator=rng, dtype=torch.float64))
+        operators.append(operator)
+        y = y + operator.forward(x)
+    return View(y, tuple(operators), Isotropic(NOISE))
+
+
+def _gaussian(count: int, root: Tensor, mean: Tensor, rng: torch.Generator) -> Tensor:
+    return mean + torch.randn(count, len(mean), generator=rng, dtype=torch.float64) @ root.mT
+
+
+@pytest.mark.parametrize("observed", [1, 2])
+def test_one_gaussian_is_recovered_from_incomplete_data(observed: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    root = torch.tensor([[0.8, 0, 0], [0.3, 0.5, 0], [-0.2, 0.1, 0.4]], dtype=torch.float64)
+    mean = torch.tensor([0.5, -0.3, 0.2], dtype=torch.float64)
+    data = MultiViewData((_view([_gaussian(4096, root, mean, rng)], observed, rng, (3,)),), ((3,),))
+    (prior,) = fit_mixtures(data, GAUSSIAN, Stream(0, ("fit",))).priors
+    torch.testing.assert_close(prior.means[0], mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(prior.covariances[0], root @ root.mT, atol=0.08, rtol=0)
+
+
+def _three_views() -> MultiViewData:
+    """Two sources of 4 and 2 numbers in three views, of which one hides the second source."""
+    rng, dimensions = torch.Generator().manual_seed(1), (4, 2)
+    roots = [0.6 * torch.eye(4, dtype=torch.float64), torch.tensor([[0.3, 0.0], [0.5, 0.2]], dtype=torch.float64)]
+    means = [torch.full((4,), 0.4, dtype=torch.float64), torch.tensor([-0.5, 0.5], dtype=torch.float64)]
+
+    def draw(beta: int) -> Tensor:
+        return _gaussian(2048, roots[beta], means[beta], rng)
+
+    views = (
+        _view([draw(0), draw(1)], 3, rng, dimensions),
+        _view([draw(0), None], 2, rng, dimensions),
+        _view([draw(0), draw(1)], 1, rng, dimensions),
+    )
+    return MultiViewData(views, ((4,), (2,)))
+
+
+def test_three_views_of_two_sources_of_different_size() -> None:
+    fit = fit_mixtures(_three_views(), GAUSSIAN, Stream(0, ("fit",)))
+    first, second = fit.priors
+    torch.testing.assert_close(first.means[0], torch.full((4,), 0.4, dtype=torch.float64), atol=0.06, rtol=0)
+    torch.testing.assert_close(second.means[0], torch.tensor([-0.5, 0.5], dtype=torch.float64), atol=0.06, rtol=0)
+    expected = torch.tensor([[0.09, 0.15], [0.15, 0.29]], dtype=torch.float64)
+    torch.testing.assert_close(second.covariances[0], expected, atol=0.08, rtol=0)
+    assert abs(fit.held_out - fit.train) < 0.3
+    assert fit.discarded == 0
+
+
+def test_a_frozen_source_stays_as_it_is() -> None:
+    data, frozen = _three_views(), GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4).expand(1, 4, 4), 0.1)
+    fit = fit_mixtures(data, QUICK, Stream(0, ("fit",)), frozen=[frozen, None])
+    assert fit.priors[0] is frozen
+    assert len(fit.priors[1]) == 4
+    everything = fit_mixtures(data, QUICK, Stream(0, ("fit",)), frozen=list(fit.priors))
+    assert everything.priors == fit.priors
+
+
+def test_starts_are_compared_and_reported() -> None:
+    config, seen = dataclasses.replace(QUICK, starts=2, trial=0.5), []
+    fit = fit_mixtures(_three_views(), config, Stream(0, ("fit",)), progress=lambda step, record: seen.append(step))
+    assert len(fit.starts) == 2
+    assert seen == list(range(1, config.total_steps + 1))
+    assert fit.phases[-1][0] == 4
+    assert fit.held_out == pytest.approx(max(value for _, value in fit.phases))
+
+
+@pytest.mark.parametrize("trial", [0.0, 0.5, 1.0])
+def test_the_best_start_goes_on_however_long_the_trial(trial: float) -> None:
+    config = dataclasses.replace(QUICK, starts=4, trial=trial, cooled=0.5)
+    fit = fit_mixtures(_three_views(), config, Stream(1, ("fit",)))
+    assert len(fit.starts) == 4 and all(map(math.isfinite, fit.starts))
+    if trial == 1.0:
+        assert fit.held_out == pytest.approx(max(fit.starts))
+
+
+def test_a_fit_repeats_bit_for_bit() -> None:
+    first, second = (fit_mixtures(_three_views(), QUICK, Stream(3, ("fit",))) for _ in range(2))
+    assert all(torch.equal(a.means, b.means) for a, b in zip(first.priors, second.priors, strict=True))
+
+
+@pytest.mark.parametrize("after", [3, 12, 25])  # in the first start's trial, in the second's, in the chosen one's last phase
+def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
+    config, checkpoint = dataclasses.replace(QUICK, components=(2, 4, 4), starts=2, trial=0.4, cooled=0.5), tmp_path / "fit.pt"
+    whole, steps = fit_mixtures(_three_views(), config, Stream(3, ("fit",))), []
+
+    def stop(step: int, _: dict[str, float]) -> None:
+        if step == after and not steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_mixtures(_three_views(), config, Stream(3, ("fit",)), progress=stop, checkpoint=checkpoint)
+    fit = fit_mixtures(
+        _three_views(), config, Stream(3, ("fit",)), progress=lambda step, _: steps.append(step), checkpoint=checkpoint
+    )
+    assert steps == list(range(steps[0], config.total_steps + 1))
+    assert steps[0] <= after
+    assert steps[0] > 1 or after < config.phase_steps(0).stop
+    for a, b in zip(whole.priors, fit.priors, strict=True):
+        assert all(torch.equal(a.state()[key], b.state()[key]) for key in ("weights", "means", "factors"))
+    assert (fit.held_out, fit.phases, fit.starts) == (whole.held_out, whole.phases, whole.starts)
+
+
+def test_divergence_is_one_clear_line() -> None:
+    config = dataclasses.replace(QUICK, learning_rate=1e160, final_learning_rate=1e160)
+    with pytest.raises(MvssError, match="learning_rate"):
+        fit_mixtures(_three_views(), config, Stream(0, ("fit",)))
+
+
+@pytest.mark.parametrize("wrong", [{"components": ()}, {"floor": 0.0}, {"starts": 0}, {"held_out": 1.0}])
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(MvssError, match="mixture"):
+        dataclasses.replace(QUICK, **wrong)
+
+
+def test_natural_shift_follows_a_sloppy_direction() -> None:
+    """Two numbers seen as (a + 0.9 b, 0.9 a + b) plus noise: the error along (1, −1) vanishes as fast as the other."""
+    rng = torch.Generator().manual_seed(0)
+    mix = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    error = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    shift = ShiftDescent(rate=0.1)
+    for _ in range(200):
+        noise = torch.randn(256, 2, generator=rng, dtype=torch.float64)
+        error = error + shift.step((noise - error @ mix.mT) @ mix)
+    assert float(error.norm()) < 3 * math.sqrt(0.05 / 256) / 0.1

@@ -1,0 +1,127 @@
+"""The exact posterior against brute force, closed forms and automatic differentiation."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from closed_forms import random_prior
+from torch import Tensor
+
+from mvss.estimation.evidence_gradient import evidence_gradient
+from mvss.posteriors.exact_mixture import DenseView, MixturePosterior
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.runtime.rng import Stream
+
+SIZES = (3, 2)  # dimensions of two sources
+
+
+def _prior(components: int, dimension: int, seed: int, rank: int | None = None) -> GaussianMixture:
+    return random_prior(components, dimension, seed, rank, size=0.4, floor=0.03)
+
+
+def _view(count: int, observed: int, sizes: tuple[int, ...] = SIZES, seed: int = 9) -> DenseView:
+    rng = torch.Generator().manual_seed(seed)
+    matrices = tuple(torch.randn(count, observed, d, generator=rng, dtype=torch.float64) for d in sizes)
+    y = torch.randn(count, observed, generator=rng, dtype=torch.float64)
+    return DenseView(y, matrices, 0.02 + 0.1 * torch.rand(count, observed, generator=rng, dtype=torch.float64))
+
+
+def _brute_force(priors: list[GaussianMixture], view: DenseView) -> Tensor:
+    """log p(y | A), `(N,)`, differentiable in the means."""
+    terms = []
+    for combination in itertools.product(*(range(len(p)) for p in priors)):
+        mean, covariance, weight = torch.zeros_like(view.y), torch.diag_embed(view.noise), 0.0
+        for prior, a, k in zip(priors, view.matrices, combination, strict=True):
+            mean = mean + a @ prior.means[k]
+            covariance = covariance + a @ prior.covariances[k] @ a.mT
+            weight = weight + prior.weights[k].log()
+        terms.append(weight + torch.distributions.MultivariateNormal(mean, covariance).log_prob(view.y))
+    return torch.logsumexp(torch.stack(terms), 0)
+
+
+@pytest.mark.parametrize("observed", [1, 2, 3])
+def test_evidence_agrees_with_brute_force(observed: int) -> None:
+    priors, view = [_prior(3, 3, 0), _prior(4, 2, 1, rank=1)], _view(5, observed)
+    evidence, discarded = MixturePosterior(priors, retain=40.0).log_evidence(view)
+    torch.testing.assert_close(evidence, _brute_force(priors, view))
+    assert float(discarded.max()) < 1e-12
+
+
+def test_what_pruning_discards_is_what_the_evidence_loses() -> None:
+    priors, view = [_prior(6, 3, 0), _prior(6, 2, 1)], _view(40, 2)
+    exact, _ = MixturePosterior(priors, retain=40.0).log_evidence(view)
+    pruned, discarded = MixturePosterior(priors, retain=1.0).log_evidence(view)
+    torch.testing.assert_close(1 - (pruned - exact).exp(), discarded, atol=1e-4, rtol=1e-4)
+    assert float(discarded.max()) > 0.01
+
+
+def test_a_wide_beam_finds_what_an_exhaustive_search_finds() -> None:
+    priors, view = [_prior(9, 3, 0), _prior(7, 2, 1)], _view(20, 2)
+    exact, _ = MixturePosterior(priors, retain=40.0).log_evidence(view)
+    beam, _ = MixturePosterior(priors, retain=40.0, exhaustive=16, beam=64).log_evidence(view)
+    torch.testing.assert_close(beam, exact)
+
+
+@pytest.mark.parametrize("observed", [1, 3])
+def test_gradient_agrees_with_automatic_differentiation(observed: int) -> None:
+    priors, view = [_prior(3, 3, 0), _prior(2, 2, 1)], _view(6, observed)
+    gradient = evidence_gradient([((0, 1), view)], priors, [0, 1], retain=40.0)
+    for prior in priors:
+        prior.weights.requires_grad_()
+        prior.means.requires_grad_()
+        prior.factors.requires_grad_()
+    mean_evidence = _brute_force(priors, view).mean()
+    mean_evidence.backward()
+    assert gradient.evidence == pytest.approx(float(mean_evidence.detach()))
+    for beta, prior in enumerate(priors):
+        count, first, second = gradient.sums[beta]
+        torch.testing.assert_close(count / prior.weights.detach(), prior.weights.grad)
+        torch.testing.assert_close(first, prior.means.grad)
+        torch.testing.assert_close(second @ prior.factors.detach(), prior.factors.grad)
+    shifts = torch.cat([prior.means.grad.sum(0) for prior in priors])
+    torch.testing.assert_close(gradient.scores.mean(0), shifts)
+
+
+def test_a_view_that_hides_a_source_gives_it_no_score() -> None:
+    priors, view = [_prior(3, 3, 0), _prior(2, 2, 1)], _view(6, 2, sizes=(3,))
+    gradient = evidence_gradient([((0,), view)], priors, [0, 1], retain=40.0)
+    assert gradient.scores.shape == (6, 5)
+    assert not gradient.scores[:, 3:].any()
+    assert not any(t.any() for t in gradient.sums[1])
+
+
+@pytest.mark.parametrize("sizes", [(3,), (3, 2), (2, 4, 1)])
+def test_draws_of_one_gaussian_follow_its_exact_posterior(sizes: tuple[int, ...]) -> None:
+    """Many draws for one observation, with K = 1 the posterior is the Gaussian of linear regression."""
+    draws = 40_000
+    priors = [_prior(1, d, 3 + i, rank=min(d, 2)) for i, d in enumerate(sizes)]
+    one = _view(1, 2, sizes)
+    many = one.select(torch.zeros(draws, dtype=torch.long))
+    posterior = MixturePosterior(priors)
+    x = torch.cat(posterior.draw(many, Stream(0, ("test",))), dim=1)
+
+    a, prior_mean = torch.cat(one.matrices, dim=2)[0], torch.cat([p.means[0] for p in priors])
+    prior_covariance = torch.block_diag(*[p.covariances[0] for p in priors])
+    gain = prior_covariance @ a.mT @ torch.linalg.inv(a @ prior_covariance @ a.mT + torch.diag(one.noise[0]))
+    mean = prior_mean + gain @ (one.y[0] - a @ prior_mean)
+    covariance = prior_covariance - gain @ a @ prior_covariance
+    torch.testing.assert_close(torch.cat(posterior.mean(one), dim=1)[0], mean)
+    torch.testing.assert_close(x.mean(0), mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.cov(x.mT), covariance, atol=0.02, rtol=0)
+
+
+def test_draws_average_to_the_posterior_mean() -> None:
+    draws, priors, one = 40_000, [_prior(4, 3, 0), _prior(3, 2, 1)], _view(1, 2)
+    many = one.select(torch.zeros(draws, dtype=torch.long))
+    posterior = MixturePosterior(priors, retain=40.0)
+    for x, mean in zip(posterior.draw(many, Stream(1, ("test",))), posterior.mean(one), strict=True):
+        torch.testing.assert_close(x.mean(0), mean[0], atol=0.03, rtol=0)
+
+
+def test_draws_are_keyed_by_observation_not_by_batch() -> None:
+    priors, view, stream = [_prior(4, 3, 0), _prior(3, 2, 1)], _view(10, 2), Stream(2, ("test",))
+    posterior, index = MixturePosterior(priors), torch.tensor([7, 2])
+    for part, whole in zip(posterior.draw(view.select(index), stream, index), posterior.draw(view, stream), strict=True):
+        torch.testing.assert_close(part, whole[index])

@@ -1,0 +1,141 @@
+"""log p(x) by the probability-flow ODE against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.likelihood import expected_log_prob, log_evidence, log_prob
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Dense
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+D = 4
+
+
+def mixture(components: int = 5) -> GaussianMixture:
+    rng = torch.Generator().manual_seed(1)
+    means = 1.5 * torch.randn(components, D, generator=rng, dtype=torch.float64)
+    factors = 0.3 * torch.randn(components, D, 2, generator=rng, dtype=torch.float64)
+    return GaussianMixture(torch.rand(components, generator=rng) + 0.2, means, factors, 0.02)
+
+
+class Exact(torch.nn.Module):
+    """A network that corrects a base to the denoiser of another mixture."""
+
+    def __init__(self, target: GaussianMixture, base: GaussianMixture, sigma_data: float) -> None:
+        super().__init__()
+        self.target, self.base, self.sigma_data = target, base, sigma_data
+        self.unused = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor, log_sigma: Tensor) -> Tensor:
+        sigma = log_sigma.exp()
+        total = (sigma**2 + self.sigma_data**2).sqrt()
+        x = inputs[:, 0] * total[:, None]
+        wanted = self.target.denoise(x, sigma) - self.base.denoise(x, sigma)
+        return wanted / (sigma * self.sigma_data / total)[:, None]
+
+
+def candidates(prior: GaussianMixture, count: int = 24) -> Tensor:
+    """On the source and off it."""
+    rng = torch.Generator().manual_seed(2)
+    near = prior.sample(count // 2, rng) + 0.05 * torch.randn(count // 2, D, generator=rng, dtype=torch.float64)
+    return torch.cat([near, near + 0.5 * torch.randn(count // 2, D, generator=rng, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("components", [1, 5])
+def test_the_density_of_a_mixture_is_its_closed_form(components: int) -> None:
+    prior = mixture(components)
+    x = candidates(prior)
+    found = log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0)
+    assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
+    assert float(found.standard_error.max()) == 0.0
+    torch.testing.assert_close(found.bits_per_dimension, -found.value / D / math.log(2))
+
+
+def test_the_density_of_a_gaussian_is_its_closed_form() -> None:
+    x = candidates(mixture())
+    found = log_prob(Denoiser(karras_base(D, 0.7), None, (D,), 0.7), x, 0.05, 2.0, chunk=7)
+    exact = torch.distributions.Normal(0.0, math.hypot(0.7, 0.05)).log_prob(x).sum(1)
+    assert float((found.value - exact).abs().max()) < 0.01 * D
+
+
+def test_what_a_network_adds_is_in_the_density() -> None:
+    """A network on one Gaussian that makes it the denoiser of a mixture of the same moments; σ_max where both are alike."""
+    prior = mixture()
+    mean = prior.weights @ prior.means
+    spread = prior.means - mean
+    total = torch.einsum("k,kij->ij", prior.weights, prior.covariances) + (prior.weights * spread.mT) @ spread
+    base = GaussianMixture(torch.ones(1), mean[None], torch.linalg.cholesky(total)[None], 1e-3)
+    x = candidates(prior, 8)
+    found = log_prob(Denoiser(base, Exact(prior, base, 1.6), (D,), 1.6), x, 0.05, 50.0)
+    assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
+    alone = log_prob(Denoiser(base, None, (D,), 1.6), x, 0.05, 50.0)
+    assert float((alone.value - found.value).abs().mean()) > 1
+
+
+def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
+    prior = mixture()
+    x = candidates(prior, 48)
+    found = log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
+    z = (found.value - prior.log_prob(x, 0.05)) / found.standard_error
+    assert 0.6 < float(z.square().mean().sqrt()) < 1.6
+    assert float(found.standard_error.mean()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        ({"x": torch.zeros(3, D + 1)}, "they must be"),
+        ({"x": torch.full((3, D), math.nan)}, "NaN"),
+        ({"sigma_min": 0.0}, "0 < sigma_min"),
+        ({"sigma_min": 3.0}, "0 < sigma_min"),
+        ({"probes": 1, "stream": Stream(0, ("p",))}, "probes"),
+        ({"probes": 4}, "stream"),
+    ],
+)
+def test_wrong_input_is_refused(change: dict[str, object], match: str) -> None:
+    arguments = {"x": torch.zeros(3, D), "sigma_min": 0.1, "sigma_max": 2.0, **change}
+    with pytest.raises(MvssError, match=match):
+        log_prob(Denoiser(mixture(), None, (D,), 1.0), **arguments)  # type: ignore[arg-type]
+
+
+def test_the_evidence_of_one_gaussian_is_its_closed_form() -> None:
+    prior = mixture(1)
+    rng = torch.Generator().manual_seed(0)
+    a = torch.randn(6, 2, D, generator=rng, dtype=torch.float64)
+    y = torch.randn(6, 2, generator=rng, dtype=torch.float64)
+    view = View(y, (Dense(a), Dense(2 * a)), Isotropic(0.1))
+    covariance = 5 * a @ prior.covariances[0] @ a.mT + 0.01 * torch.eye(2, dtype=torch.float64)
+    exact = torch.distributions.MultivariateNormal(3 * a @ prior.means[0], covariance).log_prob(y)
+    torch.testing.assert_close(log_evidence([prior, prior], view), exact)
+
+
+@pytest.mark.parametrize("truth", [0.7, 0.4])  # the law of the denoiser, and another one
+def test_the_expected_density_is_its_closed_form(truth: float) -> None:
+    """E log N(x + σz; 0, s² + σ²) for x ~ N(0, t²): −½ log 2π(s² + σ²) − ½ (t² + σ²)/(s² + σ²) a dimension."""
+    s, sigma = 0.7, 0.05
+    x = truth * torch.randn(8000, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = expected_log_prob(Denoiser(karras_base(D, s), None, (D,), s), x, sigma, 2.0, Stream(0, ("density",)))
+    total = s**2 + sigma**2
+    exact = -0.5 * D * (math.log(2 * math.pi * total) + (truth**2 + sigma**2) / total)
+    error = float(found.std()) / math.sqrt(len(x))
+    assert error < 0.04 and abs(float(found.mean()) - exact) < 4 * error
+
+
+def test_the_expected_density_of_a_mixture_is_that_of_its_blurred_draws() -> None:
+    prior, rng = mixture(), torch.Generator().manual_seed(4)
+    x = prior.sample(4000, rng)
+    blurred = prior.log_prob(x + 0.05 * torch.randn(x.shape, generator=rng, dtype=torch.float64), 0.05)
+    found = expected_log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0, Stream(0, ("density",)), chunk=999)
+    error = math.hypot(float(found.std()), float(blurred.std())) / math.sqrt(len(x))
+    assert error < 0.06 and abs(float(found.mean() - blurred.mean())) < 4 * error
+    worse = expected_log_prob(Denoiser(karras_base(D, 1.5), None, (D,), 1.5), x, 0.05, 2.0, Stream(0, ("density",)))
+    assert float((found - worse).mean()) > 1.0

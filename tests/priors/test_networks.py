@@ -1,0 +1,124 @@
+"""TimeMLP and ImageUNet: zero at start, sensitive to the noise level, at home under torch.func and on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.func import jacrev, jvp, vmap
+
+from mvss.priors.networks import ImageUNet, TimeMLP
+from mvss.runtime.errors import MvssError
+
+both = pytest.mark.parametrize("conditioning", ["film", "concat"])
+
+
+def network(conditioning: str, features: int = 5) -> TimeMLP:
+    """A float64 network whose last layer is drawn at random in place of zero."""
+    torch.manual_seed(0)
+    net = TimeMLP(features, hidden=(32, 24), embedding=16, conditioning=conditioning).double()
+    torch.nn.init.normal_(net.output.weight)
+    return net
+
+
+@both
+@pytest.mark.parametrize("shape", [(), (6,), (2, 3)])
+def test_shape_is_kept_and_start_is_zero(conditioning: str, shape: tuple[int, ...]) -> None:
+    net = TimeMLP(torch.Size(shape).numel(), hidden=(32, 24), embedding=16, conditioning=conditioning)
+    out = net(torch.randn(7, *shape), torch.randn(7))
+    assert out.shape == (7, *shape)
+    assert torch.equal(out, torch.zeros_like(out))
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+@both
+def test_neighbouring_noise_levels_are_told_apart(conditioning: str) -> None:
+    net = network(conditioning)
+    x = torch.randn(512, 5, dtype=torch.float64)
+    log_sigma = torch.linspace(-7, 5, 512, dtype=torch.float64)
+    before, near, far = (net(x, log_sigma + shift) for shift in (0, 0.1, 3))
+    near, far = ((level - before).square().mean(1).sqrt() for level in (near, far))
+    assert near.min() > 1e-3 * before.std()
+    assert 0.1 * far.mean() < near.mean() < 0.6 * far.mean()  # a tenth of the whole response at least, yet smooth
+
+
+@both
+def test_rows_are_independent_and_a_shared_level_may_be_given_once(conditioning: str) -> None:
+    net = network(conditioning)
+    x, log_sigma = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    whole = net(x, log_sigma)
+    torch.testing.assert_close(torch.cat([net(x[i : i + 1], log_sigma[i : i + 1]) for i in range(9)]), whole)
+    torch.testing.assert_close(net(x, log_sigma[:1]), net(x, log_sigma[:1].expand(9)))
+
+
+@both
+def test_torch_func_agrees_with_finite_differences(conditioning: str) -> None:
+    net = network(conditioning)
+    x, log_sigma = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+
+    def single(x: torch.Tensor, log_sigma: torch.Tensor) -> torch.Tensor:
+        return net(x[None], log_sigma[None])[0]
+
+    jacobian = vmap(jacrev(single))(x, log_sigma)
+    assert jacobian.shape == (4, 5, 5)
+    v = torch.randn_like(x)
+    product = torch.einsum("nij,nj->ni", jacobian, v)
+    torch.testing.assert_close(jvp(lambda x: net(x, log_sigma), (x,), (v,))[1], product)
+    h = 1e-5
+    torch.testing.assert_close((net(x + h * v, log_sigma) - net(x - h * v, log_sigma)) / (2 * h), product, rtol=1e-6, atol=1e-7)
+
+
+@both
+def test_save_and_load(conditioning: str, tmp_path: Path) -> None:
+    net = network(conditioning).float()
+    net.save_pretrained(tmp_path)
+    again = TimeMLP.from_pretrained(tmp_path)
+    assert (again.film, again.widths) == (net.film, net.widths) == (conditioning == "film", (32, 24))
+    x, log_sigma = torch.randn(3, 5), torch.randn(3)
+    assert torch.equal(again(x, log_sigma), net(x, log_sigma))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"conditioning": "add"}, {"features": 0}, {"hidden": ()}, {"hidden": (8, 0)}, {"embedding": 7}, {"embedding": 0}],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments: dict) -> None:
+    with pytest.raises(MvssError) as error:
+        TimeMLP(**({"features": 5} | arguments))
+    assert "\n" not in str(error.value)
+
+
+def unet() -> ImageUNet:
+    torch.manual_seed(0)
+    net = ImageUNet(1, 12, 2, (4, 8, 8))
+    torch.nn.init.normal_(net.net.conv_out.weight)
+    return net.eval()
+
+
+def test_a_unet_starts_at_zero_and_keeps_the_shape_of_one_image() -> None:
+    net = ImageUNet(3, 8, 2, (8, 16))
+    out = net(torch.randn(2, 2, 3, 8, 8), torch.randn(2))
+    assert out.shape == (2, 3, 8, 8) and not out.any()
+
+
+@torch.no_grad()
+def test_a_unet_tells_neighbouring_noise_levels_apart() -> None:
+    net, x = unet(), torch.randn(64, 2, 1, 12, 12)
+    log_sigma = torch.linspace(-6, 4, 64)
+    before, near, far = (net(x, log_sigma + shift) for shift in (0, 0.1, 3))
+    near, far = ((level - before).square().mean((1, 2, 3)).sqrt() for level in (near, far))
+    assert near.min() > 1e-3 * before.std() and near.mean() > 0.05 * far.mean()
+
+
+def test_a_unet_is_saved_and_loaded(tmp_path: Path) -> None:
+    net = unet()
+    net.save_pretrained(tmp_path)
+    x, log_sigma = torch.randn(3, 2, 1, 12, 12), torch.randn(3)
+    assert torch.equal(ImageUNet.from_pretrained(tmp_path).eval()(x, log_sigma), net(x, log_sigma))
+
+
+@pytest.mark.parametrize("arguments", [{"size": 30}, {"blocks": ()}, {"blocks": (8, 0)}, {"layers": 0}])
+def test_bad_arguments_of_a_unet_are_refused_in_one_line(arguments: dict) -> None:
+    with pytest.raises(MvssError, match="U-Net needs"):
+        ImageUNet(**({"blocks": (8, 8, 8)} | arguments))

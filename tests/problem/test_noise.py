@@ -1,0 +1,124 @@
+"""Noise models against torch.distributions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mvss.posteriors.exact_mixture import DenseView
+from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
+from mvss.problem.operators import Identity
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+
+RNG = torch.Generator().manual_seed(0)
+V = torch.randn(4, 2, 3, generator=RNG, dtype=torch.float64)
+MODELS: dict[str, Noise] = {
+    "one number": Isotropic(0.2),
+    "one in a tensor": Isotropic(torch.tensor([0.2])),
+    "one each": Isotropic(torch.tensor([0.1, 0.2, 0.3, 0.4])),
+    "a map each": Diagonal(0.1 + torch.rand(4, 2, 3, generator=RNG, dtype=torch.float64)),
+    "a map for all": Diagonal(0.1 + torch.rand(1, 2, 3, generator=RNG, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_against_torch_distributions(name: str) -> None:
+    noise = MODELS[name]
+    law = torch.distributions.MultivariateNormal(
+        torch.zeros(4, 6, dtype=torch.float64), torch.diag_embed(noise.variance(V).flatten(1))
+    )
+    flat = V.flatten(1).unsqueeze(-1)
+    torch.testing.assert_close(noise.apply(V).flatten(1), (law.covariance_matrix @ flat).squeeze(-1))
+    torch.testing.assert_close(noise.solve(V).flatten(1), (law.precision_matrix @ flat).squeeze(-1))
+    torch.testing.assert_close(noise.color(V).flatten(1), (law.scale_tril @ flat).squeeze(-1))
+    torch.testing.assert_close(noise.log_determinant(V), torch.logdet(law.covariance_matrix))
+    quadratic = (V * noise.solve(V)).flatten(1).sum(1)
+    log_prob = -0.5 * (quadratic + noise.log_determinant(V) + 6 * math.log(2 * math.pi))
+    torch.testing.assert_close(log_prob, law.log_prob(V.flatten(1)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_selection_takes_the_noise_of_the_rows(name: str) -> None:
+    noise, rows = MODELS[name].to("cpu"), torch.tensor([3, 1, 1])
+    torch.testing.assert_close(noise.select(rows).variance(V[rows]), noise.variance(V)[rows])
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_noise_that_is_not_positive_and_finite_is_refused(bad: float) -> None:
+    for make in (lambda: Isotropic(bad), lambda: Isotropic(torch.tensor([0.1, bad]))):
+        with pytest.raises(MvssError, match="positive and finite") as error:
+            make()
+        assert "\n" not in str(error.value)
+    with pytest.raises(MvssError, match="positive and finite"):
+        Diagonal(torch.tensor([[0.1, bad]]))
+
+
+def test_bad_shapes_are_refused() -> None:
+    with pytest.raises(MvssError, match="number or"):
+        Isotropic(torch.ones(3, 2))
+    square = torch.randn(3, 3)
+    with pytest.raises(MvssError, match=r"\(N, \*shape\)"):  # it would broadcast, and select() would take the wrong axis
+        Diagonal(torch.ones(3)).variance(square)
+
+
+def blurred(height: int, width: int) -> torch.Tensor:
+    """The covariance of white noise after a random kernel: positive definite, and not the same in both directions."""
+    kernel = torch.randn(height, width, generator=RNG, dtype=torch.float64)
+    lags = torch.zeros(2 * height - 1, 2 * width - 1, dtype=torch.float64)
+    for y in range(1 - height, height):
+        for x in range(1 - width, width):
+            shifted = torch.zeros_like(kernel)
+            rows, columns = (slice(max(0, d), n + min(0, d)) for d, n in ((y, height), (x, width)))
+            shifted[rows, columns] = kernel[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+            lags[y + height - 1, x + width - 1] = (kernel * shifted).sum()
+    return lags
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (4, 2), (9, 9)])
+def test_stationary_noise_against_its_matrix(height: int, width: int) -> None:
+    """Lags shorter and longer than the images."""
+    lags = blurred(height, width)
+    noise, v = Stationary(lags).to("cpu"), torch.randn(5, 2, 5, 4, generator=RNG, dtype=torch.float64)
+    pixels = [(y, x) for y in range(5) for x in range(4)]
+    one = torch.zeros(20, 20, dtype=torch.float64)
+    for i, (y, x) in enumerate(pixels):
+        for j, (z, w) in enumerate(pixels):
+            if abs(y - z) < height and abs(x - w) < width:
+                one[i, j] = lags[y - z + height - 1, x - w + width - 1]
+    matrix, flat = torch.block_diag(one, one), v.flatten(1)
+    torch.testing.assert_close(noise.matrix(v), matrix)
+    torch.testing.assert_close(noise.variance(v).flatten(1), matrix.diagonal().expand(5, -1))
+    torch.testing.assert_close(noise.apply(v).flatten(1), flat @ matrix)
+    torch.testing.assert_close(noise.solve(v).flatten(1), torch.linalg.solve(matrix, flat.mT).mT)
+    torch.testing.assert_close(noise.log_determinant(v), torch.logdet(matrix).expand(5))
+    root = noise.color(torch.eye(40, dtype=torch.float64).reshape(40, 2, 5, 4)).flatten(1)
+    torch.testing.assert_close(root.mT @ root, matrix)
+    assert noise.select(torch.tensor([1])) is noise and not noise.is_white and Isotropic(1.0).is_white
+
+
+@pytest.mark.parametrize(
+    ("lags", "words"),
+    [
+        (torch.ones(2, 3), "odd h and w"),
+        (torch.tensor([[math.nan]]), "NaN"),
+        (torch.tensor([[0.0, 1.0, 0.5]]), "opposite differences"),
+        (torch.tensor([[0.6, 1.0, 0.6]]), "not positive definite"),
+        (torch.tensor([[-1.0]]), "not positive definite"),
+    ],
+)
+def test_what_is_no_covariance_is_refused(lags: torch.Tensor, words: str) -> None:
+    images = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    with pytest.raises(MvssError, match=words) as error:
+        View(images, (Identity((1, 8, 8)),), Stationary(lags))
+    assert "\n" not in str(error.value)
+
+
+def test_methods_for_white_noise_refuse_correlated_noise() -> None:
+    view = View(torch.zeros(2, 1, 4, 4), (Identity((1, 4, 4)),), Stationary(torch.tensor([[0.2, 1.0, 0.2]])))
+    with pytest.raises(MvssError, match="independent between pixels"):
+        DenseView.of(view)
+    with pytest.raises(MvssError, match="images"):
+        Stationary(torch.ones(1, 1)).variance(torch.zeros(2, 3))

@@ -1,0 +1,127 @@
+"""Linear operators: adjoints, matrices, rows, and what they refuse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.signal import convolve2d
+from torch import Tensor
+
+from mvss.problem.convolution import Convolve
+from mvss.problem.operators import BlockAverage, Composition, Dense, Identity, LinearOperator, Mask, Scale, Zero
+from mvss.runtime.errors import MvssError
+
+COUNT = 4
+EACH = torch.randn(COUNT, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+ALL = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+KERNEL = torch.randn(3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+MASKS = torch.rand(COUNT, 1, 4, 6, generator=torch.Generator().manual_seed(6)) > 0.3
+OPERATORS: dict[str, LinearOperator] = {
+    "one matrix": Dense(ALL),
+    "a matrix each": Dense(EACH),
+    "identity": Identity((2, 3)),
+    "coarser pixels": BlockAverage((2, 4, 6), 2),
+    "zero": Zero((2, 2), (3,)),
+    "scale": Scale(-0.3, (2, 3)),
+    "weighted": Scale(0.4, (2,)) @ Dense(EACH),
+    "product": Dense(EACH) @ Dense(torch.randn(3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)),
+    "product with one each inside": Dense(ALL.mT) @ Dense(EACH),
+    "three": Scale(2.0, (2,)) @ (Dense(EACH) @ Identity((3,))),
+    "weighted image": Scale(2.0, (2, 3)) @ Identity((2, 3)),
+    "through zero": Dense(EACH) @ Zero((4, 1), (3,)),
+    "a mask each": Mask(MASKS),
+    "a mask for all": Mask(MASKS[:1]),
+    "masked blocks": Mask(MASKS) @ (Scale(2.0, (1, 4, 6)) @ BlockAverage((1, 8, 12), 2)),
+    "seeing": Convolve((2, 5, 6), KERNEL, "valid"),
+    "seeing, dark outside": Convolve((2, 4, 6), KERNEL, "same"),
+    "masked seeing": Mask(MASKS) @ Convolve((1, 6, 10), KERNEL, "valid"),
+}
+
+
+def random(shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(COUNT, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_adjoint_matrix_and_rows_agree_with_forward(name: str) -> None:
+    operator = OPERATORS[name]
+    x, y = random(operator.source_shape, 3), random(operator.observation_shape, 4)
+    image, back = operator.forward(x), operator.adjoint(y)
+    assert image.shape == y.shape and back.shape == x.shape
+    torch.testing.assert_close((image * y).flatten(1).sum(1), (x * back).flatten(1).sum(1))
+
+    matrix = operator.dense()
+    assert matrix.shape == (operator.count or 1, y[0].numel(), x[0].numel())
+    torch.testing.assert_close((matrix @ x.flatten(1).unsqueeze(-1)).squeeze(-1), image.flatten(1))
+    torch.testing.assert_close(LinearOperator.dense(operator), matrix)
+
+    inverse = (torch.linalg.pinv(matrix) @ y.flatten(1).unsqueeze(-1)).reshape(x.shape)
+    torch.testing.assert_close(operator.pseudo_inverse(y), inverse)
+
+    rows = torch.tensor([3, 1, 1])
+    part = operator.select(rows)
+    assert part.count in (None, 3) and (part.count is None) == (operator.count is None)
+    torch.testing.assert_close(part.forward(x[rows]), image[rows])
+    torch.testing.assert_close(operator.to("cpu").adjoint(y), back)
+    assert operator.is_zero == (name in ("zero", "through zero"))
+
+
+def test_a_weight_of_zero_hides_the_source() -> None:
+    assert Scale(0.0, (3,)).is_zero and (Scale(0.0, (2,)) @ Dense(EACH)).is_zero
+    assert not Dense(EACH).is_zero
+
+
+def test_seeing_is_the_convolution_of_scipy() -> None:
+    x, kernel = random((2, 6, 7), 7), KERNEL
+    for mode in ("valid", "same"):
+        expected = [[convolve2d(c, kernel, mode) for c in image] for image in x.numpy()]
+        found = Convolve((2, 6, 7), kernel, mode).forward(x)
+        torch.testing.assert_close(found, torch.tensor(np.array(expected)), rtol=1e-12, atol=1e-12)
+
+
+def test_single_precision_stays_single() -> None:
+    assert Dense(EACH).forward(random((3,), 0).float()).dtype == torch.float32
+    assert Mask(MASKS).forward(random((1, 4, 6), 0).float()).dtype == torch.float32
+    assert Convolve((1, 4, 6), KERNEL, "same").forward(random((1, 4, 6), 0).float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Dense(torch.ones(3)), "matrix must be"),
+        (lambda: Dense(torch.tensor([[1.0, float("nan")]])), "NaN"),
+        (lambda: Scale(float("inf"), (2,)), "finite"),
+        (lambda: Dense(EACH) @ Dense(EACH), "cannot compose"),
+        (lambda: Mask(torch.ones(2, 3)), "must be bool"),
+        (lambda: Mask(torch.tensor([[True, False], [False, False]])), "no measured pixel"),
+        (lambda: Convolve((1, 8, 8), torch.ones(2, 3), "same"), "odd"),
+        (lambda: Convolve((1, 8, 8), torch.tensor([[float("nan")]]), "same"), "NaN"),
+        (lambda: Convolve((1, 8, 4), torch.ones(3, 5), "valid"), "larger than"),
+        (lambda: Convolve((8, 8), torch.ones(3, 3), "valid"), "C, H, W"),
+        (lambda: Convolve((1, 8, 8), torch.ones(3, 3), "full"), "valid or same"),
+        (lambda: Composition(Dense(EACH), Dense(torch.ones(3, 3, 5))), "4 observations with those of 3"),
+    ],
+)
+def test_bad_operators_are_refused_in_one_line(make, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(MvssError, match=words) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_power_is_the_diagonal_of_the_image_of_variances(name: str) -> None:
+    operator = OPERATORS[name]
+    variance = torch.rand(COUNT, *operator.source_shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    matrix = operator.dense()
+    expected = torch.einsum("nmd,nd->nm", matrix.square().expand(COUNT, -1, -1), variance.flatten(1))
+    torch.testing.assert_close(operator.power(variance).flatten(1), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_that_was_moved_is_the_same(name: str) -> None:
+    here, there = OPERATORS[name], OPERATORS[name].to("cuda")
+    x, y = random(here.source_shape, 9), random(here.observation_shape, 10)
+    for work, v in (("forward", x), ("adjoint", y), ("power", x.square()), ("pseudo_inverse", y)):
+        torch.testing.assert_close(getattr(there, work)(v.to("cuda")).cpu(), getattr(here, work)(v))

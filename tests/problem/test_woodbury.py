@@ -1,0 +1,260 @@
+"""Masks and variances of single observations, under operators that all share: against Gaussian conditioning one by one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from closed_forms import random_prior
+from torch import Tensor
+
+from mvss.estimation.mixture_em import SharedMixtureConfig, _lap, factor_analysis, fit_shared_mixtures
+from mvss.posteriors.jacobian_products import MatrixFreePosterior
+from mvss.posteriors.pipeline import PosteriorConfig, SourceSeparationPipeline
+from mvss.posteriors.samplers import SamplerConfig
+from mvss.posteriors.shared_gaussians import Components, Given, SharedGaussians, SharedView, is_shared
+from mvss.posteriors.shared_moments import SharedPosterior
+from mvss.posteriors.solvers import CGConfig
+from mvss.priors.diffusion import Denoiser
+from mvss.problem.convolution import Convolve
+from mvss.problem.noise import Diagonal, Isotropic, Stationary
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
+from mvss.problem.views import MultiViewData, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+RNG = torch.Generator().manual_seed(0)
+N, SHAPE, M = 12, (1, 4, 4), 16
+PRIORS = (random_prior(3, 16, 2, rank=5), random_prior(2, 36, 3, rank=4))
+SOURCES = [Components.of(p) for p in PRIORS]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=RNG, dtype=torch.float64)
+
+
+def uniform(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=RNG, dtype=torch.float64)
+
+
+BASE: tuple[LinearOperator, ...] = (Identity(SHAPE), Scale(0.7, SHAPE) @ Convolve((1, 6, 6), normal(3, 3), "valid"))
+MASK = uniform(N, *SHAPE) > 0.12
+MASK[0], MASK[:, 0, 1, 2] = True, False  # one observation has all pixels but that which none has
+SIGMA = (0.2 + 0.3 * uniform(1, *SHAPE)).repeat(N, 1, 1, 1)
+ODD = uniform(N, *SHAPE) < 0.08
+ODD[0] = False
+SIGMA = SIGMA * torch.where(ODD, torch.where(uniform(N, *SHAPE) < 0.5, 3.0, 0.4), 1.0)
+VIEW = View(3 * normal(N, *SHAPE), tuple(Mask(MASK) @ a for a in BASE), Diagonal(SIGMA), "masked")
+LAGS = torch.tensor([[0.02, 0.05, 0.01], [0.06, 0.2, 0.06], [0.01, 0.05, 0.02]], dtype=torch.float64)
+CORRELATED = View(VIEW.y, VIEW.operators, Stationary(LAGS), "correlated")
+
+
+def given(view: SharedView) -> Given:
+    return SharedGaussians(view, SOURCES).given(view.y, SOURCES, view.own)
+
+
+def one_by_one(view: View, row: int) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """log p(y, k) of the measured pixels, and means, covariances, S⁻¹ (y − mean) and Aᵀ of every combination."""
+    seen = MASK[row].flatten() & MASK.any(0).flatten()
+    a = torch.cat([o.dense()[row][seen] for o in view.operators], dim=1)
+    noise = view.noise.matrix(view.y) if isinstance(view.noise, Stationary) else torch.diag(SIGMA[row].flatten() ** 2)
+    y, noise = view.y[row].flatten()[seen], noise[seen][:, seen]
+    logs, means, covariances, solved, inverses = [], [], [], [], []
+    for numbers in itertools.product(*(range(len(p)) for p in PRIORS)):
+        mean = torch.cat([p.means[k] for p, k in zip(PRIORS, numbers, strict=True)])
+        prior = torch.block_diag(*[p.covariances[k] for p, k in zip(PRIORS, numbers, strict=True)])
+        s = a @ prior @ a.mT + noise
+        weight = sum(p.weights[k].log() for p, k in zip(PRIORS, numbers, strict=True))
+        logs.append(weight + torch.distributions.MultivariateNormal(a @ mean, s).log_prob(y))
+        v = torch.linalg.solve(s, y - a @ mean)
+        means.append(mean + prior @ a.mT @ v)
+        covariances.append(prior - prior @ a.mT @ torch.linalg.solve(s, a @ prior))
+        solved.append(a.mT @ v)
+        inverses.append(a.mT @ torch.linalg.solve(s, a))
+    return torch.stack(logs), means, covariances, solved, inverses
+
+
+@pytest.mark.parametrize("view", [VIEW, CORRELATED])
+def test_evidence_and_means_are_those_of_the_measured_pixels(view: View) -> None:
+    found = given(SharedView.of(view))
+    for row in range(N):
+        logs, means, *_ = one_by_one(view, row)
+        torch.testing.assert_close(found.log_joint[row], logs)
+        for number, mean in enumerate(means):
+            torch.testing.assert_close(torch.cat(found.component_mean(number), dim=1)[row], mean)
+        total = torch.einsum("k,kd->d", logs.softmax(0), torch.stack(means))
+        torch.testing.assert_close(torch.cat(found.mean(), dim=1)[row], total)
+
+
+def test_noise_that_is_the_same_for_all_and_one_observation_alone() -> None:
+    """The evidence of an observation does not depend on which others are beside it, nor on what a masked pixel holds."""
+    whole = given(SharedView.of(VIEW)).log_evidence()
+    for rows in ([5], [0], [3, 7, 1]):
+        alone = given(SharedView.of(VIEW.select(torch.tensor(rows)))).log_evidence()
+        torch.testing.assert_close(alone, whole[rows])
+    filled = View(torch.where(MASK, VIEW.y, 1e4), VIEW.operators, VIEW.noise)
+    torch.testing.assert_close(given(SharedView.of(filled)).log_evidence(), whole, rtol=0, atol=0)
+    same = View(VIEW.y, (VIEW.operators[0], Scale(1.0, SHAPE) @ (Scale(0.7, SHAPE) @ VIEW.operators[1])), Isotropic(0.3))
+    view = SharedView.of(same)
+    assert view.own is not None and bool((view.own.inverse == 0).all()) and len(view.own.pixel) == N
+
+
+def test_an_observation_without_exceptional_pixels_is_as_before() -> None:
+    rows = torch.tensor([0])
+    masked, clear = SharedView.of(VIEW), SharedView.of(VIEW.select(rows))
+    assert clear.own is None and masked.own is not None and not bool(masked.own.here[0].any())
+    a, b = given(masked), given(clear)
+    torch.testing.assert_close(a.log_joint[:1], b.log_joint, rtol=1e-13, atol=1e-13)
+    for x, y in zip(a.mean(), b.mean(), strict=True):
+        torch.testing.assert_close(x[:1], y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("view", "row"), [(VIEW, 2), (VIEW, 5), (CORRELATED, 7)])
+def test_draws_have_the_moments_of_the_posterior(view: View, row: int) -> None:
+    n = 20000
+    assert bool(ODD[row].any()) == (view is VIEW) and int((~MASK[row]).sum()) > 1
+    many = SharedView.of(view).select(torch.full((n,), row))
+    draws = torch.cat(given(many).draw(Stream(0, ("draws",)), torch.arange(n)), dim=1)
+    logs, means, covariances, *_ = one_by_one(view, row)
+    weight = logs.softmax(0)
+    mean = torch.einsum("k,kd->d", weight, torch.stack(means))
+    second = sum(w * (c + torch.outer(m - mean, m - mean)) for w, m, c in zip(weight, means, covariances, strict=True))
+    assert bool(((draws.mean(0) - mean).abs() < 5 * (second.diagonal() / n).sqrt()).all())
+    offset = draws - mean
+    found = offset.mT @ offset / n
+    error = ((offset.square().mT @ offset.square() / n - found.square()) / n).sqrt()
+    assert float(((found - second).abs() / error).max()) < 5
+
+
+def test_a_lap_is_that_of_every_observation_by_itself() -> None:
+    """The means of source 1 by the direct solution, the covariances of both by EM."""
+    data = MultiViewData((VIEW,), (SHAPE, (1, 6, 6)))
+    config = SharedMixtureConfig((3, 2), (0, 0), floor=0.1)
+    found, evidence = _lap(data, [SharedView.of(VIEW)], [0], dict(enumerate(PRIORS)), [0, 1], 0, config)
+    rows = [one_by_one(VIEW, row) for row in range(N)]
+    torch.testing.assert_close(evidence, float(torch.stack([r[0] for r in rows]).logsumexp(1).mean()))
+    combinations = list(itertools.product(range(3), range(2)))
+    for beta, part in enumerate((slice(0, 16), slice(16, 52))):
+        for k in range(len(PRIORS[beta])):
+            if float(sum(r[0].softmax(0)[c] for r in rows for c, n in enumerate(combinations) if n[beta] == k)) < 1:
+                continue
+            count, first, second, force, precision = 0.0, 0.0, 0.0, 0.0, 0.0
+            for logs, means, covariances, solved, inverses in rows:
+                for c, numbers in enumerate(combinations):
+                    if numbers[beta] == k:
+                        weight, m = logs.softmax(0)[c], means[c][part]
+                        count, first = count + weight, first + weight * m
+                        second = second + weight * (torch.outer(m, m) + covariances[c][part, part])
+                        force, precision = force + weight * solved[c][part], precision + weight * inverses[c][part, part]
+            centre = first / count
+            expected = factor_analysis(
+                torch.ones(1), centre[None], (second / count - torch.outer(centre, centre))[None], 0, 0.1
+            )
+            torch.testing.assert_close(found[beta].covariances[k], expected.covariances[0])
+            mean = centre if beta else PRIORS[0].means[k] + torch.linalg.pinv(precision, rtol=1e-10, hermitian=True) @ force
+            torch.testing.assert_close(found[beta].means[k], mean)
+    thin = SharedMixtureConfig((3, 2), (5, 4), floor=0.1)  # variances of single numbers, some of which a component never sees
+    for prior in _lap(data, [SharedView.of(VIEW)], [0], dict(enumerate(PRIORS)), [0, 1], 0, thin)[0].values():
+        assert float(prior.covariances.abs().max()) < 100
+
+
+def test_the_evidence_rises_in_every_lap_and_the_truth_is_found() -> None:
+    n, d = 1500, 6
+    factor = normal(d, d) / 2
+    b = [1.0 + normal(n, d) @ factor.T for _ in range(2)]
+    target = torch.tensor([3.0, -3.0, 0, 0, 0, 0], dtype=torch.float64) * (2 * (torch.arange(n) % 2) - 1)[:, None]
+    identity, views = Identity((d,)), []
+    for number, (x, name) in enumerate(((b[0], "off"), (b[1] + target + 0.3 * normal(n, d), "on"))):
+        mask = uniform(n, d) > 0.1
+        sigma = torch.where(uniform(n, d) < 0.05, 1.0, 0.1)
+        y = torch.where(mask, x + sigma * normal(n, d), 50.0)
+        second: LinearOperator = Mask(mask) @ identity if number else Zero((d,), (d,))
+        views.append(View(y, (Mask(mask) @ identity, second), Diagonal(sigma), name))
+    data = MultiViewData(tuple(views), ((d,), (d,)))
+    fit = fit_shared_mixtures(data, SharedMixtureConfig((1, 2), (0, 0), 20, 0.05), ((0,), (1,)), Stream(0, ("masked",)))
+    for stage in (fit.evidence[:20], fit.evidence[20:]):
+        assert float(torch.tensor(stage).diff().min()) > -1e-9 and stage[-1] > stage[0]
+    torch.testing.assert_close(fit.priors[0].covariances[0], factor @ factor.T, atol=0.15, rtol=0.15)
+    torch.testing.assert_close(fit.priors[1].means[:, 0].abs(), torch.full((2,), 3.0, dtype=torch.float64), atol=0.3, rtol=0)
+
+
+def test_exceptional_pixels_go_with_their_rows() -> None:
+    """In parts of a posterior, in chunks of the pipeline, and in Gibbs; and factorisations are kept from call to call."""
+    denoisers = [Denoiser(p, None, s, 1.0) for p, s in zip(PRIORS, (SHAPE, (1, 6, 6)), strict=True)]
+    posterior, level = SharedPosterior(denoisers, SharedView.of(VIEW)), torch.full((N,), 0.5, dtype=torch.float64)
+    x_t = [normal(N, *SHAPE), normal(N, 1, 6, 6)]
+    whole = posterior(x_t, level)
+    part = posterior.select(slice(4, 9))([x[4:9] for x in x_t], level[4:9])
+    for x, y in zip(whole, part, strict=True):
+        torch.testing.assert_close(x[4:9], y)
+    large = [Denoiser(random_prior(2, 100, s, rank=3), None, (1, 10, 10), 1.0) for s in (1, 2)]
+    mask, stream = uniform(N, 1, 10, 10) > 0.05, Stream(0, ("pipe",))
+    sigma = torch.where(uniform(N, 1, 10, 10) < 0.02, 0.9, 0.3)
+    view = View(normal(N, 1, 10, 10), (Mask(mask) @ Identity((1, 10, 10)),) * 2, Diagonal(sigma))
+    for rounds in (0, 2):
+        config = PosteriorConfig(SamplerConfig("ancestral", 2, sigma_start=3.0), "cold", gibbs_rounds=rounds)
+        draws = []
+        for chunk in (5, 1000):
+            pipeline = SourceSeparationPipeline(large, PosteriorConfig(**{**vars(config), "chunk": chunk}))
+            draws.append(torch.stack(pipeline.posterior_sample(view, stream).draws))
+        torch.testing.assert_close(*draws)
+    pipeline.posterior_sample(View(2 * view.y, view.operators, view.noise), stream)
+    before = pipeline._kept["view", (0, 1)][1]
+    pipeline.posterior_sample(view, stream)
+    assert pipeline._kept["view", (0, 1)][1] is before
+
+
+@pytest.mark.parametrize("view", [VIEW, CORRELATED])
+def test_conjugate_gradients_see_the_measured_pixels_alone(view: View) -> None:
+    """One Gaussian a source: one iteration, since the preconditioner corrects for the same pixels; and many without it."""
+    priors = [random_prior(1, d, seed, rank=4) for d, seed in ((16, 1), (36, 2))]
+    denoisers = [Denoiser(p, None, s, 1.0) for p, s in zip(priors, (SHAPE, (1, 6, 6)), strict=True)]
+    x_t, level = [normal(N, *SHAPE), normal(N, 1, 6, 6)], torch.full((N,), 0.5, dtype=torch.float64)
+    expected = SharedPosterior(denoisers, SharedView.of(view))(x_t, level)
+    filled = View(torch.where(MASK, view.y, 100.0), view.operators, view.noise)
+    quick = MatrixFreePosterior(denoisers, filled, CGConfig(1, 1e-9))
+    torch.testing.assert_close(quick(x_t, level), expected, rtol=1e-6, atol=1e-7)
+    part = quick.select(slice(3, 8))([x[3:8] for x in x_t], level[3:8])
+    torch.testing.assert_close(part, tuple(x[3:8] for x in expected), rtol=1e-6, atol=1e-7)
+    slow = MatrixFreePosterior(denoisers, filled, CGConfig(200, 1e-12))
+    slow._inverse = None
+    torch.testing.assert_close(slow(x_t, level), expected, rtol=1e-6, atol=1e-7)
+
+
+def refused() -> list[tuple[View, str]]:
+    y, dense = normal(6, 4), Dense(normal(4, 3))
+    half = (torch.arange(24).reshape(6, 4) + torch.arange(6)[:, None]) % 2 == 0
+    one = half.clone()
+    one[0] = True
+    noise = Isotropic(0.1)
+    return [
+        (View(y, (Mask(half) @ dense,), noise), "50% of the pixels"),
+        (View(y, (Mask(half) @ dense, Mask(one) @ dense), noise), "operators of their own"),
+        (View(y, (Mask(half) @ dense, dense), noise), "operators of their own"),
+        (View(y, (Mask(half) @ Dense(normal(6, 4, 3)),), noise), "operators of their own"),
+        (View(y, (dense,), Diagonal(0.1 + uniform(6, 4))), "noise of their own"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_views_that_differ_too_much_are_told(number: int) -> None:
+    view, words = refused()[number]
+    assert not is_shared(view)
+    with pytest.raises(MvssError, match=words) as error:
+        SharedView.of(view)
+    assert "\n" not in str(error.value)
+
+
+def test_one_mask_for_all_costs_nothing() -> None:
+    """Half of the pixels, as of a round field: no exceptional ones, and the evidence is that of the rest."""
+    keep = torch.arange(M) % 2 == 0
+    view = View(VIEW.y, (Mask(keep.reshape(1, *SHAPE)) @ BASE[0],), Isotropic(0.3))
+    rows = SharedView.of(view)
+    assert rows.own is None
+    sources = SOURCES[:1]
+    found = SharedGaussians(rows, sources).given(rows.y, sources)
+    rest = View(view.y.flatten(1)[:, keep], (Dense(torch.eye(M, dtype=torch.float64)[keep]),), Isotropic(0.3))
+    expected = SharedGaussians(SharedView.of(rest), sources).given(rest.y, sources)
+    torch.testing.assert_close(found.log_joint, expected.log_joint)
+    torch.testing.assert_close(found.mean(), expected.mean())

@@ -1,0 +1,65 @@
+"""The README's example runs as it stands, and its results are generated."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.report.readme import BARS, BEGIN, COLUMNS, END, ROOT, Bar, fill, main, results
+from mvss.runtime.errors import MvssError
+
+README = ROOT / "README.md"
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    for name, count in (("background_draws", 512), ("target_draws", 512), ("prior_draws", 100)):
+        draws = names[name]
+        assert isinstance(draws, torch.Tensor) and draws.shape == (count, 4) and bool(draws.isfinite().all())
+    assert (tmp_path / "my-mixture" / "pipeline.json").exists()
+
+
+def table(value: float = 40.0) -> dict[str, object]:
+    rows = [
+        {"problem": "mixed-0.1", "method": method, "source": "mean", "metric": metric, "mean": value, "std": 0.5}
+        | {"seeds": [0, 1], "samples": 2048, "paper": None}
+        for method in ("joint", "exact")
+        for metric in COLUMNS
+    ]
+    return {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds", "rows": rows}
+
+
+def test_the_results_say_what_was_met_and_what_was_not() -> None:
+    text = results(table())  # type: ignore[arg-type]
+    assert "| mixed-0.1 | joint (ours) | 40.0 ± 0.5 | 40.0 ± 0.5 | 40.0000 ± 0.5000 | 40.0000 ± 0.5000 |" in text
+    assert "| mixed-0.1 | joint | PSNR (dB) ≥ 36 | 40.0 ± 0.5 | met |" in text
+    assert "| mixed-0.1 | joint | below oracle (dB) ≤ 8 | 40.0 ± 0.5 | **not met** |" in text
+    assert text.count("not measured") == sum(
+        (bar.problem, bar.method) != ("mixed-0.1", "joint") or bar.metric not in COLUMNS for bar in BARS
+    )
+    assert all(word in text for word in ("seeds 0, 1", "`abc`", "`make manifolds`", "2,048"))
+    assert Bar("p", "m", 1.0).holds(1.0) and not Bar("p", "m", 1.0, least=True).holds(0.9)
+    assert "make manifolds" in results(None)
+
+
+def test_the_readme_has_the_markers_and_filling_them_twice_is_filling_them_once(tmp_path: Path) -> None:
+    once = fill(README.read_text(encoding="utf-8"), results(table()))  # type: ignore[arg-type]
+    assert fill(once, results(table())) == once  # type: ignore[arg-type]
+    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nEARLIER\n{END}\nafter\n")
+    assert main(tmp_path) == 0  # without results
+    path = tmp_path / "results" / "manifolds" / "cpu" / "table.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(table()))
+    assert main(tmp_path) == 0
+    first = (tmp_path / "README.md").read_text()
+    assert main(tmp_path) == 0 and (tmp_path / "README.md").read_text() == first
+    assert first.startswith("before\n") and first.endswith(f"{END}\nafter\n") and "EARLIER" not in first
+    with pytest.raises(MvssError, match="put them back"):
+        fill("no markers", "x")
