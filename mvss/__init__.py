@@ -1,3 +1,49 @@
-"""Multi-view source separation with diffusion priors: sources learned from mixtures alone."""
+"""Multi-view source separation with diffusion priors, learned from mixtures alone  (arXiv 2510.05205).
+
+model = mvss.SourceSeparator("vectors").fit([alone, both])      draws = model.separate(both, draws=10)
+"""
+
+from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
+from mvss.presets.posterior import AmortisedConfig, CGConfig, ExactConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
+from mvss.presets.settings import EMConfig, PriorConfig, Settings
+from mvss.presets.training import NetworkConfig, TrainingConfig
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
+from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.separator import SourceSeparator
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "SourceSeparator",
+    "View",
+    "MvssError",
+    "LinearOperator",
+    "Dense",
+    "Identity",
+    "Scale",
+    "Mask",
+    "BlockAverage",
+    "Convolve",
+    "Composition",
+    "Noise",
+    "Isotropic",
+    "Diagonal",
+    "Stationary",
+    "Settings",
+    "AscentConfig",
+    "MixtureEMConfig",
+    "Noisier2NoiseConfig",
+    "PriorConfig",
+    "NetworkConfig",
+    "TrainingConfig",
+    "EMConfig",
+    "ExactConfig",
+    "MomentMatchingConfig",
+    "GibbsConfig",
+    "AmortisedConfig",
+    "SamplerConfig",
+    "CGConfig",
+]

@@ -7,258 +7,250 @@
 The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
 that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
 
-How long? The likelihood of the observations under a diffusion prior has no closed form, but what a lap adds to it has bounds
-on both sides (Jensen): for the priors p before the lap and p' after it,
-
-    E_{x ~ p(x | y)} [Σ_β log p'(x^β) − log p(x^β)]  ≤  log p'(y) − log p(y)  ≤  the same under p'(x | y)
-
-and their mean is right to second order in the change. Observations that no M-step sees are separated before and after each
-lap; `likelihood.expected_log_prob` takes the difference, with the same noise for both priors. (The density of each lap's own
-draws would be no measure: it rises whenever a prior narrows.)
+Some observations of each view are separated, but no network learns from their draws: on those each lap is judged, by the
+denoising loss before and after its M-step.
 """
 
 from __future__ import annotations
 
-import copy
-import math
+__all__ = ["FirstDraws", "Lap", "Stage", "plan_stages", "run_em"]
+
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.posteriors.amortised import Amortised
-from mvss.posteriors.pipeline import PosteriorConfig, Separation, SourceSeparationPipeline
-from mvss.priors.diffusion import Denoiser
-from mvss.priors.likelihood import expected_log_prob
-from mvss.priors.training import TrainingConfig, fit_denoiser
-from mvss.problem.views import MultiViewData
+from mvss.posteriors.amortised import Amortised, AmortisedPosterior
+from mvss.posteriors.posterior import Posterior, Separation
+from mvss.presets.settings import Settings
+from mvss.presets.training import TrainingConfig
+from mvss.priors.diffusion import DiffusionPrior
+from mvss.priors.prior import Prior
+from mvss.priors.training import default_accelerator, denoising_loss, fit_denoiser
+from mvss.problem.views import Draws, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-__all__ = ["Draws", "HeldOut", "Stage", "run_em"]
-
-LEVELS = 64  # noise levels per held-out draw: enough that the draws themselves are most of the error
-Draws = list[list[Tensor]]
-"""`draws[α][position]`: `(N_α, *shape)` of each source that view α shows, in the order of `View.shown`."""
-
 
 @dataclass(frozen=True)
 class Stage:
-    """sources: those that learn (from 0). laps: how many. The views used are those that show a learning source and
-    nothing that is to be learned later."""
+    """sources: those that learn. laps: how many. views: numbers of those that show a learning source and nothing that is to be
+    learned later."""
 
-    sources: tuple[int, ...]
+    sources: tuple[str, ...]
     laps: int
+    views: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Observations that stay out of the M-step. start: draws to begin each separation from, see `Draws`; posterior: how they
-    are separated. patience: a stage ends when the gain of so many laps together is not above its standard error."""
+class FirstDraws:
+    """draws: of each view. better: of sources whose first draws are better in some views, those views, by number: their first
+    M-step is on these alone."""
 
-    data: MultiViewData
-    start: Draws
-    posterior: PosteriorConfig
-    patience: int = 3
+    draws: list[Draws]
+    better: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What a lap has left; number 0 is before the first. record: losses, held-out losses, evaluations so far, seconds. draws:
+    of each view."""
+
+    number: int
+    record: dict[str, Any]
+    draws: list[Draws]
+
+
+def plan_stages(views: Views, settings: Settings, learning: Sequence[str]) -> list[Stage]:
+    """Every stage of the settings with the sources that learn in it and the views that it uses."""
+    em = settings.em
+    groups = (views.sources,) if em.stages == "together" else views.stages()
+    laps = (em.laps,) * len(groups) if isinstance(em.laps, int) else em.laps
+    if len(laps) < len(groups):
+        raise MvssError(f"laps={list(laps)} are fewer than the {len(groups)} stages: give one number for each")
+    later: set[str] = set()
+    stages: list[Stage] = []
+    for group, count in reversed(list(zip(groups, laps, strict=False))):
+        sources = tuple(source for source in group if source in learning)
+        usable = [a for a in views.showing(sources) if not set(views[a].sources) & later]
+        reached = {source for a in usable for source in views[a].sources}
+        if missing := [source for source in sources if source not in reached]:
+            raise MvssError(f"em: no view shows {', '.join(missing)} without later sources: set em.stages to together")
+        if sources:
+            stages.insert(0, Stage(sources, count, tuple(usable)))
+        later |= set(sources)
+    return stages
 
 
 def run_em(
-    data: MultiViewData,
-    denoisers: Sequence[Denoiser],
-    draws: Draws,
-    stages: Sequence[Stage],
-    training: TrainingConfig,
-    posterior: PosteriorConfig,
+    views: Views,
+    priors: Mapping[str, Prior],
+    posterior: Posterior,
+    first: FirstDraws,
+    settings: Settings,
     stream: Stream,
-    accelerator: Accelerator,
-    relaxation: float = 1.0,
     checkpoint: Path | None = None,
-    on_lap: Callable[[dict[str, Any], Draws], None] | None = None,
-    held_out: HeldOut | None = None,
-    amortised: Mapping[int, Amortised] | None = None,
-    first_views: Mapping[int, Sequence[int]] | None = None,
-    guess_training: TrainingConfig | None = None,
-    amortised_training: TrainingConfig | None = None,
-) -> Draws:
-    """Run all stages; the denoisers' networks are trained in place. Returns the last draws.
+    callback: Callable[[Lap], None] = lambda _: None,
+) -> list[Draws]:
+    """Run all stages; networks, also those of an amortised posterior, are trained in place. Returns the last draws.
 
-    draws: the first draws, see `Draws`. checkpoint: file to save to after every lap, and to go on from if it exists.
-    on_lap: called after every lap with its record, and once with lap 0 before the first.
-    held_out: where given, stages end by it, and their laps are the most that they may take. amortised: of sources (from 0) that
-    have one, the network that learns their posterior beside the denoiser; trained in place. first_views: of sources whose first
-    draws are better in some views, those views: their first M-step is on these alone. amortised_training: of `amortised`, where
-    it differs from the denoisers'. guess_training: how their guesses learn from each lap's draws; None: they stay as they are.
+    checkpoint: file to save to after every lap, and to go on from if it exists. callback: takes every lap, and one of number
+    0 before the first.
     """
-    plan = _plan(data, stages)
-    amortised = amortised or {}
-    if amortised and posterior.amortised is None:
-        raise MvssError("em: networks for posteriors need posterior.amortised, the noise levels that they learn between")
-    if amortised and held_out:
-        raise MvssError("em: held-out observations judge priors, and laps of networks for posteriors learn none: leave one out")
-    # also what is not trained: what works together is in one place
-    pipeline = SourceSeparationPipeline(denoisers, posterior, amortised).to(accelerator.device)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "gains": [], "asked": None}
-    draws = list(draws)
+    em = _EM(views, priors, posterior, settings, stream)
+    learning = [source for source, prior in priors.items() if prior.network is not None]
+    stages = plan_stages(views, settings, learning)
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0}
+    draws = list(first.draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
         draws = state.pop("draws")
-        for denoiser, weights in zip(denoisers, state.pop("networks"), strict=True):
-            if denoiser.network is not None:
-                denoiser.network.load_state_dict(weights)
-        for model, weights in zip(amortised.values(), state.pop("amortised", []), strict=True):
-            model.load_state_dict(weights)
-    elif on_lap:
-        on_lap({"lap": 0, "network_evaluations": 0}, draws)
-    while state["stage"] < len(plan):
-        stage, views = plan[state["stage"]]
+        em.restore(state.pop("networks"))
+    else:
+        callback(Lap(0, {"network_evaluations": 0}, draws))
+    while state["stage"] < len(stages):
+        stage = stages[state["stage"]]
         if state["within"] >= stage.laps:
-            state |= {"stage": state["stage"] + 1, "within": 0, "asked": None}
+            state |= {"stage": state["stage"] + 1, "within": 0}
             continue
-        lap, scores = state["lap"], {}
-        if held_out and state["asked"] is None:
-            state["asked"], count = _separate(denoisers, held_out, views, stream.child("held-out", lap), accelerator)
-            state["evaluations"] += count
-        former, began = copy.deepcopy(list(denoisers)) if held_out else [], time.monotonic()
-        for beta in stage.sources:
-            showing = [a for a in views if beta in data.views[a].shown]
-            learned_from = (first_views or {}).get(beta, showing) if state["within"] == 0 else showing
-            pool = torch.cat([draws[a][data.views[a].shown.index(beta)] for a in learned_from])
-            if beta in amortised:
-                keyed = stream.child("amortised", lap, beta)
-                run = posterior.amortised
-                assert run is not None
-                if guess_training is not None:
-                    amortised[beta].learn_guess(pool, guess_training, keyed.child("guess"), accelerator)
-                own = amortised_training or training
-                levels = replace(own, sigma_min=run.sigma_min, sigma_max=run.sigma_start)  # in units of what is seen
-                losses = fit_denoiser(amortised[beta], pool, levels, keyed, accelerator)
-                scores[f"loss_amortised_{beta + 1}"] = losses[-1][1]
-                # a prior that no E-step of this stage draws from is learned once, from its last draws but one
-                if state["within"] + 1 < stage.laps and all(amortised[beta].applies(data.views[a], beta) for a in showing):
-                    continue
-            denoisers[beta].relax(relaxation)
-            losses = fit_denoiser(denoisers[beta], pool, training, stream.child("m-step", lap, beta), accelerator)
-            denoisers[beta].relax(1.0)
-            scores[f"loss_{beta + 1}"] = losses[-1][1]
+        began = time.monotonic()
+        better = first.better if state["within"] == 0 else {}
+        record = em.maximise(stage, state["lap"], draws, better, state["within"] + 1 == stage.laps)
         trained = time.monotonic()
-        _freeze(denoisers, True)
-        clamped, residual = 0.0, 0.0
-        for alpha in views:
-            found = _e_step(pipeline, data, alpha, draws[alpha], stream.child("e-step", lap, alpha), accelerator)
-            draws[alpha] = list(found.draws)
-            state["evaluations"] += found.evaluations * len(data.views[alpha])
-            clamped, residual = max(clamped, found.clamped), max(residual, found.residual)
-        _freeze(denoisers, False)
-        e_step_seconds = time.monotonic() - trained
-        state |= {"lap": lap + 1, "within": state["within"] + 1}
-        if held_out:
-            keyed, before = stream.child("held-out", lap + 1), state["asked"]
-            state["asked"], count = _separate(denoisers, held_out, views, keyed, accelerator)
-            state["evaluations"] += count
-            bounds = [_gain(former, denoisers, asked, training, keyed) for asked in (before, state["asked"])]
-            gain = torch.stack(bounds).mean(0)
-            state["gains"] = [*state["gains"], (float(gain.mean()), float(gain.std()) / math.sqrt(len(gain)))]
-            last = state["gains"][-held_out.patience :]
-            if state["within"] >= held_out.patience and sum(m for m, _ in last) <= math.hypot(*(e for _, e in last)):
-                state["within"] = stage.laps
-            scores |= {"held_out_gain": last[-1][0], "held_out_gain_error": last[-1][1]}
-            scores["held_out_nats"] = sum(m for m, _ in state["gains"])
-        record = {
-            "lap": lap + 1,
-            "sources": [b + 1 for b in stage.sources],
-            "network_evaluations": state["evaluations"],
-            "clamped": clamped,
-            "residual": residual,
-            "m_step_seconds": trained - began,
-            "e_step_seconds": e_step_seconds,
-            **scores,
-        }
-        if on_lap:  # before the checkpoint: a kill in between repeats a record rather than losing it
-            on_lap(record, draws)
-        if checkpoint is not None and accelerator.is_main_process:
-            networks = [d.network.state_dict() if d.network is not None else {} for d in denoisers]
-            learned = [model.state_dict() for model in amortised.values()]
-            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": networks, "amortised": learned})
+        record |= em.expect(stage, state["lap"], draws)
+        state["evaluations"] += record.pop("evaluations")
+        state |= {"lap": state["lap"] + 1, "within": state["within"] + 1}
+        seconds = {"m_step_seconds": trained - began, "e_step_seconds": time.monotonic() - trained}
+        # before the checkpoint: a kill in between repeats a record rather than losing it
+        callback(Lap(state["lap"], {"network_evaluations": state["evaluations"], **seconds, **record}, draws))
+        if checkpoint is not None and em.accelerator.is_main_process:
+            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": em.networks()})
     return draws
 
 
-def _plan(data: MultiViewData, stages: Sequence[Stage]) -> list[tuple[Stage, list[int]]]:
-    """Every stage with the views that it uses."""
-    later: set[int] = set()
-    plan: list[tuple[Stage, list[int]]] = []
-    for stage in reversed(stages):
-        views = [a for a in data.showing(stage.sources) if not set(data.views[a].shown) & later]
-        reached = {beta for a in views for beta in data.views[a].shown}
-        if missing := [s + 1 for s in stage.sources if s not in reached]:
-            raise MvssError(f"em: no view shows sources {missing} without later ones; reorder stages")
-        plan[:0] = [(stage, views)]
-        later |= set(stage.sources)
-    return plan
+class _EM:
+    """Both steps, of whatever stage."""
 
+    def __init__(
+        self, views: Views, priors: Mapping[str, Prior], posterior: Posterior, settings: Settings, stream: Stream
+    ) -> None:
+        self.views, self.priors, self.posterior, self.settings, self.stream = views, priors, posterior, settings, stream
+        self.amortised = posterior.models if isinstance(posterior, AmortisedPosterior) else {}
+        self.accelerator = default_accelerator()
+        for model in self._modules().values():  # also what is not trained: what works together is in one place
+            model.to(self.accelerator.device).eval()
 
-def _separate(
-    denoisers: Sequence[Denoiser], held_out: HeldOut, views: Sequence[int], stream: Stream, accelerator: Accelerator
-) -> tuple[list[dict[int, Tensor]], int]:
-    """One draw `(N, *shape)` of each source of each held-out observation of `views`, and the network evaluations."""
-    _freeze(denoisers, True)
-    pipeline, drawn, evaluations = SourceSeparationPipeline(denoisers, held_out.posterior), [], 0
-    for alpha in views:
-        view = held_out.data.views[alpha]
-        found = _e_step(pipeline, held_out.data, alpha, held_out.start[alpha], stream.child(alpha), accelerator)
-        drawn.append(dict(zip(view.shown, found.draws, strict=True)))
-        evaluations += found.evaluations * len(view)
-    _freeze(denoisers, False)
-    return drawn, evaluations
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        priors = {f"prior {s}": p for s, p in self.priors.items() if isinstance(p, torch.nn.Module)}
+        return {**priors, **{f"amortised {source}": model for source, model in self.amortised.items()}}
 
+    def _trained(self) -> dict[str, torch.nn.Module]:
+        """What has weights that laps change, by name."""
+        networks = {f"prior {s}": p.network for s, p in self.priors.items() if p.network is not None}
+        return {**networks, **{f"amortised {source}": model for source, model in self.amortised.items()}}
 
-def _gain(
-    former: Sequence[Denoiser],
-    latter: Sequence[Denoiser],
-    drawn: Sequence[dict[int, Tensor]],
-    training: TrainingConfig,
-    stream: Stream,
-) -> Tensor:
-    """Expected log density of all sources of each held-out observation under the latter denoisers less that under the former,
-    `(N,)`, nats."""
-    values = []
-    for place, sources in enumerate(drawn):
-        each = []
-        for beta, x in sources.items():
-            keyed = stream.child("density", place, beta)
-            new, old = (
-                expected_log_prob(denoisers[beta], x, training.sigma_min, training.sigma_max, keyed, LEVELS)
-                for denoisers in (latter, former)
-            )
-            each.append(new - old)
-        values.append(torch.stack(each).sum(0))
-    return torch.cat(values)
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """All weights."""
+        return {name: module.state_dict() for name, module in self._trained().items()}
 
+    def restore(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """What `networks` gave."""
+        for name, module in self._trained().items():
+            module.load_state_dict(weights[name])
 
-def _freeze(denoisers: Sequence[Denoiser], frozen: bool) -> None:
-    for denoiser in denoisers:
-        denoiser.requires_grad_(not frozen)
+    def maximise(
+        self, stage: Stage, lap: int, draws: Sequence[Draws], better: Mapping[str, Sequence[int]], last: bool
+    ) -> dict[str, Any]:
+        """The M-step. last: of the stage."""
+        record: dict[str, Any] = {"sources": list(stage.sources)}
+        for source in stage.sources:
+            showing = [a for a in stage.views if source in self.views[a].sources]
+            pool, held = self._pool(source, better.get(source, showing), draws)
+            place = self.views.sources.index(source) + 1
+            if source in self.amortised:
+                keyed = self.stream.child("amortised", lap, place - 1)
+                losses = self._learn_posterior(self.amortised[source], pool, held, keyed)
+                record |= {f"{name}_amortised_{place}": value for name, value in losses.items()}
+                # a prior that no E-step of this stage draws from is learned once, from its last draws but one
+                if not last and all(self.amortised[source].applies(self.views[a]) for a in showing):
+                    continue
+            prior, keyed = self.priors[source], self.stream.child("m-step", lap, place - 1)
+            assert isinstance(prior, DiffusionPrior)
+            prior.relax(self.settings.em.relaxation)
+            losses = self._learn(prior, pool, held, self.settings.training, keyed)
+            prior.relax(1.0)
+            record |= {f"{name}_{place}": value for name, value in losses.items()}
+        return record
 
+    def _pool(self, source: str, showing: Sequence[int], draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
+        """Draws of a source that are learned from, and those that are not."""
+        kept, held = [], []
+        for a in showing:
+            first = int(len(self.views[a]) * self.settings.em.held_out)
+            held.append(draws[a][source][:first])
+            kept.append(draws[a][source][first:])
+        return torch.cat(kept), torch.cat(held)
 
-def _e_step(
-    pipeline: SourceSeparationPipeline,
-    data: MultiViewData,
-    alpha: int,
-    start: list[Tensor],
-    stream: Stream,
-    accelerator: Accelerator,
-) -> Separation:
-    """Draws of one view, each process a contiguous share of the observations."""
-    view = data.views[alpha]
-    share = -(-len(view) // accelerator.num_processes)
-    index = torch.arange(share) + accelerator.process_index * share
-    index = index.clamp_max(len(view) - 1)  # equal shares: the last observation may be repeated
-    begin = [s[index] for s in start]
-    found = pipeline.posterior_sample(view.select(index), stream, begin, index)
-    gathered = [accelerator.gather(d.contiguous().to(accelerator.device))[: len(view)].to(d.device) for d in found.draws]
-    return replace(found, draws=tuple(gathered))
+    def _learn_posterior(self, model: Amortised, pool: Tensor, held: Tensor, stream: Stream) -> dict[str, float]:
+        run, em = self.posterior.config.sampler, self.settings.em  # type: ignore[attr-defined]
+        if em.guess is not None:
+            model.learn_guess(pool, em.guess, stream.child("guess"), self.accelerator)
+        training = em.amortised or self.settings.training
+        # noise levels are in units of what is seen
+        levels = replace(training, sigma_min=run.sigma_min, sigma_max=run.sigma_start)
+        return self._learn(model, pool, held, levels, stream)
+
+    def _learn(
+        self, model: torch.nn.Module, pool: Tensor, held: Tensor, training: TrainingConfig, stream: Stream
+    ) -> dict[str, float]:
+        """Train; the loss, and that of held-out draws before and after."""
+        keyed, scores = stream.child("held-out"), {}
+        if len(held):
+            scores["held_out_before"] = denoising_loss(model, held, training, keyed)
+        scores["loss"] = fit_denoiser(model, pool, training, stream, self.accelerator)[-1][1]
+        if len(held):
+            scores["held_out_after"] = denoising_loss(model, held, training, keyed)
+        return scores
+
+    def expect(self, stage: Stage, lap: int, draws: list[Draws]) -> dict[str, Any]:
+        """The E-step; draws are replaced in place."""
+        evaluations, clamped, residual = 0, 0.0, 0.0
+        with self._frozen():
+            for alpha in stage.views:
+                separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha))
+                draws[alpha] = separation.draws
+                evaluations += separation.evaluations * len(self.views[alpha])
+                clamped, residual = max(clamped, separation.clamped), max(residual, separation.residual)
+        return {"evaluations": evaluations, "clamped": clamped, "residual": residual}
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Priors whose weights ask for no gradient."""
+        models = [prior for prior in self.priors.values() if isinstance(prior, DiffusionPrior)]
+        try:
+            for model in models:
+                model.requires_grad_(False)
+            yield
+        finally:
+            for model in models:
+                model.requires_grad_(True)
+
+    def _separate(self, alpha: int, start: Draws, stream: Stream) -> Separation:
+        """Draws of one view, each process a contiguous share of the observations."""
+        view, processes = self.views[alpha], self.accelerator.num_processes
+        share = -(-len(view) // processes)
+        rows = torch.arange(share) + self.accelerator.process_index * share
+        rows = rows.clamp_max(len(view) - 1)  # equal shares: the last observation may be repeated
+        part = view.select(rows).to(self.accelerator.device)
+        begin = {source: x[rows] for source, x in start.items()}
+        separation = self.posterior.draw(part, self.priors, stream, begin)
+        gathered = {
+            s: self.accelerator.gather(x.contiguous())[: len(view)].to(view.y.device) for s, x in separation.draws.items()
+        }
+        return replace(separation, draws=gathered)

@@ -11,17 +11,17 @@ rugged to climb from a random start.
 
 from __future__ import annotations
 
-__all__ = ["CLVM", "CLVMConfig"]
+__all__ = ["CLVM"]
 
 import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mvss.baselines.config import CLVMConfig
 from mvss.baselines.contrast import (
     Contrast,
     Method,
@@ -33,33 +33,11 @@ from mvss.baselines.contrast import (
     without_mask,
 )
 from mvss.baselines.linear import Latent, loadings
-from mvss.posteriors.pipeline import Separation
 from mvss.problem.operators import LinearOperator
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-
-@dataclass(frozen=True)
-class CLVMConfig:
-    """decoder: "linear" or "mlp". background, target: latents of each. hidden: layers of the perceptrons (mlp only).
-    steps: of L-BFGS (linear), or of Adam on minibatches of `batch` observations of each view (mlp), with a learning rate that
-    falls to a hundredth (cosine).
-    temperature: of the annealed noise (mlp only), relative to the observations' spread; gone after half of the steps."""
-
-    decoder: Literal["linear", "mlp"] = "linear"
-    background: int = 4
-    target: int = 5
-    hidden: tuple[int, ...] = (256, 256, 256)
-    steps: int = 500
-    batch: int = 512
-    learning_rate: float = 1e-3
-    temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        if min(self.background, self.target, self.steps, self.batch) < 1 or not self.temperature > 0:
-            raise MvssError("clvm: latents, steps and batch must be at least 1, temperature positive")
 
 
 class CLVM(Method):
@@ -68,11 +46,13 @@ class CLVM(Method):
     def __init__(self, config: CLVMConfig | None = None) -> None:
         self.config = config or CLVMConfig()
 
-    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+    def fit(self, views: Views, stream: Stream, progress: Progress | None = None) -> None:
         """See `Method.fit`."""
-        contrast = Contrast.of(data)
+        contrast = Contrast.of(views)
         on = _Observed.of(contrast.on[0], contrast.target)
-        self._build(contrast.target, (data.source_shapes[0], data.source_shapes[-1]), _inputs(on, 1.0).shape[1], stream)
+        separated = views.sources if len(views.sources) == 2 else (contrast.target,)
+        shapes = (views.shapes[views.sources[0]], views.shapes[contrast.target])
+        self._build(separated, shapes, _inputs(on, 1.0).shape[1], stream)
         self.model.start(float(on.estimate().std()))
         if self.config.decoder == "linear":
             self._ascend(contrast, progress)
@@ -113,19 +93,18 @@ class CLVM(Method):
 
         def loss_at(step: int) -> Tensor:
             bounds = []
-            for name, views in (("on", contrast.on), ("off", contrast.off)):
+            for name, kind in (("on", contrast.on), ("off", contrast.off)):
                 rng = stream.generator(name, step)
-                for batch, share in minibatch(views, config.batch, stream.child(name, step)):
+                for batch, share in minibatch(kind, config.batch, stream.child(name, step)):
                     part = _Observed.of(batch, contrast.target)
                     bounds.append(share * self.model.bound(part, rng, step / config.steps).mean())
             return -torch.stack(bounds).sum()
 
         descend("clvm", loss_at, optimiser, schedule, config.steps, progress, clip=100.0)
 
-    def _build(self, target: int, shapes: tuple[tuple[int, ...], ...], width: int, stream: Stream) -> None:
+    def _build(self, sources: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], width: int, stream: Stream) -> None:
         """A model that knows nothing yet. width: numbers that an encoder sees."""
-        self.target, self.shapes, self._width = target, shapes, width
-        self.sources = (0, 1) if target == 1 else (target,)
+        self.sources, self.target, self.shapes, self._width = sources, sources[-1], shapes, width
         sizes = tuple(int(torch.Size(s).numel()) for s in shapes)
         linear = self.config.decoder == "linear"
         with torch.random.fork_rng():
@@ -138,35 +117,34 @@ class CLVM(Method):
         with torch.no_grad():
             return self.model.bound(_Observed.of(view, self.target), stream.generator("bound"), 1.0)
 
-    def posterior_sample(self, view: View, stream: Stream) -> Separation:
-        """See `Method.posterior_sample`."""
+    def _draw(self, view: View, stream: Stream) -> Draws:
         check_background(view, self.target)
         observed = _Observed.of(view, self.target)
-        noise = stream.normal(torch.arange(len(view)), (self.latents,), "latent")
+        noise = stream.normal(view.index, (self.latents,), "latent")
         with torch.no_grad():
             parts = self.model.decode(self.model.latents(observed, noise))
         shaped = [x.double().reshape(-1, *shape) for x, shape in zip(parts, self.shapes, strict=True)]
-        return Separation(tuple(shaped if self.target == 1 else shaped[1:]), 0, 0.0)
+        return dict(zip(self.sources, shaped[-len(self.sources) :], strict=True))
 
     @property
     def latents(self) -> int:
         """Of background and target together."""
         return self.config.background + self.config.target
 
-    def _prior(self, source: int, z: Tensor) -> Tensor:
+    def _prior(self, source: str, z: Tensor) -> Tensor:
         part = 1 if source == self.target else 0
         with torch.no_grad():
             return self.model.decode(z)[part].double().reshape(-1, *self.shapes[part])
 
     def save(self, path: Path | str) -> None:
         """See `Method.save`."""
-        about = {"target": self.target, "shapes": self.shapes, "width": self._width}
+        about = {"sources": self.sources, "shapes": self.shapes, "width": self._width}
         save_checkpoint(path, {**about, "model": self.model.state_dict()})
 
     def load(self, path: Path | str) -> None:
         """See `Method.load`."""
         state = load_checkpoint(path)
-        self._build(state["target"], tuple(tuple(s) for s in state["shapes"]), state["width"], Stream(0, ("load",)))
+        self._build(tuple(state["sources"]), tuple(tuple(s) for s in state["shapes"]), state["width"], Stream(0, ("load",)))
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
@@ -187,7 +165,7 @@ class _Observed:
     measured: Tensor | None = None
 
     @staticmethod
-    def of(view: View, target: int) -> _Observed:
+    def of(view: View, target: str) -> _Observed:
         y, measured, operators = without_mask(view)
         pair = operators[background_of(view, target)], operators.get(target)
         return _Observed(y.flatten(1), view.noise.white_variance(y).flatten(1), pair, measured)

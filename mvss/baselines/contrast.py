@@ -19,38 +19,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.posteriors.pipeline import Separation
 from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
+from mvss.runtime.rng import Stream, stream_of
 
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """target: the target's number. on, off: the views with and without it."""
+    """target: the target's name. on, off: the views with and without it."""
 
-    target: int
+    target: str
     on: tuple[View, ...]
     off: tuple[View, ...]
 
     @staticmethod
-    def of(data: MultiViewData) -> Contrast:
-        """The two kinds of views of contrastive data.
+    def of(views: Views) -> Contrast:
+        """The two kinds of views of contrastive data; the target is the source that is shown last.
 
         Raises MvssError where no view shows all sources, or none all but the newest, or the background has no one operator.
         """
-        target = len(data.source_shapes) - 1
-        everything = tuple(range(target + 1))
-        on = tuple(view for view in data.views if tuple(view.shown) == everything)
-        off = tuple(view for view in data.views if tuple(view.shown) == everything[:-1])
+        everything, target = set(views.sources), views.sources[-1]
+        on = tuple(view for view in views if set(view.sources) == everything)
+        off = tuple(view for view in views if set(view.sources) == everything - {target})
         if not on or not off:
             raise MvssError(
                 "PCPCA and CLVM need contrastive data: a view of all sources, and one of all but the newest; "
-                f"the views show {', '.join(str([s + 1 for s in view.shown]) for view in data.views)}"
+                f"the views show {'; '.join(' and '.join(view.sources) for view in views)}"
             )
         for view in (*on, *off):
             check_background(view, target)
@@ -67,24 +65,24 @@ def minibatch(views: Sequence[View], size: int, stream: Stream) -> list[tuple[Vi
     return parts
 
 
-def background_of(view: View, target: int) -> int:
-    """A source of the background, whose operator is that of all, as `check_background` has found."""
-    return next(b for b in view.shown if b != target)
+def background_of(view: View, target: str) -> str:
+    """A source of the background, whose operator is that of all, as `check_background` has seen."""
+    return next(b for b in view.sources if b != target)
 
 
-def without_mask(view: View) -> tuple[Tensor, Tensor | None, dict[int, LinearOperator]]:
-    """y `(N, *shape)`, 0 where nothing was measured; what was, `(N, M)`, 1 or 0; and the shown sources' operators without that
+def without_mask(view: View) -> tuple[Tensor, Tensor | None, dict[str, LinearOperator]]:
+    """y `(N, *shape)`, 0 where nothing was measured; what was, `(N, M)`, 1 or 0; and the sources' operators without that
     mask, by source: each serves all observations. None, and the operators as they are, where there is no such mask."""
-    y, (mask, operators) = view.y.double(), unmasked(view)
+    y, (mask, operators) = view.y, unmasked(view)
     if mask is None or bool(mask.all()) or any(operator.count is not None for operator in operators):
-        return y, None, {beta: view.operators[beta] for beta in view.shown}
+        return y, None, dict(view.operators)
     measured = mask.expand_as(y).to(y)
-    return measured * y, measured.flatten(1), dict(zip(view.shown, operators, strict=True))
+    return measured * y, measured.flatten(1), dict(zip(view.sources, operators, strict=True))
 
 
-def check_background(view: View, target: int) -> None:
+def check_background(view: View, target: str) -> None:
     """Raise MvssError where the background's sources have different operators: their sum is then no source."""
-    first, *others = (view.operators[b] for b in view.shown if b != target)
+    first, *others = (operator for b, operator in view.operators.items() if b != target)
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(len(view), *first.source_shape, generator=rng, dtype=torch.float64)
     if any(o.source_shape != x.shape[1:] or not torch.allclose(o.forward(x), first.forward(x)) for o in others):
@@ -120,36 +118,34 @@ def descend(
 
 
 class Method(ABC):
-    """A model of contrastive data.
+    """A model of contrastive data, with the face of a `SourceSeparator`.
 
-    sources: the numbers of the sources that it separates, known after `fit` or `load`.
+    sources: names of those that it separates, known after `fit` or `load`.
     """
 
-    sources: tuple[int, ...]
+    sources: tuple[str, ...]
 
     @abstractmethod
-    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+    def fit(self, views: Views, stream: Stream, progress: Progress | None = None) -> None:
         """Learn from contrastive data. progress: takes the fraction done."""
 
     @abstractmethod
-    def posterior_sample(self, view: View, stream: Stream) -> Separation:
+    def _draw(self, view: View, stream: Stream) -> Draws:
         """One draw `(N, *shape)` of each of `sources`, per observation of a view that shows the target."""
 
-    def posterior_samples(
-        self, view: View, stream: Stream, draws: int, progress: Progress = lambda _: None
-    ) -> tuple[Tensor, ...]:
+    def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Progress = lambda _: None) -> Draws:
         """`(draws, N, *shape)` of each of `sources`. progress: takes the fraction done."""
-        pieces = []
+        stream, pieces = stream_of(seed), []
         for number in range(draws):
-            pieces.append(self.posterior_sample(view, stream.child(number)).draws)
+            pieces.append(self._draw(view, stream.child(number)))
             progress((number + 1) / draws)
-        return tuple(torch.stack(parts) for parts in zip(*pieces, strict=True))
+        return {source: torch.stack([piece[source] for piece in pieces]) for source in self.sources}
 
-    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of a source, one of `sources`. stratified: its latents are spread evenly over their law."""
         if source not in self.sources:
-            raise MvssError(f"this model has sources {[s + 1 for s in self.sources]} only, not source {source + 1}")
-        latents = self.latents
+            raise MvssError(f"this model has {', '.join(self.sources)} only, not {source}")
+        latents, stream = self.latents, stream_of(seed)
         if stratified:
             sobol = torch.quasirandom.SobolEngine(latents, scramble=True, seed=stream.generator("sobol").initial_seed() % 2**31)
             uniform = sobol.draw(count, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
@@ -162,7 +158,7 @@ class Method(ABC):
         """How many standard-normal numbers a prior draw takes."""
 
     @abstractmethod
-    def _prior(self, source: int, z: Tensor) -> Tensor:
+    def _prior(self, source: str, z: Tensor) -> Tensor:
         """The draws of a source that the model has, from latents z `(count, latents)`."""
 
     @abstractmethod

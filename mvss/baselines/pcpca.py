@@ -9,39 +9,23 @@ W z + μ − m. τ² stands for what W leaves; the original's σ² is Σ + τ².
 
 from __future__ import annotations
 
-__all__ = ["PCPCA", "PCPCAConfig"]
+__all__ = ["PCPCA"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mvss.baselines.config import PCPCAConfig
 from mvss.baselines.contrast import Contrast, Method, Progress, background_of, descend, minibatch, without_mask
 from mvss.baselines.linear import Latent, loadings
-from mvss.posteriors.pipeline import Separation
 from mvss.problem.operators import LinearOperator, Scale
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-
-@dataclass(frozen=True)
-class PCPCAConfig:
-    """gamma: γ, the weight of the background, in [0, 1). latents: columns of W. steps of Adam on minibatches of `batch`
-    observations of each view, at a learning rate in the units of the source that falls to a tenth."""
-
-    gamma: float = 0.3
-    latents: int = 5
-    steps: int = 500
-    batch: int = 512
-    learning_rate: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.gamma < 1 or min(self.latents, self.steps, self.batch) < 1:
-            raise MvssError("pcpca: gamma must be in [0, 1), latents, steps and batch at least 1")
 
 
 class PCPCA(Method):
@@ -50,10 +34,10 @@ class PCPCA(Method):
     def __init__(self, config: PCPCAConfig | None = None) -> None:
         self.config = config or PCPCAConfig()
 
-    def fit(self, data: MultiViewData, stream: Stream, progress: Progress | None = None) -> None:
+    def fit(self, views: Views, stream: Stream, progress: Progress | None = None) -> None:
         """See `Method.fit`. Starts from the closed form on pseudo-inverse data A⁺ y."""
-        config, contrast = self.config, _alike(Contrast.of(data))
-        self.sources, self._shape = (contrast.target,), data.source_shapes[contrast.target]
+        config, contrast = self.config, _alike(Contrast.of(views))
+        self.sources, self._shape = (contrast.target,), views.shapes[contrast.target]
         self._start(contrast)
         parameters = [self.factors, self.mean, self.log_excess]
         for parameter in parameters:
@@ -66,8 +50,8 @@ class PCPCA(Method):
 
         def loss_at(step: int) -> Tensor:
             terms = []
-            for name, views, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
-                parts = minibatch(views, config.batch, stream.child(name, step))
+            for name, kind, mean in (("on", contrast.on, self.mean), ("off", contrast.off, self.background)):
+                parts = minibatch(kind, config.batch, stream.child(name, step))
                 terms.append(sum((share * self._latent(part, mean).log_prob().mean() for part, share in parts), zero))
             return -terms[0] + weight * terms[1]
 
@@ -108,18 +92,17 @@ class PCPCA(Method):
         variance = view.noise.white_variance(y).flatten(1) + self.log_excess.exp()
         return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance, measured)
 
-    def posterior_sample(self, view: View, stream: Stream) -> Separation:
-        """See `Method.posterior_sample`."""
-        noise = stream.normal(torch.arange(len(view)), (self.latents,), "latent")
+    def _draw(self, view: View, stream: Stream) -> Draws:
+        noise = stream.normal(view.index, (self.latents,), "latent")
         z = self._latent(view, self.mean).draw(noise)
-        return Separation((self._source(z),), 0, 0.0)
+        return {self.sources[0]: self._source(z)}
 
     @property
     def latents(self) -> int:
         """Columns of W."""
         return self.config.latents
 
-    def _prior(self, source: int, z: Tensor) -> Tensor:
+    def _prior(self, source: str, z: Tensor) -> Tensor:
         return self._source(z)
 
     def _source(self, z: Tensor) -> Tensor:
@@ -138,11 +121,11 @@ class PCPCA(Method):
             setattr(self, name, value)
 
 
-def _seen(view: View, target: int) -> tuple[LinearOperator, Tensor | None, Tensor]:
+def _seen(view: View, target: str) -> tuple[LinearOperator, Tensor | None, Tensor]:
     """What the source passes through, the target's operator, or the background's in the view without it; what was measured,
     and y, see `without_mask`."""
     y, measured, operators = without_mask(view)
-    return operators[target if target in view.shown else background_of(view, target)], measured, y
+    return operators[target if target in view.sources else background_of(view, target)], measured, y
 
 
 def _alike(contrast: Contrast) -> Contrast:
@@ -157,7 +140,8 @@ def _alike(contrast: Contrast) -> Contrast:
     scaled = []
     for off in contrast.off:
         weight = Scale(ratio, off.observation_shape)
-        scaled.append(View(off.y, tuple(weight @ o for o in off.operators), off.noise, off.name))
+        operators = {source: weight @ operator for source, operator in off.operators.items()}
+        scaled.append(View(off.y, operators, off.noise, off.name, off.numbers))
     return replace(contrast, off=tuple(scaled))
 
 

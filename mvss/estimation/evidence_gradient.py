@@ -3,7 +3,7 @@
     ∂ log p(y)/∂m_c = Σ_k r_k [k_β = c] A^βᵀ v,   ∂ log p(y)/∂C_c = ½ Σ_k r_k [k_β = c] A^βᵀ (v vᵀ − S_k⁻¹) A^β
     ∂ log p(y)/∂(shift of all m^β) = Σ_k r_k A^βᵀ v
 
-with the letters of `mixture_posterior` (Fisher's identity: no automatic differentiation).
+with the letters of `exact_mixture` (Fisher's identity: no automatic differentiation).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvss.posteriors.exact_mixture import Combinations, DenseView, MixturePosterior
+from mvss.posteriors.dense import DenseView
+from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
 from mvss.priors.gaussian_mixture import GaussianMixture
 
 __all__ = ["Batch", "EvidenceGradient", "ShiftDescent", "evidence_gradient"]
@@ -22,7 +23,7 @@ __all__ = ["Batch", "EvidenceGradient", "ShiftDescent", "evidence_gradient"]
 BEAM = 32
 """Combinations per observation that a gradient follows where there are too many to screen them all."""
 Batch = Sequence[tuple[tuple[int, ...], DenseView]]
-"""Views with the sources that they show."""
+"""Views with the places of the sources that they show."""
 
 
 @dataclass(frozen=True)
@@ -30,36 +31,35 @@ class EvidenceGradient:
     """Means over N observations, and the gradient of one mean log evidence.
 
     evidence: mean log p(y | A).
-    sums: per learning source β, means of Σ r `(K,)`, Σ r Aᵀ v `(K, D)` and Σ r Aᵀ (v vᵀ − S⁻¹) A `(K, D, D)`.
-    scores: `(N, Σ D_β)` gradient of each observation's log evidence in shifts of the learning sources.
+    sums: of each source, means of Σ r `(K,)`, Σ r Aᵀ v `(K, D)` and Σ r Aᵀ (v vᵀ − S⁻¹) A `(K, D, D)`.
+    scores: `(N, Σ D_β)` gradient of each observation's log evidence in shifts of the sources.
     """
 
     evidence: float
-    sums: dict[int, list[Tensor]]
+    sums: list[list[Tensor]]
     scores: Tensor
 
 
-def evidence_gradient(batch: Batch, priors: Sequence[GaussianMixture], free: Sequence[int], retain: float) -> EvidenceGradient:
-    """Gradient of the mean log evidence of `batch` in the priors of the sources `free`.
+def evidence_gradient(batch: Batch, priors: Sequence[GaussianMixture], retain: float) -> EvidenceGradient:
+    """Gradient of the mean log evidence of `batch` in the priors of all sources.
 
     retain: combinations further than this many nats below an observation's best one do not count.
     """
-    sums = {b: [torch.zeros_like(t) for t in (priors[b].weights, priors[b].means, priors[b].covariances)] for b in free}
+    sums = [[torch.zeros_like(t) for t in (p.weights, p.means, p.covariances)] for p in priors]
     value, total, scores = 0.0, sum(len(view) for _, view in batch), []
     for shown, view in batch:
         posterior = MixturePosterior([priors[b] for b in shown], retain=retain, beam=BEAM)
-        for _, part, found in posterior.chunks(view):
-            value += float(found.evidence.sum())
-            score = {b: part.y.new_zeros(len(part), priors[b].dimension) for b in free}
+        for _, part, combinations in posterior.chunks(view):
+            value += float(combinations.evidence.sum())
+            score = [part.y.new_zeros(len(part), p.dimension) for p in priors]
             for position, beta in enumerate(shown):
-                if beta in sums:
-                    score[beta] = _pull(part.matrices[position], found, position, sums[beta])
-            scores.append(torch.cat([score[b] for b in free], dim=1))
-    means = {beta: [t / total for t in tensors] for beta, tensors in sums.items()}
+                score[beta] = _pull(part.matrices[position], combinations, position, sums[beta])
+            scores.append(torch.cat(score, dim=1))
+    means = [[t / total for t in tensors] for tensors in sums]
     return EvidenceGradient(value / total, means, torch.cat(scores))
 
 
-def _pull(matrix: Tensor, found: Combinations, position: int, sums: Sequence[Tensor]) -> Tensor:
+def _pull(matrix: Tensor, combinations: Combinations, position: int, sums: Sequence[Tensor]) -> Tensor:
     """Add Σ r, Σ r Aᵀ v and Σ r Aᵀ (v vᵀ − S⁻¹) A over the combinations to `sums`, per component of one source.
 
     Returns Σ_k r Aᵀ v per observation, `(N, D)`: the score of a shift of the whole prior.
@@ -68,9 +68,9 @@ def _pull(matrix: Tensor, found: Combinations, position: int, sums: Sequence[Ten
     count, (size, dimension) = len(matrix), matrix.shape[1:]
     components = len(sums[0])
     rows, columns = torch.tril_indices(size, size, device=matrix.device)
-    slot = found.row * components + found.component[:, position]
-    v, weight = found.v.unbind(-1), found.responsibility
-    inverse = found.system.inverse()
+    slot = combinations.row * components + combinations.component[:, position]
+    v, weight = combinations.v.unbind(-1), combinations.responsibility
+    inverse = combinations.system.inverse()
     values = [weight, *(weight * e for e in v)]
     values += [weight * (v[i] * v[j] - inverse[i][j]) for i, j in zip(rows.tolist(), columns.tolist(), strict=True)]
     gathered = torch.stack([torch.bincount(slot, x, count * components).to(x.dtype) for x in values], dim=-1)
@@ -87,7 +87,7 @@ def _pull(matrix: Tensor, found: Combinations, position: int, sums: Sequence[Ten
 
 
 class ShiftDescent:
-    """Natural-gradient moves of whole priors: δ = ρ F⁻¹ ḡ over the means of all free sources together.
+    """Natural-gradient moves of whole priors: δ = ρ F⁻¹ ḡ over the means of all sources together.
 
     Where views mix in nearly the same proportions, moving one source one way and another the other way hardly changes
     y: a direction that Adam, which scales parameters one by one, follows far too slowly. F is the empirical Fisher

@@ -16,22 +16,23 @@ van Dyk 1997). Sources take turns: all at once would each explain the same resid
 
 from __future__ import annotations
 
-__all__ = ["SharedMixtureConfig", "estimated", "fit_shared_mixtures"]
+__all__ = ["EMFit", "estimated", "expectation_maximisation"]
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from mvss.estimation.noisier2noise import Noisier2NoiseConfig
-from mvss.posteriors.shared_gaussians import NEGLIGIBLE, Components, Given, SharedGaussians, SharedView
+from mvss.posteriors.shared_gaussians import NEGLIGIBLE, SharedGaussians, SharedGiven
+from mvss.presets.estimation import MixtureEMConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import Identity, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.priors.local_law import Components
+from mvss.problem.operators import Identity, Shape
+from mvss.problem.shared_view import SharedView
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -40,74 +41,55 @@ UNSEEN = 1e-10
 
 
 @dataclass(frozen=True)
-class SharedMixtureConfig:
-    """components, ranks: per source; rank 0 for a full covariance. laps: of EM in every stage. floor: least standard
-    deviation of a component in any direction, in the units of the source. noisier2noise: of sources that pairs of views tell,
-    fit the mixture to estimates of each observation's (`estimated`) in place of the observations."""
+class EMFit:
+    """priors: by source. evidence: mean log p(y) of an observation of the stage's views, nats, before each lap of each
+    stage."""
 
-    components: tuple[int, ...] = (1, 8)
-    ranks: tuple[int, ...] = (0, 12)
-    laps: int = 20
-    floor: float = 0.01
-    noisier2noise: Noisier2NoiseConfig | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.components) != len(self.ranks):
-            raise MvssError(f"mixture: components {self.components} and ranks {self.ranks} need one number per source each")
-        if min(self.components) < 1 or min(self.ranks) < 0 or self.laps < 1 or not self.floor > 0:
-            raise MvssError("mixture: components and laps must be at least 1, ranks at least 0, floor positive")
+    priors: dict[str, GaussianMixture]
+    evidence: list[float]
 
 
-@dataclass(frozen=True)
-class SharedMixtureFit:
-    """priors: one per source. evidence: mean log p(y) of an observation of the stage's views, nats, before
-    each lap of each stage."""
-
-    priors: tuple[GaussianMixture, ...]
-    evidence: list[float] = field(default_factory=list)
-
-
-def fit_shared_mixtures(
-    data: MultiViewData,
-    config: SharedMixtureConfig,
-    stages: Sequence[Sequence[int]],
+def expectation_maximisation(
+    views: Views,
+    config: MixtureEMConfig,
+    stages: Sequence[Sequence[str]],
     stream: Stream,
     progress: Callable[[float], None] = lambda _: None,
-) -> SharedMixtureFit:
-    """Fit one mixture per source. stages: sources (from 0) that learn at a time; earlier ones are frozen then, and views that
-    show later ones are not used. Every source is started where a view shows it with none but started ones.
+) -> EMFit:
+    """Fit one mixture per source, stage by stage: earlier sources are frozen then, and views that show later ones are not
+    used. stages: sources in the order in which they learn, by which `config` gives numbers, too.
 
     Raises MvssError for views whose observations have operators of their own, and for a source that cannot be started.
     """
-    if len(config.components) != len(data.source_shapes):
-        raise MvssError(f"mixture: {len(config.components)} sources are configured, the data have {len(data.source_shapes)}")
-    views = [SharedView.of(view) for view in data.views]
-    priors: dict[int, GaussianMixture] = {}
-    evidence: list[float] = []
+    rows, priors, evidence = [SharedView.of(view) for view in views], dict[str, GaussianMixture](), list[float]()
+    order = [source for stage in stages for source in stage]
     for number, stage in enumerate(stages):
-        for beta in stage:
-            priors[beta] = _start(data, views, beta, priors, config, stream.child("start", beta))
-        used = [a for a, view in enumerate(data.views) if set(view.shown) <= priors.keys() and set(view.shown) & set(stage)]
+        for source in stage:
+            place = order.index(source)
+            start = _Start(_at(config.components, place), _at(config.ranks, place), config.floor, views.shapes[source])
+            priors[source] = start.prior(views, rows, source, priors, stream.child("start", place))
+        used = [a for a, view in enumerate(views) if set(view.sources) <= priors.keys() and set(view.sources) & set(stage)]
+        ranks = {source: _at(config.ranks, order.index(source)) for source in stage}
         for lap in range(config.laps):
-            new, value = _lap(data, views, used, priors, stage, stage[lap % len(stage)], config)
+            moved = stage[lap % len(stage)]
+            new, value = _lap([(views[a].sources, rows[a]) for a in used], priors, ranks, moved, config.floor)
             priors |= new
             evidence.append(value)
             progress((number + (lap + 1) / config.laps) / len(stages))
-    missing = [b + 1 for b in range(len(data.source_shapes)) if b not in priors]
-    if missing:
-        raise MvssError(f"mixture: no stage fits sources {missing}; name every source in a stage")
-    return SharedMixtureFit(tuple(priors[b] for b in range(len(priors))), evidence)
+    return EMFit(priors, evidence)
 
 
-def estimated(data: MultiViewData, estimates: Mapping[int, Tensor], floor: float) -> MultiViewData:
-    """The data to fit to where sources (from 0) have been estimated, `(N, *shape)` each: one view of each alone, with a noise
-    of `floor`, in place of all views that show it."""
-    views = [view for view in data.views if not set(view.shown) & set(estimates)]
-    for beta, x in estimates.items():
-        shapes = enumerate(data.source_shapes)
-        operators = tuple(Identity(s) if b == beta else Zero(s, data.source_shapes[beta]) for b, s in shapes)
-        views.append(View(x, operators, Isotropic(floor), f"estimates of source {beta + 1}"))
-    return MultiViewData(tuple(views), data.source_shapes)
+def estimated(views: Views, estimates: Mapping[str, Tensor], floor: float) -> Views:
+    """The views to fit to where sources have been estimated, `(N, *shape)` each: one view of each alone, with a noise of
+    `floor`, in place of all views that show it."""
+    kept = [view for view in views if not set(view.sources) & set(estimates)]
+    alone = [View(x, {s: Identity(views.shapes[s])}, floor, f"estimates of {s}") for s, x in estimates.items()]
+    return Views([*kept, *alone])
+
+
+def _at(numbers: Sequence[int], place: int) -> int:
+    """Of a source; the last number serves all further ones."""
+    return numbers[min(place, len(numbers) - 1)]
 
 
 class _Moments:
@@ -120,7 +102,7 @@ class _Moments:
         self.precision, self.force = torch.zeros_like(self.second), torch.zeros_like(self.first)
         self.pulled, self.expected = torch.zeros_like(self.first), torch.zeros_like(self.first)
 
-    def pull(self, k: int, weight: Tensor, given: Given, number: int, place: int, total: Tensor) -> None:
+    def pull(self, k: int, weight: Tensor, given: SharedGiven, number: int, place: int, total: Tensor) -> None:
         """Add Σ r Aᵀ S⁻¹ A and Σ r Aᵀ S⁻¹ (y − Σ A mean). place: of the source among those that the view shows. number: of the
         combination. total: Σ r S⁻¹, `(M, M)`."""
         view, residual, inverse = given.gaussians.view, given.residuals[number], given.gaussians.combinations[number].precision
@@ -137,7 +119,7 @@ class _Moments:
         self.first[k] += weight @ mean
         self.second[k] += (weight[:, None] * mean).mT @ mean + covariance
 
-    def mixture(self, rank: int, floor: float, before: Tensor | None = None) -> GaussianMixture:
+    def mixture(self, rank: int, floor: float, shape: Shape, before: Tensor | None = None) -> GaussianMixture:
         """The maximum-likelihood components. One that no observation wants keeps the law of all of them together.
 
         before: the means so far `(K, D)`, to move them by the direct solution.
@@ -155,7 +137,9 @@ class _Moments:
             covariances.append(second - torch.outer(centre, centre))
             steps.append(self._step(k) if some and before is not None else torch.zeros_like(mean))
         weights = self.count.clamp_min(1.0)
-        return factor_analysis(weights, torch.stack(means), torch.stack(covariances), rank, floor, torch.stack(steps))
+        mixture = factor_analysis(weights, torch.stack(means), torch.stack(covariances), rank, floor, torch.stack(steps))
+        mixture.shape = shape
+        return mixture
 
     def _step(self, k: int) -> Tensor:
         """Fisher scoring of the variance of each number by itself: (mean g² − p) / p², where g = Aᵀ S⁻¹ (y − Σ A mean) and
@@ -189,21 +173,19 @@ def factor_analysis(
 
 
 def _lap(
-    data: MultiViewData,
-    views: Sequence[SharedView],
-    used: Sequence[int],
-    priors: dict[int, GaussianMixture],
-    stage: Sequence[int],
-    moved: int,
-    config: SharedMixtureConfig,
-) -> tuple[dict[int, GaussianMixture], float]:
-    """New mixtures of the sources of a stage, and the mean log evidence before. moved: whose means are solved for."""
-    moments = {b: _Moments(len(priors[b]), priors[b].dimension) for b in stage}
+    used: Sequence[tuple[tuple[str, ...], SharedView]],
+    priors: Mapping[str, GaussianMixture],
+    ranks: Mapping[str, int],
+    moved: str,
+    floor: float,
+) -> tuple[dict[str, GaussianMixture], float]:
+    """New mixtures of the sources of a stage, which `ranks` names, and the mean log evidence before. used: views, with the
+    sources that they show. moved: whose means are solved for."""
+    moments = {b: _Moments(len(priors[b]), priors[b].dimension) for b in ranks}
     evidence, count = 0.0, 0
-    for alpha in used:
-        view, shown = views[alpha], data.views[alpha].shown
-        sources = [Components.of(priors[b]) for b in shown]
-        given = SharedGaussians(view, sources).given(view.y, sources, view.own)
+    for names, view in used:
+        sources = [Components.of(priors[b]) for b in names]
+        given = SharedGaussians(view, sources).given(view.y, sources, view.woodbury)
         evidence, count = evidence + float(given.log_evidence().sum()), count + len(view.y)
         for number, (combination, weight) in enumerate(
             zip(given.gaussians.combinations, given.responsibility().mT, strict=True)
@@ -211,7 +193,7 @@ def _lap(
             if float(weight.sum()) < 1e-6:
                 continue
             means, total = given.component_mean(number), given.precision(number, weight)
-            for place, (beta, k) in enumerate(zip(shown, combination.numbers, strict=True)):
+            for place, (beta, k) in enumerate(zip(names, combination.numbers, strict=True)):
                 if beta in moments:
                     if beta == moved:
                         moments[beta].pull(k, weight, given, number, place, total)
@@ -219,52 +201,63 @@ def _lap(
                     covariance = weight.sum() * sources[place].covariance(k) - across.mT @ total @ across
                     moments[beta].add(k, weight, means[place], covariance)
     before = {moved: priors[moved].means}
-    new = {b: m.mixture(config.ranks[b], config.floor, before.get(b)) for b, m in moments.items()}
+    new = {b: m.mixture(ranks[b], floor, priors[b].shape, before.get(b)) for b, m in moments.items()}
     return new, evidence / count
 
 
-def _start(
-    data: MultiViewData,
-    views: Sequence[SharedView],
-    beta: int,
-    known: dict[int, GaussianMixture],
-    config: SharedMixtureConfig,
-    stream: Stream,
-) -> GaussianMixture:
+@dataclass(frozen=True)
+class _Start:
     """A source under one broad Gaussian beside those known, then its posterior means in clusters, one per component."""
-    usable = [a for a, view in enumerate(data.views) if beta in view.shown and set(view.shown) - {beta} <= known.keys()]
-    if not usable:
-        raise MvssError(f"mixture: no view shows source {beta + 1} with none but earlier sources; give other stages")
-    alpha = max(usable, key=lambda a: views[a].y.shape[1])  # of the finest resolution
-    view, shown = views[alpha], data.views[alpha].shown
-    matrices = [operator.dense()[0] for operator in view.operators]
-    matrix = matrices[shown.index(beta)]
-    residual, variance = view.y, view.variances()
-    measured = variance.isfinite().double()
-    seen = measured.sum(0).clamp_min(1.0)
-    for b, a in zip(shown, matrices, strict=True):
-        if b != beta:
-            mixture = known[b]
-            mean = mixture.weights @ mixture.means
-            spread = mixture.means - mean
-            total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances) + (mixture.weights * spread.mT) @ spread
-            residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
-    mean = (residual * measured).sum(0) / seen
-    centre = _solve(matrix.mT @ matrix, matrix.mT @ mean)
-    excess = ((residual - centre @ matrix.mT).square() - variance).where(measured > 0, 0.0).sum(0) / seen
-    power = matrix.square().sum(1)
-    wide = max(config.floor**2, float(excess[power > 0].sum() / power.sum()))
-    size = matrix.shape[1]
-    broad = GaussianMixture(torch.ones(1), centre[None], torch.zeros(1, size, 0), math.sqrt(wide))
-    sources = [Components.of(known[b] if b != beta else broad) for b in shown]
-    means = SharedGaussians(view, sources).given(view.y, sources, view.own).mean()[shown.index(beta)]
-    count = config.components[beta]
-    if count > len(means):
-        raise MvssError(f"mixture: {count} components for source {beta + 1} need as many observations, not {len(means)}")
-    seed = stream.generator("clusters").initial_seed() % 2**31
-    label = torch.from_numpy(KMeans(count, n_init=4, random_state=seed).fit_predict(means.numpy())).long()
-    moments = _Moments(count, size)
-    within = torch.zeros(size, size, dtype=torch.float64)
-    for k in range(count):
-        moments.add(k, (label == k).double(), means, within)
-    return moments.mixture(config.ranks[beta], max(config.floor, 0.3 * math.sqrt(wide)))
+
+    components: int
+    rank: int
+    floor: float
+    shape: Shape
+
+    def prior(
+        self, views: Views, rows: Sequence[SharedView], source: str, known: Mapping[str, GaussianMixture], stream: Stream
+    ) -> GaussianMixture:
+        """Of a source beside those known."""
+        usable = [a for a, v in enumerate(views) if source in v.sources and set(v.sources) - {source} <= known.keys()]
+        if not usable:
+            raise MvssError(f"mixture: no view shows {source} with none but earlier sources: explicit likelihoods may")
+        alpha = max(usable, key=lambda a: rows[a].y.shape[1])  # of the finest resolution
+        view, names = rows[alpha], views[alpha].sources
+        broad, wide = self._broad(view, names, source, known)
+        sources = [Components.of(known[b] if b != source else broad) for b in names]
+        means = SharedGaussians(view, sources).given(view.y, sources, view.woodbury).mean()[names.index(source)]
+        count, size = self.components, means.shape[1]
+        if count > len(means):
+            raise MvssError(f"mixture: {count} components for {source} need as many observations, not {len(means)}")
+        seed = stream.generator("clusters").initial_seed() % 2**31
+        label = torch.from_numpy(KMeans(count, n_init=4, random_state=seed).fit_predict(means.cpu().numpy())).long()
+        moments = _Moments(count, size)
+        within = torch.zeros(size, size, dtype=torch.float64)
+        for k in range(count):
+            moments.add(k, (label == k).double(), means, within)
+        return moments.mixture(self.rank, max(self.floor, 0.3 * wide), self.shape)
+
+    def _broad(
+        self, view: SharedView, names: Sequence[str], source: str, known: Mapping[str, GaussianMixture]
+    ) -> tuple[GaussianMixture, float]:
+        """One Gaussian of what the others leave, and its width."""
+        matrices = [operator.dense()[0] for operator in view.operators]
+        matrix = matrices[names.index(source)]
+        residual, variance = view.y, view.variances()
+        measured = variance.isfinite().double()
+        seen = measured.sum(0).clamp_min(1.0)
+        for b, a in zip(names, matrices, strict=True):
+            if b != source:
+                mixture = known[b]
+                mean = mixture.weights @ mixture.means
+                spread = mixture.means - mean
+                total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances)
+                total = total + (mixture.weights * spread.mT) @ spread
+                residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
+        mean = (residual * measured).sum(0) / seen
+        centre = _solve(matrix.mT @ matrix, matrix.mT @ mean)
+        excess = ((residual - centre @ matrix.mT).square() - variance).where(measured > 0, 0.0).sum(0) / seen
+        power = matrix.square().sum(1)
+        wide = math.sqrt(max(self.floor**2, float(excess[power > 0].sum() / power.sum())))
+        size = matrix.shape[1]
+        return GaussianMixture(torch.ones(1), centre[None], torch.zeros(1, size, 0), wide, self.shape), wide

@@ -21,22 +21,27 @@ m may be known before there are draws (`noisier2noise`), and be learned from the
 
 from __future__ import annotations
 
-__all__ = ["INPUTS", "OUTPUTS", "Amortised"]
+__all__ = ["INPUTS", "OUTPUTS", "Amortised", "AmortisedPosterior"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mvss.estimation.noisier2noise import BATCH, Guess, tolerance
-from mvss.posteriors.samplers import SamplerConfig, sample
-from mvss.posteriors.view_pairs import Scene, pairs_of, thrown_back
+from mvss.posteriors.moment_matching import MomentMatching
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.posteriors.view_pairs import ViewPair, thrown_back
+from mvss.presets.posterior import AmortisedConfig, SamplerConfig
+from mvss.presets.training import TrainingConfig
+from mvss.priors.augmentation import TURNS, turned
 from mvss.priors.diffusion import gaussian_loss, variance_of
 from mvss.priors.dynamic_range import local_scale, middle_light
-from mvss.priors.training import TURNS, TrainingConfig, fit_denoiser, turned
-from mvss.problem.views import MultiViewData, View
+from mvss.priors.regression import BATCH, Guess, tolerance
+from mvss.priors.samplers import sample
+from mvss.priors.training import fit_denoiser
+from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import in_chunks
 from mvss.runtime.rng import Stream
@@ -50,7 +55,7 @@ FLATNESS = 0.3
 
 
 class Amortised(torch.nn.Module):
-    """d of one source.
+    """d of one source, of all `pairs` of views that show it.
 
     guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
     whether backgrounds enter turned by quarters and mirrored at random, and guesses are the mean of those over all such turns.
@@ -60,50 +65,36 @@ class Amortised(torch.nn.Module):
     def __init__(
         self,
         network: torch.nn.Module,
-        scenes: Sequence[Scene],
+        pairs: Sequence[ViewPair],
         guess: Guess | None = None,
         turns: bool = False,
         holes: float = 0.0,
         anywhere: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.scenes, self.turns, self.holes, self.anywhere = network, list(scenes), turns, holes, anywhere
+        self.network, self.pairs, self.turns, self.holes, self.anywhere = network, list(pairs), turns, holes, anywhere
         self.guess = None if guess is None else guess.requires_grad_(False)
-
-    @staticmethod
-    def of(
-        network: torch.nn.Module,
-        data: MultiViewData,
-        beta: int,
-        guess: Guess | None = None,
-        turns: bool = False,
-        holes: float = 0.0,
-        anywhere: bool = False,
-    ) -> Amortised:
-        """For source `beta` of all pairs of views, untrained."""
-        scenes = [Scene.of(data, beta, pair) for pair in pairs_of(data, beta)]
-        return Amortised(network, scenes, guess, turns, holes, anywhere)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
         u, measured, m, usual = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), _column(torch.zeros_like(sigma))
-        for scene, rows, u_here, measured_here in self.made(x):
-            u[rows], measured[rows], usual[rows] = u_here, measured_here, scene.usual
-            m[rows] = self._guessed(scene, u_here, measured_here, turns=1)
+        for pair, rows, u_here, measured_here in self.made(x):
+            u[rows], measured[rows], usual[rows] = u_here, measured_here, pair.usual
+            m[rows] = self._guessed(pair, u_here, measured_here, turns=1)
         s = _scale(u, measured, m, usual)
         w = (x - m) / s
         found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
-        beside = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
-        return gaussian_loss(found, (w - base) / scale, weights, beside=beside)
+        weight = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
+        return gaussian_loss(found, (w - base) / scale, weights, scale=weight)
 
-    def made(self, x: Tensor) -> Iterator[tuple[Scene, Tensor, Tensor, Tensor]]:
-        """Made observations of draws x `(N, *shape)`: the scene of some rows, these, and u and where it was measured."""
-        sizes = torch.tensor([float(scene.size) for scene in self.scenes])
+    def made(self, x: Tensor) -> Iterator[tuple[ViewPair, Tensor, Tensor, Tensor]]:
+        """Made observations of draws x `(N, *shape)`: the pair of some rows, these, and u and where it was measured."""
+        sizes = torch.tensor([float(pair.size) for pair in self.pairs])
         which = torch.multinomial(sizes, len(x), replacement=True)
         for number in which.unique().tolist():
-            scene, rows = self.scenes[number], (which == number).nonzero().squeeze(1).to(x.device)
-            assert scene.operator is not None
-            yield scene, rows, *thrown_back(scene.operator.to(x.device), *scene.hide(x[rows], self.turns, self.holes))
+            pair, rows = self.pairs[number], (which == number).nonzero().squeeze(1).to(x.device)
+            assert pair.operator is not None
+            yield pair, rows, *thrown_back(pair.operator.to(x.device), *pair.hide(x[rows], self.turns, self.holes))
 
     def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         """By regression on draws x `(N, *shape)`."""
@@ -120,62 +111,57 @@ class Amortised(torch.nn.Module):
         found, base, scale = self._outputs(w_t, sigma, s, u, measured, m, usual)
         return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
 
-    def guesses(self, view: View, beta: int) -> tuple[Tensor, int]:
+    def guesses(self, view: View) -> tuple[Tensor, int]:
         """m of each observation, `(N, *shape)`, and evaluations per observation."""
-        return self._guesses(*self._seen(view, beta))
+        return self._guesses(*self._seen(view))
 
-    def draw(
-        self, view: View, beta: int, sampler: SamplerConfig, stream: Stream, index: Tensor, m: Tensor | None = None
-    ) -> tuple[Tensor, int]:
-        """One draw of the source given y, `(N, *shape)`, from pure noise; and evaluations per observation. m: `guesses`, where
-        they are there already."""
-        scene, u, measured = self._seen(view, beta)
-        guessed, evaluations = self._guesses(scene, u, measured) if m is None else (m, 0)
+    def draw(self, view: View, sampler: SamplerConfig, stream: Stream, m: Tensor) -> Tensor:
+        """One draw of the source given y, `(N, *shape)`, from pure noise. m: `guesses`."""
+        pair, u, measured = self._seen(view)
+        start = stream.normal(view.index, tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
 
         def work(rows: slice) -> Tensor:
-            given = _Given(self, scene, u[rows], measured[rows], guessed[rows])
-            start = stream.normal(index[rows], tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
-            w = sample(given, [sampler.sigma_start * start], sampler, stream, index[rows])[0]
+            given = _Given(self, pair, u[rows], measured[rows], m[rows])
+            w = sample(given, [sampler.sigma_start * start[rows]], sampler, stream, view.index[rows])[0]
             return given.m + given.s * w
 
-        return torch.cat(list(in_chunks(work, len(u), BATCH))), sampler.evaluations + evaluations
+        return torch.cat(list(in_chunks(work, len(u), BATCH)))
 
-    def applies(self, view: View, beta: int) -> bool:
-        """Whether a view shows source `beta` as this was trained for, with other sources."""
-        return any(scene.shows(view, beta) for scene in self.scenes)
+    def applies(self, view: View) -> bool:
+        """Whether a view shows the source as this was trained for, with other sources."""
+        return any(pair.shows(view) for pair in self.pairs)
 
     def state(self) -> dict[str, Any]:
         """What drawing needs beside the networks."""
-        return {"scenes": [scene.state() for scene in self.scenes], "turns": self.turns, "anywhere": self.anywhere}
+        return {"pairs": [pair.state() for pair in self.pairs], "turns": self.turns, "anywhere": self.anywhere}
 
     @staticmethod
     def read(network: torch.nn.Module, guess: Guess | None, state: dict[str, Any]) -> Amortised:
         """From its `state`; it draws, but does not learn."""
-        scenes, anywhere = [Scene(**kept) for kept in state["scenes"]], state.get("anywhere", False)
-        return Amortised(network, scenes, guess, state["turns"], anywhere=anywhere)
+        return Amortised(network, [ViewPair(**kept) for kept in state["pairs"]], guess, state["turns"], 0.0, state["anywhere"])
 
-    def _seen(self, view: View, beta: int) -> tuple[Scene, Tensor, Tensor]:
-        """The scene of a view, and what the networks are shown of it: u and where it was measured."""
-        scene = next(scene for scene in self.scenes if scene.shows(view, beta))
-        u, measured = scene.thrown_back(view, beta)
-        return scene, u.float(), measured.float()
+    def _seen(self, view: View) -> tuple[ViewPair, Tensor, Tensor]:
+        """The pair that a view is like, and what the networks are shown of it: u and where it was measured."""
+        pair = next(pair for pair in self.pairs if pair.shows(view))
+        u, measured = pair.thrown_back(view)
+        return pair, u.float(), measured.float()
 
-    def _guesses(self, scene: Scene, u: Tensor, measured: Tensor) -> tuple[Tensor, int]:
+    def _guesses(self, pair: ViewPair, u: Tensor, measured: Tensor) -> tuple[Tensor, int]:
         """As `guesses`."""
         turns = TURNS if self.turns else 1
-        m = torch.cat(list(in_chunks(lambda rows: self._guessed(scene, u[rows], measured[rows], turns), len(u), BATCH)))
-        return m, 0 if self._guess_of(scene) is None else turns
+        m = torch.cat(list(in_chunks(lambda rows: self._guessed(pair, u[rows], measured[rows], turns), len(u), BATCH)))
+        return m, 0 if self._guess_of(pair) is None else turns
 
-    def _guess_of(self, scene: Scene) -> Guess | None:
+    def _guess_of(self, pair: ViewPair) -> Guess | None:
         """What guesses sources in a view, if anything does."""
-        return self.guess if self.anywhere or scene.sharp else None
+        return self.guess if self.anywhere or pair.sharp else None
 
     @torch.no_grad()
-    def _guessed(self, scene: Scene, u: Tensor, measured: Tensor, turns: int) -> Tensor:
+    def _guessed(self, pair: ViewPair, u: Tensor, measured: Tensor, turns: int) -> Tensor:
         """m, `(N, *shape)`, the mean over turns."""
-        if (guess := self._guess_of(scene)) is None:
+        if (guess := self._guess_of(pair)) is None:
             return torch.zeros_like(u)
-        found = [guess(turned(u, t), turned(measured, t), scene.usual, scene.sharp) for t in range(turns)]
+        found = [guess(turned(u, t), turned(measured, t), pair.usual, pair.sharp) for t in range(turns)]
         return torch.stack([turned(m, t, back=True) for t, m in enumerate(found)]).mean(0)
 
     def _outputs(
@@ -194,9 +180,9 @@ class Amortised(torch.nn.Module):
 class _Given:
     """For `samplers.sample`."""
 
-    def __init__(self, model: Amortised, scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> None:
-        self.model, self.scene, self.u, self.measured, self.m = model, scene, u, measured, m
-        self.s = _scale(u, measured, m, scene.usual)
+    def __init__(self, model: Amortised, pair: ViewPair, u: Tensor, measured: Tensor, m: Tensor) -> None:
+        self.model, self.pair, self.u, self.measured, self.m = model, pair, u, measured, m
+        self.s = _scale(u, measured, m, pair.usual)
 
     def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         return (self._estimate(w_t[0], sigma)[0],)
@@ -209,9 +195,7 @@ class _Given:
 
     @torch.no_grad()
     def _estimate(self, w_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = self.model.estimate(
-            w_t.float(), sigma.float(), self.s, self.u, self.measured, self.m, self.scene.usual
-        )
+        mean, variance = self.model.estimate(w_t.float(), sigma.float(), self.s, self.u, self.measured, self.m, self.pair.usual)
         return mean.double(), variance.double()
 
 
@@ -225,17 +209,17 @@ class _Regression(torch.nn.Module):
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
-        m, beside = torch.zeros_like(x), torch.ones_like(x)
-        for scene, rows, u, measured in self.made(x):
-            m[rows] = self.guess(u, measured, scene.usual, scene.sharp)
-            beside[rows] = self._beside(scene, u, measured, m[rows].detach())
-        return gaussian_loss(m.unsqueeze(1), x, weights, beside=1 / beside)
+        m, error = torch.zeros_like(x), torch.ones_like(x)
+        for pair, rows, u, measured in self.made(x):
+            m[rows] = self.guess(u, measured, pair.usual, pair.sharp)
+            error[rows] = self._error(pair, u, measured, m[rows].detach())
+        return gaussian_loss(m.unsqueeze(1), x, weights, scale=1 / error)
 
     @staticmethod
-    def _beside(scene: Scene, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
+    def _error(pair: ViewPair, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
         """w^-½; as large as errors can be, where pixels were not seen by themselves."""
         seen = (measured > 0).to(u)
-        return tolerance(u - m, m, seen, scene.usual) if scene.sharp else _scale(u, measured, m, scene.usual)
+        return tolerance(u - m, m, seen, pair.usual) if pair.sharp else _scale(u, measured, m, pair.usual)
 
 
 def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:
@@ -245,3 +229,37 @@ def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Ten
 
 def _column(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
+
+
+class AmortisedPosterior(Posterior):
+    """One source given y, by a network that has learned it; then all others given both.
+
+    models: by source. Views that no network has learned are left to `others`, and so is what is left of y.
+    """
+
+    def __init__(self, config: AmortisedConfig, models: Mapping[str, Amortised]) -> None:
+        self.config, self.models, self.others = config, dict(models), MomentMatching(config.others)
+
+    def model_of(self, view: View) -> tuple[str, Amortised] | None:
+        """The source that is drawn first, and its network."""
+        return next(((s, model) for s, model in self.models.items() if model.applies(view)), None)
+
+    def given(self, view: View, priors: Priors) -> Given:
+        """See `Posterior`."""
+        first = self.model_of(view)
+        return self.others.given(view, priors) if first is None else _Chained(self, view, priors, *first)
+
+
+class _Chained:
+    def __init__(self, posterior: AmortisedPosterior, view: View, priors: Priors, source: str, model: Amortised) -> None:
+        self.posterior, self.view, self.priors, self.source, self.model = posterior, view, priors, source, model
+        self.guesses: tuple[Tensor, int] | None = None
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
+        """See `Posterior.draw`; all draws are from pure noise."""
+        view, sampler = self.view, self.posterior.config.sampler
+        m, evaluations = self.guesses = self.guesses or self.model.guesses(view)
+        x = self.model.draw(view, sampler, stream.child("amortised"), m)
+        rest = self.posterior.others.draw(view.without(self.source, x), self.priors, stream.child("others"))
+        draws = {s: x if s == self.source else rest.draws[s] for s in view.sources}
+        return Separation(draws, sampler.evaluations + evaluations + rest.evaluations, rest.clamped, rest.residual)

@@ -16,50 +16,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mvss.posteriors.solvers import LDL, Symmetric, factorise
-from mvss.priors.gaussian_mixture import GaussianMixture, Hierarchy
-from mvss.problem.views import View
+from mvss.posteriors.dense import DenseView, assemble, log_normal, project
+from mvss.posteriors.matheron import matheron
+from mvss.posteriors.solvers import LDL, factorise
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.hierarchy import Hierarchy
 from mvss.runtime.rng import Stream
 
-__all__ = ["Combinations", "DenseView", "MixturePosterior", "assemble", "log_normal"]
+__all__ = ["Combinations", "MixturePosterior"]
 
 COARSE = 1000
 """A beam starts from at most about this many combinations of merged components."""
-
-
-@dataclass(frozen=True)
-class DenseView:
-    """A view as matrices: y `(N, M)`, one matrix `(N, M, D_β)` per shown source, noise variances `(N, M)`."""
-
-    y: Tensor
-    matrices: tuple[Tensor, ...]
-    noise: Tensor
-
-    @staticmethod
-    def of(view: View) -> DenseView:
-        """Materialise the operators of the sources that the view shows, in float64."""
-        count = len(view)
-        y = view.y.double()
-        matrices = tuple(view.operators[beta].dense().expand(count, -1, -1) for beta in view.shown)
-        return DenseView(y.flatten(1), matrices, view.noise.white_variance(y).flatten(1))
-
-    def select(self, index: Tensor | slice) -> DenseView:
-        """The observations in `index`."""
-        return DenseView(self.y[index], tuple(a[index] for a in self.matrices), self.noise[index])
-
-    def __len__(self) -> int:
-        return self.y.shape[0]
 
 
 @dataclass
 class Combinations:
     """The combinations that carry responsibility, n in all, sorted by observation.
 
-    row: `(n,)` observation. component: `(n, S)` one per shown source. log_joint: `(n,)` log p(y, k).
+    row: `(n,)` observation. component: `(n, S)` one per source. log_joint: `(n,)` log p(y, k).
     evidence: `(N,)` log p(y). system: the factorised S_k. v: S_k⁻¹ (y − mean). residual: y − mean, M arrays `(n,)`.
     discarded: `(N,)` share of responsibility that was not kept, as the screening estimates it.
     """
@@ -120,7 +99,7 @@ class MixturePosterior:
             row, component, discarded = self._screen_all(data)
         else:
             row, component, discarded = self._screen_beam(data)
-        projected = [_project(p, a) for p, a in zip(self.priors, data.matrices, strict=True)]
+        projected = [project(p, a) for p, a in zip(self.priors, data.matrices, strict=True)]
         picked = [(mean[row, k], packed[row, k]) for (mean, packed), k in zip(projected, component.T, strict=True)]
         residual, entries = assemble(data.y[row], data.noise[row], picked)
         system = factorise(entries)
@@ -138,7 +117,7 @@ class MixturePosterior:
         for beta, (prior, matrix) in enumerate(zip(self.priors, data.matrices, strict=True)):
             shape = [1] * sources
             shape[beta] = len(prior)
-            mean, packed = (t.float().reshape(count, *shape, -1) for t in _project(prior, matrix))
+            mean, packed = (t.float().reshape(count, *shape, -1) for t in project(prior, matrix))
             picked.append((mean, packed))
             log_weight = log_weight + prior.weights.log().float().reshape(shape)
         lead = (count, *[1] * sources, -1)
@@ -182,7 +161,7 @@ class MixturePosterior:
         rows = torch.arange(len(data), device=data.y.device).unsqueeze(1)
         picked, log_weight = [], data.y.new_zeros((), dtype=torch.float32)
         for prior, matrix, k in zip(levels, data.matrices, component.unbind(-1), strict=True):
-            mean, packed = (t.float() for t in _project(prior, matrix))
+            mean, packed = (t.float() for t in project(prior, matrix))
             picked.append((mean[rows, k], packed[rows, k]))
             log_weight = log_weight + prior.weights.log().float()[k]
         noise = data.noise.float().unsqueeze(1)
@@ -191,38 +170,28 @@ class MixturePosterior:
 
     def log_evidence(self, data: DenseView) -> tuple[Tensor, Tensor]:
         """log p(y | A) and the discarded share of responsibility, both `(N,)`."""
-        found = [(c.evidence, c.discarded) for _, _, c in self.chunks(data)]
-        return torch.cat([e for e, _ in found]), torch.cat([d for _, d in found])
+        parts = [(c.evidence, c.discarded) for _, _, c in self.chunks(data)]
+        return torch.cat([e for e, _ in parts]), torch.cat([d for _, d in parts])
 
     def mean(self, data: DenseView) -> tuple[Tensor, ...]:
-        """E[x^β | y], `(N, D_β)` per shown source."""
+        """E[x^β | y], `(N, D_β)` per source."""
         pieces = []
-        for _, part, found in self.chunks(data):
+        for _, part, combinations in self.chunks(data):
             means = []
-            for prior, matrix, k in zip(self.priors, part.matrices, found.component.T, strict=True):
-                pulled = torch.einsum("nmd,nm->nd", matrix[found.row], found.v)
-                x = prior.means[k] + (prior.covariances[k] @ pulled.unsqueeze(-1)).squeeze(-1)
-                weighted = found.responsibility.unsqueeze(-1) * x
-                means.append(x.new_zeros(len(part), x.shape[1]).index_add(0, found.row, weighted))
+            for prior, matrix, k in zip(self.priors, part.matrices, combinations.component.T, strict=True):
+                x = prior.means[k] + _pull(prior, matrix[combinations.row], k, combinations.v)
+                weighted = combinations.responsibility.unsqueeze(-1) * x
+                means.append(x.new_zeros(len(part), x.shape[1]).index_add(0, combinations.row, weighted))
             pieces.append(means)
         return tuple(torch.cat(m) for m in zip(*pieces, strict=True))
 
     def draw(
-        self,
-        data: DenseView,
-        stream: Stream,
-        index: Tensor | None = None,
-        found: Iterable[tuple[slice, DenseView, Combinations]] | None = None,
+        self, data: DenseView, stream: Stream, index: Tensor, search: Iterable[tuple[slice, DenseView, Combinations]]
     ) -> tuple[Tensor, ...]:
-        """One exact joint posterior draw per observation: `(N, D_β)` per shown source.
+        """One exact joint posterior draw per observation: `(N, D_β)` per source.
 
-        index: the observations' numbers `(N,)` (randomness is keyed by them); 0 … N−1 if not given.
-        found: what `chunks` gave for the same data: many draws then need one search.
-
-        Given the combination, a prior draw (x̃, ỹ) is moved by C Aᵀ S⁻¹ (y − ỹ) (Matheron's rule).
+        index: the observations' numbers `(N,)` (randomness is keyed by them). search: what `chunks` gives for the data.
         """
-        if index is None:
-            index = torch.arange(len(data))
         device = data.y.device
         uniform = stream.uniform(index, (), "combination", device=device)
         noise = stream.normal(index, (data.y.shape[1],), "noise", device=device) * data.noise.sqrt()
@@ -231,51 +200,27 @@ class MixturePosterior:
             for beta, p in enumerate(self.priors)
         ]
         pieces = []
-        for piece, part, kept in self.chunks(data) if found is None else found:
-            chosen = kept.choose(uniform[piece])
-            drawn, simulated = [], noise[piece]
-            for prior, matrix, z, k in zip(self.priors, part.matrices, normal, kept.component[chosen].T, strict=True):
+        for piece, part, kept in search:
+            chosen, drawn = kept.choose(uniform[piece]), []
+            components = kept.component[chosen].T
+            for prior, z, k in zip(self.priors, normal, components, strict=True):
                 rank = prior.factors.shape[2]
                 shift = (prior.factors[k] @ z[piece][:, :rank, None]).squeeze(-1) + prior.floor * z[piece][:, rank:]
                 drawn.append(prior.means[k] + shift)
-                simulated = simulated + torch.einsum("nmd,nd->nm", matrix, shift)
-            residual = [r[chosen] - s for r, s in zip(kept.residual, simulated.unbind(-1), strict=True)]
-            v = torch.stack(kept.system.at(chosen).solve(residual), dim=-1)
-            for beta, (prior, matrix) in enumerate(zip(self.priors, part.matrices, strict=True)):
-                pulled = torch.einsum("nmd,nm->nd", matrix, v)
-                k = kept.component[chosen, beta]
-                drawn[beta] = drawn[beta] + (prior.covariances[k] @ pulled.unsqueeze(-1)).squeeze(-1)
-            pieces.append(drawn)
+            pull = partial(self._pull, part, components)
+            left, solve = part.y - noise[piece], kept.system.at(chosen).solve_rows
+            pieces.append(matheron(drawn, left, part.image, solve, pull))
         return tuple(torch.cat(d) for d in zip(*pieces, strict=True))
 
-
-def _project(prior: GaussianMixture, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """A m_k `(N, K, M)` and the lower triangles of A C_k Aᵀ `(N, K, M(M+1)/2)`."""
-    size = matrix.shape[1]
-    rows, columns = torch.tril_indices(size, size, device=matrix.device)
-    mean = torch.einsum("nmd,kd->nkm", matrix, prior.means)
-    products = (matrix[:, rows, :, None] * matrix[:, columns, None, :]).flatten(2)
-    return mean, torch.einsum("npq,kq->nkp", products, prior.covariances.flatten(1))
+    def _pull(self, part: DenseView, components: Tensor, v: Tensor) -> list[Tensor]:
+        """C_k Aᵀ v of every source, `(N, D)`, for components `(S, N)`."""
+        return [_pull(p, a, k, v) for p, a, k in zip(self.priors, part.matrices, components, strict=True)]
 
 
-def assemble(y: Tensor, noise: Tensor, picked: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Symmetric]:
-    """Residual y − Σ A m and entries of Σ + Σ A C Aᵀ; the last axis of the arguments holds M, or M(M+1)/2, numbers."""
-    size = y.shape[-1]
-    residual, entries, position = [], [], 0
-    for i in range(size):
-        residual.append(sum((-mean[..., i] for mean, _ in picked), y[..., i]))
-        line = []
-        for j in range(i + 1):
-            terms = [packed[..., position] for _, packed in picked] + ([noise[..., i]] if i == j else [])
-            line.append(sum(terms[1:], terms[0]))
-            position += 1
-        entries.append(line)
-    return residual, entries
-
-
-def log_normal(system: LDL, residual: list[Tensor]) -> Tensor:
-    constant = len(residual) * math.log(2 * math.pi)
-    return -0.5 * (system.quadratic(residual) + system.log_determinant() + constant)
+def _pull(prior: GaussianMixture, matrix: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """C_k Aᵀ v, `(N, D)`."""
+    pulled = torch.einsum("nmd,nm->nd", matrix, v)
+    return (prior.covariances[k] @ pulled.unsqueeze(-1)).squeeze(-1)
 
 
 def _keep(log_joint: Tensor, retain: float) -> tuple[Tensor, Tensor]:

@@ -11,53 +11,26 @@ variance of their own: S_i⁻¹ is S⁻¹ with a correction of their number (`wo
 
 from __future__ import annotations
 
-__all__ = ["Combination", "Components", "Given", "SharedGaussians", "SharedView", "is_shared"]
+__all__ = ["Combination", "Factors", "Levels", "SharedGaussians", "SharedGiven"]
 
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.shared_view import SharedView, is_shared
-from mvss.problem.woodbury import Exceptional
+from mvss.posteriors.matheron import matheron
+from mvss.priors.local_law import Components
+from mvss.problem.shared_view import SharedView
+from mvss.problem.views import View
+from mvss.problem.woodbury import Woodbury
 from mvss.runtime.rng import Stream, choose
 
 NEGLIGIBLE = 1e-12
 """A probability that changes no mean: in many dimensions most combinations have none."""
-
-
-@dataclass(frozen=True)
-class Components:
-    """What is known of a source before y, K Gaussians with V_k = B_k B_kᵀ + floor_k I.
-
-    log_weight: `(N, K)`, mean: `(N, K, D)`; both may have N = 1 for all. spread: the B_k, `(K, D, R)`. floor: `(K,)`.
-    """
-
-    log_weight: Tensor
-    mean: Tensor
-    spread: Tensor
-    floor: Tensor
-
-    @staticmethod
-    def of(prior: GaussianMixture) -> Components:
-        """A mixture prior."""
-        floor = prior.weights.new_full((len(prior),), prior.floor**2)
-        return Components(prior.weights.log()[None], prior.means[None], prior.factors, floor)
-
-    def covariance(self, k: int) -> Tensor:
-        """V_k, `(D, D)`."""
-        eye = torch.eye(self.spread.shape[1], dtype=self.spread.dtype, device=self.spread.device)
-        return self.spread[k] @ self.spread[k].mT + self.floor[k] * eye
-
-    def shift(self, k: int, z: Tensor) -> Tensor:
-        """V_k^½ z `(n, D)` for standard-normal z `(n, R + D)`."""
-        rank = self.spread.shape[2]
-        return z[:, :rank] @ self.spread[k].mT + self.floor[k].sqrt() * z[:, rank:]
 
 
 @dataclass(frozen=True)
@@ -71,6 +44,10 @@ class Combination:
     def solve(self, rows: Tensor) -> Tensor:
         """S⁻¹ r for r `(n, M)`."""
         return torch.cholesky_solve(rows.mT, self.cholesky).mT
+
+    def pull(self, v: Tensor) -> list[Tensor]:
+        """V Aᵀ v of each source, `(n, D_β)`, for v `(n, M)`."""
+        return [v @ across for across in self.across]
 
     @cached_property
     def precision(self) -> Tensor:
@@ -94,7 +71,7 @@ class SharedGaussians:
             total = 0.5 * (total + total.mT)
             self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
 
-    def given(self, y: Tensor, sources: Sequence[Components], own: Exceptional | None = None) -> Given:
+    def given(self, y: Tensor, sources: Sequence[Components], woodbury: Woodbury | None = None) -> SharedGiven:
         """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new.
 
         own: the exceptional pixels of these observations.
@@ -108,16 +85,16 @@ class SharedGaussians:
             white = torch.linalg.solve_triangular(combination.cholesky, residual.mT, upper=False)
             log_det = 2 * combination.cholesky.diagonal().log().sum() + y.shape[1] * math.log(2 * math.pi)
             misfit = white.square().sum(0) + log_det
-            if own is not None:
-                residual, *more = own.correct(combination.precision, residual)
+            if woodbury is not None:
+                residual, *more = woodbury.correct(combination.precision, residual)
                 misfit = misfit + sum(more)
             log_joint.append(log_weight - 0.5 * misfit)
             residuals.append(residual)
-        return Given(self, tuple(sources), torch.stack(log_joint, dim=1), residuals, own)
+        return SharedGiven(self, tuple(sources), torch.stack(log_joint, dim=1), residuals, woodbury)
 
 
 @dataclass(frozen=True)
-class Given:
+class SharedGiven:
     """The sources given y. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with
     S⁻¹ r = S_i⁻¹ (y − Σ A μ); that is y − Σ A μ itself, but for the exceptional pixels `own`."""
 
@@ -125,7 +102,7 @@ class Given:
     sources: tuple[Components, ...]
     log_joint: Tensor
     residuals: list[Tensor]
-    own: Exceptional | None = None
+    woodbury: Woodbury | None = None
 
     def log_evidence(self) -> Tensor:
         """log p(y) of the pixels that are not masked, `(N,)`, nats."""
@@ -139,15 +116,15 @@ class Given:
         """E[x^β | y, k] of combination `number`, `(n, D_β)` per source."""
         combination = self.gaussians.combinations[number]
         v = combination.solve(self.residuals[number][rows])
-        pairs = zip(self.sources, combination.numbers, combination.across, strict=True)
-        return [_rows(source.mean, rows)[:, k] + v @ across for source, k, across in pairs]
+        parts = zip(self.sources, combination.numbers, combination.pull(v), strict=True)
+        return [_rows(source.mean, rows)[:, k] + moved for source, k, moved in parts]
 
     def precision(self, number: int, weight: Tensor) -> Tensor:
         """Σ_i w_i S_i⁻¹ of combination `number`, `(M, M)`, for weights `(N,)`."""
         inverse = self.gaussians.combinations[number].precision
-        if self.own is None:
+        if self.woodbury is None:
             return weight.sum() * inverse
-        return weight.sum() * inverse - inverse @ self.own.removed(inverse, weight) @ inverse
+        return weight.sum() * inverse - inverse @ self.woodbury.removed(inverse, weight) @ inverse
 
     def mean(self) -> list[Tensor]:
         """E[x^β | y], `(N, D_β)` per source."""
@@ -162,9 +139,8 @@ class Given:
     def draw(self, stream: Stream, index: Tensor) -> list[Tensor]:
         """One joint draw `(N, D_β)` per source. index: the observations' numbers `(N,)`, which randomness is keyed by."""
         device, view = self.log_joint.device, self.gaussians.view
-        uniform = stream.uniform(index, (), "combination", device=device)
-        chosen = choose(self.log_joint, uniform)
-        noise = view.draw_noise(stream.normal(index, view.noise.shape[:1], "noise", device=device), self.own)
+        chosen = choose(self.log_joint, stream.uniform(index, (), "combination", device=device))
+        noise = view.draw_noise(stream.normal(index, view.noise.shape[:1], "noise", device=device), self.woodbury)
         normal = [
             stream.normal(index, (s.spread.shape[1] + s.spread.shape[2],), "source", beta, device=device)
             for beta, s in enumerate(self.sources)
@@ -172,19 +148,41 @@ class Given:
         out = [z.new_empty(len(z), s.spread.shape[1]) for z, s in zip(normal, self.sources, strict=True)]
         for number in chosen.unique().tolist():
             rows = (chosen == number).nonzero().squeeze(1)
-            combination, simulated, shifts = self.gaussians.combinations[number], noise[rows], []
-            for place, (source, k, z) in enumerate(zip(self.sources, combination.numbers, normal, strict=True)):
-                shifts.append(source.shift(k, z[rows]))
-                simulated = simulated + view.image(place, shifts[-1])
-            if self.own is not None:
-                simulated = self.own.select(rows).correct(combination.precision, simulated)[0]
-            v = combination.solve(self.residuals[number][rows] - simulated)
-            pairs = zip(self.sources, combination.numbers, combination.across, shifts, strict=True)
-            for x, (source, k, across, shift) in zip(out, pairs, strict=True):
-                x[rows] = _rows(source.mean, rows)[:, k] + shift + v @ across
+            combination = self.gaussians.combinations[number]
+            parts = zip(self.sources, combination.numbers, normal, strict=True)
+            x = [_rows(source.mean, rows)[:, k] + source.shift(k, z[rows]) for source, k, z in parts]
+            left, solve = view.y[rows] - noise[rows], partial(self._solve, combination, rows)
+            for place, drawn in zip(out, matheron(x, left, view.images, solve, combination.pull), strict=True):
+                place[rows] = drawn
         return out
+
+    def _solve(self, combination: Combination, rows: Tensor, residual: Tensor) -> Tensor:
+        """S_i⁻¹ r of some of the observations."""
+        if self.woodbury is not None:
+            residual = self.woodbury.select(rows).correct(combination.precision, residual)[0]
+        return combination.solve(residual)
+
+
+class Factors:
+    """The factorisations of views by noise level, from call to call, as long as a view has the same operators and noise."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, Levels]] = {}
+
+    def levels(self, view: View, rows: SharedView) -> Levels:
+        """Those of a view, of which `rows` is what its observations share."""
+        key = (view.name, view.sources)
+        like, levels = self._kept.get(key, (None, {}))
+        if like is None or not rows.same_factors(like):
+            like, levels = rows.select(slice(1)), {}
+            self._kept[key] = (like, levels)
+        return levels
 
 
 def _rows(values: Tensor, rows: Tensor | slice) -> Tensor:
     """Rows of what may be one for all."""
     return values if len(values) == 1 else values[rows]
+
+
+Levels = dict[float, SharedGaussians]
+"""Factorisations by noise level."""

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvss.runtime.errors import MvssError
+from mvss.presets.posterior import CGConfig
 
-__all__ = ["LDL", "CGConfig", "CGReport", "Symmetric", "conjugate_gradients", "factorise"]
+__all__ = ["LDL", "CGReport", "Symmetric", "conjugate_gradients", "factorise"]
 
 Symmetric = list[list[Tensor]]
 """Lower triangle: `S[i][j]`, j ≤ i, each of one batch shape."""
@@ -71,6 +71,10 @@ class LDL:
                 v[i] = v[i] - self.lower[k][i] * v[k]
         return v
 
+    def solve_rows(self, r: Tensor) -> Tensor:
+        """S⁻¹ r for r `(…, M)`."""
+        return torch.stack(self.solve(list(r.unbind(-1))), dim=-1)
+
     def inverse(self) -> Symmetric:
         """Lower triangle of S⁻¹ = L⁻ᵀ D⁻¹ L⁻¹."""
         size = len(self.pivots)
@@ -117,23 +121,6 @@ def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
             scaled[i].append(s)
             lower[i].append(s / d)
     return LDL(pivots, lower, raised)
-
-
-@dataclass(frozen=True)
-class CGConfig:
-    """How far conjugate gradients go.
-
-    iterations: at most so many. tolerance: of |r − S v| / |r|, where a system is done. regularisation: a variance that is added
-    to the diagonal of S, in the units of the observation squared.
-    """
-
-    iterations: int = 4
-    tolerance: float = 1e-3
-    regularisation: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or not 0 <= self.tolerance < 1 or not 0 <= self.regularisation < math.inf:
-            raise MvssError("solver: iterations must be at least 1, tolerance in [0, 1), regularisation at least 0")
 
 
 @dataclass(frozen=True)

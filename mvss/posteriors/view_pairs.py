@@ -1,4 +1,4 @@
-"""How views show a source on top of what hides it, and what other views show of that alone.
+"""Pairs of views: one shows a source on top of what hides it, the other shows that alone.
 
     y = A x + n,    n': an observation of a view that shows all of n and nothing else
 
@@ -8,7 +8,7 @@ that a pixel lies in where A averages blocks.
 
 from __future__ import annotations
 
-__all__ = ["Pair", "Scene", "pairs_of", "pierced", "thrown_back", "tight_factor"]
+__all__ = ["ViewPair", "pairs_of", "pierced", "thrown_back"]
 
 import math
 from dataclasses import dataclass
@@ -17,65 +17,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvss.priors.augmentation import TURNS, turned_each
 from mvss.priors.dynamic_range import usual_size
-from mvss.priors.training import TURNS, turned_each
 from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 
 FAINT = 0.05
 """Share of the usual Aᵀ A 1 below which a pixel of the source was not seen."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A view that shows a source, and one that shows all of it but that source, by their numbers. None: that is noise alone."""
-
-    mixed: int
-    background: int | None
-
-
-def pairs_of(data: MultiViewData, beta: int, alone: bool = False) -> list[Pair]:
-    """Pairs of views that show source `beta` on what hides it, and that alone, by the same operators, and noise (not checked).
-
-    alone: also views that show it behind noise.
-    """
-    found = []
-    for a, view in enumerate(data.views):
-        if beta not in view.shown:
-            continue
-        others = set(view.shown) - {beta}
-        mask, operators = unmasked(view)
-        if mask is None or any(operator.count is not None for operator in operators):
-            continue
-        same = [
-            b
-            for b, v in enumerate(data.views)
-            if set(v.shown) == others and all(_alike(_image(v, other), _image(view, other)) for other in others)
-        ]
-        if others and same:
-            found.append(Pair(a, same[0]))
-        elif alone and not others:
-            found.append(Pair(a, None))
-    return found
-
-
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """One pair of views: y = A x + n.
+class ViewPair:
+    """y = A x + n of one source.
 
-    others: sources that n is made of. level: usual light of n at each pixel, `(*shape)`. usual: size of n less that, on the
-    pixels of x. probe: `_image` of A, by which views are told. factor: a where A = a I but for masks, else None. operator: A
-    but for masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to
-    be learned any more. size: observations to be separated.
+    source: its name. others: sources that n is made of, sorted; noise alone where there are none. level: usual light of n at
+    each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of A, by which views are told.
+    factor: a where A = a I but for masks, else None. view: number of the view that shows the source. operator: A but for
+    masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to be
+    learned any more. size: observations to be separated.
     """
 
-    others: tuple[int, ...]
+    source: str
+    others: tuple[str, ...]
     level: Tensor
     usual: float
     probe: Tensor
     factor: float | None
+    view: int = -1
     operator: LinearOperator | None = None
     backgrounds: Tensor | None = None
     size: int = 1
@@ -85,42 +55,23 @@ class Scene:
         """Whether each pixel of x is seen by itself."""
         return self.factor is not None
 
-    @staticmethod
-    def of(data: MultiViewData, beta: int, pair: Pair) -> Scene:
-        """Of source `beta`."""
-        mixed = data.views[pair.mixed]
-        operator, measured = _bare(mixed, beta), seen(mixed if pair.background is None else data.views[pair.background])
-        if pair.background is None:
-            level = torch.zeros_like(mixed.y[0])
-            n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
-        else:
-            y = data.views[pair.background].y
-            level = torch.where(measured > 0, y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
-            n = measured * (y - level)
-        usual = usual_size(*thrown_back(operator, n, measured))
-        backgrounds = torch.stack([n, measured], dim=1).float()
-        if not usual > 0:
-            raise MvssError(f"{mixed.name}: what hides source {beta + 1} does not vary: give more observations of it alone")
-        others = tuple(sorted(set(mixed.shown) - {beta}))
-        return Scene(others, level, usual, _image(mixed, beta), tight_factor(mixed, beta), operator, backgrounds, len(mixed))
-
-    def shows(self, view: View, beta: int) -> bool:
-        """Whether a view shows source `beta` as this does, behind the same other sources."""
-        if beta not in view.shown or not self.others or set(view.shown) - {beta} != set(self.others):
+    def shows(self, view: View) -> bool:
+        """Whether a view shows the source as this does, behind the same other sources."""
+        if self.source not in view.sources or not self.others or set(view.sources) - {self.source} != set(self.others):
             return False
-        return _alike(self.probe, _image(view, beta))
+        return _alike(self.probe, _image(view, self.source))
 
-    def thrown_back(self, view: View, beta: int) -> tuple[Tensor, Tensor]:
+    def thrown_back(self, view: View) -> tuple[Tensor, Tensor]:
         """Of y less its level; and how finely each pixel was seen, see `thrown_back`."""
-        return thrown_back(_bare(view, beta), *self.observed(view))
+        return thrown_back(_bare(view, self.source), *self.observed(view))
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
-        return {"others": self.others, "level": self.level, "usual": self.usual, "probe": self.probe, "factor": self.factor}
+        return {name: getattr(self, name) for name in ("source", "others", "level", "usual", "probe", "factor")}
 
     def observed(self, view: View) -> tuple[Tensor, Tensor]:
         """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""
-        measured = seen(view)
+        measured = _measured(view)
         return measured * (view.y - self.level.to(view.y)), measured
 
     def hide(self, x: Tensor, turns: bool, holes: float) -> tuple[Tensor, Tensor]:
@@ -139,6 +90,52 @@ class Scene:
             chosen = turned_each(chosen, torch.randint(TURNS, (count,)))
         n, measured = chosen.to(like).unbind(1)
         return n, measured
+
+
+def pairs_of(views: Views, source: str, alone: bool = False) -> list[ViewPair]:
+    """Pairs of views that show a source on what hides it, and that alone, by the same operators, and noise (not checked).
+
+    alone: also views that show it behind noise.
+    """
+    pairs = []
+    for number, view in enumerate(views):
+        if source not in view.sources:
+            continue
+        others = set(view.sources) - {source}
+        mask, operators = unmasked(view)
+        if mask is None or any(operator.count is not None for operator in operators):
+            continue
+        same = (v for v in views if set(v.sources) == others and _alike_views(v, view, others))
+        background = next(same, None)
+        if (others and background is not None) or (alone and not others):
+            pairs.append(_pair(view, number, source, background))
+    return pairs
+
+
+def _pair(mixed: View, number: int, source: str, background: View | None) -> ViewPair:
+    """background: None where that is noise alone, which is simulated."""
+    operator, measured = _bare(mixed, source), _measured(mixed if background is None else background)
+    if background is None:
+        level = torch.zeros_like(mixed.y[0])
+        n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
+    else:
+        level = torch.where(measured > 0, background.y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
+        n = measured * (background.y - level)
+    usual = usual_size(*thrown_back(operator, n, measured))
+    if not usual > 0:
+        raise MvssError(f"{mixed.name}: what hides {source} does not vary: give more observations of it alone")
+    return ViewPair(
+        source=source,
+        others=tuple(sorted(set(mixed.sources) - {source})),
+        level=level,
+        usual=usual,
+        probe=_image(mixed, source),
+        factor=_tight_factor(operator),
+        view=number,
+        operator=operator,
+        backgrounds=torch.stack([n, measured], dim=1).float(),
+        size=len(mixed),
+    )
 
 
 def pierced(measured: Tensor, holes: float) -> Tensor:
@@ -161,9 +158,8 @@ def thrown_back(operator: LinearOperator, y: Tensor, measured: Tensor) -> tuple[
     return u, torch.where(enough, fineness * light / whole, 0.0)
 
 
-def tight_factor(view: View, beta: int) -> float | None:
-    """a where A = a I behind its mask."""
-    operator = _bare(view, beta)
+def _tight_factor(operator: LinearOperator) -> float | None:
+    """a where A = a I."""
     if operator.source_shape != operator.observation_shape or not operator.is_tight:
         return None
     probe = torch.ones(1, *operator.source_shape, dtype=torch.float64)
@@ -171,24 +167,28 @@ def tight_factor(view: View, beta: int) -> float | None:
     return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
 
 
-def seen(view: View) -> Tensor:
+def _measured(view: View) -> Tensor:
     """1 where a pixel was measured, `(N, *shape)`."""
     mask, _ = unmasked(view)
     return torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
 
 
-def _bare(view: View, beta: int) -> LinearOperator:
+def _bare(view: View, source: str) -> LinearOperator:
     """A without its mask."""
-    return unmasked(view)[1][view.shown.index(beta)]
+    return unmasked(view)[1][view.sources.index(source)]
 
 
-def _image(view: View, beta: int) -> Tensor:
+def _image(view: View, source: str) -> Tensor:
     """What A makes of a certain image, `(*observation_shape)`, which tells operators; empty of those of observations."""
-    operator = _bare(view, beta)
+    operator = _bare(view, source)
     if operator.count is not None:
         return torch.zeros(0)
     probe = torch.randn(1, *operator.source_shape, generator=_generator(), dtype=torch.float64)
     return operator.forward(probe.to(view.y.device))[0].cpu()
+
+
+def _alike_views(a: View, b: View, sources: set[str]) -> bool:
+    return all(_alike(_image(a, source), _image(b, source)) for source in sources)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -1,1 +1,38 @@
 """Settings as data, and their reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from mvss.presets.reader import available_presets, build_config, load_config, plain, suggest
+from mvss.presets.settings import Settings
+from mvss.runtime.errors import MvssError
+
+__all__ = ["load_settings", "settings_from", "settings_text"]
+
+FOLDER = Path(__file__).parent
+
+
+def load_settings(name: str | Path) -> Settings:
+    """Those of a preset of the library, by name, or of a file.
+
+    Raises MvssError for a name that there is not, an unknown key or a value out of range.
+    """
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name) not in available_presets(FOLDER):
+            raise MvssError(f"unknown preset {str(name)!r}{suggest(str(name), available_presets(FOLDER))}, or a .yaml file")
+        path = FOLDER / f"{name}.yaml"
+    return load_config(Settings, path)
+
+
+def settings_text(settings: Settings) -> str:
+    """As YAML."""
+    return yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True)
+
+
+def settings_from(text: str) -> Settings:
+    """What `settings_text` gave."""
+    return build_config(Settings, yaml.safe_load(text), "settings")

@@ -8,7 +8,7 @@ and every error is one line that names the key.
 
 from __future__ import annotations
 
-__all__ = ["available_presets", "config_hash", "load_config", "save_config"]
+__all__ = ["available_presets", "build_config", "config_hash", "load_config", "plain", "save_config", "suggest"]
 
 import dataclasses
 import difflib
@@ -45,26 +45,26 @@ def load_config(schema: type[T], preset: Path | str, overrides: Sequence[str] = 
     Raises:
         MvssError: unknown preset or key, missing value, wrong type, malformed override.
     """
-    merged = _read_preset(schema, Path(preset))
-    known = _plain(_build_root(schema, merged, f"preset {Path(preset).name}"))
+    values = _read_preset(schema, Path(preset))
+    known = plain(_build_root(schema, values, f"preset {Path(preset).name}"))
     for override in overrides:
         key, value = _parse_override(override)
         _check_path(known, key)
         try:
-            OmegaConf.update(merged, key, value, merge=True)
+            OmegaConf.update(values, key, value, merge=True)
         except OmegaConfBaseException as error:
             raise MvssError(f"override '{override}': {_first_line(error)}") from error
-    return _build_root(schema, merged, "overrides")
+    return _build_root(schema, values, "overrides")
 
 
 def save_config(config: Any, path: Path | str) -> None:  # noqa: ANN401 - any dataclass instance
     """Write a configuration as YAML; `load_config` with that file as the preset gives it back."""
-    atomic_write_text(path, yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+    atomic_write_text(path, yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True))
 
 
 def config_hash(config: Any) -> str:  # noqa: ANN401 - any dataclass instance
     """Return the SHA-256 of a configuration's canonical JSON, in hex; the order of keys does not count."""
-    return hashlib.sha256(json.dumps(_plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read_preset(schema: type, path: Path) -> DictConfig:
@@ -75,9 +75,16 @@ def _read_preset(schema: type, path: Path) -> DictConfig:
         preset = OmegaConf.load(path)
         if not isinstance(preset, DictConfig):
             raise MvssError(f"preset {path} must hold `key: value` lines")
-        return cast(DictConfig, OmegaConf.merge(OmegaConf.create(_defaults(schema)), preset))
+        return OmegaConf.create(merged(_defaults(schema), OmegaConf.to_container(preset)))
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
         raise MvssError(f"preset {path} is not valid YAML: {_first_line(error)}") from error
+
+
+def merged(base: Any, over: Any) -> Any:  # noqa: ANN401 - plain containers
+    """`over` on top of `base`, key by key. Where both name a `kind`, and not the same, nothing of `base` stays."""
+    if not isinstance(base, dict) or not isinstance(over, dict) or base.get("kind") != over.get("kind", base.get("kind")):
+        return over
+    return base | {key: merged(base[key], value) if key in base else value for key, value in over.items()}
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -122,29 +129,39 @@ def _defaults(schema: type) -> dict[str, Any]:
     values = {}
     for field in (field for field in dataclasses.fields(schema) if field.init):
         if field.default is not dataclasses.MISSING:
-            values[field.name] = _plain(field.default)
+            values[field.name] = plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
-            values[field.name] = _plain(field.default_factory())
+            values[field.name] = plain(field.default_factory())
     return values
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - a value of any field
+def plain(value: Any) -> Any:  # noqa: ANN401 - a value of any field
     """Turn dataclasses, tuples and paths into the dicts, lists and strings that YAML and JSON know."""
     if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _build_root(schema: type[T], merged: DictConfig, origin: str) -> T:
+def _build_root(schema: type[T], values: DictConfig, origin: str) -> T:
     try:
-        values = OmegaConf.to_container(merged, resolve=True)
+        return build_config(schema, OmegaConf.to_container(values, resolve=True), origin)
     except OmegaConfBaseException as error:
         raise MvssError(f"{origin}: {_first_line(error)}") from error
-    return cast(T, _build(schema, values, ""))
+
+
+def build_config(schema: type[T], values: Any, origin: str) -> T:  # noqa: ANN401 - plain containers
+    """The dataclass that plain values say; a schema may have a class method `resolve` that completes them first.
+
+    Raises MvssError: an unknown key, a missing value, a wrong type.
+    """
+    if not isinstance(values, dict):
+        raise MvssError(f"{origin} must hold `key: value` lines")
+    resolve = getattr(schema, "resolve", None)
+    return cast(T, _build(schema, resolve(values) if resolve else values, ""))
 
 
 def _build(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - hint is any annotation, value what YAML holds for it
@@ -193,10 +210,8 @@ def _build_union(choices: tuple[Any, ...], value: Any, key: str) -> Any:  # noqa
     choices = tuple(choice for choice in choices if choice is not type(None))
     if len(choices) == 1:  # an optional value: the error of what is inside says most
         return _build(choices[0], value, key)
-    if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):  # the one that is meant says what is wrong
-        return _build(
-            max(choices, key=lambda choice: len({f.name for f in dataclasses.fields(choice)} & set(value))), value, key
-        )
+    if isinstance(value, dict) and all(map(dataclasses.is_dataclass, choices)):
+        return _build(_tagged(choices, value, key), value, key)
     # Exact types first, so that 3 stays an int in `float | int`.
     for choice in sorted(choices, key=lambda choice: type(value) is not choice):
         try:
@@ -204,6 +219,16 @@ def _build_union(choices: tuple[Any, ...], value: Any, key: str) -> Any:  # noqa
         except MvssError:
             continue
     raise _mismatch(Union[choices], value, key)  # noqa: UP007 - the choices are known only at run time
+
+
+def _tagged(choices: tuple[Any, ...], value: dict[str, Any], key: str) -> Any:  # noqa: ANN401 - one of the choices
+    """The dataclass whose `kind` a value names."""
+    kinds = {str(next(f.default for f in dataclasses.fields(c) if f.name == "kind")): c for c in choices}
+    if "kind" not in value:
+        raise MvssError(f"'{key}.kind' has no value: set it to one of {', '.join(kinds)}")
+    if value["kind"] not in kinds:
+        raise MvssError(f"'{key}.kind' is {value['kind']!r}{suggest(str(value['kind']), kinds)}")
+    return kinds[value["kind"]]
 
 
 def _build_tuple(items: tuple[Any, ...], value: list[Any], key: str) -> tuple[Any, ...]:

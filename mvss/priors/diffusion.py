@@ -21,58 +21,105 @@ has its least at the mean square error (Nix & Weigend 1994; held fixed as by Sei
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from mvss.presets.posterior import SamplerConfig
 from mvss.priors.dynamic_range import local_scale
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.likelihood import flow_log_prob
+from mvss.priors.local_law import LocalLaw
+from mvss.priors.prior import column
+from mvss.priors.samplers import noised, sample
+from mvss.runtime.rng import Stream
 
-__all__ = ["Denoiser", "gaussian_loss", "karras_base", "variance_of"]
+__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "variance_of"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
 LEAST, MOST = -12.0, 3.0
 """h is kept within these: variances are c_out² times 6e-6 to 20."""
+EXACT_TRACE, PROBES = 256, 16
+"""Numbers of a source up to which log_prob takes the exact trace, and probes of its estimate for more."""
 
 
-def karras_base(dimension: int, sigma_data: float) -> GaussianMixture:
+@dataclass(frozen=True)
+class Drawing:
+    """How draws of a diffusion prior are made: the run, from draws of the mixture, noised, or, from_noise, from pure noise.
+    components: Gaussians that p(x | x_t) of a small source is drawn from."""
+
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    from_noise: bool = False
+    components: int = 1
+
+
+def karras_base(shape: tuple[int, ...], sigma_data: float) -> GaussianMixture:
     """The mixture whose denoiser is the skip term of Karras et al.: one Gaussian N(0, s² I)."""
-    zero = torch.zeros(1, dimension, dtype=torch.float64)
-    return GaussianMixture(torch.ones(1), zero, zero.unsqueeze(-1)[..., :0].expand(1, dimension, 0), sigma_data)
+    zero = torch.zeros(1, math.prod(shape), dtype=torch.float64)
+    return GaussianMixture(torch.ones(1), zero, zero.unsqueeze(-1)[..., :0], sigma_data, shape)
 
 
-class Denoiser(torch.nn.Module):
-    """d(x_t, σ) of a source of shape `shape`.
+class DiffusionPrior(torch.nn.Module):
+    """d(x_t, σ) of a source: a `Prior` whose draws come by reversing time.
 
-    mixture: the closed-form part. network: F(x, log σ), or F and h where its `outputs` are two; None for the mixture alone.
-    sigma_data: s, the standard deviation of the source's numbers. dynamic: of images of a large dynamic range: s is taken of
-    each pixel of x_t instead (`dynamic_range`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
+    mixture: the closed-form part, which also gives the source's shape. network: F(x, log σ), or F and h where its
+    `outputs` are two. drawing: how its draws are made. levels: least and largest noise level that it is trained at, in
+    units of the source. dynamic: of images of a large dynamic range: s is taken of each pixel of x_t instead
+    (`dynamic_range`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
     """
 
     def __init__(
         self,
         mixture: GaussianMixture,
-        network: torch.nn.Module | None,
-        shape: tuple[int, ...],
+        network: torch.nn.Module,
         sigma_data: float,
+        drawing: Drawing | None = None,
+        levels: tuple[float, float] = (1e-3, 10.0),
         dynamic: bool = False,
     ) -> None:
         super().__init__()
-        self.dynamic = dynamic
-        self.mixture, self.network, self.shape, self.sigma_data = mixture, network, tuple(shape), float(sigma_data)
+        self.mixture, self.network, self.shape, self.sigma_data = mixture, network, mixture.shape, float(sigma_data)
+        self.drawing, self.levels, self.dynamic = drawing or Drawing(), levels, dynamic
         self.previous: torch.nn.Module | None = None
         self.relaxation = 1.0
 
     def relax(self, factor: float) -> None:
         """From now on, train towards d + ω (d_new − d), with d the denoiser as it is now and ω = `factor`; 1 is plain."""
         self.relaxation = factor
-        self.previous = None if factor == 1.0 or self.network is None else copy.deepcopy(self.network).requires_grad_(False)
+        self.previous = None if factor == 1.0 else copy.deepcopy(self.network).requires_grad_(False)
 
-    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """E[x | x_t], `(N, *shape)`, for x_t `(N, *shape)` and σ `(N,)`."""
+    def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """See `Prior`."""
         base = self._base(x_t, sigma)
-        return base if self.network is None else base + self.correction(x_t, base, sigma)
+        return base + self.correction(x_t, base, sigma)
+
+    def draw_given(self, z: Tensor, rho: float, stream: Stream, index: Tensor) -> Tensor:
+        """See `Prior`: as many steps a decade of noise as draws of the prior take."""
+        whole = self.drawing.sampler
+        least = min(rho, whole.sigma_min)
+        decades = math.log(rho / least), math.log(whole.sigma_start / whole.sigma_min)
+        steps = max(1, math.ceil(whole.steps * decades[0] / max(decades[1], 1e-9)))
+        run = replace(whole, method="ancestral", sigma_start=rho, sigma_min=least, steps=steps)
+        return sample(LocalLaw([self], self.drawing.components), [z], run, stream, index)[0]
+
+    def sample(self, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+        """See `Prior`, on the CPU; stratified: the mixture's draws are."""
+        index, run = torch.arange(count), self.drawing.sampler
+        start = self.mixture.sample(count, stream, stratified)
+        if self.drawing.from_noise:
+            start = torch.zeros_like(start)
+        begin = noised([start], run.sigma_start, stream, index)
+        return sample(LocalLaw([self], self.drawing.components), begin, run, stream, index)[0].cpu()
+
+    def log_prob(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
+        given. Of large sources the trace is an estimate."""
+        low, high = self.levels
+        probes = 0 if self.mixture.dimension <= EXACT_TRACE else PROBES
+        return flow_log_prob(self, x, low if sigma is None else sigma, high, probes, Stream(0, ("log_prob",))).value
 
     @property
     def learns_variance(self) -> bool:
@@ -91,18 +138,17 @@ class Denoiser(torch.nn.Module):
 
     def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """The loss without what the variance adds to it: what is comparable between networks."""
-        found, _, wanted = self._targets(x, sigma, noise)
-        return _mean((found[:, 0] - wanted).square(), weights)
+        outputs, _, wanted = self._targets(x, sigma, noise)
+        return _mean((outputs[:, 0] - wanted).square(), weights)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""
-        found, target, wanted = self._targets(x, sigma, noise)
-        return gaussian_loss(found, target, weights, wanted)
+        outputs, target, wanted = self._targets(x, sigma, noise)
+        return gaussian_loss(outputs, target, weights, wanted)
 
     def _targets(self, x: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The network's outputs `(N, outputs, *shape)` for x noised, what F should be, and that over-relaxed, `(N, *shape)`."""
-        assert self.network is not None
-        x_t = x + _column(sigma, x) * noise
+        x_t = x + column(sigma, x) * noise
         with torch.no_grad():
             base = self._base(x_t, sigma)
             inputs = self._inputs(x_t, base, sigma)
@@ -114,7 +160,6 @@ class Denoiser(torch.nn.Module):
 
     def _outputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
         """F, and h where there is one, `(N, outputs, *shape)`."""
-        assert self.network is not None
         dtype = next(self.network.parameters()).dtype
         out: Tensor = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
         return out.reshape(len(x_t), -1, *x_t.shape[1:]).to(x_t.dtype)
@@ -123,22 +168,22 @@ class Denoiser(torch.nn.Module):
         """What the network corrects."""
         if self.dynamic:
             return (self._sizes(x_t, sigma) * self._scales(x_t, sigma)[0]).square() * x_t
-        return self.mixture.denoise(x_t.flatten(1), sigma).reshape(x_t.shape)
+        return self.mixture.denoise(x_t, sigma)
 
     def _sizes(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """s, one for each observation or pixel."""
         if self.dynamic:
-            return local_scale(x_t, torch.ones_like(x_t), _column(sigma, x_t))
-        return _column(sigma.new_full((len(sigma),), self.sigma_data), x_t)
+            return local_scale(x_t, torch.ones_like(x_t), column(sigma, x_t))
+        return column(sigma.new_full((len(sigma),), self.sigma_data), x_t)
 
     def _scales(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """c_in and c_out."""
-        s, level = self._sizes(x_t, sigma), _column(sigma, x_t)
+        s, level = self._sizes(x_t, sigma), column(sigma, x_t)
         total = (level.square() + s.square()).sqrt()
         return 1 / total, level * s / total
 
     def _inputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
-        level = _column(sigma, x_t)
+        level = column(sigma, x_t)
         second = torch.asinh(x_t / level) / 3 if self.dynamic else (x_t - base) / level
         return torch.stack([self._scales(x_t, sigma)[0] * x_t, second], dim=1)
 
@@ -149,20 +194,15 @@ def variance_of(h: Tensor) -> Tensor:
 
 
 def gaussian_loss(
-    found: Tensor, target: Tensor, weights: Tensor | None, wanted: Tensor | None = None, beside: Tensor | float = 1.0
+    outputs: Tensor, target: Tensor, weights: Tensor | None, wanted: Tensor | None = None, scale: Tensor | float = 1.0
 ) -> Tensor:
     """The loss of F, and of h where there is one, `(N, 1 or 2, *shape)`. target: of F, `(N, *shape)`; wanted: what F is
     trained towards, if not that. weights: of rows, `(N,)`."""
-    loss = _mean((beside * (found[:, 0] - (target if wanted is None else wanted))).square(), weights)
-    if found.shape[1] == 2:
-        h, square = found[:, 1].clamp(LEAST, MOST), (found[:, 0].detach() - target).square()
+    loss = _mean((scale * (outputs[:, 0] - (target if wanted is None else wanted))).square(), weights)
+    if outputs.shape[1] == 2:
+        h, square = outputs[:, 1].clamp(LEAST, MOST), (outputs[:, 0].detach() - target).square()
         loss = loss + SURENESS * _mean(h + square * (-h).exp(), weights)
     return loss
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """`(N,)` to the number of dimensions of `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:

@@ -10,25 +10,26 @@ Factors B_k may have fewer columns than the source has numbers (mixture of facto
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream, choose
 
-__all__ = ["GaussianMixture", "Hierarchy"]
+__all__ = ["GaussianMixture"]
 
 
 class GaussianMixture(torch.nn.Module):
-    """A mixture of K Gaussians over a source of D numbers.
+    """A mixture of K Gaussians over a source of D numbers: a `Prior`.
 
     weights: `(K,)`, positive, made to sum to one.
     means: `(K, D)`.
     factors: `(K, D, R)`, the B_k.
     floor: f, in the units of the source.
+    shape: of the source, of D numbers; (D,) if not given.
     """
 
     weights: Tensor
@@ -37,8 +38,12 @@ class GaussianMixture(torch.nn.Module):
     eigenvalues: Tensor
     eigenvectors: Tensor
     floor: float
+    network = None
+    learns_variance = False
 
-    def __init__(self, weights: Tensor, means: Tensor, factors: Tensor, floor: float) -> None:
+    def __init__(
+        self, weights: Tensor, means: Tensor, factors: Tensor, floor: float, shape: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__()
         if not floor > 0:
             raise MvssError(f"mixture: the covariance floor must be positive, got {floor}")
@@ -50,7 +55,7 @@ class GaussianMixture(torch.nn.Module):
                 f"mixture: weights {tuple(weights.shape)}, means {tuple(means.shape)}, factors {tuple(factors.shape)} "
                 "do not fit; they must be (K,), (K, D), (K, D, R)"
             )
-        self.floor = float(floor)
+        self.floor, self.shape = float(floor), (d,) if shape is None else tuple(shape)
         left, singular, _ = torch.linalg.svd(factors.double(), full_matrices=False)
         weights, total = weights.double(), weights.double().sum()
         if abs(float(total) - 1) > 1e-12:  # not again where it was done: a mixture read back must be the same to the bit
@@ -70,33 +75,63 @@ class GaussianMixture(torch.nn.Module):
         return self.means.shape[1]
 
     @property
+    def mixture(self) -> GaussianMixture:
+        """See `Prior`."""
+        return self
+
+    @property
     def covariances(self) -> Tensor:
         """C_k, `(K, D, D)`."""
         eye = torch.eye(self.dimension, dtype=self.means.dtype, device=self.means.device)
         return self.factors @ self.factors.mT + self.floor**2 * eye
 
-    def sample(self, count: int, generator: torch.Generator, stratified: bool = False) -> Tensor:
-        """`(count, D)` draws.
+    def sample(self, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+        """`(count, *shape)` draws.
 
         stratified: every component gets its share of the draws to within one (systematic sampling). Each draw keeps the
         mixture's law, but they are not independent: for measuring the law itself, without the sampling noise.
         """
-        weights = self.weights.cpu()
+        weights, rng = self.weights.cpu(), stream.generator("mixture")
         if stratified:
-            levels = (torch.arange(count) + torch.rand(1, generator=generator, dtype=torch.float64)) / count
+            levels = (torch.arange(count) + torch.rand(1, generator=rng, dtype=torch.float64)) / count
             component = torch.searchsorted(weights.cumsum(0), levels).clamp_max(len(self) - 1)
-            component = component[torch.randperm(count, generator=generator)]
+            component = component[torch.randperm(count, generator=rng)]
         else:
-            component = torch.multinomial(weights, count, replacement=True, generator=generator)
+            component = torch.multinomial(weights, count, replacement=True, generator=rng)
         rank = self.factors.shape[2]
-        normal = torch.randn(count, rank + self.dimension, generator=generator, dtype=torch.float64)
+        normal = torch.randn(count, rank + self.dimension, generator=rng, dtype=torch.float64)
         component, normal = component.to(self.means.device), normal.to(self.means.device)
         low_rank = (self.factors[component] @ normal[:, :rank, None]).squeeze(-1)
-        return self.means[component] + low_rank + self.floor * normal[:, rank:]
+        return (self.means[component] + low_rank + self.floor * normal[:, rank:]).reshape(count, *self.shape)
 
-    def state(self) -> dict[str, Tensor | float]:
+    def draw_given(self, z: Tensor, rho: float, stream: Stream, index: Tensor) -> Tensor:
+        """x ~ p(x | x + ρ ε = z), `(N, *shape)`, exactly: a component, then its Gaussian."""
+        flat, device = z.flatten(1), z.device
+        log_weight, mean, shrink = self.component_posteriors(flat, flat.new_full((len(flat),), rho))
+        k = choose(log_weight, stream.uniform(index, (), "component", device=device))
+        rows = torch.arange(len(flat), device=device)
+        normal = stream.normal(index, (self.dimension,), "source", dtype=flat.dtype, device=device)
+        directions = self.eigenvectors[k].to(flat.dtype)
+        along = (directions.mT @ normal.unsqueeze(-1)).squeeze(-1)
+        outside = self.floor / (self.floor**2 + rho**2) ** 0.5
+        spread = ((shrink[rows, k].sqrt() - outside) * along).unsqueeze(-1)
+        return (mean[rows, k] + rho * ((directions @ spread).squeeze(-1) + outside * normal)).reshape(z.shape)
+
+    def state(self) -> dict[str, Any]:
         """What the constructor takes, for checkpoints: `GaussianMixture(**state)` is the mixture again."""
-        return {"weights": self.weights, "means": self.means, "factors": self.factors, "floor": self.floor}
+        tensors = {"weights": self.weights, "means": self.means, "factors": self.factors}
+        return {**tensors, "floor": self.floor, "shape": self.shape}
+
+    def scaled(self, factor: float) -> GaussianMixture:
+        """The law of factor · x."""
+        size = abs(factor)
+        return GaussianMixture(self.weights, factor * self.means, factor * self.factors, size * self.floor, self.shape)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a number of the source, the root mean square over its numbers."""
+        within = self.covariances.diagonal(dim1=1, dim2=2).mean(1) @ self.weights
+        return float(within + self.weights @ (self.means - self.weights @ self.means).square().mean(1)) ** 0.5
 
     def _rotate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates of x − m_k along the eigenvectors `(N, K, R)`, and what is left of |x − m_k|², `(N, K)`."""
@@ -118,9 +153,11 @@ class GaussianMixture(torch.nn.Module):
         log_det = total.log().sum(-1) + (d - rank) * outside.log()
         return self.weights.log().to(z.dtype) - 0.5 * (quadratic + log_det + d * math.log(2 * math.pi))
 
-    def log_prob(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """log density `(N,)` of x `(N, D)` under the mixture convolved with noise of level σ (a number or `(N,)`)."""
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
+    def log_prob(self, x: Tensor, sigma: Tensor | float | None = None) -> Tensor:
+        """log density `(N,)`, nats, of x `(N, *shape)` under the mixture convolved with noise of level σ, a number or
+        `(N,)`."""
+        x = x.flatten(1)
+        sigma = torch.as_tensor(0.0 if sigma is None else sigma, dtype=x.dtype, device=x.device).expand(x.shape[0])
         return torch.logsumexp(self._log_components(*self._rotate(x), sigma), dim=1)
 
     def component_posteriors(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,9 +177,23 @@ class GaussianMixture(torch.nn.Module):
         return log_weight, mean, shrink
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """E[x | x_t], `(N, D)`, for x_t `(N, D)` and σ `(N,)`."""
-        log_weight, mean, _ = self.component_posteriors(x_t, sigma)
-        return (log_weight.exp().unsqueeze(-1) * mean).sum(1)
+        """E[x | x_t] for x_t `(N, *shape)` and σ `(N,)`."""
+        log_weight, mean, _ = self.component_posteriors(x_t.flatten(1), sigma)
+        return (log_weight.exp().unsqueeze(-1) * mean).sum(1).reshape(x_t.shape)
+
+    def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        """See `Prior`: nothing is added to a mixture."""
+        return torch.zeros_like(base)
+
+    def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Prior`."""
+        log_weight, mean, shrink = self.component_posteriors(x_t.flatten(1), sigma)
+        outside = (self.floor**2 / (self.floor**2 + sigma**2))[:, None, None]
+        within = torch.einsum("nkr,kdr->nkd", shrink - outside, self.eigenvectors.to(x_t.dtype).square()) + outside
+        weight = log_weight.exp().unsqueeze(-1)
+        centre = (weight * mean).sum(1)
+        spread = (weight * (within * sigma[:, None, None] ** 2 + mean.square())).sum(1) - centre.square()
+        return centre.reshape(x_t.shape), spread.clamp_min(0.0).reshape(x_t.shape)
 
     def resize(self, count: int, dead: float = 0.1) -> GaussianMixture:
         """`count` components: those lighter than `dead`/K go, the heaviest are cut into pieces along their main axis.
@@ -162,69 +213,3 @@ class GaussianMixture(torch.nn.Module):
         s = s[parent]
         s[:, 0] /= size
         return GaussianMixture(self.weights[parent] / size, means, (u[parent] * s.unsqueeze(1)) @ v[parent], self.floor)
-
-
-@dataclass(frozen=True)
-class Hierarchy:
-    """A mixture seen coarse to fine: level l merges components into groups with the same mass, mean and covariance.
-
-    levels: mixtures from coarse to the mixture itself.
-    children: for each level but the last, `(K_l, 2)`: the groups of the next level that a group consists of; a group
-        that cannot be divided is its own single child, with −1 in the second place.
-    order: `(K,)`: the mixture's component that each component of the last level is.
-    """
-
-    levels: tuple[GaussianMixture, ...]
-    children: tuple[Tensor, ...]
-    order: Tensor
-
-    @staticmethod
-    def of(mixture: GaussianMixture, coarsest: int) -> Hierarchy:
-        """Bisect along the main axis of the means until every group has one component; keep levels ≥ `coarsest`."""
-        groups = [torch.arange(len(mixture))]
-        partitions = [groups]
-        while any(len(g) > 1 for g in groups):
-            groups = [half for g in groups for half in _bisect(mixture, g)]
-            partitions.append(groups)
-        partitions = [p for p in partitions if len(p) >= min(coarsest, len(mixture))]
-        children = []
-        for coarse, fine in itertools.pairwise(partitions):
-            table, position = [], 0
-            for group in coarse:
-                count = 2 if len(group) > 1 else 1
-                table.append([position, position + 1 if count == 2 else -1])
-                position += count
-            assert position == len(fine)
-            children.append(torch.tensor(table, device=mixture.means.device))
-        order = torch.cat(partitions[-1]).to(mixture.means.device)
-        levels = [_merge(mixture, p) for p in partitions[:-1]] + [_reorder(mixture, order)]
-        return Hierarchy(tuple(levels), tuple(children), order)
-
-
-def _bisect(mixture: GaussianMixture, group: Tensor) -> list[Tensor]:
-    if len(group) == 1:
-        return [group]
-    centred = mixture.means[group] - mixture.means[group].mean(0)
-    axis = torch.linalg.svd(centred, full_matrices=False)[2][0]
-    order = torch.argsort(centred @ axis).to(group.device)
-    half = len(group) // 2
-    return [group[order[:half]], group[order[half:]]]
-
-
-def _reorder(mixture: GaussianMixture, order: Tensor) -> GaussianMixture:
-    return GaussianMixture(mixture.weights[order], mixture.means[order], mixture.factors[order], mixture.floor)
-
-
-def _merge(mixture: GaussianMixture, groups: list[Tensor]) -> GaussianMixture:
-    weights, means, factors = [], [], []
-    covariances = mixture.covariances
-    eye = torch.eye(mixture.dimension, dtype=mixture.means.dtype, device=mixture.means.device)
-    for group in groups:
-        share = mixture.weights[group] / mixture.weights[group].sum()
-        mean = share @ mixture.means[group]
-        spread = mixture.means[group] - mean
-        covariance = torch.einsum("k,kij->ij", share, covariances[group]) + (share * spread.mT) @ spread
-        factors.append(torch.linalg.cholesky(covariance - (1 - 1e-6) * mixture.floor**2 * eye))
-        weights.append(mixture.weights[group].sum())
-        means.append(mean)
-    return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(factors), mixture.floor)

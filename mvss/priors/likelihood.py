@@ -1,10 +1,10 @@
-"""How probable is a candidate source? log p(x) of a denoiser by the probability-flow ODE (Song et al. 2021), and log p(y | A).
+"""How probable is a candidate source? log p(x) of a prior by the probability-flow ODE (Song et al. 2021).
 
     dx/ds = x − d(x, σ),    d log p_σ(x)/ds = tr ∂d/∂x − D,    s = log σ
     log p_{σ_min}(x) = log p_{σ_max}(x(σ_max)) + ∫ (D − tr ∂d/∂x) ds,   the integral from log σ_min to log σ_max
 
 A source on a manifold has no density: what is given is that of x + σ_min z, at a stated σ_min. At σ_max the density is that
-of the denoiser's mixture convolved with noise of that level, not N(0, σ_max²): σ_max need not be larger than what the network
+of the prior's mixture convolved with noise of that level, not N(0, σ_max²): σ_max need not be larger than what the network
 was trained on. The trace is exact (D vector–Jacobian products), or Hutchinson's estimate with its standard error.
 
 The mean over many x needs no trace and no integrator (de Bruijn's identity; Song et al. 2021, Maximum likelihood training):
@@ -14,10 +14,9 @@ The mean over many x needs no trace and no integrator (de Bruijn's identity; Son
 
 from __future__ import annotations
 
-__all__ = ["LogDensity", "expected_log_prob", "log_evidence", "log_prob"]
+__all__ = ["LogDensity", "expected_log_prob", "flow_log_prob"]
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +24,12 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from mvss.posteriors.exact_mixture import DenseView, MixturePosterior
-from mvss.priors.diffusion import Denoiser
-from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.views import View
+from mvss.priors.prior import Prior, column
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
+
+CHUNK, AT_ONCE = 512, 4096
+"""Candidates that share the integrator's steps, and draws that go through a network, at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +37,33 @@ class LogDensity:
     """log p_{σ_min}(x) of N candidates, in nats.
 
     value: `(N,)`. standard_error: `(N,)`, of Hutchinson's estimate; zero where the trace is exact. evaluations: of the
-    network per candidate, a vector–Jacobian product counted as one. dimension: D, numbers per source.
+    network per candidate, a vector–Jacobian product counted as one.
     """
 
     value: Tensor
     standard_error: Tensor
     evaluations: int
-    dimension: int
-
-    @property
-    def bits_per_dimension(self) -> Tensor:
-        """−log₂ p / D, `(N,)`: of the density in the units of the source, without a quantisation."""
-        return -self.value / (self.dimension * math.log(2))
 
 
-def log_prob(
-    denoiser: Denoiser,
+def flow_log_prob(
+    prior: Prior,
     x: Tensor,
     sigma_min: float,
     sigma_max: float,
     probes: int = 0,
     stream: Stream | None = None,
     tolerance: float = 1e-7,
-    chunk: int = 512,
 ) -> LogDensity:
-    """log p_{σ_min}(x) for candidates x `(N, *shape)` under a denoiser, in float64.
+    """log p_{σ_min}(x) for candidates x `(N, *shape)` under a prior, in float64.
 
     sigma_min, sigma_max: noise levels in the units of the source; the network must have been trained between them.
     probes: 0 for the exact trace, else Rademacher vectors of Hutchinson's estimate, at least 2; stream: their randomness.
-    tolerance: relative and absolute, of the integrator's steps (scipy's DOP853). chunk: candidates that share them.
+    tolerance: relative and absolute, of the integrator's steps (scipy's DOP853).
 
     Raises MvssError for wrong shapes, non-finite candidates, levels out of order, and an integration that fails.
     """
-    if x.shape[1:] != denoiser.shape or len(x) == 0:
-        raise MvssError(f"log_prob: candidates are {tuple(x.shape)}; they must be (N, {', '.join(map(str, denoiser.shape))})")
+    if x.shape[1:] != prior.shape or len(x) == 0:
+        raise MvssError(f"log_prob: candidates are {tuple(x.shape)}; they must be (N, {', '.join(map(str, prior.shape))})")
     if not bool(torch.isfinite(x).all()):
         raise MvssError("log_prob: candidates hold NaN or infinite values; remove those rows")
     if not 0 < sigma_min < sigma_max:
@@ -80,25 +72,25 @@ def log_prob(
         raise MvssError("log_prob: Hutchinson's estimate needs probes ≥ 2 and a stream")
     values, errors, evaluations = [], [], 0
     index = torch.arange(len(x))
-    for first in range(0, len(x), chunk):
-        rows = index[first : first + chunk]
-        part = x[rows].flatten(1).to(denoiser.mixture.means)
+    for first in range(0, len(x), CHUNK):
+        rows = index[first : first + CHUNK]
+        part = x[rows].flatten(1).to(prior.mixture.means)
         vectors = _rademacher(part, probes, rows, stream) if stream and probes else None
-        flow = _Flow(denoiser, part, vectors)
+        flow = _Flow(prior, part, vectors)
         moved, gained = flow.integrate(math.log(sigma_min), math.log(sigma_max), tolerance)
-        base = denoiser.mixture.log_prob(moved, sigma_max)
+        base = prior.mixture.log_prob(moved, sigma_max)
         values.append((base + gained.mean(1)).to(x.device))
         error = gained.std(1) / math.sqrt(probes) if probes else torch.zeros_like(base)
         errors.append(error.to(x.device))
         evaluations = max(evaluations, flow.evaluations)
-    return LogDensity(torch.cat(values), torch.cat(errors), evaluations, x[0].numel())
+    return LogDensity(torch.cat(values), torch.cat(errors), evaluations)
 
 
 class _Flow:
     """The ODE of a chunk: positions `(N, D)` and the integral of D − tr ∂d/∂x, a column for each probe."""
 
-    def __init__(self, denoiser: Denoiser, x: Tensor, vectors: Tensor | None) -> None:
-        self.denoiser, self.x, self.vectors = denoiser, x, vectors
+    def __init__(self, prior: Prior, x: Tensor, vectors: Tensor | None) -> None:
+        self.prior, self.x, self.vectors = prior, x, vectors
         self.evaluations = 0
 
     def integrate(self, low: float, high: float, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -118,7 +110,7 @@ class _Flow:
         sigma = x.new_full((n,), math.exp(s))
         with torch.enable_grad():
             x.requires_grad_(True)
-            estimate = self.denoiser(x.reshape(n, *self.denoiser.shape), sigma).flatten(1)
+            estimate = self.prior.denoise(x.reshape(n, *self.prior.shape), sigma).flatten(1)
             trace = self._trace(x, estimate)
         self.evaluations += 1 + (d if self.vectors is None else len(self.vectors))
         slope = torch.cat([(x - estimate).detach().ravel(), (d - trace).ravel()])
@@ -143,36 +135,24 @@ def _rademacher(x: Tensor, probes: int, index: Tensor, stream: Stream) -> Tensor
 
 
 @torch.no_grad()
-def expected_log_prob(
-    denoiser: Denoiser, x: Tensor, sigma_min: float, sigma_max: float, stream: Stream, levels: int = 32, chunk: int = 4096
-) -> Tensor:
+def expected_log_prob(prior: Prior, x: Tensor, sigma_min: float, sigma_max: float, stream: Stream, levels: int = 32) -> Tensor:
     """Unbiased one-draw estimates `(N,)`, nats, of E_z log p_{σ_min}(x + σ_min z) for x `(N, *shape)`: their mean is the
-    expected log density of the law of x under the denoiser, as far as that is the score of one density.
+    expected log density of the law of x under the prior, as far as that is the score of one density.
 
     levels: noise levels per x, one in each of as many equal parts of [log σ_min, log σ_max]. The same stream gives the same
-    noise, so that differences between denoisers are quiet.
+    noise, so that differences between priors are quiet.
     """
     low, span = math.log(sigma_min), math.log(sigma_max / sigma_min)
     pieces = []
-    for rows in torch.arange(len(x)).split(chunk):
-        clean = x[rows].to(denoiser.mixture.means)
+    for rows in torch.arange(len(x)).split(AT_ONCE):
+        clean = x[rows].to(prior.mixture.means)
         noise = stream.normal(rows, tuple(clean.shape[1:]), "top", device=clean.device)
-        value = denoiser.mixture.log_prob((clean + sigma_max * noise).flatten(1), sigma_max)
+        value = prior.mixture.log_prob(clean + sigma_max * noise, sigma_max)
         place = stream.uniform(rows, (levels,), "level", device=clean.device)
         for k in range(levels):
             sigma = (low + span * (k + place[:, k]) / levels).exp()
             noise = stream.normal(rows, tuple(clean.shape[1:]), "noise", k, device=clean.device)
-            column = sigma.reshape(-1, *[1] * (clean.ndim - 1))
-            error = (clean - denoiser(clean + column * noise, sigma)).flatten(1).square().sum(1)
+            error = (clean - prior.denoise(clean + column(sigma, clean) * noise, sigma)).flatten(1).square().sum(1)
             value = value + (clean[0].numel() - error / sigma.square()) * span / levels
         pieces.append(value.to(x.device))
     return torch.cat(pieces)
-
-
-def log_evidence(priors: Sequence[GaussianMixture], view: View, beam: int = 64) -> Tensor:
-    """log p(y | A) `(N,)` of each observation of a view, in nats, under mixture priors of the sources that it shows.
-
-    priors: one per source, as in `MixtureFit.priors`; beam: width of the search over their components.
-    """
-    value, _ = MixturePosterior([priors[b] for b in view.shown], beam=beam).log_evidence(DenseView.of(view))
-    return value

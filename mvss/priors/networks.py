@@ -15,7 +15,7 @@ Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` 
 
 from __future__ import annotations
 
-__all__ = ["ImageUNet", "TimeMLP"]
+__all__ = ["ImageUNet", "TimeMLP", "build_network"]
 
 import math
 from typing import Any
@@ -27,7 +27,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvss.presets.training import NetworkConfig
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 CONDITIONINGS = ("film", "concat")
 # log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
@@ -154,3 +156,15 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
         out: Tensor = self.net(x.flatten(1, 2), time).sample
         return out
+
+
+def build_network(
+    config: NetworkConfig, shape: tuple[int, ...], inputs: int, outputs: int, stream: Stream
+) -> TimeMLP | ImageUNet:
+    """For sources of `shape`, with weights that the stream determines. inputs, outputs: sources' worth of numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(stream.generator().initial_seed())
+        if len(shape) == 3 and config.blocks:
+            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
+        size = math.prod(shape)
+        return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)

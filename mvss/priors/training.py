@@ -9,20 +9,10 @@ paper: Adam and the learning-rate schedule start again. Random numbers are drawn
 
 from __future__ import annotations
 
-__all__ = [
-    "TURNS",
-    "TrainingConfig",
-    "default_accelerator",
-    "denoising_loss",
-    "fit_denoiser",
-    "learning_rate",
-    "turned",
-    "turned_each",
-]
+__all__ = ["default_accelerator", "denoising_loss", "fit_denoiser", "learning_rate", "noise_levels"]
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -30,82 +20,22 @@ from diffusers.training_utils import EMAModel
 from scipy.special import betaincinv
 from torch import Tensor, nn
 
+from mvss.presets.training import TrainingConfig
+from mvss.priors.augmentation import TURNS, turned_each
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-SCHEDULES = ("linear", "cosine")
 QUANTILES = 2**14  # of t; finer than any batch can tell
 REPORT = 100  # steps between records, and between looks at the loss, which stall a GPU
 MOMENTUM = 0.9  # of Adam
 HELD_OUT_LEVELS = 8  # noise levels per held-out draw
-TURNS = 8  # by quarters, mirrored or not
 
 
-@dataclass
-class TrainingConfig:
-    """Settings of one M-step; the defaults are the paper's, but for the number of steps.
-
-    Arguments:
-        steps, batch: gradient steps, and draws per step over all processes together.
-        learning_rate, final_learning_rate: Adam's rate at the first and at the last step.
-        schedule: "linear" or "cosine" between the two. warmup: first steps, over which the rate also rises from zero.
-        decay: of Adam's mean of the squared gradients, in [0, 1).
-        ema_decay: decay of the moving average of the weights in [0, 1); 0 for none.
-        gradient_clip: largest norm of the gradient.
-        sigma_min, sigma_max: range of the noise level, in units of the source.
-        beta: a and b of t ~ Beta(a, b).
-        turns: whether each draw enters a batch turned by quarters and mirrored at random: for images that have no upper side.
-        shifts: most pixels that each is moved by at random, up or down, left or right; what leaves on one side enters opposite.
-        holes: share of pixels that every second image is shown without, for networks that are shown observations: so that they
-            know what to do where a pixel was not measured, though none was missing.
-
-    Raises MvssError if a value is out of range.
-    """
-
-    steps: int = 1024
-    batch: int = 1024
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
-    schedule: str = "linear"
-    warmup: int = 0
-    decay: float = 0.999
-    ema_decay: float = 0.0
-    gradient_clip: float = 1.0
-    sigma_min: float = 1e-3
-    sigma_max: float = 10.0
-    beta: tuple[float, float] = (3.0, 3.0)
-    turns: bool = False
-    shifts: int = 0
-    holes: float = 0.0
-
-    def __post_init__(self) -> None:
-        rate, final = self.learning_rate, self.final_learning_rate
-        low, high = self.sigma_min, self.sigma_max
-        checks = [
-            (self.steps >= 1, f"needs at least one step, not steps={self.steps}"),
-            (self.batch >= 1, f"needs at least one draw in a batch, not batch={self.batch}"),
-            (0 < rate < math.inf, f"needs a positive learning_rate, not {rate}"),
-            (0 <= final <= rate, f"needs final_learning_rate between 0 and learning_rate={rate}, not {final}"),
-            (self.schedule in SCHEDULES, f"knows schedule {' and '.join(SCHEDULES)}, not {self.schedule!r}"),
-            (self.shifts >= 0, f"needs shifts of at least 0, not {self.shifts}"),
-            (0 <= self.holes < 1, f"needs holes in [0, 1), not {self.holes}"),
-            (self.warmup >= 0, f"needs warmup of at least 0, not {self.warmup}"),
-            (0 <= self.decay < 1, f"needs decay in [0, 1), not {self.decay}"),
-            (0 <= self.ema_decay < 1, f"needs ema_decay in [0, 1), not {self.ema_decay}"),
-            (self.gradient_clip > 0, f"needs a positive gradient_clip, not {self.gradient_clip}"),
-            (low > 0, f"cannot use a noise of zero: choose sigma_min > 0, not {low}"),
-            (low <= high < math.inf, f"needs a finite sigma_max of at least sigma_min={low}, not {high}"),
-            (len(self.beta) == 2 and min(self.beta) > 0, f"needs two positive numbers as beta, not {self.beta}"),
-        ]
-        for holds, complaint in checks:
-            if not holds:
-                raise MvssError(f"training {complaint}")
-
-    def noise_levels(self) -> Tensor:
-        """Equally probable quantiles of σ, ascending, (QUANTILES,), float64: a uniform index makes a draw of σ."""
-        middles = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
-        t = torch.from_numpy(betaincinv(*self.beta, middles.numpy()))
-        return (math.log(self.sigma_min) + t * math.log(self.sigma_max / self.sigma_min)).exp()
+def noise_levels(config: TrainingConfig) -> Tensor:
+    """Equally probable quantiles of σ, ascending, (QUANTILES,), float64: a uniform index makes a draw of σ."""
+    middles = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    t = torch.from_numpy(betaincinv(*config.beta, middles.numpy()))
+    return (math.log(config.sigma_min) + t * math.log(config.sigma_max / config.sigma_min)).exp()
 
 
 def default_accelerator() -> Accelerator:
@@ -137,7 +67,7 @@ class _Batches:
 
     def __init__(self, draws: Tensor, config: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         self.draws, self.batch, self.generator = draws, config.batch, stream.generator("batch")
-        self.levels, self.turns, self.shifts = config.noise_levels().to(draws.dtype), config.turns, config.shifts
+        self.levels, self.turns, self.shifts = noise_levels(config).to(draws.dtype), config.turns, config.shifts
         share = -(-config.batch // accelerator.num_processes)
         # Equal shares: the last ones repeat the batch's last draw, with weight zero.
         rows = torch.arange(share) + accelerator.process_index * share
@@ -163,23 +93,6 @@ class _Batches:
             by = torch.randint(-self.shifts, self.shifts + 1, (self.batch, 2), generator=generator)[rows]
             x = torch.stack([image.roll(tuple(b), (-2, -1)) for image, b in zip(x, by.tolist(), strict=True)])
         return x, sigma[rows].to(device), noise[rows].to(device), self.weights
-
-
-def turned(x: Tensor, number: int, back: bool = False) -> Tensor:
-    """Images `(…, H, W)` by one of the eight turns and mirrors, 0 to 7; or back again."""
-    if back:
-        return (x.flip(-1) if number >= 4 else x).rot90(-(number % 4), (-2, -1))
-    x = x.rot90(number % 4, (-2, -1))
-    return x.flip(-1) if number >= 4 else x
-
-
-def turned_each(x: Tensor, which: Tensor) -> Tensor:
-    """Images `(N, …, H, W)`, each by its own number, `(N,)`."""
-    out = torch.empty_like(x)
-    for number in which.unique().tolist():
-        rows = (which == number).nonzero().squeeze(1).to(x.device)
-        out[rows] = turned(x[rows], number)
-    return out
 
 
 def fit_denoiser(
@@ -277,7 +190,7 @@ def denoising_loss(denoiser: nn.Module, draws: Tensor, config: TrainingConfig, s
     """
     _require_draws(draws)
     like = next(iter(sorted(denoiser.parameters(), key=lambda p: not p.requires_grad)), draws)
-    draws, levels = (values.to(like.dtype).to(like.device) for values in (draws, config.noise_levels()))
+    draws, levels = (values.to(like.dtype).to(like.device) for values in (draws, noise_levels(config)))
     training = denoiser.training
     denoiser.eval()
     # only the errors of two networks compare, not what they say of them

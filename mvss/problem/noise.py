@@ -1,4 +1,4 @@
-"""Noise models η_i ~ N(0, Σ_i)  (paper, equation 1): apply Σ, solve with Σ, draw, log-determinant.
+"""Noise models η_i ~ N(0, Σ_i)  (paper, equation 1): apply Σ, draw.
 
 Standard deviations are in the units of the observation. White noise is independent between numbers: Σ_i is diagonal. Methods
 that need it so ask for `white_variance`.
@@ -38,21 +38,17 @@ class Noise(ABC):
         """Σ v."""
         return self.variance(v) * v
 
-    def solve(self, v: Tensor) -> Tensor:
-        """Σ⁻¹ v."""
-        return v / self.variance(v)
-
     def color(self, z: Tensor) -> Tensor:
         """Σ^½ z: standard-normal numbers `(N, *shape)` to a draw of the noise."""
         return self.variance(z).sqrt() * z
 
-    def log_determinant(self, like: Tensor) -> Tensor:
-        """log |Σ|, `(N,)`."""
-        return self.variance(like).log().flatten(1).sum(1)
-
     def select(self, index: Tensor) -> Noise:
         """The noise of the observations in `index`."""
         return self
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Noise:
+        """The noise of factor · y."""
 
     def to(self, device: torch.device | str) -> Noise:
         """The same noise with its tensors on `device`."""
@@ -83,6 +79,9 @@ class Isotropic(Noise):
     def select(self, index: Tensor) -> Isotropic:
         return self if self.sigma.numel() == 1 else Isotropic(self.sigma[index])
 
+    def scaled(self, factor: float) -> Isotropic:
+        return Isotropic(abs(factor) * self.sigma)
+
 
 class Diagonal(Noise):
     """Σ_i = diag(σ_i²), with standard deviations `(N, *shape)`, one map per observation, or `(1, *shape)` for all."""
@@ -100,6 +99,9 @@ class Diagonal(Noise):
 
     def select(self, index: Tensor) -> Diagonal:
         return self if self.sigma.shape[0] == 1 else Diagonal(self.sigma[index])
+
+    def scaled(self, factor: float) -> Diagonal:
+        return Diagonal(abs(factor) * self.sigma)
 
     def to(self, device: torch.device | str) -> Diagonal:
         return Diagonal(self.sigma.to(device))
@@ -143,17 +145,12 @@ class Stationary(Noise):
         spectrum = torch.fft.rfft2(ring)
         return torch.fft.irfft2(spectrum * torch.fft.rfft2(v, s=ring.shape), s=ring.shape)[..., :height, :width]
 
-    def solve(self, v: Tensor) -> Tensor:
-        factor = self._cholesky(v)
-        return torch.cholesky_solve(v.reshape(-1, len(factor)).mT, factor).mT.reshape(v.shape)
-
     def color(self, z: Tensor) -> Tensor:
         factor = self._cholesky(z)
         return (z.reshape(-1, len(factor)) @ factor.mT).reshape(z.shape)
 
-    def log_determinant(self, like: Tensor) -> Tensor:
-        one = 2 * self._cholesky(like).diagonal().log().sum()
-        return (like.shape[1] * one).expand(len(like))
+    def scaled(self, factor: float) -> Stationary:
+        return Stationary(factor**2 * self.covariance)
 
     def to(self, device: torch.device | str) -> Stationary:
         return self if self.covariance.device == torch.device(device) else Stationary(self.covariance.to(device))

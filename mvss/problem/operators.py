@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvss.runtime.errors import MvssError
 
-__all__ = ["BlockAverage", "Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "Zero"]
+__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale"]
 
 Shape = tuple[int, ...]
 
@@ -56,13 +56,29 @@ class LinearOperator(ABC):
 
     @property
     def is_zero(self) -> bool:
-        """True where the view does not show the source at all."""
+        """True where nothing of the source passes."""
         return False
 
     @property
     def is_tight(self) -> bool:
         """True where A Aᵀ is known to be a multiple of the identity."""
         return False
+
+    @property
+    def is_diagonal(self) -> bool:
+        """True where A only weighs numbers one by one."""
+        return False
+
+    def times(self, matrix: Tensor) -> Tensor:
+        """A B for matrices B `(n, M, D)`, n = 1 for one that serves all."""
+        outer = self.dense(matrix.dtype)
+        # operators without tensors are nowhere
+        where = matrix.device if outer.device.type == "cpu" else outer.device
+        return outer.to(where) @ matrix.to(where)
+
+    def scaled(self, factor: float) -> LinearOperator:
+        """factor · A."""
+        return self if factor == 1 else Scale(factor, self.observation_shape) @ self
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix, `(N, M, D)` or `(1, M, D)`, made by applying A to unit vectors; for small sources only."""
@@ -127,36 +143,15 @@ class Identity(LinearOperator):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return y
 
+    def times(self, matrix: Tensor) -> Tensor:
+        return matrix
+
     @property
     def is_tight(self) -> bool:
         return True
 
-
-class BlockAverage(LinearOperator):
-    """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
-
-    def __init__(self, shape: Shape, factor: int) -> None:
-        if len(shape) < 2 or factor < 1 or shape[-1] % factor or shape[-2] % factor:
-            raise MvssError(f"BlockAverage operator: factor {factor} must divide height and width of images {tuple(shape)}")
-        self.factor, self.source_shape = factor, tuple(shape)
-        self.observation_shape = (*shape[:-2], shape[-2] // factor, shape[-1] // factor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        f = self.factor
-        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        f = self.factor
-        return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
-
-    def power(self, variance: Tensor) -> Tensor:
-        return self.forward(variance) / self.factor**2
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
-
     @property
-    def is_tight(self) -> bool:
+    def is_diagonal(self) -> bool:
         return True
 
 
@@ -196,22 +191,11 @@ class Mask(LinearOperator):
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.diag_embed(self.mask.flatten(1).to(dtype))
 
-
-class Zero(LinearOperator):
-    """A = 0: the view does not show this source."""
-
-    def __init__(self, source_shape: Shape, observation_shape: Shape) -> None:
-        self.source_shape = tuple(source_shape)
-        self.observation_shape = tuple(observation_shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[0], *self.observation_shape)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y.new_zeros(y.shape[0], *self.source_shape)
+    def times(self, matrix: Tensor) -> Tensor:
+        return self.mask.flatten(1).to(matrix).unsqueeze(-1) * matrix
 
     @property
-    def is_zero(self) -> bool:
+    def is_diagonal(self) -> bool:
         return True
 
 
@@ -236,12 +220,22 @@ class Scale(LinearOperator):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return 0 * y if self.is_zero else y / self.factor
 
+    def times(self, matrix: Tensor) -> Tensor:
+        return self.factor * matrix
+
+    def scaled(self, factor: float) -> Scale:
+        return Scale(factor * self.factor, self.source_shape)
+
     @property
     def is_zero(self) -> bool:
         return self.factor == 0.0
 
     @property
     def is_tight(self) -> bool:
+        return True
+
+    @property
+    def is_diagonal(self) -> bool:
         return True
 
 
@@ -271,12 +265,12 @@ class Composition(LinearOperator):
         return self.inner.adjoint(self.outer.adjoint(y))
 
     def power(self, variance: Tensor) -> Tensor:
-        if isinstance(self.outer, Identity | Scale | Mask):  # no number of y depends on two of the inner operator's
+        if self.outer.is_diagonal:  # no number of y depends on two of the inner operator's
             return self.outer.power(self.inner.power(variance))
         return super().power(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        if isinstance(self.outer, Scale) or (isinstance(self.outer, Mask) and self.inner.is_tight):
+        if isinstance(self.outer, Scale) or (self.outer.is_diagonal and self.inner.is_tight):
             return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
         return super().pseudo_inverse(y)
 
@@ -295,11 +289,7 @@ class Composition(LinearOperator):
         return isinstance(self.outer, Scale) and self.inner.is_tight
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        if isinstance(self.outer, Scale):  # the common case, without M + D products with the identity
-            return self.outer.factor * self.inner.dense(dtype)
-        if isinstance(self.outer, Mask):
-            inner = self.inner.dense(dtype)
-            return self.outer.mask.flatten(1).to(inner).unsqueeze(-1) * inner
-        outer, inner = self.outer.dense(dtype), self.inner.dense(dtype)
-        where = inner.device if outer.device.type == "cpu" else outer.device  # operators without tensors are nowhere
-        return outer.to(where) @ inner.to(where)
+        return self.outer.times(self.inner.dense(dtype))
+
+    def scaled(self, factor: float) -> LinearOperator:
+        return self.outer.scaled(factor) @ self.inner

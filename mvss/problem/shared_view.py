@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["SharedView", "is_shared", "shared_rows", "unmasked"]
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,11 +19,11 @@ from torch import Tensor
 from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
 from mvss.problem.views import View
-from mvss.problem.woodbury import Exceptional
+from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
 
 MOST = 0.25
-"""Share of pixels that may be exceptional: many cost as much as a factorisation of each observation."""
+"""Share of pixels that may be odd: many cost as much as a factorisation of each observation."""
 
 
 def is_shared(view: View) -> bool:
@@ -40,13 +41,13 @@ def shared_rows(view: View) -> SharedView | None:
 
 @dataclass(frozen=True)
 class SharedView:
-    """A view as rows of numbers. y: `(N, M)`, 0 where masked. operators: of each shown source, unmasked. noise: variances
-    `(M,)`, or `(M, M)` where it is correlated. own: pixels that are masked or have another variance in some observations."""
+    """A view as rows of numbers. y: `(N, M)`, 0 where masked. operators: of each source, unmasked. noise: variances
+    `(M,)`, or `(M, M)` where it is correlated. woodbury: pixels that are masked or have a variance of their own in some."""
 
     y: Tensor
     operators: tuple[LinearOperator, ...]
     noise: Tensor
-    own: Exceptional | None = None
+    woodbury: Woodbury | None = None
 
     @staticmethod
     def of(view: View) -> SharedView:
@@ -69,11 +70,11 @@ class SharedView:
                 f"{view.name}: {share:.0%} of the pixels are masked or have a noise of their own, where up to {MOST:.0%} may; "
                 "use the dense posterior or a solver"
             )
-        return SharedView(y, operators, noise, Exceptional.of(measured, extra))
+        return SharedView(y, operators, noise, Woodbury.of(measured, extra))
 
     def select(self, rows: Tensor | slice) -> SharedView:
         """Some of the observations."""
-        return replace(self, y=self.y[rows], own=self.own and self.own.select(rows))
+        return replace(self, y=self.y[rows], woodbury=self.woodbury and self.woodbury.select(rows))
 
     def same_factors(self, other: SharedView) -> bool:
         """Whether the factorisations of one view are those of the other."""
@@ -94,22 +95,26 @@ class SharedView:
     def variances(self) -> Tensor:
         """The variance of each number's noise, `(N, M)`; infinite where it was not measured."""
         out = self.variance.expand_as(self.y)
-        if self.own is None:
+        if self.woodbury is None:
             return out
-        extra = self.own.inverse.reciprocal().where(self.own.here, 0.0)
-        return out.scatter_add(1, self.own.pixel, extra)
+        extra = self.woodbury.inverse.reciprocal().where(self.woodbury.here, 0.0)
+        return out.scatter_add(1, self.woodbury.pixel, extra)
 
-    def draw_noise(self, z: Tensor, own: Exceptional | None) -> Tensor:
-        """Noise of observations with exceptional pixels `own`, for standard-normal z, `(N, M)`."""
+    def draw_noise(self, z: Tensor, woodbury: Woodbury | None) -> Tensor:
+        """Noise of observations with odd pixels `woodbury`, for standard-normal z, `(N, M)`."""
         if self.noise.ndim == 2:
             return z @ self._root.mT
         noise = z * self.noise.sqrt()
-        return noise if own is None else noise * own.scale(self.noise)
+        return noise if woodbury is None else noise * woodbury.scale(self.noise)
 
     def image(self, place: int, rows: Tensor) -> Tensor:
-        """A x of the shown source number `place`, `(n, M)` for x `(n, D)`; no matrix is made of A."""
+        """A x of the source number `place`, `(n, M)` for x `(n, D)`; no matrix is made of A."""
         operator = self.operators[place]
         return operator.forward(rows.reshape(-1, *operator.source_shape)).flatten(1)
+
+    def images(self, sources: Sequence[Tensor]) -> Tensor:
+        """Σ A x, `(n, M)`, for x `(n, D_β)` of every source."""
+        return torch.stack([self.image(place, x) for place, x in enumerate(sources)]).sum(0)
 
     def pull(self, place: int, rows: Tensor) -> Tensor:
         """Aᵀ y, `(n, D)` for y `(n, M)`."""
@@ -127,8 +132,8 @@ class SharedView:
 
 
 def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
-    """What was measured, `(N or 1, *shape)`, and the shown sources' operators without it. None where their masks differ."""
-    masks, operators = zip(*(_unmask(view.operators[b]) for b in view.shown), strict=True)
+    """What was measured, `(N or 1, *shape)`, and the operators of the sources without it. None where their masks differ."""
+    masks, operators = zip(*map(_unmask, view.operators.values()), strict=True)
     found = [torch.ones_like(view.y[:1], dtype=torch.bool) if m is None else m for m in masks]
     return found[0] if all(torch.equal(m, found[0]) for m in found) else None, operators
 
@@ -148,11 +153,13 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     return (None, operator) if mask is None else (mask, outer @ operator.inner)
 
 
-def _same(a: LinearOperator, b: LinearOperator) -> bool:
-    """Whether two operators are the same object, or made of the same objects."""
-    if isinstance(a, Composition) and isinstance(b, Composition):
-        return _same(a.outer, b.outer) and _same(a.inner, b.inner)
-    return a is b or (isinstance(a, Mask) and isinstance(b, Mask) and torch.equal(a.mask, b.mask))
+def _same(a: object, b: object) -> bool:
+    """Whether two operators are the same object, or made of the same numbers."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+    if isinstance(a, LinearOperator) and type(a) is type(b):
+        return a is b or all(_same(value, vars(b).get(name)) for name, value in vars(a).items())
+    return bool(a == b)
 
 
 def _common_noise(view: View, measured: Tensor, never: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,94 +1,225 @@
-"""Views of a mixture, y_i = Σ_β A_i^β x_i^β + η_i  (paper, equation 1), checked once on the way in."""
+"""Views of a mixture, y_i = Σ_β A_i^β x_i^β + η_i  (paper, equation 1), checked once on the way in.
+
+A view names the sources that it shows. Observations keep their numbers when some of them are selected: randomness is
+keyed by those, so that a draw depends neither on the batch that an observation is in nor on the number of processes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+__all__ = ["Draws", "View", "Views"]
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mvss.problem.noise import Noise
-from mvss.problem.operators import LinearOperator, Shape
+from mvss.problem.noise import Diagonal, Isotropic, Noise
+from mvss.problem.operators import Dense, LinearOperator, Shape
 from mvss.runtime.errors import MvssError
 
-__all__ = ["MultiViewData", "View"]
+Draws = dict[str, Tensor]
+"""One draw `(N, *shape)` of each source that a view shows, by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """Observations that share the kind of their operators.
 
-    y: observations `(N, *observation_shape)`.
-    operators: one per source; `Zero` where the view does not show the source.
-    noise: the noise of the N observations.
+    Arguments:
+        y: observations `(N, *observation_shape)`: tensor, array or lists; kept in float64.
+        operators: by the name of each source that the view shows, an operator or a matrix, `(M, D)` for all
+            observations or `(N, M, D)`.
+        noise: of the observations, in the units of y: a standard deviation, `(N,)` of them, a map of them
+            `(N or 1, *observation_shape)`, or a `Noise`.
+        name: for messages.
+        numbers: of the observations, `(N,)`, which randomness is keyed by; 0 … N − 1 if not given.
+
+    Raises MvssError where shapes do not fit, y holds NaN, or no source is shown.
+
+    >>> import torch
+    >>> view = View(torch.zeros(10, 3), {"background": torch.ones(3, 4)}, noise=0.1)
+    >>> len(view), view.sources, view.shapes
+    (10, ('background',), {'background': (4,)})
     """
 
     y: Tensor
-    operators: tuple[LinearOperator, ...]
+    operators: Mapping[str, LinearOperator]
     noise: Noise
     name: str = "view"
+    numbers: Tensor | None = None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        y: Tensor | ArrayLike,
+        operators: Mapping[str, LinearOperator | Tensor | ArrayLike],
+        noise: float | Tensor | ArrayLike | Noise,
+        name: str = "view",
+        numbers: Tensor | None = None,
+    ) -> None:
+        set_field = lambda field, value: object.__setattr__(self, field, value)  # noqa: E731 - the class is frozen
+        set_field("name", name)
+        set_field("y", _numbers(y, f"{name}: y"))
+        self._check_y()
+        set_field("operators", {key: self._operator(key, value) for key, value in dict(operators).items()})
+        self._check_operators()
+        set_field("noise", self._noise(noise))
+        set_field("numbers", torch.arange(len(self)) if numbers is None else numbers)
+
+    def _check_y(self) -> None:
         if self.y.ndim < 2 or self.y.shape[0] == 0:
             raise MvssError(f"{self.name}: y must be (N, *observation_shape) with N > 0, got {tuple(self.y.shape)}")
         if not bool(torch.isfinite(self.y).all()):
             raise MvssError(f"{self.name}: y holds NaN or infinite values; mask or remove those observations")
-        for source, operator in enumerate(self.operators, start=1):
+
+    def _operator(self, source: str, operator: LinearOperator | Tensor | ArrayLike) -> LinearOperator:
+        if isinstance(operator, LinearOperator):
+            return operator
+        return Dense(_numbers(operator, f"{self.name}: the matrix of {source}").to(self.y.device))
+
+    def _check_operators(self) -> None:
+        for source, operator in self.operators.items():
             if operator.observation_shape != self.observation_shape:
                 raise MvssError(
-                    f"{self.name}: the operator of source {source} gives {operator.observation_shape}, "
+                    f"{self.name}: the operator of {source} gives {operator.observation_shape}, "
                     f"but the observations have shape {self.observation_shape}"
                 )
             if operator.count not in (None, len(self)):
-                raise MvssError(f"{self.name}: source {source} has {operator.count} operators for {len(self)} observations")
-        if all(operator.is_zero for operator in self.operators):
+                raise MvssError(f"{self.name}: {source} has {operator.count} operators for {len(self)} observations")
+            if operator.is_zero:
+                raise MvssError(f"{self.name}: the operator of {source} is zero; leave a source that is not shown out")
+        if not self.operators:
             raise MvssError(f"{self.name}: no operator reaches this view; give it a source or leave it out")
+
+    def _noise(self, noise: float | Tensor | ArrayLike | Noise) -> Noise:
+        if not isinstance(noise, Noise):
+            sigma = _numbers(noise, f"{self.name}: the noise").to(self.y.device)
+            noise = Isotropic(sigma) if sigma.ndim < 2 else Diagonal(sigma)
         try:
-            self.noise.variance(self.y)
+            noise.variance(self.y)
         except RuntimeError as error:
             raise MvssError(f"{self.name}: the noise does not fit y of shape {tuple(self.y.shape)}") from error
+        return noise
 
     def __len__(self) -> int:
         return self.y.shape[0]
 
     @property
     def observation_shape(self) -> Shape:
+        """Of one observation."""
         return tuple(self.y.shape[1:])
 
     @property
-    def shown(self) -> tuple[int, ...]:
-        """Indices of the sources that this view shows."""
-        return tuple(beta for beta, operator in enumerate(self.operators) if not operator.is_zero)
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that this view shows."""
+        return tuple(self.operators)
 
-    def select(self, index: Tensor) -> View:
-        """The observations in `index` `(n,)`, with their operators and noise."""
-        operators = tuple(operator.select(index) for operator in self.operators)
-        return View(self.y[index], operators, self.noise.select(index), self.name)
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Of each source."""
+        return {source: operator.source_shape for source, operator in self.operators.items()}
+
+    @property
+    def index(self) -> Tensor:
+        """The numbers of the observations, `(N,)`."""
+        assert self.numbers is not None
+        return self.numbers
+
+    def select(self, rows: Tensor | slice) -> View:
+        """Some of the observations, with their operators, noise and numbers."""
+        rows = torch.arange(len(self))[rows]
+        operators = {source: operator.select(rows) for source, operator in self.operators.items()}
+        return View(self.y[rows], operators, self.noise.select(rows), self.name, self.index[rows])
 
     def to(self, device: torch.device | str) -> View:
         """The same view on `device`."""
-        operators = tuple(operator.to(device) for operator in self.operators)
-        return View(self.y.to(device), operators, self.noise.to(device), self.name)
+        if self.y.device == torch.device(device):
+            return self
+        operators = {source: operator.to(device) for source, operator in self.operators.items()}
+        return View(self.y.to(device), operators, self.noise.to(device), self.name, self.index)
+
+    def without(self, source: str, x: Tensor) -> View:
+        """What is left of the observations once x `(N, *shape)` of a source is known: y − A x, which shows the others."""
+        others = {name: operator for name, operator in self.operators.items() if name != source}
+        left = object.__new__(View)
+        fields = {**vars(self), "operators": others, "y": self.y - self.operators[source].forward(x.to(self.y))}
+        for field, value in fields.items():
+            object.__setattr__(left, field, value)
+        return left
+
+    def predicted(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """Σ A x, `(N, *observation_shape)`, for x `(N, *shape)` of every source that is shown."""
+        terms = [operator.forward(draws[source].to(self.y)) for source, operator in self.operators.items()]
+        return torch.stack(terms).sum(0)
 
 
 @dataclass(frozen=True)
-class MultiViewData:
-    """All views of one problem; every source must be shown by at least one of them."""
+class Views(Sequence[View]):
+    """All views of one problem, as a sequence. Raises MvssError where two views disagree on the shape of a source."""
 
     views: tuple[View, ...]
-    source_shapes: tuple[Shape, ...]
 
-    def __post_init__(self) -> None:
+    def __init__(self, views: Iterable[View]) -> None:
+        object.__setattr__(self, "views", tuple(views))
+        if not self.views:
+            raise MvssError("there is no view: give at least one")
+        shapes: dict[str, Shape] = {}
         for view in self.views:
-            shapes = tuple(operator.source_shape for operator in view.operators)
-            if shapes != self.source_shapes:
-                raise MvssError(f"{view.name}: operators act on {shapes}, the sources have shapes {self.source_shapes}")
-        reached = {beta for view in self.views for beta in view.shown}
-        for beta in range(len(self.source_shapes)):
-            if beta not in reached:
-                raise MvssError(f"source {beta + 1} is shown by no view: it cannot be learned; add a view or drop it")
+            for source, shape in view.shapes.items():
+                if shapes.setdefault(source, shape) != shape:
+                    raise MvssError(f"{view.name}: {source} has shape {shape} here, and {shapes[source]} in another view")
 
-    def showing(self, sources: Sequence[int]) -> tuple[int, ...]:
-        """Indices of the views that show any of `sources`."""
-        return tuple(i for i, view in enumerate(self.views) if set(view.shown) & set(sources))
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __iter__(self) -> Iterator[View]:
+        return iter(self.views)
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204 - of one view, or a slice
+        return self.views[number]
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Of every source, by name, in the order in which views show them."""
+        return {source: shape for view in self.views for source, shape in view.shapes.items()}
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all sources."""
+        return tuple(self.shapes)
+
+    def showing(self, sources: Iterable[str]) -> tuple[int, ...]:
+        """Numbers of the views that show any of `sources`."""
+        wanted = set(sources)
+        return tuple(number for number, view in enumerate(self.views) if set(view.sources) & wanted)
+
+    def stages(self) -> tuple[tuple[str, ...], ...]:
+        """Sources in the order in which they can be learned: those first that a view shows alone, then those that one
+        shows with earlier ones alone. What no view tells apart is one stage."""
+        known: list[str] = []
+        stages = []
+        while len(known) < len(self.sources):
+            left = [set(view.sources) - set(known) for view in self.views]
+            least = min(len(sources) for sources in left if sources)
+            stage = tuple(s for s in self.sources if any(s in sources and len(sources) == least for sources in left))
+            stages.append(stage)
+            known += stage
+        return tuple(stages)
+
+    def select(self, rows: Sequence[Tensor | slice]) -> Views:
+        """Some of the observations of each view."""
+        return Views(view.select(part) for view, part in zip(self.views, rows, strict=True))
+
+
+def _numbers(values: Tensor | ArrayLike, what: str) -> Tensor:
+    """As float64."""
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+        if tensor.is_complex():
+            raise TypeError("complex")
+        return tensor.double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MvssError(f"{what} must be real numbers of one shape: {error}") from error

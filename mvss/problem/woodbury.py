@@ -1,6 +1,6 @@
 """Pixels of an observation whose noise is not that of the view: masked ones, or of another variance. Few of them cost little.
 
-    Σ_i = Σ + E Δ Eᵀ,    E: the m columns of I at the exceptional pixels,    Δ⁻¹ = 0 for a masked one
+    Σ_i = Σ + E Δ Eᵀ,    E: the m columns of I at the odd pixels,    Δ⁻¹ = 0 for a masked one
     S_i⁻¹ r = P (r − E K⁻¹ Eᵀ P r),    K = Δ⁻¹ + Eᵀ P E,    P = S⁻¹ with the noise of the view       (Woodbury)
     log |S_i| = log |S| + log |K| + log |Δ|
 
@@ -10,7 +10,7 @@ than the view's is allowed (Δ < 0): K is then indefinite, and S_i positive defi
 
 from __future__ import annotations
 
-__all__ = ["Exceptional"]
+__all__ = ["Woodbury"]
 
 import math
 import warnings
@@ -25,8 +25,8 @@ CHUNK, ENTRIES = 128, 2**22
 
 
 @dataclass(frozen=True)
-class Exceptional:
-    """Of N observations at most m exceptional pixels each.
+class Woodbury:
+    """Of N observations at most m odd pixels each.
 
     pixel: which, `(N, m)`, no two the same. inverse: Δ⁻¹, `(N, m)`, in the units of the observation to the power −2.
     here: `(N, m)`, False where an observation has fewer than m.
@@ -37,7 +37,7 @@ class Exceptional:
     here: Tensor
 
     @staticmethod
-    def of(measured: Tensor, extra: Tensor) -> Exceptional | None:
+    def of(measured: Tensor, extra: Tensor) -> Woodbury | None:
         """measured: `(N, M)`, bool. extra: variance beyond the view's, `(N, M)`. None if there are no such pixels."""
         odd = ~measured | (extra != 0)
         most = int(odd.sum(1).max())
@@ -46,16 +46,16 @@ class Exceptional:
         pixel = odd.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         here, known = odd.gather(1, pixel), measured.gather(1, pixel)
         inverse = torch.where(here & known, extra.gather(1, pixel).reciprocal(), 0.0)
-        return Exceptional(pixel, inverse, here)
+        return Woodbury(pixel, inverse, here)
 
     @property
     def masked(self) -> Tensor:
         """Those that were not measured, `(N, m)`."""
         return self.here & (self.inverse == 0)
 
-    def select(self, rows: Tensor | slice) -> Exceptional:
+    def select(self, rows: Tensor | slice) -> Woodbury:
         """Those of some of the observations."""
-        return Exceptional(self.pixel[rows], self.inverse[rows], self.here[rows])
+        return Woodbury(self.pixel[rows], self.inverse[rows], self.here[rows])
 
     def scale(self, variance: Tensor) -> Tensor:
         """Standard deviations over the view's, `(N, M)`, for noise that is independent between pixels. variance: `(M,)`."""
@@ -64,7 +64,7 @@ class Exceptional:
         return variance.new_ones(len(self.pixel), len(variance)).scatter(1, self.pixel, factor.sqrt())
 
     def correct(self, precision: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """r' with P r' = S_i⁻¹ r, `(N, M)`; and what the exceptional pixels add to rᵀ S⁻¹ r and to log |S| + M log 2π, `(N,)`.
+        """r' with P r' = S_i⁻¹ r, `(N, M)`; and what the odd pixels add to rᵀ S⁻¹ r and to log |S| + M log 2π, `(N,)`.
 
         precision: P, `(M, M)`. residual: r, `(N, M)`.
         """

@@ -8,7 +8,7 @@ neither on the batch that it is in nor on the number of processes. Python's salt
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "Stream", "choose", "generator"]
+__all__ = ["BLOCK", "Stream", "choose", "generator", "stream_of"]
 
 import hashlib
 import json
@@ -120,3 +120,8 @@ class Stream:
             rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big")))
             out[rows] = draw(rng, (BLOCK, *shape))[offsets[rows]]
         return torch.from_numpy(out)
+
+
+def stream_of(seed: int | Stream) -> Stream:
+    """The stream of a seed; one that is given stays what it is."""
+    return seed if isinstance(seed, Stream) else Stream(int(operator.index(seed)))

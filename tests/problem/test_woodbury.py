@@ -51,7 +51,7 @@ CORRELATED = View(VIEW.y, VIEW.operators, Stationary(LAGS), "correlated")
 
 
 def given(view: SharedView) -> Given:
-    return SharedGaussians(view, SOURCES).given(view.y, SOURCES, view.own)
+    return SharedGaussians(view, SOURCES).given(view.y, SOURCES, view.woodbury)
 
 
 def one_by_one(view: View, row: int) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -97,7 +97,7 @@ def test_noise_that_is_the_same_for_all_and_one_observation_alone() -> None:
     torch.testing.assert_close(given(SharedView.of(filled)).log_evidence(), whole, rtol=0, atol=0)
     same = View(VIEW.y, (VIEW.operators[0], Scale(1.0, SHAPE) @ (Scale(0.7, SHAPE) @ VIEW.operators[1])), Isotropic(0.3))
     view = SharedView.of(same)
-    assert view.own is not None and bool((view.own.inverse == 0).all()) and len(view.own.pixel) == N
+    assert view.woodbury is not None and bool((view.woodbury.inverse == 0).all()) and len(view.woodbury.pixel) == N
 
 
 def test_an_observation_without_exceptional_pixels_is_as_before() -> None:
@@ -251,7 +251,7 @@ def test_one_mask_for_all_costs_nothing() -> None:
     keep = torch.arange(M) % 2 == 0
     view = View(VIEW.y, (Mask(keep.reshape(1, *SHAPE)) @ BASE[0],), Isotropic(0.3))
     rows = SharedView.of(view)
-    assert rows.own is None
+    assert rows.woodbury is None
     sources = SOURCES[:1]
     found = SharedGaussians(rows, sources).given(rows.y, sources)
     rest = View(view.y.flatten(1)[:, keep], (Dense(torch.eye(M, dtype=torch.float64)[keep]),), Isotropic(0.3))

@@ -12,57 +12,25 @@ sampler returns x_0, the others E.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mvss.runtime.errors import MvssError
+from mvss.presets.posterior import SamplerConfig
 from mvss.runtime.rng import Stream
 
-__all__ = ["Expectation", "SamplerConfig", "noised", "sample"]
+__all__ = ["Expectation", "noise_levels", "noised", "sample"]
 
 Expectation = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, ...]]
-"""(x_t of every source, σ `(N,)`) ↦ posterior or prior mean of every source; for "ancestral" also with a method `draw`, see
-`posterior.Prior.draw`."""
+"""(x_t of every source, σ `(N,)`) ↦ posterior or prior mean of every source; for "ancestral" also with a
+method `draw`, which gives one draw in place of the mean."""
 
 
-@dataclass(frozen=True)
-class SamplerConfig:
-    """One reverse-time run.
-
-    method: "ancestral", "pc", "ddim" or "heun". steps: noise levels. sigma_start, sigma_min: in the units of the source.
-    corrections: Langevin corrections per level ("pc" only), tau: their size, in (0, 1).
-    """
-
-    method: Literal["ancestral", "pc", "ddim", "heun"] = "ancestral"
-    steps: int = 16
-    sigma_start: float = 0.3
-    sigma_min: float = 0.003
-    corrections: int = 1
-    tau: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.method not in ("ancestral", "pc", "ddim", "heun"):
-            raise MvssError(f"sampler.method={self.method!r} is unknown; use ancestral, pc, ddim or heun")
-        if self.steps < 1 or self.corrections < 0 or not 0 < self.tau < 1:
-            raise MvssError("sampler: steps must be >= 1, corrections >= 0, and tau in (0, 1)")
-        if not 0 < self.sigma_min <= self.sigma_start < math.inf:
-            raise MvssError("sampler: 0 < sigma_min <= sigma_start must hold, and sigma_start be finite")
-
-    @property
-    def evaluations(self) -> int:
-        """Of the expectation, in one run."""
-        again = {"heun": self.steps - 1, "pc": self.steps * self.corrections}
-        return self.steps + again.get(self.method, 0)
-
-    def levels(self) -> Tensor:
-        """σ_start … σ_min, `(steps,)`, geometric."""
-        ratio = self.sigma_min / self.sigma_start
-        return self.sigma_start * torch.logspace(0, 1, self.steps, base=ratio, dtype=torch.float64)
+def noise_levels(config: SamplerConfig) -> Tensor:
+    """σ_start … σ_min, `(steps,)`, geometric."""
+    ratio = config.sigma_min / config.sigma_start
+    return config.sigma_start * torch.logspace(0, 1, config.steps, base=ratio, dtype=torch.float64)
 
 
 def noised(x: Sequence[Tensor], sigma: float, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
@@ -81,7 +49,7 @@ def sample(
     index: observation numbers `(N,)`, which the noise is keyed by.
     """
     x = tuple(start)
-    levels = config.levels()
+    levels = noise_levels(config)
     count, like = x[0].shape[0], x[0]
 
     def at(level: float) -> Tensor:

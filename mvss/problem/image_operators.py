@@ -1,8 +1,12 @@
-"""Point-spread functions: A x = k ∗ x, the convolution of images with a kernel, and its exact adjoint, a correlation."""
+"""Operators on images: point-spread functions and coarser pixels.
+
+A x = k ∗ x, the convolution with a kernel, and its exact adjoint, a correlation
+A x = the mean of each block of pixels
+"""
 
 from __future__ import annotations
 
-__all__ = ["Convolve"]
+__all__ = ["BlockAverage", "Convolve"]
 
 import torch
 from torch import Tensor
@@ -50,3 +54,31 @@ class Convolve(LinearOperator):
 
     def to(self, device: torch.device | str) -> Convolve:
         return Convolve(self.source_shape, self.kernel.to(device), self.mode)
+
+
+class BlockAverage(LinearOperator):
+    """Coarser pixels: the mean of every `factor` × `factor` block of images `(N, *, H, W)`; factor divides H and W."""
+
+    def __init__(self, shape: Shape, factor: int) -> None:
+        if len(shape) < 2 or factor < 1 or shape[-1] % factor or shape[-2] % factor:
+            raise MvssError(f"BlockAverage operator: factor {factor} must divide height and width of images {tuple(shape)}")
+        self.factor, self.source_shape = factor, tuple(shape)
+        self.observation_shape = (*shape[:-2], shape[-2] // factor, shape[-1] // factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
+        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        f = self.factor
+        return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
+
+    def power(self, variance: Tensor) -> Tensor:
+        return self.forward(variance) / self.factor**2
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.factor**2 * self.adjoint(y)  # A Aᵀ = I / factor²
+
+    @property
+    def is_tight(self) -> bool:
+        return True

@@ -1,0 +1,138 @@
+"""First priors of all sources, from the observations alone, and what else is learned on the way.
+
+ascent    the exact likelihood of small sources, climbed              (`mixture_ascent`)
+em        expectation–maximisation for large ones                     (`mixture_em`), to estimates of the sources
+          that pairs of views tell, where asked for                    (`noisier2noise`)
+"""
+
+from __future__ import annotations
+
+__all__ = ["Estimate", "estimate_sources"]
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvss.estimation.mixture_ascent import ascend_evidence
+from mvss.estimation.mixture_em import estimated, expectation_maximisation
+from mvss.estimation.noisier2noise import estimate_source
+from mvss.posteriors.view_pairs import pairs_of
+from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.networks import ImageUNet, TimeMLP, build_network
+from mvss.priors.regression import Guess
+from mvss.problem.units import Units
+from mvss.problem.views import Views
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.rng import Stream
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """First priors, in the units of the user.
+
+    priors: by source. draws: estimates `(N, *shape)` of sources that pairs of views told, by source and number of the view.
+    guesses: networks that made those, by source. evidence: mean log p(y) of an observation in nats, in units of size one:
+    "held_out", "train", and the share of probability that a search "discarded". seconds: what it took.
+    """
+
+    priors: Mapping[str, GaussianMixture]
+    draws: Mapping[str, Mapping[int, Tensor]] = field(default_factory=dict)
+    guesses: Mapping[str, Guess] = field(default_factory=dict)
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def scaled(self, factors: Mapping[str, float]) -> Estimate:
+        """The same of x times a factor of each source. Guesses know no units."""
+        priors = {source: prior.scaled(factors[source]) for source, prior in self.priors.items()}
+        draws = {s: {a: factors[s] * x for a, x in by_view.items()} for s, by_view in self.draws.items()}
+        return replace(self, priors=priors, draws=draws)
+
+    def save(self, path: Path) -> None:
+        """To a file."""
+        networks = {source: _network_state(guess.network) for source, guess in self.guesses.items()}
+        state = {"draws": self.draws, "evidence": self.evidence, "seconds": self.seconds, "guesses": networks}
+        save_checkpoint(path, {**state, "priors": {source: prior.state() for source, prior in self.priors.items()}})
+
+    @staticmethod
+    def load(path: Path) -> Estimate:
+        """What `save` wrote."""
+        state = load_checkpoint(path)
+        guesses = {source: _read_guess(*kept) for source, kept in state.pop("guesses").items()}
+        priors = {source: GaussianMixture(**kept) for source, kept in state.pop("priors").items()}
+        return Estimate(priors, guesses=guesses, **state)
+
+
+def estimate_sources(
+    views: Views,
+    config: AscentConfig | MixtureEMConfig,
+    stream: Stream,
+    progress: Callable[[float], None] = lambda _: None,
+    checkpoint: Path | None = None,
+) -> Estimate:
+    """First priors. progress: takes the fraction done. checkpoint: a file to keep the result in, and to go on from."""
+    if checkpoint is not None and checkpoint.exists():
+        return Estimate.load(checkpoint)
+    began, units = time.monotonic(), Units.of(views)
+    inner = Views(map(units.inward, views))
+    if isinstance(config, AscentConfig):
+        part = None if checkpoint is None else checkpoint.with_suffix(".part")
+        fit = ascend_evidence(inner, config, stream, progress, part)
+        evidence = {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
+        estimate = Estimate(fit.priors, evidence=evidence)
+    else:
+        part, estimate = None, _by_em(inner, config, units, stream, progress)
+    estimate = replace(estimate.scaled(units.scales), seconds=time.monotonic() - began)
+    if checkpoint is not None:
+        estimate.save(checkpoint)
+        if part is not None:
+            part.unlink(missing_ok=True)
+    return estimate
+
+
+def _by_em(views: Views, config: MixtureEMConfig, units: Units, stream: Stream, progress: Callable[[float], None]) -> Estimate:
+    draws: dict[str, dict[int, Tensor]] = {}
+    guesses: dict[str, Guess] = {}
+    if config.noisier2noise:
+        draws, guesses = _from_pairs(views, config.noisier2noise, units, stream.child("noisier2noise"))
+    together = {source: torch.cat(list(by_view.values())) for source, by_view in draws.items()}
+    data = estimated(views, together, config.floor) if together else views
+    fit = expectation_maximisation(data, config, views.stages(), stream, progress)
+    priors = {source: fit.priors[source] for source in views.sources}
+    return Estimate(priors, draws, guesses, {"train": fit.evidence[-1]})
+
+
+def _from_pairs(
+    views: Views, config: Noisier2NoiseConfig, units: Units, stream: Stream
+) -> tuple[dict[str, dict[int, Tensor]], dict[str, Guess]]:
+    """Estimates of every source that pairs of views tell, by view; and the networks that made them."""
+    draws: dict[str, dict[int, Tensor]] = {}
+    guesses: dict[str, Guess] = {}
+    for place, (source, shape) in enumerate(views.shapes.items()):
+        scale = units.scales[source]
+        least, most = (None if value is None else value / scale for value in (config.least, config.most))
+        inner = replace(config, least=least, most=most)
+        keyed = Stream(stream.seed, ("guess", place))
+        guess = Guess(build_network(config.network, shape, Guess.INPUTS, Guess.OUTPUTS, keyed))
+        for pair in pairs_of(views, source, config.alone):
+            if pair.sharp:
+                x = estimate_source(views[pair.view], pair, guess, inner, stream.child(place, pair.view))
+                draws.setdefault(source, {})[pair.view] = x
+                guesses[source] = guess
+    return draws, guesses
+
+
+def _network_state(network: Any) -> tuple[str, dict[str, Any], dict[str, Tensor]]:  # noqa: ANN401 - one of diffusers'
+    """Its kind, what it was made with, and its weights."""
+    return type(network).__name__, dict(network.config), network.state_dict()
+
+
+def _read_guess(kind: str, config: dict[str, Any], weights: dict[str, Tensor]) -> Guess:
+    network: TimeMLP | ImageUNet = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}[kind].from_config(config)
+    network.load_state_dict(weights)
+    return Guess(network)

@@ -1,0 +1,104 @@
+"""What a fit says of itself: how well it explains the data, what each lap was good for, what no view tells, what it cost."""
+
+from __future__ import annotations
+
+__all__ = ["FitReport", "LapReport", "ViewReport"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EXPLAINED = (0.8, 1.25)
+"""χ² per number outside of which draws explain the data badly, or too well."""
+CLAMPED = 0.05
+"""Share of clamped eigenvalues from which covariances are not to be trusted."""
+
+
+@dataclass(frozen=True)
+class ViewReport:
+    """chi2: mean over numbers of the squared residual of the last draws beside the variance of the noise, 1 where they explain
+    the data. observations: their number."""
+
+    name: str
+    observations: int
+    chi2: float
+
+    def warning(self) -> str | None:
+        """Where χ² is far from 1."""
+        low, high = EXPLAINED
+        if low <= self.chi2 <= high:
+            return None
+        why = "draws do not explain the data" if self.chi2 > high else "the noise may be less than was said"
+        return f"{self.name}: chi2 per number is {self.chi2:.3g}, not within {low:g} to {high:g}: {why}"
+
+
+@dataclass(frozen=True)
+class LapReport:
+    """held_out: denoising loss of draws that no network has learned from, before and after the M-step, by what learned.
+    clamped: the largest share of covariance eigenvalues that networks had made negative. residual: the largest of an iterative
+    solve. m_step, e_step: seconds."""
+
+    number: int
+    held_out: Mapping[str, tuple[float, float]]
+    clamped: float
+    residual: float
+    m_step: float
+    e_step: float
+
+    @staticmethod
+    def of(number: int, record: Mapping[str, Any], sources: tuple[str, ...]) -> LapReport:
+        """From the record of a lap of EM."""
+        held_out = {}
+        for key, value in record.items():
+            if key.startswith("held_out_before_"):
+                *kind, place = key.removeprefix("held_out_before_").split("_")
+                name = f"posterior of {sources[int(place) - 1]}" if kind else sources[int(place) - 1]
+                held_out[name] = (value, record[key.replace("before", "after")])
+        seconds = (record.get("m_step_seconds", 0.0), record.get("e_step_seconds", 0.0))
+        return LapReport(number, held_out, record.get("clamped", 0.0), record.get("residual", 0.0), *seconds)
+
+    def warnings(self) -> list[str]:
+        """Where the lap made things worse, or stands on clamped covariances."""
+        lines = [
+            f"lap {self.number}: {name} denoises held-out draws worse than before it ({before:.4g} to {after:.4g})"
+            for name, (before, after) in self.held_out.items()
+            if after > before
+        ]
+        if self.clamped > CLAMPED:
+            lines.append(f"lap {self.number}: {self.clamped:.0%} of covariance eigenvalues were negative and clamped")
+        return lines
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """views: of each. laps: of each. evidence: mean log p(y) of an observation, nats, under the first priors: "held_out",
+    "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
+    phase. peak_memory_gib: of the process during the fit."""
+
+    views: list[ViewReport]
+    laps: list[LapReport]
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    unconstrained: list[str] = field(default_factory=list)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_gib: float = 0.0
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before trusting the fit, a line each."""
+        lines = list(self.unconstrained)
+        lines += [line for view in self.views if (line := view.warning())]
+        return lines + [line for lap in self.laps for line in lap.warnings()]
+
+    def __str__(self) -> str:
+        lines = [f"chi2 per number: {', '.join(f'{v.name} {v.chi2:.3f} ({v.observations:,})' for v in self.views)}"]
+        if self.evidence:
+            names = {"held_out": "held out", "train": "training", "discarded": "share discarded by the search"}
+            parts = [f"{names.get(key, key)} {value:.4g}" for key, value in self.evidence.items()]
+            lines.append(f"log-likelihood of an observation under the first priors, nats: {', '.join(parts)}")
+        for lap in self.laps:
+            if lap.held_out:
+                parts = [f"{name} {before:.4g} -> {after:.4g}" for name, (before, after) in lap.held_out.items()]
+                lines.append(f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}")
+        spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
+        lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
+        return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

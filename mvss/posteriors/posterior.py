@@ -1,0 +1,82 @@
+"""What every posterior can do: joint draws of all sources that a view shows, given the observations.
+
+{x^β} ~ p({x^β} | y, A),    p(y | {x^β}) = N(y; Σ_β A^β x^β, Σ),   x^β ~ prior β
+"""
+
+from __future__ import annotations
+
+__all__ = ["Given", "Posterior", "Priors", "Separation", "unflatten"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mvss.priors.prior import Prior
+from mvss.problem.views import Draws, View
+from mvss.runtime.rng import Stream
+
+Priors = Mapping[str, Prior]
+"""By source; those that a view does not show are not looked at."""
+
+
+@dataclass(frozen=True)
+class Separation:
+    """One joint draw of each observation, and what it took.
+
+    draws: `(N, *shape)` of each source that the view shows. evaluations: of networks, per observation (of the chunk with
+    the most). clamped: share of covariance eigenvalues that networks had made negative, the mean over chunks of the
+    largest of a run. residual: the largest relative residual of an iterative solve. discarded: share of probability
+    that a search of the mixtures left out.
+    """
+
+    draws: Draws
+    evaluations: int = 0
+    clamped: float = 0.0
+    residual: float = 0.0
+    discarded: float = 0.0
+
+
+class Given(Protocol):
+    """Observations, with all that does not depend on the draw: searches, factorisations, guesses."""
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
+        """See `Posterior.draw`."""
+        ...
+
+
+class Posterior(ABC):
+    """Joint posterior of the sources of a view under given priors."""
+
+    @abstractmethod
+    def given(self, view: View, priors: Priors) -> Given:
+        """The posterior of these observations, for one or many draws."""
+
+    def draw(self, view: View, priors: Priors, stream: Stream, start: Draws | None = None) -> Separation:
+        """One joint draw of each observation. Randomness is keyed by the observations' numbers.
+
+        start: earlier draws, for those that go on from them.
+        """
+        return self.given(view, priors).draw(stream, start)
+
+    def many(
+        self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
+    ) -> Draws:
+        """`(count, N, *shape)` of each source: independent draws. progress: takes the fraction done."""
+        given, pieces = self.given(view, priors), []
+        for number in range(count):
+            pieces.append(given.draw(stream.child(number)).draws)
+            progress((number + 1) / count)
+        return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
+
+    def select(self, view: View, priors: Priors) -> tuple[Prior, ...]:
+        """The priors of the sources that a view shows, in its order."""
+        return tuple(priors[source] for source in view.sources)
+
+
+def unflatten(view: View, flat: list[Tensor] | tuple[Tensor, ...]) -> Draws:
+    """Rows of numbers, in the order of the view's sources, as draws by name."""
+    return {s: x.reshape(-1, *view.operators[s].source_shape) for s, x in zip(view.sources, flat, strict=True)}

@@ -1,0 +1,101 @@
+"""Settings of first priors and first draws."""
+
+from __future__ import annotations
+
+__all__ = ["AscentConfig", "MixtureEMConfig", "Noisier2NoiseConfig"]
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mvss.presets.training import NetworkConfig, TrainingConfig
+from mvss.runtime.errors import MvssError
+
+
+@dataclass(frozen=True)
+class Noisier2NoiseConfig:
+    """First estimates of sources from pairs of views. training: of the network that makes them; its noise levels do not
+    matter. averages: backgrounds behind each estimate. least, most: what the numbers of the source are known to lie
+    between, in the user's units. alone: also of sources that a view shows behind noise alone, which is simulated."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    averages: int = 8
+    least: float | None = None
+    most: float | None = None
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        if self.averages < 1:
+            raise MvssError(f"noisier2noise: averages={self.averages} must be at least 1")
+        if self.least is not None and self.most is not None and not self.least < self.most:
+            raise MvssError(f"noisier2noise: least={self.least} must be below most={self.most}")
+
+
+@dataclass(frozen=True)
+class AscentConfig:
+    """Mixtures by stochastic ascent of the exact likelihood: for small sources, under any operators.
+
+    components: K of each phase; the phases share the steps equally, and between two of them dead components go and the
+    heaviest are cut until there are K. steps: of Adam in all. batch: observations per step and view. learning_rate,
+    final_learning_rate: geometric in between. temperature: τ² at the start, as a fraction of the mean square of y; zero
+    after `cooled` of the steps. floor: lower bound of a component's standard deviation, as a fraction of the smallest
+    noise level. held_out: share of the observations that are kept for the held-out likelihood. starts, trial:
+    independent starts; after this fraction of the phases the one of the best held-out evidence goes on.
+    """
+
+    kind: Literal["ascent"] = "ascent"
+    components: tuple[int, ...] = (24,) * 6 + (32, 48, 48, 48)
+    steps: int = 1600
+    batch: int = 256
+    learning_rate: float = 0.02
+    final_learning_rate: float = 5e-4
+    temperature: float = 0.05
+    cooled: float = 0.6
+    floor: float = 0.3
+    held_out: float = 0.1
+    starts: int = 3
+    trial: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.components or min(self.components) < 1 or self.steps < len(self.components) or self.batch < 1:
+            raise MvssError("mixture: components and batch must be at least 1, with at least one step per phase")
+        if not self.floor > 0 or not 0 <= self.held_out < 1:
+            raise MvssError("mixture: floor must be positive and held_out in [0, 1)")
+        if self.starts < 1:
+            raise MvssError("mixture: starts must be at least 1")
+
+    @property
+    def trial_phases(self) -> int:
+        """Phases that every start runs."""
+        return int(self.trial * len(self.components)) if self.starts > 1 else 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps over all starts."""
+        return self.steps + (self.starts - 1) * self.phase_steps(self.trial_phases).start
+
+    def phase_steps(self, number: int) -> range:
+        """The steps of a phase."""
+        count = len(self.components)
+        return range(number * self.steps // count, (number + 1) * self.steps // count)
+
+
+@dataclass(frozen=True)
+class MixtureEMConfig:
+    """Mixtures by EM, for large sources under operators that whole views share. components, ranks: per source in the
+    order of the views, the last for all further ones; rank 0 for a full covariance. laps: of EM in every stage. floor:
+    least standard deviation of a component in any direction. noisier2noise: of sources that pairs of views tell, fit the
+    mixture to estimates of each observation's in place of the observations."""
+
+    kind: Literal["em"] = "em"
+    components: tuple[int, ...] = (1, 8)
+    ranks: tuple[int, ...] = (0, 12)
+    laps: int = 20
+    floor: float = 0.01
+    noisier2noise: Noisier2NoiseConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.components or not self.ranks:
+            raise MvssError("mixture: components and ranks need one number at least")
+        if min(self.components) < 1 or min(self.ranks) < 0 or self.laps < 1 or not self.floor > 0:
+            raise MvssError("mixture: components and laps must be at least 1, ranks at least 0, floor positive")

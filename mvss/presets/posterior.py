@@ -1,0 +1,125 @@
+"""Settings of posteriors: `kind` names which."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AmortisedConfig",
+    "CGConfig",
+    "ExactConfig",
+    "GibbsConfig",
+    "MomentMatchingConfig",
+    "PosteriorConfig",
+    "SamplerConfig",
+]
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mvss.runtime.errors import MvssError
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """One reverse-time run. steps: noise levels, geometric from sigma_start to sigma_min. corrections: Langevin
+    corrections per level ("pc" only), tau: their size, in (0, 1)."""
+
+    method: Literal["ancestral", "pc", "ddim", "heun"] = "ancestral"
+    steps: int = 16
+    sigma_start: float = 0.3
+    sigma_min: float = 0.003
+    corrections: int = 1
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.method not in ("ancestral", "pc", "ddim", "heun"):
+            raise MvssError(f"sampler.method={self.method!r} is unknown; use ancestral, pc, ddim or heun")
+        if self.steps < 1 or self.corrections < 0 or not 0 < self.tau < 1:
+            raise MvssError("sampler: steps must be >= 1, corrections >= 0, and tau in (0, 1)")
+        if not 0 < self.sigma_min <= self.sigma_start < math.inf:
+            raise MvssError("sampler: 0 < sigma_min <= sigma_start must hold, and sigma_start be finite")
+
+    @property
+    def evaluations(self) -> int:
+        """Of the expectation, in one run."""
+        again = {"heun": self.steps - 1, "pc": self.steps * self.corrections}
+        return self.steps + again.get(self.method, 0)
+
+
+@dataclass(frozen=True)
+class CGConfig:
+    """How far conjugate gradients go. iterations: at most so many. tolerance: of |r − S v| / |r|, where a system is done.
+    regularisation: a variance that is added to the diagonal of S."""
+
+    iterations: int = 4
+    tolerance: float = 1e-3
+    regularisation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not 0 <= self.tolerance < 1 or not 0 <= self.regularisation < math.inf:
+            raise MvssError("solver: iterations must be at least 1, tolerance in [0, 1), regularisation at least 0")
+
+
+@dataclass(frozen=True)
+class ExactConfig:
+    """Exact joint draws under the closed-form priors. beam: width of the search over their components."""
+
+    kind: Literal["exact"] = "exact"
+    beam: int = 64
+
+
+@dataclass(frozen=True)
+class MomentMatchingConfig:
+    """Reverse time with the posterior's moments at every noise level (Rozet et al. 2024; the paper).
+
+    start: "warm", from given or exact draws, noised to sigma_start, or "cold", from noise alone. components: Gaussians
+    kept per source at each noise level; 1 is plain moment matching. passes: runs one after the other, each from the last
+    one's draws, noised. solver: conjugate gradients with the networks' Jacobians, for large sources; None for variances
+    that networks have learned, or for the covariances of the mixtures. chunk: observations in memory at once.
+    """
+
+    kind: Literal["moment_matching"] = "moment_matching"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    start: Literal["warm", "cold"] = "warm"
+    components: int = 8
+    passes: int = 1
+    solver: CGConfig | None = None
+    beam: int = 64
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if min(self.components, self.beam, self.chunk, self.passes) < 1:
+            raise MvssError("posterior: components, beam, chunk and passes must be at least 1")
+        if self.solver and self.sampler.method == "ancestral":
+            raise MvssError("posterior.solver gives means, no draws: sampler.method must be pc, ddim or heun")
+
+
+@dataclass(frozen=True)
+class GibbsConfig:
+    """Sweeps over the sources, each drawn from noise alone given the others: the baseline. rounds: of sweeps."""
+
+    kind: Literal["gibbs"] = "gibbs"
+    rounds: int = 1
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=10.0))
+    components: int = 8
+    beam: int = 64
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.components, self.beam, self.chunk) < 1:
+            raise MvssError("posterior: rounds, components, beam and chunk must be at least 1")
+
+
+@dataclass(frozen=True)
+class AmortisedConfig:
+    """Sources whose posteriors networks have learned, drawn from pure noise by `sampler`, with noise levels in units of what
+    is seen at each pixel, which the networks also learn between; then the others given those, and views for which no
+    network has learned, by `others`."""
+
+    kind: Literal["amortised"] = "amortised"
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=3.0, sigma_min=0.01))
+    others: MomentMatchingConfig = field(default_factory=MomentMatchingConfig)
+
+
+PosteriorConfig = ExactConfig | MomentMatchingConfig | GibbsConfig | AmortisedConfig
+"""How joint posterior draws are made."""

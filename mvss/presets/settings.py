@@ -1,0 +1,73 @@
+"""How a mixture is separated, as one tree of data: what a preset says, and what `SourceSeparator` is made from.
+
+    Settings
+      estimation   ascent | em                first priors and draws, in closed form
+      prior        what corrects them         network, base, sources that stay closed
+      em           laps, stages               and their training
+      posterior    exact | moment_matching | gibbs | amortised      of the E-step
+      separation   the same, of new observations
+
+Where there is a choice, `kind` names it. Everything is in units in which each source and each view have a size of about
+one: `SourceSeparator.fit` sees to that. This module imports no implementation.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EMConfig", "PriorConfig", "Settings"]
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mvss.presets.estimation import AscentConfig, MixtureEMConfig
+from mvss.presets.posterior import MomentMatchingConfig, PosteriorConfig, SamplerConfig
+from mvss.presets.training import NetworkConfig, TrainingConfig
+from mvss.runtime.errors import MvssError
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Priors of the sources. network: what corrects the closed-form fit; None for that alone. base: what it corrects, the
+    fitted mixture, or Karras' skip term, one Gaussian. closed: sources, by name, that stay their mixture all the same.
+    sampler: of prior draws from pure noise; None for that of the posterior, from draws of the mixture."""
+
+    network: NetworkConfig | None = field(default_factory=NetworkConfig)
+    base: Literal["mixture", "karras"] = "mixture"
+    closed: tuple[str, ...] = ()
+    sampler: SamplerConfig | None = None
+
+
+@dataclass(frozen=True)
+class EMConfig:
+    """laps: of every stage, or of each. stages: all sources together, or one after the other, as views allow. relaxation:
+    ω of the M-step; 1 is plain EM. held_out: share of the observations of each view that no network learns from, by
+    which each lap is judged. amortised: the M-step of posteriors that networks learn; None for that of the priors. guess: of
+    their guesses, on each lap's draws, for views of any operator; None where they stay as the estimation made them, for
+    views at full resolution."""
+
+    laps: int | tuple[int, ...] = 3
+    stages: Literal["together", "sequential"] = "together"
+    relaxation: float = 1.0
+    held_out: float = 0.03
+    amortised: TrainingConfig | None = None
+    guess: TrainingConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise MvssError(f"em: held_out={self.held_out} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See the module. separation: None for the posterior of the E-step."""
+
+    estimation: AscentConfig | MixtureEMConfig = field(default_factory=AscentConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    em: EMConfig = field(default_factory=EMConfig)
+    posterior: PosteriorConfig = field(default_factory=MomentMatchingConfig)
+    separation: PosteriorConfig | None = None
+
+    @property
+    def separating(self) -> PosteriorConfig:
+        """How new observations are separated."""
+        return self.separation or self.posterior
