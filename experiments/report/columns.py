@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """A column. source: "mean", "newest" or its number. ideal: the best value is the nearest to it; without one none is best.
-    derived: made from other columns, whose sample counts it has."""
+    """A column.
+
+    source: "mean", "newest" or its number. ideal: the best value is the nearest to it; without one there is no best.
+    derived: made from other columns, whose sample counts it has.
+    """
 
     title: str
     metric: str

@@ -17,12 +17,12 @@ def command_text(target: str, preset: str, seeds: Iterable[int], overrides: Sequ
 
 
 def made_by(target: str, config: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the targets that make all of these records. target: the experiment's. config: the content of config.yaml."""
-    methods, audited = set(), False
+    """Return the targets that make all of these records. target: of the experiment. config: what config.yaml holds."""
+    methods, metrics = set(), set()
     for record in records:
         methods.add(record["method"])
-        audited = audited or is_audit(record["metric"])
+        metrics.add(record["metric"])
     kinds = [kind for kind in ("compare", "ablations") if methods & set(config.get(kind) or ())]
-    targets = [f"{target}-{kind}" for kind in (*kinds, *(["audit"] if audited else []))]
+    targets = [f"{target}-{kind}" for kind in (*kinds, *(["audit"] if any(map(is_audit, metrics)) else []))]
     # `make ...-compare` makes what `make ...` makes, and more.
     return targets if "compare" in kinds else [target, *targets]

@@ -1,7 +1,7 @@
 """The methods that are compared: what each is called, how it is drawn, and its place in every table and figure.
 
-Ours comes first, then its rivals, then variations of them by name, and last the oracle, which knows the truth. A method that
-has no record here is an ablation: its looks follow from its name alone, so that all figures agree on it.
+Ours comes first, then its rivals, then variations of them by name, and last the oracle, which knows the truth. A method
+without a record here is an ablation: its looks follow from its name alone, so that all figures agree on it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ VARIATION, LAST = 50, 99
 class Method(NamedTuple):
     """One method.
 
-    name: in presets and results. label: in tables. short: in figures, where room is scarce. order: its place; those of one
-    place go by name. ablation: one of the variations that figures of draws leave out.
+    name: in presets and results. label: in tables. short: in figures, where room is scarce. order: its place; those of
+    one place go by name. ablation: one of the variations that figures of draws leave out.
     """
 
     name: str

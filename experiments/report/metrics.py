@@ -3,13 +3,13 @@
     {"seed": 0, "problem": "mixed-0.1", "method": "joint", "source": "1", "metric": "posterior_psnr", "split": "fresh",
      "lap": null, "value": 40.2, "samples": 2048, "commit": "ac466815d62c"}
 
-lap: null for a final number. value: null or NaN where a run diverged. commit: of the code that made the number. The file is
-written whole or not at all: one that ends within a line has been cut since, and what is missing cannot be known.
+lap: null for a final number. value: null or NaN where a run diverged. commit: of the code that made the number.
+The file is written whole or not at all: one that ends within a line has been cut since, and what is missing is unknown.
 """
 
 from __future__ import annotations
 
-__all__ = ["Records", "read_metrics", "read_seeds", "write_metrics"]
+__all__ = ["Records", "read_metrics", "read_seeds", "remedy", "write_metrics"]
 
 import json
 from collections.abc import Iterable, Mapping
@@ -45,16 +45,16 @@ def read_metrics(path: Path, seed: int) -> Records:
     except OSError as error:
         raise MvssError(f"cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise MvssError(f"{path} is not text: {_remedy(path)}") from error
+        raise MvssError(f"{path} is not text: {remedy(path)}") from error
     if lines.pop():  # what follows the last newline
-        raise MvssError(f"{path} ends within line {len(lines) + 1}: {_remedy(path)}")
+        raise MvssError(f"{path} ends within line {len(lines) + 1}: {remedy(path)}")
     if not lines:
-        raise MvssError(f"{path} is empty: {_remedy(path)}")
+        raise MvssError(f"{path} is empty: {remedy(path)}")
     records = []
     for number, line in enumerate(lines, start=1):
         record = _parse(line)
         if record is None or record["seed"] != seed:
-            raise MvssError(f"{path}, line {number}, is no record of seed {seed}: {_remedy(path)}")
+            raise MvssError(f"{path}, line {number}, is no record of seed {seed}: {remedy(path)}")
         records.append(record)
     return records
 
@@ -70,7 +70,8 @@ def read_seeds(folder: Path, seeds: Iterable[int] | None = None) -> dict[int, Re
         seeds = [int(name) for name in names if name.isdecimal()]
     records = {seed: read_metrics(folder / f"seed-{seed}" / "metrics.jsonl", seed) for seed in sorted(seeds)}
     if not records:
-        raise MvssError(f"{folder} has no seed-*/metrics.jsonl: name a folder results/<experiment>/<preset> of a finished run")
+        what = "name a folder results/<experiment>/<preset> of a finished run"
+        raise MvssError(f"{folder} has no seed-*/metrics.jsonl: {what}")
     return records
 
 
@@ -84,5 +85,6 @@ def _parse(line: str) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def _remedy(path: Path) -> str:
+def remedy(path: Path) -> str:
+    """What to do about a damaged file of results."""
     return f"bring it back (git checkout {path}), or make the results again"

@@ -151,7 +151,7 @@ def _margins(rows: Rows, problems: Sequence[str]) -> list[str]:
 
 
 def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
-    """The newest source of the contrastive problems under every method that is defined for them, the paper's beside ours."""
+    """The newest source of the contrastive problems under every method that they allow, ours and the paper's."""
     lines = []
     for problem in problems:
         newest = max((source for p, m, source, _ in rows if (p, m) == (problem, OURS) and source != "mean"), default="")
@@ -161,7 +161,8 @@ def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
             cells = []
             for _, metric, digits, form in NEWEST:
                 paper = (rows.get((problem, method, newest, form)) or {"paper": None})["paper"]
-                cells += [_cell(rows.get((problem, method, newest, metric)), digits), "–" if paper is None else f"{paper:g}"]
+                cells.append(_cell(rows.get((problem, method, newest, metric)), digits))
+                cells.append("–" if paper is None else f"{paper:g}")
             lines.append(_line(problem, method_named(method).label, *cells))
     if not lines:
         return []

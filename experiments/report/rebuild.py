@@ -1,11 +1,11 @@
-"""The table of results that are kept: each seed's metrics.jsonl, and config.yaml next to it, are all that it is made from.
+"""The table of results that are kept, made from each seed's metrics.jsonl and config.yaml alone.
 
     results/<experiment>/<preset>/seed-*/{metrics.jsonl, config.yaml}  →  table.json, table.md
 
 python -m experiments.report.rebuild [results/<experiment>/<preset> ...]        (make tables)
 
-A run ends with the same step, so that a fresh clone has the table that the run had. Without a folder: of all presets that are
-in results/.
+A run ends with the same step, so that a fresh clone has the table that the run had. Without a folder: of all presets
+that are in results/.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 
 from experiments.core.places import Experiment
 from experiments.report.commands import command_text, made_by
-from experiments.report.metrics import Records, read_seeds
+from experiments.report.metrics import Records, read_seeds, remedy
 from experiments.report.tables import build_table, write_table
 from mvss.runtime.errors import MvssError
 
@@ -58,7 +58,7 @@ def rebuild(
         experiment: that made the results.
         folder: results/<experiment>/<preset>, or overrides-<hash> in it.
         records: of each seed, as `metrics.read_seeds` returns them.
-        overrides: the run's; where they are not known, as records do not tell them, the command of the old table is kept.
+        overrides: the run's; None where they are not known: records do not tell them, the old table's command is kept.
 
     Raises:
         MvssError: seeds that have other settings have no mean; overrides that nothing tells; a file cannot be written.
@@ -88,22 +88,21 @@ def _experiment_of(folder: Path) -> Experiment:
 
 def _shared_config(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """The content of config.yaml, which all seeds have in common."""
-    texts = {}
-    for seed in seeds:
-        path = folder / f"seed-{seed}" / "config.yaml"
-        try:
-            texts[seed] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MvssError(f"cannot read {path}: bring it back (git checkout {path}), or make the results again") from error
-        if texts[seed] != texts[seeds[0]]:
-            both = f"seed-{seeds[0]} and seed-{seed}"
-            raise MvssError(f"{folder}: {both} have different config.yaml, so they have no mean: run both, or delete one")
+    paths = [folder / f"seed-{seed}" / "config.yaml" for seed in seeds]
+    contents = [_configuration(path) for path in paths]
+    for path, content in zip(paths, contents, strict=True):
+        if content != contents[0]:
+            raise MvssError(f"{path} differs from {paths[0]}, so they have no mean: run both again, or delete one")
+    return contents[0]
+
+
+def _configuration(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(texts[seeds[0]])
-    except yaml.YAMLError:
-        content = None
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MvssError(f"cannot read {path}: {remedy(path)}") from error
     if not isinstance(content, dict):
-        raise MvssError(f"{folder / f'seed-{seeds[0]}' / 'config.yaml'} is no configuration: bring it back, or run again")
+        raise MvssError(f"{path} is no configuration: {remedy(path)}")
     return content
 
 

@@ -68,8 +68,8 @@ def build_table(
         command: what made the results.
 
     Returns:
-        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the mean
-        and the standard deviation over seeds (None for a single seed), seeds, samples and the paper's number or None.
+        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the
+        mean and the standard deviation over seeds (None for a single seed), seeds, samples, the paper's number or None.
         commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
@@ -79,9 +79,12 @@ def build_table(
     rows = [_row(experiment, key, by_seed) for key, by_seed in scores.items()]
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
-    rows.sort(key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]))
+
+    def place(row: Mapping[str, Any]) -> tuple[int, int, str, str]:
+        return problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]
+
     head = {"experiment": experiment, "preset": preset, "command": command, "commits": _commits(records_by_seed)}
-    return {**head, "rows": rows}
+    return {**head, "rows": sorted(rows, key=place)}
 
 
 def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> None:

@@ -33,7 +33,8 @@ def table(value: float = 40.0) -> dict[str, object]:
         for method in ("joint", "exact")
         for metric in COLUMNS
     ]
-    return {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds", "rows": rows}
+    head = {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds"}
+    return {**head, "rows": rows}
 
 
 def test_the_results_say_what_was_met_and_what_was_not() -> None:

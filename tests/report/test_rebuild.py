@@ -101,7 +101,9 @@ LINE = json.dumps(RECORD).encode()
         (b"\xff\xfe\n", "is not text"),
     ],
 )
-def test_damaged_metrics_end_in_one_line(content: bytes, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_metrics_end_in_one_line(
+    content: bytes, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # and the old table stays
     folder = small(tmp_path, 0)
     (folder / "seed-0" / "metrics.jsonl").write_bytes(content)
     (folder / "table.md").write_text("kept\n")
@@ -115,8 +117,9 @@ def test_damaged_metrics_end_in_one_line(content: bytes, what: str, tmp_path: Pa
     ("damage", "what"),
     [
         (lambda folder: (folder / "seed-1" / "config.yaml").unlink(), "cannot read"),
-        (lambda folder: (folder / "seed-1" / "config.yaml").write_text("a: 1\n"), "different config.yaml"),
-        (lambda folder: [(folder / f"seed-{s}" / "config.yaml").write_text("a: [") for s in (0, 1)], "no configuration"),
+        (lambda folder: (folder / "seed-1" / "config.yaml").write_text("a: 1\n"), "so they have no mean"),
+        (lambda folder: [(folder / f"seed-{s}" / "config.yaml").write_text("a: [") for s in (0, 1)], "cannot read"),
+        (lambda folder: (folder / "seed-0" / "config.yaml").write_text("- 1\n"), "no configuration"),
         (lambda folder: [shutil.rmtree(folder / f"seed-{s}") for s in (0, 1)], "has no seed-*/metrics.jsonl"),
     ],
 )

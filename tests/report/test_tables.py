@@ -202,9 +202,10 @@ def test_a_method_that_separates_a_part_of_the_sources_has_no_mean() -> None:
 
 
 def test_rows_of_several_commits_say_which_made_them(tmp_path: Path) -> None:
-    found = [record("joint", "1", "posterior_psnr", 1.0), {**record("pcpca", "1", "posterior_psnr", 1.0), "commit": "def"}]
-    found += [{**record("joint", "1", "audit_coverage_error", 0.1), "commit": "def"}]
-    table = build_table("manifolds", "cpu", {0: found}, "make")
+    records = [record("joint", "1", "posterior_psnr", 1.0)]
+    later = [record("pcpca", "1", "posterior_psnr", 1.0), record("joint", "1", "audit_coverage_error", 0.1)]
+    records += [{**each, "commit": "def"} for each in later]
+    table = build_table("manifolds", "cpu", {0: records}, "make")
     assert table["commits"] == {"abc": {"mixed-0.1": ["joint"]}, "def": {"mixed-0.1": ["pcpca", "joint (audit)"]}}
     write_table(tmp_path, table, "How.")
     page = (tmp_path / "table.md").read_text()
@@ -226,14 +227,15 @@ def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path
     assert "| joint (ours) | **-2.0** | 66.0 |" in fluxes and "| masked aperture | 5.1 | – |" in fluxes
     assert "| residual χ² | held-out χ² |" in observations and "| joint (ours) | 1.03 | 1.20 |" in observations
     assert "aperture" not in observations
-    write_table(tmp_path, build_table("manifolds", "cpu", {0: [record("joint", "1", "posterior_psnr", 1.0)]}, "make"), "How.")
+    others = [record("joint", "1", "posterior_psnr", 1.0)]
+    write_table(tmp_path, build_table("manifolds", "cpu", {0: others}, "make"), "How.")
     assert "beside" not in (tmp_path / "table.md").read_text()
 
 
 def test_what_has_seen_the_truth_is_the_best_of_no_column() -> None:
     rows = [
-        {"problem": "full", "method": m, "source": "2", "metric": "posterior_psnr", "mean": v, "std": None, "seeds": [0]}
-        | {"samples": 10, "paper": None}
+        {"problem": "full", "method": m, "source": "2", "metric": "posterior_psnr", "mean": v}
+        | {"std": None, "seeds": [0], "samples": 10, "paper": None}
         for m, v in (("joint", 17.0), ("mixture", 16.0), ("joint_clean", 20.0))
     ]
     head = {"experiment": "x", "preset": "cpu", "command": "make x", "commits": {}}
