@@ -23,7 +23,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data readme clean
+.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data tables readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -114,6 +114,9 @@ data: $(READY) ## what data there is, what is missing and how to get it; downloa
 
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
+
+tables: $(READY) ## write table.json and table.md of all results that are here again, from their metrics.jsonl [5 s]
+	@$(BIN)/python -m experiments.report.rebuild
 
 readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
 	@$(BIN)/python -m experiments.report.readme

@@ -25,7 +25,9 @@ from experiments.core.config import Config, Job, check_config
 from experiments.core.places import Experiment, is_done, made_at, name_of, place_of, samples_of
 from experiments.core.records import environment, read_records
 from experiments.core.scheduler import run_all
-from experiments.report.tables import build_table, write_table
+from experiments.report.commands import command_text
+from experiments.report.metrics import read_seeds, write_metrics
+from experiments.report.rebuild import rebuild
 from mvss.presets.reader import available_presets, config_hash, load_config, save_config, suggest
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
@@ -53,8 +55,7 @@ class Command:
 
     def text(self, target: str) -> str:
         """The command as it is typed."""
-        command = f'make {target} PRESET={self.preset} SEEDS="{" ".join(map(str, self.seeds))}"'
-        return command + (f' ARGS="{" ".join(self.overrides)}"' if self.overrides else "")
+        return command_text(target, self.preset, self.seeds, self.overrides)
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -153,33 +154,37 @@ def _jobs(config: Config, seeds: Sequence[int], compare: bool, audit: bool = Fal
 
 
 def _report(experiment: Experiment, command: Command) -> int:
-    """Merge the jobs' records, write the table and the figures, say where they are."""
-    by_seed, folder, config, targets = {}, command.folder, command.config, [experiment.target]
-    for seed in command.seeds:
-        home = folder / f"seed-{seed}"
-        # Rows of an earlier command stay in the table as long as they have these settings; their commit is told.
-        jobs = _jobs(config, [seed], True, True, True)
-        known = [(job, commit) for job in jobs if (commit := made_at(experiment, job, folder))]
-        for kind in ("compare", "ablations"):
-            targets += [f"{experiment.target}-{kind}" for job, _ in known if job.method in getattr(config, kind)]
-        targets += [f"{experiment.target}-audit" for job, _ in known if job.audit]
-        latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for job, commit in known:
-            for record in read_records(place_of(job, folder) / "records.jsonl"):
-                identity = tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))
-                latest[identity] = {**record, "commit": commit}
-        by_seed[seed] = list(latest.values())
-        for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table
-            if path not in {samples_of(job, folder) for job, _ in known}:
-                path.unlink()
-        save_config(config, home / "config.yaml")  # what the rows of the table have in common, whenever they were made
-        atomic_write_text(home / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in by_seed[seed]))
-    # `make ...-compare` makes what `make ...` makes, and more
-    made = list(dict.fromkeys(targets))[1 if f"{experiment.target}-compare" in targets else 0 :]
-    text = " and ".join(command.text(target) for target in made)
-    table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text)
-    write_table(folder, table, experiment.caption)
-    figures = experiment.figures(folder, table, by_seed, config.problems, command.seeds[0])
+    """Write metrics.jsonl of each seed, from those the table and the figures, and say where they are."""
+    folder = command.folder
+    seeds = [seed for seed in command.seeds if _merge(experiment, command, seed)]
+    if not seeds:  # a table of nothing would replace the one that is there
+        raise MvssError("no finished job has this configuration, so that there is nothing to report: see --dry-run")
+    records = read_seeds(folder, seeds)
+    table = rebuild(experiment, folder, records, command.overrides)
+    figures = experiment.figures(folder, table, records, command.config.problems, seeds[0])
     print(f"table:   {folder / 'table.md'}")
     print(f"figures: {folder / 'figures'} ({len(figures)} files)")
     return 0
+
+
+def _merge(experiment: Experiment, command: Command, seed: int) -> bool:
+    """Write one seed's metrics.jsonl from the records of its jobs; False where none has this configuration."""
+    folder, config = command.folder, command.config
+    home = folder / f"seed-{seed}"
+    # Rows of an earlier command stay in the table as long as they have these settings; their commit is told.
+    jobs = _jobs(config, [seed], True, True, True)
+    known = [(job, commit) for job in jobs if (commit := made_at(experiment, job, folder))]
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for job, commit in known:
+        for record in read_records(place_of(job, folder) / "records.jsonl"):
+            identity = tuple(record[k] for k in ("problem", "method", "source", "metric", "split", "lap"))
+            latest[identity] = {**record, "commit": commit}
+    if not latest:
+        return False
+    kept = {samples_of(job, folder) for job, _ in known}
+    for path in (home / "samples").glob("*/*.npz"):  # those of jobs that are not in the table
+        if path not in kept:
+            path.unlink()
+    save_config(config, home / "config.yaml")  # what the rows of the table have in common, whenever they were made
+    write_metrics(home / "metrics.jsonl", latest.values())
+    return True

@@ -19,8 +19,9 @@ from experiments.galaxies.data.task import transform_of
 from experiments.galaxies.data.transforms import Transform, fluxes
 from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.scores.judging import BINNED
+from experiments.report.methods import TRUTH, method_named
 from experiments.report.samples import kept_samples
-from experiments.report.style import TRUTH, caption, method_style, save_figure, style
+from experiments.report.style import caption, save_figure, style
 
 __all__ = ["make_figures"]
 
@@ -123,10 +124,10 @@ def _separations(run: _Run) -> Figure | None:
     if "known_sky_truth" in first:
         rows.append(("sky, truth", first["known_sky_truth"]))
     if (own := run.ours("known_sky")) is not None:
-        rows.append((f"sky,\n{method_style(own[0]).label}", own[1]["known_sky"]))
+        rows.append((f"sky,\n{method_named(own[0]).short}", own[1]["known_sky"]))
     if "known_truth" in first:
         rows.append(("galaxy, truth", first["known_truth"]))
-    rows += [(f"galaxy,\n{method_style(m).label}", s["known_galaxy"]) for m, s in found.items()]
+    rows += [(f"galaxy,\n{method_named(m).short}", s["known_galaxy"]) for m, s in found.items()]
     what = f"separation of fresh stamps{run.injected}, by one posterior draw of each method that has draws."
     return two_contrasts(rows, run.text(what), peaks_of(first["known_observed"]), run.sigma())
 
@@ -144,7 +145,7 @@ def _real(run: _Run) -> Figure | None:
         ("galaxy, a draw", kept["real_galaxy"]),
         ("galaxy, SD × 3", 3 * kept["real_galaxy_sd"]),
     ]
-    what = f"real galaxies that were not learned from, separated by {method_style(method).label}; nobody knows their truth."
+    what = f"real galaxies that were not learned from, separated by {method_named(method).short}; nobody knows their truth."
     sigma = float(np.median(kept["real_sigma"]))
     return two_contrasts(rows, run.text(what), peaks_of(kept["real_observed"]), sigma)
 
@@ -167,7 +168,7 @@ def _laps(run: _Run) -> Figure | None:
 
 def _priors(run: _Run) -> Figure | None:
     rows = [
-        (f"{name},\n{method_style(m).label}", run.fluxes(s[f"prior_{b}"]))
+        (f"{name},\n{method_named(m).short}", run.fluxes(s[f"prior_{b}"]))
         for b, name in ((1, "sky"), (2, "galaxy"))
         for m, s in run.found.items()
         if f"prior_{b}" in s
@@ -224,7 +225,7 @@ def _panel(ax: Axes, run: _Run, kind: str, score: str) -> None:
     (name, scale), column = PANELS[score], 3 + BINNED.index(score)
     for method, kept in run.found.items():
         if kind in kept:
-            colour, marker, label = method_style(method)
+            colour, marker, label = method_named(method).look
             values = scale * kept[kind][:, column]
             if score not in ("flux_bias", "psnr_peak", "ssim_peak"):
                 values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
@@ -258,7 +259,7 @@ def _recovery(run: _Run) -> Figure | None:
         ax.errorbar(true, middle, ends, fmt="none", ecolor="0.8", elinewidth=0.6, zorder=1)
         points = ax.scatter(true, middle, c=blending, s=9, cmap="viridis", vmin=0, vmax=0.6, zorder=2)
         ax.axhline(1, color=TRUTH, linewidth=0.8)
-        ax.set(xscale="log", yscale="log", ylim=RECOVERED, xlabel="true flux", title=method_style(name).label)
+        ax.set(xscale="log", yscale="log", ylim=RECOVERED, xlabel="true flux", title=method_named(name).short)
         ax.yaxis.set_major_locator(plt.FixedLocator((0.25, 0.5, 1, 2, 4)))
         ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
         for axis in (ax.xaxis, ax.yaxis):
@@ -341,5 +342,5 @@ def _worst(run: _Run) -> Figure | None:
         ("SD × 3", 3 * kept["worst_sd"]),
     ]
     what = "the fresh stamps whose galaxy is farthest from the truth beside its peak, "
-    what += f"by {method_style(method).label}{run.injected}."
+    what += f"by {method_named(method).short}{run.injected}."
     return two_contrasts(rows, run.text(what), peaks_of(kept["worst_observed"]), run.sigma())

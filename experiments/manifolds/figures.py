@@ -22,8 +22,8 @@ from matplotlib.ticker import MaxNLocator
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, legend, panels, title
-from experiments.report.style import TRUTH, caption, method_style, save_figure, style
-from experiments.report.tables import method_order
+from experiments.report.methods import OURS, TRUTH, method_named, method_order
+from experiments.report.style import caption, save_figure, style
 
 __all__ = ["make_figures"]
 
@@ -127,7 +127,7 @@ def _laps_figure(run: Run) -> Figure | None:
 
 def _lap_line(ax: Axes, method: str, curve: Mapping[int, Sequence[float]]) -> None:
     """Mean and spread over seeds; a level line for a method that has no laps, only a start."""
-    colour, marker, label = method_style(method)
+    colour, marker, label = method_named(method).look
     laps = list(curve)
     values = np.array([np.mean(curve[lap]) for lap in laps])
     spread = np.array([np.std(curve[lap], ddof=1) if len(curve[lap]) > 1 else 0 for lap in laps])
@@ -155,8 +155,8 @@ def _mixing_figure(run: Run) -> Figure | None:
             paper = [(place[n], run.paper(n, method, f"{metric}_paper")) for n in problems]
             points = [(x, value) for x, value in paper if value is not None]
             if points:
-                label = f"the paper's {'joint' if method == 'joint' else 'Gibbs, 8 × compute'}"
-                colour = method_style(method).colour
+                label = f"the paper's {'joint' if method == OURS else method_named(method).short}"
+                colour = method_named(method).colour
                 ax.scatter(*zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5)
         ax.set(title=heading, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
         ticks = sorted(place.values())
@@ -177,7 +177,7 @@ def _mixing_figure(run: Run) -> Figure | None:
 
 
 def _mixing_curve(run: Run, ax: Axes, method: str, metric: str, place: Mapping[str, float], shift: float) -> None:
-    colour, marker, label = method_style(method)
+    colour, marker, label = method_named(method).look
     for joined in (True, False):
         names = [name for name in place if (place[name] != SEPARATE) == joined]
         cells = [(place[name], run.cell(name, method, metric)) for name in names]
@@ -201,7 +201,7 @@ def _gap_figure(run: Run) -> Figure | None:
     methods = method_order(key[1] for key in shown)
     figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.48 * len(problems)))
     for order, method in enumerate(methods):
-        colour, marker, label = method_style(method)
+        colour, marker, label = method_named(method).look
         points = [(i, shown[name, method]) for i, name in enumerate(problems) if (name, method) in shown]
         shift = 0.6 * (order - (len(methods) - 1) / 2) / len(methods)
         ax.errorbar(
@@ -245,11 +245,11 @@ def _ablations_figure(run: Run) -> Figure | None:
     for ax, (problem, own) in zip(axes[0], found.items(), strict=True):
         for place, method in enumerate(methods):
             if method in own:
-                colour = method_style(method).colour if method in kept else "0.3"
+                colour = method_named(method).colour if method in kept else "0.3"
                 error = own[method]["std"] or 0
                 ax.errorbar(own[method]["mean"], place, xerr=error, color=colour, marker="o", markersize=5, capsize=2)
         ax.axvline(0, color=TRUTH, ls="--", lw=1)
         ax.set(title=title(problem), xlabel="dB below exact", ylim=(len(methods) - 0.5, -0.5))
-        ax.set_yticks(range(len(methods)), [method_style(m).label for m in methods])
+        ax.set_yticks(range(len(methods)), [method_named(m).short for m in methods])
     caption(figure, f"Fresh observations, mean over sources. {run.seeds()}")
     return figure

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import legend, panels, title
-from experiments.report.style import TRUTH, caption, method_style
+from experiments.report.methods import TRUTH, method_named
+from experiments.report.style import caption
 
 __all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
 
@@ -43,7 +44,7 @@ def coverage_figure(run: Run) -> Figure | None:
     for ax, (problem, own) in zip(axes, found.items(), strict=True):
         ax.plot([0, 1], [0, 1], color="0.5", ls=":", lw=1)
         for method, (levels, expected) in own.items():
-            colour, _, label = method_style(method)
+            colour, _, label = method_named(method).look
             line = "--" if method == "exact" else "-"
             ax.plot(levels, expected, color=colour, ls=line, lw=1.4, label=label)
         ax.set(title=title(problem), aspect="equal", xlim=(0, 1), ylim=(0, 1))
@@ -87,7 +88,7 @@ def ranks_figure(run: Run) -> Figure | None:
             counts.add(n)
             x = np.arange(bins + 1) / bins
             excess = np.hstack([np.zeros((len(ranks), 1)), ranks.cumsum(1) / n]) - x
-            colour, _, label = method_style(method)
+            colour, _, label = method_named(method).look
             for number, line in enumerate(excess):
                 misfit = number == len(excess) - 1
                 text = f"{label}, misfit" if misfit else f"{label}, coordinates" if number == 0 else None
@@ -143,7 +144,7 @@ def _ranking(run: Run, top: Axes, bottom: Axes, problem: str, own: Mapping[str, 
     for place in (top.set_xscale, top.set_yscale):
         place("symlog", linthresh=20)
     for method, auc in rows.items():
-        colour, marker, label = method_style(method)
+        colour, marker, label = method_named(method).look
         line = "--" if method == "exact" else "-"
         bottom.plot(list(auc), list(auc.values()), color=colour, marker=marker, markersize=4, ls=line, label=label)
     bottom.set(xscale="log", xlabel="distance off")
@@ -162,7 +163,7 @@ def stopping_figure(run: Run) -> Figure | None:
         own["gap"] = _gap_by_lap(records, problem, method)
     figure, axes = plt.subplots(1, len(curves), figsize=(max(5.4, 2.7 * len(curves)), 2.9), squeeze=False)
     for ax, ((problem, method), own) in zip(axes[0], curves.items(), strict=True):
-        colour = method_style("joint").colour
+        colour = method_named("joint").colour
         ax.plot(list(own["nats"]), list(own["nats"].values()), color=colour, marker="o", markersize=3.5)
         other = ax.twinx()
         other.plot(list(own["gap"]), list(own["gap"].values()), color=TRUTH, marker="s", markersize=3, ls="--")

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from experiments.core.places import read_samples
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
-from experiments.report.style import TRUTH, caption, method_style
-from experiments.report.tables import METHODS, lookup, method_order, paper_value
+from experiments.report.methods import ORACLE, OURS, RIVALS, TRUTH, method_named, method_order
+from experiments.report.paper import paper_value
+from experiments.report.style import caption
+from experiments.report.tables import lookup
 
 __all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
 
@@ -54,7 +56,7 @@ class Run:
 
     def rivals(self) -> list[str]:
         """Our method, those of others, and the oracle: without the ablations."""
-        return [m for m in self.methods() if m in (*METHODS, "exact")]
+        return [m for m in self.methods() if m in (OURS, *RIVALS, ORACLE)]
 
     def cell(self, problem: str, method: str, metric: str) -> Mapping[str, Any] | None:
         """The row of the mean over sources."""
@@ -146,7 +148,7 @@ def _draw_views(part: SubFigure, problem: Problem, seed: int) -> None:
             matrix = operator.dense()[0].numpy() if b in view.shown else None
             _matrix(row[1 + b], matrix, f"${factors[b]}{names[b]}$ on $x_i^{b + 1}$")
         y, last = view.y.numpy(), alpha == len(data.views) - 1
-        row[-1].scatter(y[:, 0], y[:, 1], s=3, lw=0, alpha=0.5, color=method_style("joint").colour, rasterized=True)
+        row[-1].scatter(y[:, 0], y[:, 1], s=3, lw=0, alpha=0.5, color=method_named("joint").colour, rasterized=True)
         row[-1].set(aspect="equal", xlim=(-5, 5), ylim=(-5, 5), xticks=(-4, 0, 4), yticks=(-4, 0, 4), ylabel="$y_2$")
         row[-1].set_xlabel("$y_1$" if last else "")
         row[-1].tick_params(labelsize=7, labelbottom=last)
@@ -188,7 +190,7 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
     count = len(next(iter(draws.values())))
     caption(
         figure,
-        f"{problem}, seed {run.seed}: one posterior draw of {method_style(method).label} for each of "
+        f"{problem}, seed {run.seed}: one posterior draw of {method_named(method).short} for each of "
         f"{min(count, SHOWN):,} observations, against the truths of the same observations. Laps: training observations "
         "(lap 0: the start).",
     )
@@ -217,7 +219,7 @@ def priors_figure(run: Run, method: str = "joint") -> Figure | None:
     count = max(len(draws[f"prior_{_sources(draws, 'prior_')[0]}"]) for draws in found.values())
     caption(
         figure,
-        f"Seed {run.seed}: {min(count, SHOWN):,} draws from each learned prior of {method_style(method).label}, "
+        f"Seed {run.seed}: {min(count, SHOWN):,} draws from each learned prior of {method_named(method).short}, "
         "against an independent sample of the true source, along two of the five coordinates.",
     )
     return figure
@@ -239,7 +241,7 @@ def _cloud(
     ax: Axes, drawn: NDArray[np.float64] | None, truth: NDArray[np.float64] | None, method: str, pair: tuple[int, int]
 ) -> None:
     i, j = pair
-    colour, _, label = method_style(method)
+    colour, _, label = method_named(method).look
     if drawn is not None:
         shown = drawn[:SHOWN]
         ax.scatter(shown[:, i], shown[:, j], s=5, lw=0, alpha=0.6, color=colour, label=label, rasterized=True)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
+from experiments.report.methods import method_named
 from experiments.report.samples import kept_samples
-from experiments.report.style import caption, method_style, save_animation, save_figure, style
+from experiments.report.style import caption, save_animation, save_figure, style
 
 __all__ = ["make_figures"]
 
@@ -92,7 +93,7 @@ def _separations(found: Mapping[str, Samples], factors: Sequence[int], seed: int
     rows = [("observation", _mixtures(first["truth_1"], first["truth_2"], factors))]
     for b, name in ((2, "digit"), (1, "grass")):
         rows.append((f"{name}, truth", first[f"truth_{b}"]))
-        rows += [(method_style(m).label, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
+        rows += [(method_named(m).short, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
     return _grid(rows, f"Seed {seed}: single posterior draws for fresh observations (these shown without their noise).")
 
 
@@ -134,7 +135,7 @@ def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
 
 def _priors(found: Mapping[str, Samples], seed: int) -> Figure | None:
     rows = [
-        (f"{name}, {method_style(m).label}", s[f"prior_{b}"])
+        (f"{name}, {method_named(m).short}", s[f"prior_{b}"])
         for b, name in ((2, "digit"), (1, "grass"))
         for m, s in found.items()
         if f"prior_{b}" in s

@@ -5,27 +5,38 @@ python -m experiments.report.readme        (make readme)
 
 from __future__ import annotations
 
+__all__ = ["fill", "main", "results"]
+
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.report.methods import ORACLE, OURS, method_named
 from experiments.report.tables import lookup
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 
-__all__ = ["fill", "main", "results"]
+Rows = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
+"""Rows of a table by (problem, method, source, metric)."""
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-METHODS = {"joint": "joint (ours)", "mixture": "mixture alone", "gibbs": "Gibbs", "exact": "exact (oracle)"}
+METHODS = (OURS, "mixture", "gibbs", ORACLE)
 COLUMNS = {
     "posterior_psnr": ("PSNR (dB)", 1),
     "oracle_gap_db": ("below oracle (dB)", 1),
     "posterior_sinkhorn_excess": ("posterior SD over floor", 4),
     "prior_sinkhorn_excess": ("prior SD over floor", 4),
 }
+MARGINS = ("mixture", "joint_paper", "gibbs", "gibbs_mixture", "gibbs_8x")
+BASELINES = ("pcpca", "clvm_linear", "clvm_vae")
+NEWEST = (  # of the newest source: title, ours, decimals, the paper's form of it
+    ("PSNR (dB)", "posterior_psnr", 1, "posterior_psnr"),
+    ("posterior SD", "posterior_sinkhorn", 2, "posterior_sinkhorn_paper"),
+    ("prior SD", "prior_sinkhorn", 2, "prior_sinkhorn_paper"),
+)
 SD = ("posterior_sinkhorn_excess", "prior_sinkhorn_excess")
 
 
@@ -36,7 +47,7 @@ class Bar(NamedTuple):
     metric: str
     limit: float
     least: bool = False
-    method: str = "joint"
+    method: str = OURS
 
     def holds(self, value: float) -> bool:
         return value >= self.limit if self.least else value <= self.limit
@@ -63,31 +74,18 @@ TITLES = {
     "psnr_over_mixture_four": ("over its start of K = 4 (dB)", 1),
     "audit_coverage_error": ("coverage error", 3),
 }
-BASELINES = {"pcpca": "PCPCA", "clvm_linear": "CLVM-Linear", "clvm_vae": "CLVM-VAE"}
-NEWEST = (  # of the newest source: title, ours, decimals, the paper's own form of it
-    ("PSNR (dB)", "posterior_psnr", 1, "posterior_psnr"),
-    ("posterior SD", "posterior_sinkhorn", 2, "posterior_sinkhorn_paper"),
-    ("prior SD", "prior_sinkhorn", 2, "prior_sinkhorn_paper"),
-)
-MARGINS = {
-    "psnr_over_mixture": "its own mixture",
-    "psnr_over_joint_paper": "the paper's recipe",
-    "psnr_over_gibbs": "Gibbs",
-    "psnr_over_gibbs_mixture": "Gibbs, mixture start",
-    "psnr_over_gibbs_8x": "Gibbs, 8 × compute",
-}
 
 
 def main(root: Path = ROOT) -> int:
     """Write the README's results; the exit status."""
-    path, table = root / "README.md", root / "results" / "manifolds" / "cpu" / "table.json"
+    path, source = root / "README.md", root / "results" / "manifolds" / "cpu" / "table.json"
     try:
-        found = json.loads(table.read_text(encoding="utf-8")) if table.exists() else None
-        atomic_write_text(path, fill(path.read_text(encoding="utf-8"), results(found)))
+        table = _read(source)
+        atomic_write_text(path, fill(path.read_text(encoding="utf-8"), results(table)))
     except MvssError as error:
         print(f"readme: {error}", file=sys.stderr)
         return 2
-    print(f"readme:  {path}" + ("" if found else f" (there is no {table}: run make manifolds PRESET=cpu)"))
+    print(f"readme:  {path}" + ("" if table else f" (there is no {source}: run make manifolds PRESET=cpu)"))
     return 0
 
 
@@ -99,41 +97,85 @@ def fill(text: str, content: str) -> str:
 
 
 def results(table: Mapping[str, Any] | None) -> str:
-    """The results in Markdown: where they come from, a table of methods, the bars."""
+    """The results in Markdown: where they come from, tables of methods, the bars."""
     if table is None:
         return "No results of the cpu preset are in this checkout: `make manifolds PRESET=cpu`, then `make readme`."
     rows = lookup(table)
     problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
+    parts = (_methods(rows, problems), _margins(rows, problems), _baselines(rows, problems), _bars(rows))
+    return "\n\n".join(["\n".join(lines) for lines in ([_origin(table)], *parts) if lines])
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise MvssError(f"{path} is broken: make tables writes it again") from error
+    return table
+
+
+def _origin(table: Mapping[str, Any]) -> str:
     seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
     scored = {row["samples"] for row in table["rows"] if row["metric"] in COLUMNS and row["samples"]}
     samples = " to ".join(f"{n:,}" for n in sorted({min(scored, default=0), max(scored, default=0)}))
     commits = ", ".join(f"`{commit}`" for commit in table["commits"])
-    lines = [
+    return (
         f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, code of "
         f"{commits}, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
         "on fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
-        "paper's numbers beside ours: `results/manifolds/cpu/table.md`.",
-        "",
-        f"| problem | method | {' | '.join(title for title, _ in COLUMNS.values())} |",
-        "| --- | --- |" + " ---: |" * len(COLUMNS),
-    ]
+        "paper's numbers beside ours: `results/manifolds/cpu/table.md`."
+    )
+
+
+def _methods(rows: Rows, problems: Sequence[str]) -> list[str]:
+    """Ours, its start, its rival and the oracle on every problem."""
+    lines = _head(("problem", "method"), [title for title, _ in COLUMNS.values()])
     for problem in problems:
-        for method, label in METHODS.items():
-            own = {metric: rows.get((problem, method, "mean", metric)) for metric in COLUMNS}
-            cells = [_cell(own[metric], digits) for metric, (_, digits) in COLUMNS.items()]
+        for method in METHODS:
+            cells = [_cell(rows.get((problem, method, "mean", m)), digits) for m, (_, digits) in COLUMNS.items()]
             if any(cell != "–" for cell in cells):
-                lines.append(f"| {problem} | {label} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "PSNR of `joint` over that of the others (dB, difference within each seed):",
-        "",
-    ]
-    lines += [f"| problem | {' | '.join(MARGINS.values())} |", "| --- |" + " ---: |" * len(MARGINS)]
+                lines.append(_line(problem, method_named(method).label, *cells))
+    return lines
+
+
+def _margins(rows: Rows, problems: Sequence[str]) -> list[str]:
+    """By how much ours is better than others."""
+    lines = [f"PSNR of `{OURS}` over that of the others (dB, difference within each seed):", ""]
+    lines += _head(("problem",), [method_named(rival).short for rival in MARGINS])
     for problem in problems:
-        cells = [_cell(rows.get((problem, "joint", "mean", metric)), 1) for metric in MARGINS]
-        lines.append(f"| {problem} | {' | '.join(cells)} |")
-    lines += _baselines(rows, problems)
-    lines += ["", "What was to be reached, and whether it was:", ""]
+        cells = (rows.get((problem, OURS, "mean", f"psnr_over_{rival}")) for rival in MARGINS)
+        lines.append(_line(problem, *(_cell(row, 1) for row in cells)))
+    return lines
+
+
+def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
+    """The newest source of the contrastive problems under every method that they allow, ours and the paper's."""
+    lines = []
+    for problem in problems:
+        newest = max((source for p, m, source, _ in rows if (p, m) == (problem, OURS) and source != "mean"), default="")
+        if not any((problem, method, newest, "posterior_psnr") in rows for method in BASELINES):
+            continue
+        for method in (OURS, "gibbs", *BASELINES):
+            cells = []
+            for _, metric, digits, form in NEWEST:
+                paper = (rows.get((problem, method, newest, form)) or {"paper": None})["paper"]
+                cells.append(_cell(rows.get((problem, method, newest, metric)), digits))
+                cells.append("–" if paper is None else f"{paper:g}")
+            lines.append(_line(problem, method_named(method).label, *cells))
+    if not lines:
+        return []
+    text = (
+        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
+        "has of ours:"
+    )
+    titles = [title for name, *_ in NEWEST for title in (name, "paper")]
+    return [text, "", *_head(("problem", "method"), titles), *lines]
+
+
+def _bars(rows: Rows) -> list[str]:
+    lines = ["What was to be reached, and whether it was:", ""]
     lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
     for bar in BARS:
         title, digits = TITLES[bar.metric]
@@ -141,32 +183,17 @@ def results(table: Mapping[str, Any] | None) -> str:
         value = row["mean"] if row else None
         verdict = "not measured" if value is None else "met" if bar.holds(value) else "**not met**"
         sign = "≥" if bar.least else "≤"
-        lines.append(f"| {bar.problem} | {bar.method} | {title} {sign} {bar.limit:g} | {_cell(row, digits)} | {verdict} |")
-    return "\n".join(lines)
+        lines.append(_line(bar.problem, bar.method, f"{title} {sign} {bar.limit:g}", _cell(row, digits), verdict))
+    return lines
 
 
-def _baselines(rows: Mapping[tuple[str, str, str, str], Mapping[str, Any]], problems: Sequence[str]) -> list[str]:
-    """The newest source of the contrastive problems under every method that is defined for them, the paper's beside ours."""
-    lines = []
-    for problem in problems:
-        newest = max((source for p, m, source, _ in rows if (p, m) == (problem, "joint") and source != "mean"), default="")
-        for method, label in {"joint": METHODS["joint"], "gibbs": METHODS["gibbs"], **BASELINES}.items():
-            if not any((problem, name, newest, "posterior_psnr") in rows for name in BASELINES):
-                continue
-            cells = []
-            for _, metric, digits, paper in NEWEST:
-                theirs = (rows.get((problem, method, newest, paper)) or {"paper": None})["paper"]
-                cells += [_cell(rows.get((problem, method, newest, metric)), digits), "–" if theirs is None else f"{theirs:g}"]
-            lines.append(f"| {problem} | {label} | {' | '.join(cells)} |")
-    if not lines:
-        return []
-    titles = [f"{title} | paper" for title, *_ in NEWEST]
-    head = f"| problem | method | {' | '.join(titles)} |"
-    text = (
-        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
-        "has of ours:"
-    )
-    return ["", text, "", head, "| --- | --- |" + " ---: |" * (2 * len(NEWEST)), *lines]
+def _head(words: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """The head of a table: columns of words, then columns of numbers."""
+    return [_line(*words, *numbers), "|" + " --- |" * len(words) + " ---: |" * len(numbers)]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(row: Mapping[str, Any] | None, digits: int) -> str:

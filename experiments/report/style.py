@@ -1,22 +1,17 @@
-"""One look for all figures: the style, a colour and a marker per method, and files that are the same on every run.
-
-colour(method) is fixed by the method's name alone, so that figures agree whichever methods each of them shows.
-"""
+"""One look for all figures: their style, their small print, and files that are the same on every run."""
 
 from __future__ import annotations
 
-__all__ = ["TRUTH", "caption", "method_style", "save_animation", "save_figure", "style"]
+__all__ = ["caption", "save_animation", "save_figure", "style"]
 
 import io
 import textwrap
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")  # before pyplot: no display is needed, nor found on a server
+matplotlib.use("Agg")  # before pyplot: no display is needed, and a server has none
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,45 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mvss.runtime.checkpoints import atomic_write_bytes
-
-TRUTH = "#222222"
-"""The colour of what is true or exact."""
-
-# Seaborn's colour-blind palette, in an order that keeps rivals apart; markers tell them apart in print.
-STYLES = {
-    "joint": ("#0173B2", "o", "joint (ours)"),
-    "joint_wide": ("#2A4D8F", "8", "joint, wide"),
-    "joint_asinh": ("#3FA7A0", "d", "joint, asinh"),
-    "mixture": ("#DE8F05", "s", "mixture"),
-    "joint_paper": ("#029E73", "D", "joint, paper's recipe"),
-    "gibbs": ("#D55E00", "^", "Gibbs"),
-    "gibbs_8x": ("#CC78BC", "v", "Gibbs, 8 × compute"),
-    "gibbs_mixture": ("#CA9161", "<", "Gibbs, mixture start"),
-    "pcpca": ("#949494", "P", "PCPCA"),
-    "clvm_linear": ("#56B4E9", "X", "CLVM-Linear"),
-    "clvm_vae": ("#A89000", "*", "CLVM-VAE"),
-    "segmentation": ("#882255", "p", "segmentation, symmetric"),
-    "aperture": ("#F08AB4", ">", "masked aperture"),
-    "exact": (TRUTH, ".", "exact"),
-    "joint_clean": ("#7FB3D5", "h", "joint, clean"),
-    "mixture_clean": ("#F0C27B", "H", "mixture, clean"),
-}
-OTHERS = ("#8C564B", "#7B4FA3", "#2F6B57", "#B03A6A", "#4C5B8A", "#6E7F1E")
-
-
-class MethodStyle(NamedTuple):
-    """How a method is drawn in every figure."""
-
-    colour: str
-    marker: str
-    label: str
-
-
-def method_style(method: str) -> MethodStyle:
-    """Return colour, marker and label of a method; those of an unknown one follow from its name."""
-    if method in STYLES:
-        return MethodStyle(*STYLES[method])
-    return MethodStyle(OTHERS[zlib.crc32(method.encode()) % len(OTHERS)], "h", method.replace("_", " "))
 
 
 def style() -> None:
@@ -85,7 +41,7 @@ def style() -> None:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Put a line of small print under a figure: sample counts, seeds, what is shown."""
+    """Put a line of small print under a figure: sample counts, seeds, what they show."""
     width = int(figure.get_figwidth() * 17)  # characters of the small print per inch
     figure.supxlabel(textwrap.fill(text, width), x=0.01, ha="left", fontsize=7, color="0.35")
 

@@ -8,41 +8,33 @@ posterior is as far from the truth as a draw can rightly be: a gap below 0 is no
 
 from __future__ import annotations
 
-__all__ = ["build_table", "lookup", "method_order", "paper_value", "write_table"]
+__all__ = ["build_table", "is_audit", "lookup", "write_table"]
 
 import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from experiments.report.markdown import markdown
+from experiments.report.methods import ORACLE, OURS, RIVALS, method_order
+from experiments.report.paper import paper_value
 from mvss.runtime.checkpoints import atomic_write_text
 
-METHODS = (
-    *("joint", "mixture", "joint_paper", "gibbs", "gibbs_8x", "gibbs_mixture", "pcpca", "clvm_linear", "clvm_vae"),
-    *("segmentation", "aperture"),
-)
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
-    ("posterior_psnr", "oracle_gap_db", -1.0, "exact", ()),
-    ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, "exact", ()),
-    ("prior_sinkhorn", "prior_sinkhorn_excess", 1.0, "exact", ()),
-    *(("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, ("joint",)) for rival in METHODS[1:]),
+    ("posterior_psnr", "oracle_gap_db", -1.0, ORACLE, ()),
+    ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, ORACLE, ()),
+    ("prior_sinkhorn", "prior_sinkhorn_excess", 1.0, ORACLE, ()),
+    *(("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, (OURS,)) for rival in RIVALS),
     *(
-        (f"{kind}_sinkhorn", f"{kind}_sinkhorn_under_{rival}", -1.0, rival, ("joint",))
-        for rival in METHODS[1:]
+        (f"{kind}_sinkhorn", f"{kind}_sinkhorn_under_{rival}", -1.0, rival, (OURS,))
+        for rival in RIVALS
         for kind in ("posterior", "prior")
     ),
     ("posterior_psnr", "psnr_over_mixture_four", 1.0, "mixture_four", ("joint_four",)),
 )
-AUDIT = ("audit_", "candidate_")
-"""How the metrics of an audit begin."""
-PAPER = Path(__file__).with_name("paper.yaml")
 
 
 class Key(NamedTuple):
@@ -76,8 +68,8 @@ def build_table(
         command: what made the results.
 
     Returns:
-        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the mean
-        and the standard deviation over seeds (None for a single seed), seeds, samples and the paper's number or None.
+        a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the
+        mean and the standard deviation over seeds (None for a single seed), seeds, samples, the paper's number or None.
         commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
@@ -87,20 +79,12 @@ def build_table(
     rows = [_row(experiment, key, by_seed) for key, by_seed in scores.items()]
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
-    rows.sort(key=lambda row: (problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]))
+
+    def place(row: Mapping[str, Any]) -> tuple[int, int, str, str]:
+        return problems.index(row["problem"]), methods.index(row["method"]), row["metric"], row["source"]
+
     head = {"experiment": experiment, "preset": preset, "command": command, "commits": _commits(records_by_seed)}
-    return {**head, "rows": rows}
-
-
-def _commits(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[str]]]:
-    found: dict[str, dict[str, list[str]]] = {}
-    for records in records_by_seed.values():
-        for record in records:
-            methods = found.setdefault(record.get("commit", "unknown"), {}).setdefault(record["problem"], [])
-            name = f"{record['method']} (audit)" if record["metric"].startswith(AUDIT) else record["method"]
-            if name not in methods:
-                methods.append(name)
-    return found
+    return {**head, "rows": sorted(rows, key=place)}
 
 
 def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> None:
@@ -116,15 +100,12 @@ def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> N
     body = f"[\n  {rows}\n ]" if rows else "[]"
     # One row a line: a change of one number is a change of one line.
     atomic_write_text(Path(folder) / "table.json", head.removesuffix("\n}") + f',\n "rows": {body}\n}}\n')
-    methods = method_order(row["method"] for row in table["rows"])
-    atomic_write_text(Path(folder) / "table.md", markdown(table, methods, caption))
+    atomic_write_text(Path(folder) / "table.md", markdown(table, caption))
 
 
-def method_order(methods: Iterable[str]) -> list[str]:
-    """Return the methods without repeats in the order of every table: ours, its rivals, others by name, the oracle."""
-    names = set(methods)
-    others = sorted(names - {*METHODS, "exact"})
-    return [name for name in (*METHODS, *others, "exact") if name in names]
+def is_audit(metric: str) -> bool:
+    """Whether a metric is of an audit."""
+    return metric.startswith(("audit_", "candidate_"))
 
 
 def lookup(table: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
@@ -132,26 +113,15 @@ def lookup(table: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[
     return {(row["problem"], row["method"], row["source"], row["metric"]): row for row in table["rows"]}
 
 
-def paper_value(experiment: str, problem: str, method: str, source: str, metric: str) -> float | None:
-    """Return the paper's number for a cell, or None.
-
-    Scores go with the newest source; times, which the paper gives per experiment, with "mean" in its own problems.
-    """
-    paper = _paper()
-    problems = paper["tables"].get(experiment, {})
-    if problem not in problems:
-        return None
-    if source == "mean":
-        value = paper["costs"].get(experiment, {}).get(method, {}).get(metric)
-    else:
-        value = problems[problem].get(source, {}).get(method, {}).get(metric)
-    return None if value is None else float(value)
-
-
-@cache
-def _paper() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(PAPER.read_text(encoding="utf-8"))
-    return content
+def _commits(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[str]]]:
+    commits: dict[str, dict[str, list[str]]] = {}
+    for records in records_by_seed.values():
+        for record in records:
+            methods = commits.setdefault(record.get("commit", "unknown"), {}).setdefault(record["problem"], [])
+            name = f"{record['method']} (audit)" if is_audit(record["metric"]) else record["method"]
+            if name not in methods:
+                methods.append(name)
+    return commits
 
 
 def _collect(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> Scores:

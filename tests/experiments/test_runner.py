@@ -396,7 +396,8 @@ def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Pa
     samples.mkdir(parents=True)
     for name in ("mixture.npz", "joint.npz", "renamed.npz"):
         (samples / name).write_bytes(b"")
-    assert main(experiment, ["--preset", "smoke", "--report", "--", *TINY], tmp_path) == 0
+    assert main(experiment, ["--preset", "smoke", "--seeds", "0", "1", "--report", "--", *TINY], tmp_path) == 0
+    assert not (command.folder / "seed-1").exists()  # nothing of it is done: it is left as it was
     assert [path.name for path in samples.iterdir()] == ["mixture.npz"]
     table = json.loads((command.folder / "table.json").read_text())
     assert table["commits"] == {"abc1234": {job.problem: ["mixture"]}}

@@ -33,7 +33,8 @@ def table(value: float = 40.0) -> dict[str, object]:
         for method in ("joint", "exact")
         for metric in COLUMNS
     ]
-    return {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds", "rows": rows}
+    head = {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds"}
+    return {**head, "rows": rows}
 
 
 def test_the_results_say_what_was_met_and_what_was_not() -> None:
@@ -63,3 +64,19 @@ def test_the_readme_has_the_markers_and_filling_them_twice_is_filling_them_once(
     assert first.startswith("before\n") and first.endswith(f"{END}\nafter\n") and "EARLIER" not in first
     with pytest.raises(MvssError, match="put them back"):
         fill("no markers", "x")
+
+
+def test_the_readme_has_the_rows_of_the_committed_table() -> None:
+    committed = json.loads((ROOT / "results" / "manifolds" / "cpu" / "table.json").read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    assert fill(text, results(committed)) == text, "make readme"
+
+
+def test_a_broken_table_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    path = tmp_path / "results" / "manifolds" / "cpu" / "table.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"rows": [')
+    assert main(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "make tables" in line

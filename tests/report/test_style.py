@@ -1,4 +1,4 @@
-"""Figures are the same bytes on every run, whole or not at all, and a method looks the same everywhere."""
+"""Figures are the same bytes on every run, whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.report.style import STYLES, caption, method_style, save_animation, save_figure, style
+from experiments.report.style import caption, save_animation, save_figure, style
 from mvss.runtime import checkpoints
 from mvss.runtime.errors import MvssError
 
@@ -48,13 +48,6 @@ def test_a_failed_write_leaves_the_old_figure(tmp_path: Path, monkeypatch: pytes
     plt.close("all")
     assert old.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [old]
-
-
-def test_every_method_has_a_colour_of_its_own_and_unknown_ones_keep_theirs() -> None:
-    assert len({method_style(name).colour for name in STYLES}) == len(STYLES)
-    assert method_style("joint_k4") == method_style("joint_k4")
-    assert method_style("joint_k4").label == "joint k4"
-    assert method_style("joint_k4").colour not in {method_style(name).colour for name in STYLES}
 
 
 def test_an_animation_has_a_frame_for_each_image(tmp_path: Path) -> None:

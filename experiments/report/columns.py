@@ -1,0 +1,117 @@
+"""The columns of the tables in Markdown: a title, the metric under it, and what its best value is."""
+
+from __future__ import annotations
+
+__all__ = ["AUDIT", "COST", "PAPERS", "PARTS", "QUALITY", "SCORED", "SKY", "Column"]
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.
+
+    source: "mean", "newest" or its number. ideal: the best value is the nearest to it; without one there is no best.
+    derived: made from other columns, whose sample counts it has.
+    """
+
+    title: str
+    metric: str
+    decimals: int
+    ideal: float | None = None
+    source: str = "mean"
+    scale: float = 1.0
+    derived: bool = False
+
+
+# A gap is two-sided (draws at the posterior mean would gain 3 dB); a large p-value is no better than a middling one.
+LOW, HIGH = -math.inf, math.inf
+QUALITY = (
+    Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
+    Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
+    Column("PSNR of the mean, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),
+    Column("SSIM, source {newest}", "posterior_ssim", 3, HIGH, "newest"),
+    Column("gap to oracle (dB)", "oracle_gap_db", 2, 0.0, derived=True),
+    Column("posterior SD", "posterior_sinkhorn", 4, LOW),
+    Column("over floor", "posterior_sinkhorn_excess", 4, LOW, derived=True),
+    Column("prior SD", "prior_sinkhorn", 4, LOW),
+    Column("over floor", "prior_sinkhorn_excess", 4, LOW, derived=True),
+    Column("Fréchet, posterior, source {newest}", "posterior_frechet", 2, LOW, "newest"),
+    Column("Fréchet, prior, source {newest}", "prior_frechet", 2, LOW, "newest"),
+    Column("PQMass χ²/dof", "posterior_pqmass_chi2", 2, 1.0),
+    Column("PQMass p", "posterior_pqmass", 3),
+    Column("coverage error", "coverage_error", 3, LOW),
+)
+PARTS = (
+    Column("PSNR, training, source {newest}", "posterior_psnr_train", 2, HIGH, "newest"),
+    Column("classes named right, training (%)", "class_accuracy_train", 1, HIGH, "newest", 100.0),
+    Column("of clean digits (%)", "class_accuracy_clean_train", 1, None, "newest", 100.0),
+    Column("AUC of remains in source 1", "remains_auc", 3, 0.5, "1"),
+    Column("PSNR, source 1", "posterior_psnr", 2, HIGH, "1"),
+)
+PAPERS = (
+    Column("PSNR (dB)", "posterior_psnr", 2, HIGH, "newest"),
+    Column("PSNR within ±4", "posterior_psnr_inside", 2, None, "newest"),
+    Column("outside ±4 (%)", "fraction_outside", 2, None, "newest", 100.0),
+    Column("posterior SD", "posterior_sinkhorn_paper", 4, LOW, "newest"),
+    Column("prior SD", "prior_sinkhorn_paper", 4, LOW, "newest"),
+    Column("posterior Fréchet, mean only", "posterior_frechet_mean_only", 2, LOW, "newest"),
+    Column("prior Fréchet, mean only", "prior_frechet_mean_only", 2, LOW, "newest"),
+    Column("posterior p", "posterior_pqmass", 3, None, "newest"),
+    Column("prior p", "prior_pqmass", 3, None, "newest"),
+)
+AUDIT = (
+    Column("coverage error (TARP)", "audit_coverage_error", 3, LOW),
+    Column("rank error, worst coordinate", "audit_rank_error", 3, LOW),
+    Column("rank error, misfit", "audit_misfit_error", 3, LOW),
+    Column("KL from the truth (nats)", "candidate_kl_nats", 2, LOW),
+    Column("rank correlation of log p", "candidate_rank_correlation", 3, HIGH),
+    *(Column(f"AUC, {d:g} off", f"candidate_auc_{d:g}", 3, HIGH) for d in (0.01, 0.03, 0.1, 0.3)),
+)
+GALAXIES = (
+    Column("PSNR to the peak (dB)", "psnr_peak", 2, HIGH, "newest"),
+    Column("PSNR, blended", "psnr_peak_blended", 2, HIGH, "newest"),
+    Column("PSNR of single draws", "psnr_peak_draws", 2, HIGH, "newest"),
+    Column("SSIM", "ssim_peak", 3, HIGH, "newest"),
+    Column("SSIM, blended", "ssim_peak_blended", 3, HIGH, "newest"),
+    Column("centroid, RMS (px)", "centroid_error", 2, LOW, "newest"),
+    Column("ellipticity, RMS", "ellipticity_error", 3, LOW, "newest"),
+    Column("without moments (%)", "shape_failures", 1, LOW, "newest", 100.0),
+)
+FLUXES = (
+    Column("bias (%)", "flux_bias", 1, 0.0, "newest", 100.0),
+    Column("scatter (%)", "flux_scatter", 1, LOW, "newest", 100.0),
+    Column("bias, blended (%)", "blended_flux_bias", 1, 0.0, "newest", 100.0),
+    Column("scatter, blended (%)", "blended_flux_scatter", 1, LOW, "newest", 100.0),
+    Column("in 68 % intervals (%)", "flux_coverage", 1, 0.6827, "newest", 100.0),
+    Column("pixels in theirs (%)", "pixel_coverage", 1, 0.6827, "newest", 100.0),
+    Column("left over (%)", "leftover_light", 1, 0.0, "newest", 100.0),
+    Column("left over (σ)", "leftover_sigma", 2, 0.0, "newest"),
+)
+# No best for correlations, at best those of the noise, nor for light beyond the aperture, which may be a real galaxy's.
+OBSERVATIONS = (
+    Column("residual χ²", "residual_chi2", 3, 1.0),
+    Column("correlation of residuals", "residual_correlation", 3),
+    Column("of the noise itself", "noise_correlation", 3),
+    Column("held-out χ²", "held_out_chi2", 3, 1.0),
+    Column("held-out log-likelihood (nats a pixel)", "held_out_log_likelihood", 3, HIGH),
+    Column("left over, real (%)", "real_leftover_light", 1, None, "newest", 100.0),
+    Column("left over, real (σ)", "real_leftover_sigma", 2, None, "newest"),
+    Column("residual χ², real", "real_residual_chi2", 3, 1.0),
+    Column("correlation of residuals, real", "real_residual_correlation", 3),
+)
+SKY = (
+    ("Galaxies, beside their truth:", GALAXIES),
+    ("Their fluxes, beside the true ones:", FLUXES),
+    ("Observations, beside sky + galaxy:", OBSERVATIONS),
+)
+COST = (
+    Column("laps", "laps", 0),
+    Column("network evaluations per observation", "network_evaluations", 0, LOW),
+    Column("time per draw (ms)", "seconds_per_draw", 4, LOW, scale=1e3),
+    Column("wall time (s)", "wall_seconds", 1, LOW),
+    Column("peak memory (GiB)", "peak_memory_gib", 2, LOW),
+)
+SCORED = tuple(c for c in (*QUALITY, *PAPERS, *AUDIT, *GALAXIES, *FLUXES, *OBSERVATIONS) if not c.derived)
+"""What was scored, with its sample counts."""
