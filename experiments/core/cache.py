@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from experiments.core.audit import run_audit
 from experiments.core.baselines import run_baseline
-from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig
+from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig, Recipe
 from experiments.core.run import run_job
 from mvss.posteriors.pipeline import PosteriorConfig
 from mvss.presets.reader import config_hash
@@ -33,7 +33,7 @@ UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "em": EMConfig()}
 """Settings of what no network learns."""
 
 
-def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
+def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
     """The function that does a job's work; its module and what that imports decide the result."""
     if job.audit:
         return run_audit
@@ -57,7 +57,7 @@ def folder_of(data: Path) -> Path:
     return next(folder for folder in data.parents if folder.parent.name == "experiments")
 
 
-def _said(value: Any) -> Any:  # noqa: ANN401 - a configuration or a part of it
+def _said(value: object) -> object:
     """Plain values of a configuration, without those that are the defaults of their class."""
     if is_dataclass(value):
         said = {}
@@ -113,14 +113,17 @@ def _settings(job: Job) -> Config:
         config = replace(config, network=NetworkConfig())
     if recipe.training is not None:
         config = replace(config, training=TrainingConfig())
+    return replace(config, em=_laps_of(config, recipe))
+
+
+def _laps_of(config: Config, recipe: Recipe) -> EMConfig:
+    """The same of what says how EM laps."""
     em = config.em
     if recipe.laps is not None:
         em = replace(em, laps=0)
     if config.laps(recipe) != "auto":
         em = replace(em, max_laps=0, held_out=0)
-    if recipe.relaxation is not None:
-        em = replace(em, relaxation=1.0)
-    return replace(config, em=em)
+    return em if recipe.relaxation is None else replace(em, relaxation=1.0)
 
 
 @cache  # once, on the way in: an edit during a run must not pass for the code that ran
