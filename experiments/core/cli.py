@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from experiments.core.config import Config, Job, check_config
-from experiments.core.places import Experiment, is_done, made_at, name_of, place_of, samples_of
+from experiments.core.places import Experiment, Results, is_done, made_at, name_of, place_of, samples_of
 from experiments.core.records import environment, read_records
 from experiments.core.scheduler import run_all
 from experiments.report.tables import build_table, write_table
@@ -179,7 +179,7 @@ def _report(experiment: Experiment, command: Command) -> int:
     text = " and ".join(command.text(target) for target in made)
     table = build_table(experiment.name.replace("-", "_"), command.preset, by_seed, text)
     write_table(folder, table, experiment.caption)
-    figures = experiment.figures(folder, table, by_seed, config.problems, command.seeds[0])
+    figures = experiment.figures(Results(folder, table, by_seed, config.problems, command.seeds[0]))
     print(f"table:   {folder / 'table.md'}")
     print(f"figures: {folder / 'figures'} ({len(figures)} files)")
     return 0

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from experiments.galaxies.data.sky import FACTOR
@@ -39,7 +40,8 @@ def two_contrasts(rows: Rows, text: str, peaks: Array | None, sigma: float | Non
     blocks = 1 if sigma is None else 2
     size = (0.8 * columns * blocks + 1.7, 0.8 * len(rows) + 0.75)
     figure, axes = plt.subplots(len(rows), blocks, figsize=size, squeeze=False)
-    figure.get_layout_engine().set(h_pad=0.015, hspace=0.0, wspace=0.02)  # type: ignore[union-attr]
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(h_pad=0.015, hspace=0.0, wspace=0.02)
     for line, (name, images) in zip(axes, rows, strict=True):
         few = images[:columns]
         tops = peaks_of(few) if peaks is None else peaks[:columns]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from experiments.core.places import read_samples
+from experiments.core.places import Results, read_samples
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
 from experiments.report.style import TRUTH, caption, method_style
 from experiments.report.tables import METHODS, lookup, method_order, paper_value
@@ -36,14 +35,8 @@ Draws = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the figures are made from."""
-
-    folder: Path
-    table: Mapping[str, Any]
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
-    problems: tuple[str, ...]
-    seed: int
+class Run(Results):
+    """What the figures are made from, as they ask for it."""
 
     @cached_property
     def rows(self) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
@@ -106,9 +99,9 @@ def problem_figure(run: Run) -> Figure:
     count = max(problem.sources for problem in problems)
     heights = [2.1, *(1.35 * len(problem.mixing) + 0.6 for problem in problems)]
     figure = plt.figure(figsize=(8.6, sum(heights) + 0.4))
-    parts = figure.subfigures(3, 1, height_ratios=heights)
-    _draw_sources(parts[0], max(problems, key=lambda problem: problem.sources), run.seed, count)
-    for part, problem in zip(parts[1:], problems, strict=True):
+    first, *others = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_sources(first, max(problems, key=lambda problem: problem.sources), run.seed, count)
+    for part, problem in zip(others, problems, strict=True):
         _draw_views(part, problem, run.seed)
     caption(
         figure,
