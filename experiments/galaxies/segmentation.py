@@ -19,7 +19,9 @@ import sep
 import torch
 from scipy.ndimage import binary_dilation
 from torch import Tensor
+from typing_extensions import override
 
+from experiments.core.config import Model
 from experiments.galaxies.data.stamps import GALAXY, Stamps
 from mvss.posteriors.pipeline import Separation
 from mvss.problem.views import View
@@ -112,18 +114,19 @@ def sized(stamps: Stamps) -> Stamps:
     return replace(stamps, catalogue=stamps.catalogue | measured | {"x": centre, "y": centre})
 
 
-class Extractor:
-    """One of the above with the face of `config.Model`; nothing is learned, and all draws are equal.
+class Extractor(Model):
+    """One of the above as `config.Model`; nothing is learned, and all draws are equal.
 
     extract: stamps to the galaxies cut out of them, e.g. `partial(aperture, radius=6.0)`, in the units of the observations,
     which must be linear in flux.
     """
 
-    sources = (GALAXY,)
+    sources: tuple[int, ...] = (GALAXY,)
 
     def __init__(self, extract: Callable[[Stamps], Extraction]) -> None:
         self.extract = extract
 
+    @override
     def posterior_sample(self, view: View, stream: Stream, good: Tensor | None = None) -> Separation:
         """The galaxies `(N, 1, n, n)`, none where the view shows no galaxy. good: measured pixels, of the shape of y; those
         that an operator of the view reaches if not given."""
@@ -139,6 +142,7 @@ class Extractor:
         stamps = Stamps(view.y.double(), good, view.noise.variance(view.y).double().sqrt())
         return Separation((self.extract(stamps).galaxy.to(view.y),), 0, 0.0)
 
+    @override
     def posterior_samples(
         self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
     ) -> tuple[Tensor, ...]:
@@ -147,6 +151,7 @@ class Extractor:
         progress(1.0)
         return tuple(x.expand(draws, *x.shape) for x in found)
 
+    @override
     def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
         """There is none."""
         raise MvssError("a segmentation has no prior to draw galaxies from; leave the scores of prior draws out")
