@@ -46,6 +46,7 @@ UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-
 RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "alphawin_j2000", "ra_deg", "radeg", "ra_icrs")
 DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "deltawin_j2000", "dec_deg", "dedeg", "de_icrs")
 Image = NDArray[np.float64]
+File = Any  # astropy has no types
 
 
 def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
@@ -143,7 +144,8 @@ class Mosaic:
     def __init__(self, path: Path, binning: int = 1) -> None:
         from astropy.wcs import WCS, FITSFixedWarning
 
-        self.path, self.binning, self._open = path, binning, []
+        self.path, self.binning = path, binning
+        self._open: list[File] = []
         whole = self._read(path)
         names = [hdu.name for hdu in whole]
         image = (
@@ -174,7 +176,7 @@ class Mosaic:
     def _bad(self, what: str) -> MvssError:
         return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
 
-    def _read(self, path: Path) -> Any:  # noqa: ANN401  (astropy has no types)
+    def _read(self, path: Path) -> File:
         from astropy.io import fits
 
         try:
@@ -188,7 +190,7 @@ class Mosaic:
             raise self._bad(f"is truncated or no FITS file ({_cause(error)})") from error
         return whole
 
-    def _weights_beside(self) -> Any | None:  # noqa: ANN401
+    def _weights_beside(self) -> File | None:
         if (beside := _weight_map_of(self.path)) is None:
             return None
         if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Buffer, override
 
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
@@ -73,8 +74,8 @@ def _names(group: str) -> list[str]:
     return [*IMAGES, "wcs", *NOTES, *(["number"] if group == "galaxies" else [])]
 
 
-def _append(file: File, group: str, pixels: int, count: int, read: Callable[[str, slice], NDArray[Any]]) -> None:
-    """Add `count` stamps to a group, chunk by chunk. read: some rows of a dataset."""
+def _append(file: File, group: str, pixels: int, count: int, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Add `count` stamps to a group, chunk by chunk. columns: the datasets, in memory or in another file."""
     import h5py
 
     rows = max(1, CHUNK // pixels**2)
@@ -92,7 +93,7 @@ def _append(file: File, group: str, pixels: int, count: int, read: Callable[[str
         step = rows if name in IMAGES else count
         for first in range(0, count, step or 1):
             last = min(first + step, count)
-            data[start + first : start + last] = read(name, slice(first, last))
+            data[start + first : start + last] = columns[name][first:last]
 
 
 class _Careful(io.FileIO):
@@ -100,7 +101,8 @@ class _Careful(io.FileIO):
 
     error: OSError | None = None
 
-    def write(self, data: memoryview, /) -> int:
+    @override
+    def write(self, data: Buffer, /) -> int:
         """Of as many bytes as there are, or as if."""
         left = memoryview(data).cast("B")
         size = len(left)
@@ -151,8 +153,7 @@ def write_shard(path: Path, groups: Mapping[str, Rows], pixels: int) -> None:
 
     def fill(file: File) -> None:
         for name, rows in groups.items():
-            columns = {key: rows.columns(key) for key in _names(name)}
-            _append(file, name, pixels, len(rows), lambda key, some, columns=columns: columns[key][some])
+            _append(file, name, pixels, len(rows), {key: rows.columns(key) for key in _names(name)})
         file.attrs["complete"] = True
 
     _write(path, fill)
@@ -204,8 +205,7 @@ def join(
         for shard in shards:
             with h5py.File(shard, "r") as source:
                 for group in GROUPS:
-                    here = source[group]
-                    _append(file, group, pixels, len(here["split"]), lambda name, some, here=here: here[name][some])
+                    _append(file, group, pixels, len(source[group]["split"]), source[group])
         file["mosaics"] = np.array(mosaics, dtype=object)
         number = file["galaxies/number"][:]
         for name, column in columns.items():

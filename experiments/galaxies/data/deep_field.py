@@ -109,7 +109,8 @@ def detections() -> Detections:
     # sep leaves the pixels of other objects out where it is given the labels.
     radius, _ = sep.flux_radius(levels, x, y, 6 * found["a"], 0.5, normflux=found["flux"], seg_id=numbers, segmap=labels)
     light, _, _ = sep.sum_circle(levels, x, y, 2 * radius, subpix=5)
-    others = np.array([_others(levels, labels, n, *at, r) for n, *at, r in zip(numbers, x, y, 2 * radius, strict=True)])
+    objects = zip(numbers.tolist(), x, y, 2 * radius, strict=True)
+    others = np.array([_others(levels, labels, *each) for each in objects])
     blending = np.clip(others / np.maximum(light, 1e-9), 0, 1)
     far = np.all([np.hypot(y - row, x - column) > SPIKES for row, column in STARS], axis=0)
     order = np.argsort(-found["flux"], kind="stable")
@@ -134,7 +135,6 @@ def deep_field(
     count: int | None = None,
     seed: int = 0,
     pixels: int = 32,
-    turns: bool = True,
     copies: int = 1,
     limit: float = LIMIT,
 ) -> Stamps:
@@ -142,8 +142,9 @@ def deep_field(
 
     part: whose two areas. galaxies: those centred on a galaxy (nearest pixel), or at random positions, which may overlap.
     count: how many; None for all that there are, of galaxies alone. Galaxies come in random order, each once before any comes
-    again. seed: of positions, order and turns. turns: turn or mirror each stamp one of eight ways. copies: how often each
-    galaxy enters, 1 to 8, never twice turned the same way. limit: least flux of a galaxy, display levels.
+    again. seed: of positions, order and turns. copies: how often each galaxy enters, 1 to 8, turned or mirrored one of
+    eight ways, never twice the same, and so are random fields, once; 0: once as well, but nothing is turned. limit: least
+    flux of a galaxy, display levels.
 
     Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, as of `training.turned`), with
     which a stamp can be found again; of galaxies also x and y in the stamp as turned, flux, peak, half_light_radius, blending.
@@ -151,8 +152,9 @@ def deep_field(
     Raises:
         MvssError: fewer galaxies than asked for, or copies that do not differ.
     """
-    if copies not in range(1, 9) or (copies > 1 and not (turns and galaxies)):
-        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, and more than 1 only with turns")
+    if copies not in range(9) or (copies > 1 and not galaxies):
+        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, 1 of a random field, or 0 for once and not turned")
+    turns, times = copies > 0, max(copies, 1)
     rng = generator(seed, "galaxies", "deep field", part, int(galaxies))
     allowed = _corners(part, galaxies, pixels)
     if not galaxies:
@@ -162,12 +164,11 @@ def deep_field(
         turn = torch.randint(8, (count,), generator=rng) if turns else torch.zeros(count, dtype=torch.int64)
         return _stamps(corner, turn, pixels, {})
     number, corner, position = _centred(allowed, pixels, limit)
-    if count is not None and count > copies * len(number):
-        there = copies * len(number)
+    if count is not None and count > (there := times * len(number)):
         raise MvssError(f"{count} galaxies asked for, the deep field's {part} part has {there}: lower limit, or more copies")
-    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(copies)])
+    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(times)])
     ways = torch.stack([torch.randperm(8, generator=rng) for _ in number]) if turns else torch.zeros(len(number), 1).long()
-    turn = ways.T[:copies].gather(1, order).flatten()[:count]
+    turn = ways.T[:times].gather(1, order).flatten()[:count]
     chosen = order.flatten()[:count]
     columns = {
         name: torch.from_numpy(getattr(detections(), name))[number[chosen]]

@@ -16,6 +16,7 @@ from functools import cache, lru_cache
 import galsim
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.galaxies.data.sky import (
@@ -38,6 +39,8 @@ __all__ = ["GroundStamps", "ground_kernel", "noise_covariance", "simulate", "sim
 
 LOST = (4 / 3) ** 0.5
 """Growth of the standard deviation where one of four exposures was lost."""
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def _rng(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.default_rng(generator(seed, "simulated sky", *key).initial_seed())
 
 
-def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[Indices, Indices]:
     """Rows and columns of a straight track through a random pixel; what lies outside the stamp is cut off."""
     start, angle = rng.integers(0, pixels, 2), rng.uniform(0, 2 * np.pi)
     steps = np.arange(length)[:, None] * [np.sin(angle), np.cos(angle)]
@@ -65,7 +68,7 @@ def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[np.ndarr
     return tuple(places[((places >= 0) & (places < pixels)).all(1)].T)
 
 
-def _defects(rng: np.random.Generator, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _defects(rng: np.random.Generator, pixels: int) -> tuple[NDArray[np.bool_], Array, Array]:
     """Which pixels were measured, growth of their standard deviation, and what stands where nothing was, `(n, n)` each."""
     good, growth = np.ones((pixels, pixels), bool), np.ones((pixels, pixels))
     garbage = np.zeros((pixels, pixels))
@@ -81,7 +84,7 @@ def _defects(rng: np.random.Generator, pixels: int) -> tuple[np.ndarray, np.ndar
 
 
 @cache
-def _spectrum(pixels: int, pixel: float) -> np.ndarray:
+def _spectrum(pixels: int, pixel: float) -> Array:
     """Power of COSMOS's noise on a periodic grid of 2n × 2n pixels, `(2n, 2n)`, of which its variance 1 is the mean.
 
     The mosaics' correlation, between pixels of 0.03″ and linear between these lags, is averaged over the stamp's pixels.
@@ -205,14 +208,14 @@ def ground_kernel(wide: int = 41) -> Tensor:
     """
     pixel, inner, reach, ridge = WIDE.pixel, KERNEL // 2, wide // 2 + KERNEL // 2, 0.1
 
-    def drawn(profile: galsim.GSObject, side: int) -> np.ndarray:
+    def drawn(profile: galsim.GSObject, side: int) -> Array:
         return profile.drawImage(nx=side, ny=side, scale=pixel, method="no_pixel", dtype=float).array
 
     t = drawn(galsim.Convolve(GROUND.psf, galsim.Deconvolve(WIDE.psf)), wide)
     disc = galsim.Convolve(galsim.Exponential(half_light_radius=0.4), WIDE.psf, galsim.Pixel(pixel))
     covariance = drawn(galsim.AutoCorrelate(disc), 2 * reach + 1)
     covariance /= covariance.max()
-    lags_k, lags_t = (np.stack(np.mgrid[-h : h + 1, -h : h + 1], -1).reshape(-1, 2) for h in (inner, wide // 2))
+    lags_k, lags_t = (np.moveaxis(np.mgrid[-h : h + 1, -h : h + 1], 0, -1).reshape(-1, 2) for h in (inner, wide // 2))
     blocks = [covariance[tuple((lags_k[:, None] - lags + reach).transpose(2, 0, 1))] for lags in (lags_k, lags_t)]
     within = t[wide // 2 - inner :][:KERNEL, wide // 2 - inner :][:, :KERNEL].ravel()
     size = KERNEL**2  # one more equation and unknown, Lagrange's, for the sum

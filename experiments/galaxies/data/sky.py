@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import galsim
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
 from experiments.galaxies.data.stamps import NOISE
@@ -72,6 +73,7 @@ GROUND = Survey(pixel=FACTOR * WIDE.pixel, psf=SEEING, zero_point=WIDE.zero_poin
 
 Place = tuple[float, float]
 """x and y, arcseconds from the centre of the stamp."""
+Array = NDArray[np.float64]
 
 
 class Scene(NamedTuple):
@@ -117,7 +119,7 @@ def _profile(galaxy: Galaxy, place: Place, survey: Survey) -> galsim.GSObject:
 
 
 @cache
-def _transfer(survey: Survey, pixels: int) -> tuple[np.ndarray, int, float]:
+def _transfer(survey: Survey, pixels: int) -> tuple[NDArray[np.complex128], int, float]:
     """Fourier transform of PSF, pixel and the way from the stamp's centre to its first pixel, `(f·m, f·m)`; f; its step.
 
     m pixels are the period of a scene; frequencies up to f times the pixels' own, beyond which the PSF passes nothing, are
@@ -131,7 +133,7 @@ def _transfer(survey: Survey, pixels: int) -> tuple[np.ndarray, int, float]:
     return response.drawKImage(nx=folds * m, ny=folds * m, scale=step).array, folds, step
 
 
-def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> np.ndarray:
+def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> Array:
     """All of them as the survey sees them, `(n, n)`: one Fourier transform, where GalSim would make one for each."""
     if not profiles:
         return np.zeros((pixels, pixels))
@@ -142,16 +144,17 @@ def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> np.nd
     return np.fft.ifft2(folded).real[:pixels, :pixels]
 
 
-def draw_images(scene: Scene, survey: Survey, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_images(scene: Scene, survey: Survey, pixels: int) -> tuple[Array, Array]:
     """Sky and galaxy without noise, `(n, n)` each."""
     central = [] if scene.central is None else [(scene.central, scene.place)]
     sky, galaxy = ([_profile(*one, survey) for one in some] for some in (scene.neighbours, central))
     return _draw(sky, survey, pixels), _draw(galaxy, survey, pixels)
 
 
-def catalogue_row(scene: Scene, sky: np.ndarray, galaxy: np.ndarray, survey: Survey) -> dict[str, float]:
+def catalogue_row(scene: Scene, sky: Array, galaxy: Array, survey: Survey) -> dict[str, float]:
     """The catalogue's row of one galaxy; its columns are told in `simulate`."""
     central, place, _ = scene
+    assert central is not None  # random fields have no row
     n = len(galaxy)
     x, y = (n - 1) / 2 + place[0] / survey.pixel, (n - 1) / 2 + place[1] / survey.pixel
     radius = central.half_light_radius

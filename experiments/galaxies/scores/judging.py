@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
@@ -40,6 +42,7 @@ BINNED = ("flux_bias", "flux_scatter", "flux_coverage", "psnr_peak", "ssim_peak"
 """Scores that are kept against magnitude (flux, where galaxies have no magnitudes) and blending."""
 SHOWN = 60
 """Stamps kept for figures."""
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Judgement:
     """scores: by (source, from "1", or "mean"; metric) the value and the number of galaxies. arrays: for the figures."""
 
     scores: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
 
     def __or__(self, other: Judgement) -> Judgement:
         return Judgement(self.scores | other.scores, self.arrays | other.arrays)
@@ -102,12 +105,12 @@ def _estimates(mean: Tensor, stamps: Stamps) -> dict[str, float]:
     return flux_scores(mean, stamps) | shape_scores(mean, stamps) | leftover_scores(mean, stamps)
 
 
-def _few(x: Tensor | None) -> np.ndarray:
+def _few(x: Tensor | None) -> Array:
     assert x is not None
     return x[:SHOWN].flatten(1).float().numpy()
 
 
-def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
+def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
     """Observations, draws, means and standard deviations of the first galaxies."""
     arrays = {
         "observed": _few(_observed(stamps)),
@@ -126,7 +129,7 @@ def _is_unsure(galaxy: Tensor) -> bool:
     return float(galaxy.var(0).max()) > 0
 
 
-def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
+def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
     """Scores by bin: columns low, high, count, and those of BINNED, NaN where there is none."""
 
     def scores(draws: Tensor, part: Stamps) -> dict[str, float]:
@@ -144,7 +147,7 @@ def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _recovery(galaxy: Tensor, stamps: Stamps) -> np.ndarray:
+def _recovery(galaxy: Tensor, stamps: Stamps) -> Array:
     """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and blending."""
     assert stamps.galaxy is not None
     where = within(stamps)
@@ -154,7 +157,7 @@ def _recovery(galaxy: Tensor, stamps: Stamps) -> np.ndarray:
     return torch.stack([flux(stamps.galaxy, where), draws.mean(0), *ends, blending], dim=1).numpy()
 
 
-def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps, seen: Stamps | None) -> dict[str, np.ndarray]:
+def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps, seen: Stamps | None) -> dict[str, Array]:
     """The stamps whose galaxy is farthest from the truth, beside its peak. seen: as of `judge_known`."""
     assert stamps.galaxy is not None
     misfit = (mean - stamps.galaxy).square().mean((1, 2, 3)) / stamps.galaxy.amax((1, 2, 3)).square()

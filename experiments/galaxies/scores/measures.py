@@ -140,10 +140,10 @@ def leftover_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
     room = ~inside.flatten(1).all(1)  # an aperture that fills its stamp leaves nothing beyond it
     stamps, inside, images = stamps.select(room), inside[room], estimate.double()[room]
     outside = ~inside
-    known = stamps.galaxy is not None
-    light = flux(images - stamps.galaxy if known else images, outside)
+    truth = stamps.galaxy
+    light = flux(images if truth is None else images - truth, outside)
     noise = flux(stamps.sigma.square(), outside).sqrt()
-    share = light / flux(stamps.galaxy if known else images, inside)
+    share = light / flux(images if truth is None else truth, inside)
     return {"leftover_light": _median(share), "leftover_sigma": _median(light / noise)}
 
 
