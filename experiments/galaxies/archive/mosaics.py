@@ -8,7 +8,8 @@ and BUNIT of the header, and the gain where the unit is counts; without them it 
 
 from __future__ import annotations
 
-import hashlib
+__all__ = ["Mosaic"]
+
 import itertools
 import re
 import warnings
@@ -21,15 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.galaxies.archive.files import cause_of, weight_map_of
 from experiments.galaxies.data.deep_field import clipped_sigma
 from mvss.runtime.errors import MvssError
 
-__all__ = ["Mosaic", "find_mosaics", "fingerprint", "read_catalogue"]
-
-IMAGES, WEIGHTS = re.compile(r"_sci(?=[_.])|_dr[cz](?=\.)"), re.compile(r"_(wht|weight)(?=[_.])")
-"""What is in the names of mosaics, and in those of weight maps."""
-BLOCK, BLOCKS = 65_536, 64
-"""Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
 FULL_WELL = 80_000.0
 """Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
 exposure time: too early, where that is of several exposures, rather than too late."""
@@ -43,94 +39,8 @@ FAINTEST, QUARTILE = 0.25, 0.6745
 difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its middle."""
 UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
 """What BUNIT may be, without blanks and signs of powers."""
-RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "alphawin_j2000", "ra_deg", "radeg", "ra_icrs")
-DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "deltawin_j2000", "dec_deg", "dedeg", "de_icrs")
 Image = NDArray[np.float64]
 File = Any  # astropy has no types
-
-
-def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
-    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name is like IMAGES, all FITS
-    files are taken, but for the catalogue `but`.
-
-    Raises:
-        MvssError: there are none.
-    """
-    files = sorted(p for p in folder.rglob("*.fits*") if p.name.endswith((".fits", ".fits.gz")) and not WEIGHTS.search(p.name))
-    files = [p for p in files if p.resolve() != (but and but.resolve())]
-    found = [p for p in files if IMAGES.search(p.name)] or files
-    if not found:
-        raise MvssError(
-            f"no mosaics in {folder}: files named *_sci.fits, *_sci_*.fits, *_drz.fits, *_drc.fits, else *.fits, or so and .gz"
-        )
-    if len({p.name for p in found}) < len(found):
-        raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
-    return found
-
-
-def fingerprint(path: Path) -> str:
-    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of their
-    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to cut.
-
-    Raises:
-        MvssError: one of them cannot be read.
-    """
-    found, beside = hashlib.sha256(path.name.encode()), _weight_map_of(path)
-    for file in (path, *([beside] if beside else [])):
-        try:
-            with file.open("rb") as opened:
-                size = opened.seek(0, 2)
-                found.update(size.to_bytes(8))
-                for start in np.linspace(0, max(size - BLOCK, 0), BLOCKS).astype(int):
-                    opened.seek(int(start))
-                    found.update(opened.read(BLOCK))
-        except OSError as error:
-            raise MvssError(f"cannot read {file} ({error.strerror})") from error
-    return found.hexdigest()
-
-
-def _weight_map_of(path: Path) -> Path | None:
-    """The file beside a mosaic that holds its weights, if there is one."""
-    name = path.name.removesuffix(".gz")
-    places = [*(found.span() for found in IMAGES.finditer(name)), (name.rindex(".fits"),) * 2]
-    named = [f"{name[:start]}_{kind}{name[end:]}" for start, end in places for kind in ("wht", "weight")]
-    besides = (path.with_name(beside + packed) for beside in named for packed in ("", ".gz"))
-    return next((beside for beside in besides if beside.is_file()), None)
-
-
-def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:
-    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)` each.
-
-    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name them.
-
-    Raises:
-        MvssError: no table, or one without the two columns.
-    """
-    from astropy.table import Table
-    from astropy.units import UnitsWarning
-
-    fits = path.name.lower().endswith((".fits", ".fits.gz", ".fit"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnitsWarning)
-            table = Table.read(path, format="fits") if fits else Table.read(path, format="ascii.csv")
-    except Exception as error:  # what astropy raises for a broken table depends on how it is broken
-        raise MvssError(f"cannot read the catalogue {path} ({_cause(error)}): it must be CSV or a FITS table") from error
-    columns = {}
-    for name in table.colnames:
-        column = table[name]
-        if column.dtype.kind in "iufb" and column.ndim == 1:
-            columns[name] = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
-    lower = {name.lower(): name for name in columns}
-    named = [next((lower[n] for n in names if n in lower), None) for names in (RIGHT_ASCENSION, DECLINATION)]
-    if None in named:
-        there = ", ".join(list(columns)[:8]) or "none"
-        raise MvssError(f"{path} has no columns RA and DEC in degrees; its numeric columns are: {there}")
-    return np.stack([columns[str(name)] for name in named], axis=1), columns
-
-
-def _cause(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class Mosaic:
@@ -163,7 +73,7 @@ class Mosaic:
                 warnings.simplefilter("ignore", FITSFixedWarning)
                 self.wcs = WCS(image.header, whole)
         except Exception as error:  # of astropy or of the C library below it
-            raise self._bad(f"has coordinates that cannot be read ({_cause(error)})") from error
+            raise self._bad(f"has coordinates that cannot be read ({cause_of(error)})") from error
         if self.wcs.naxis != 2 or not self.wcs.has_celestial:
             raise self._bad("has no celestial coordinates (WCS) in its header")
         if binning > 1 and self.wcs.has_distortion:
@@ -187,11 +97,11 @@ class Mosaic:
                 len(whole)  # reads all headers, and with them where the file should end
         except Exception as error:
             self.close()
-            raise self._bad(f"is truncated or no FITS file ({_cause(error)})") from error
+            raise self._bad(f"is truncated or no FITS file ({cause_of(error)})") from error
         return whole
 
     def _weights_beside(self) -> File | None:
-        if (beside := _weight_map_of(self.path)) is None:
+        if (beside := weight_map_of(self.path)) is None:
             return None
         if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
             return weights
@@ -289,7 +199,7 @@ class Mosaic:
             else:
                 weight = np.asarray(self._weight.data[box], dtype=np.float64)
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
-            raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
+            raise self._bad(f"is truncated or damaged ({cause_of(error)})") from error
         good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
         good &= np.where(good, flux, np.inf) < self._saturation
         flux, weight = np.where(good, flux, np.nan), np.where(good, weight, 0.0)

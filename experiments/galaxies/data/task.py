@@ -24,7 +24,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from experiments.core.config import Config, Model, Task
-from experiments.galaxies.archive.cut import open_archive
+from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.archive.shards import read_attributes
 from experiments.galaxies.data.deep_field import deep_field
 from experiments.galaxies.data.injection import injected_into
