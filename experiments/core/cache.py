@@ -5,6 +5,8 @@ key = hash(job, its part of the configuration, the sources of the modules that i
 
 from __future__ import annotations
 
+__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
+
 import ast
 import hashlib
 import json
@@ -23,8 +25,6 @@ from experiments.core.run import run_job
 from mvss.posteriors.pipeline import PosteriorConfig
 from mvss.presets.reader import config_hash
 from mvss.priors.training import TrainingConfig
-
-__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SILENT = ("experiments/core/records.py",)

@@ -11,6 +11,8 @@ a folder of their own.
 
 from __future__ import annotations
 
+__all__ = ["Command", "main", "read_command", "report_errors"]
+
 import argparse
 import json
 import sys
@@ -29,8 +31,6 @@ from experiments.report.tables import build_table, write_table
 from mvss.presets.reader import available_presets, config_hash, load_config, save_config, suggest
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Command", "main", "read_command", "report_errors"]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,6 +9,8 @@ machine does, and are printed as ratios only.
 
 from __future__ import annotations
 
+__all__ = ["Cost", "measure", "measure_growth"]
+
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +32,6 @@ from mvss.priors.training import default_accelerator
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["Cost", "measure", "measure_growth"]
 
 SIZES = (0.25, 0.5, 1.0, 2.0)
 """Of the preset's observations: 1k, 2k, 4k and 8k in the cpu preset."""

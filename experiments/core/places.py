@@ -8,19 +8,6 @@ seed-N/samples/<problem>/<method>.npz     what the figures show
 
 from __future__ import annotations
 
-import sys
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from experiments.core.cache import code_key, folder_of, settings_key
-from experiments.core.config import Config, Job, Task
-
 __all__ = [
     "Experiment",
     "Results",
@@ -33,6 +20,19 @@ __all__ = [
     "read_samples",
     "samples_of",
 ]
+
+import sys
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.core.cache import code_key, folder_of, settings_key
+from experiments.core.config import Config, Job, Task
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["code_label", "run_all"]
+
 import multiprocessing
 import os
 import queue
@@ -29,8 +31,6 @@ from experiments.core.places import Experiment, fit_path, key_of, name_of, place
 from experiments.core.records import Records, environment
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
-
-__all__ = ["code_label", "run_all"]
 
 Reports: TypeAlias = "Queue[tuple[str, float]]"
 """Names of jobs, and the share of each that is done."""

@@ -10,6 +10,8 @@ sweep.md and sweep.json beside the preset's table; it is copied into the preset 
 
 from __future__ import annotations
 
+__all__ = ["sweep"]
+
 import json
 import multiprocessing
 import os
@@ -35,8 +37,6 @@ from mvss.metrics.images import psnr
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["sweep"]
 
 SEEDS = (100, 101)
 Space = dict[str, tuple[float, float]]

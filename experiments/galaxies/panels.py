@@ -8,6 +8,8 @@ where they were taken, within those of the sources.
 
 from __future__ import annotations
 
+__all__ = ["Array", "Rows", "peaks_of", "show_strip", "two_contrasts", "unmeasured"]
+
 import math
 from collections.abc import Sequence
 
@@ -21,8 +23,6 @@ from numpy.typing import NDArray
 
 from experiments.galaxies.data.sky import FACTOR
 from experiments.report.style import caption
-
-__all__ = ["Array", "Rows", "peaks_of", "show_strip", "two_contrasts", "unmeasured"]
 
 FAINT, BRIGHT = -3.0, 30.0
 """Ends of the hard contrast, in standard deviations of the noise: it shows the noise, and how a bright galaxy ends."""

@@ -14,6 +14,8 @@ A file is whole or not there. Read it with `read_product`, or with any HDF5 libr
 
 from __future__ import annotations
 
+__all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
+
 import io
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -30,8 +32,6 @@ from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import RADII, flux, interval, within
 from mvss.runtime.checkpoints import atomic_write_bytes
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
 
 FORMAT = "mvss separated galaxies 1"
 FLUXES = ("mean", "sd", "p16", "p84")

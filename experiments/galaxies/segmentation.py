@@ -10,6 +10,8 @@ turned by 180° is what SDSS deblends by (Lupton et al. 2001). Detection as in S
 
 from __future__ import annotations
 
+__all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
+
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,8 +29,6 @@ from mvss.posteriors.pipeline import Separation
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
 
 THRESHOLD, AREA = 1.5, 5
 """Segments: at least that many connected pixels of the smoothed image that exceed so many standard deviations of the noise."""

@@ -6,6 +6,8 @@ an archive all.
 
 from __future__ import annotations
 
+__all__ = ["main"]
+
 import argparse
 import sys
 from pathlib import Path
@@ -22,8 +24,6 @@ from experiments.galaxies.data.task import GalaxiesConfig, make_task
 from experiments.galaxies.product import joined, make_product, write_product
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["main"]
 
 KEPT = 6
 """Draws of each galaxy in the file."""

@@ -7,6 +7,8 @@ What is missing (a method, a problem, a seed) leaves its panel out and never fai
 
 from __future__ import annotations
 
+__all__ = ["make_figures"]
+
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +27,6 @@ from experiments.manifolds.figures_draws import Run, marginals_figure, priors_fi
 from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
 from experiments.report.style import TRUTH, caption, method_style, save_figure, style
 from experiments.report.tables import method_order
-
-__all__ = ["make_figures"]
 
 SEPARATE = 1.14
 """Where f_mix = 1 with separate matrices is drawn: apart from the others, whose sources share a matrix."""

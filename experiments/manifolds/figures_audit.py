@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
+
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,8 +19,6 @@ from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import is_leftmost, legend, panels, title
 from experiments.report.style import TRUTH, caption, method_style
-
-__all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
 
 CALIBRATED = ("joint", "mixture", "gibbs", "exact")
 KOLMOGOROV = 1.36  # 95 % point of sqrt(N) sup |F_N − F|

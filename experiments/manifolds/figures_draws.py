@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,8 +23,6 @@ from experiments.core.places import Results, read_samples
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
 from experiments.report.style import TRUTH, caption, method_style
 from experiments.report.tables import METHODS, lookup, method_order, paper_value
-
-__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
 
 LIMIT = 0.62 * DATA_RANGE
 PAIRS = ((0, 1), (2, 3))

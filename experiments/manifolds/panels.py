@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fraction", "is_leftmost", "legend", "panels", "title"]
+
 import math
 from collections.abc import Sequence
 
@@ -12,8 +14,6 @@ from matplotlib.figure import Figure
 from experiments.manifolds.data import PROBLEMS
 from experiments.report.style import method_style
 from experiments.report.tables import METHODS
-
-__all__ = ["fraction", "is_leftmost", "legend", "panels", "title"]
 
 
 def fraction(problem: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["make_figures"]
+
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +19,6 @@ from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
 from experiments.report.samples import kept_samples
 from experiments.report.style import caption, method_style, save_animation, save_figure, style
-
-__all__ = ["make_figures"]
 
 SHOWN = 8
 Samples = dict[str, NDArray[np.float64]]

@@ -8,6 +8,20 @@ The parts are for the observations of view 1, those of view 2, and fresh ones.
 
 from __future__ import annotations
 
+__all__ = [
+    "DATA",
+    "EXTENSIONS",
+    "SHAPE",
+    "TEXTURES",
+    "Part",
+    "Texture",
+    "crops",
+    "mnist_digits",
+    "openml_file",
+    "regions",
+    "texture_named",
+]
+
 import hashlib
 import http.client
 import io
@@ -24,20 +38,6 @@ from PIL import Image
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-
-__all__ = [
-    "DATA",
-    "EXTENSIONS",
-    "SHAPE",
-    "TEXTURES",
-    "Part",
-    "Texture",
-    "crops",
-    "mnist_digits",
-    "openml_file",
-    "regions",
-    "texture_named",
-]
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 """Where downloads land."""

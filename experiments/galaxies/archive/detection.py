@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["catalogue_of"]
+
 import io
 import itertools
 from collections.abc import Sequence
@@ -14,8 +16,6 @@ from experiments.galaxies.archive.mosaics import Mosaic
 from experiments.galaxies.data.deep_field import DETECTION, KERNEL
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
-
-__all__ = ["catalogue_of"]
 
 SIGNIFICANT = 30.0
 """Least flux, in standard deviations of the noise of its pixels."""

@@ -6,14 +6,14 @@ for charge transfer (DRC), with their weight maps inside; the catalogue is that 
 
 from __future__ import annotations
 
+__all__ = ["fetch_catalogue", "fetch_mosaics"]
+
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from mvss.runtime.errors import MvssError
-
-__all__ = ["fetch_catalogue", "fetch_mosaics"]
 
 PROGRAMMES = ["9822", "10092"]
 CATALOGUE = "J/MNRAS/464/4176"

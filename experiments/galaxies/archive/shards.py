@@ -7,6 +7,8 @@ Every chunk has a checksum, so that a damaged file is known.
 
 from __future__ import annotations
 
+__all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
+
 import io
 import json
 import os
@@ -22,8 +24,6 @@ from typing_extensions import Buffer, override
 
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
 
 GROUPS = ("galaxies", "randoms")
 IMAGES = {"flux": np.float32, "ivar": np.float32, "mask": np.bool_}

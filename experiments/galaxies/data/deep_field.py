@@ -16,6 +16,8 @@ ends.
 
 from __future__ import annotations
 
+__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
+
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -30,8 +32,6 @@ from experiments.galaxies.data.stamps import Stamps
 from mvss.priors.training import turned
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
-
-__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
 
 LIMIT = 5.0
 """Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the image."""

@@ -9,6 +9,8 @@ field holds its own noise, so that of the sky no noise-free truth is known.
 
 from __future__ import annotations
 
+__all__ = ["injected_into"]
+
 import math
 
 import numpy as np
@@ -20,8 +22,6 @@ from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import flux, within
 from experiments.galaxies.segmentation import RADII, segmentation
 from mvss.runtime.errors import MvssError
-
-__all__ = ["injected_into"]
 
 ISOLATED = 0.03
 """Largest share of others in a galaxy's light; where the catalogue does not tell, all galaxies are taken."""

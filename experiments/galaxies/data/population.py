@@ -14,12 +14,12 @@ Not in it: stars, spiral arms, dust, clustering, colours.
 
 from __future__ import annotations
 
+__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
+
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import gamma
-
-__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
 
 REAL_DENSITY = 203.0
 """Galaxies brighter than magnitude 26.5 per square arcminute of real sky."""

@@ -10,6 +10,8 @@ them, up to a small error, for it is drawn from the true profiles.
 
 from __future__ import annotations
 
+__all__ = ["GroundStamps", "ground_kernel", "noise_covariance", "simulate", "simulate_ground"]
+
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -34,8 +36,6 @@ from experiments.galaxies.data.sky import (
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, generator
-
-__all__ = ["GroundStamps", "ground_kernel", "noise_covariance", "simulate", "simulate_ground"]
 
 LOST = (4 / 3) ** 0.5
 """Growth of the standard deviation where one of four exposures was lost."""

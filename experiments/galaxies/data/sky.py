@@ -8,19 +8,6 @@ The laws of the galaxies are in `population`. Flux = 10^(0.4 (zero point − mag
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
-
-import galsim
-import numpy as np
-from numpy.typing import NDArray
-
-from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
-from experiments.galaxies.data.stamps import NOISE
-from mvss.runtime.errors import MvssError
-
 __all__ = [
     "DENSITY",
     "FACTOR",
@@ -34,6 +21,19 @@ __all__ = [
     "draw_images",
     "draw_scene",
 ]
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import galsim
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
+from experiments.galaxies.data.stamps import NOISE
+from mvss.runtime.errors import MvssError
 
 DENSITY = 10 * REAL_DENSITY
 """Galaxies per square arcminute: ten times the real sky's, so that a stamp of 3.2″ holds six, of which two stand out."""

@@ -7,14 +7,14 @@ is (n − 1) / 2 in both directions, x along rows.
 
 from __future__ import annotations
 
+__all__ = ["GALAXY", "NOISE", "SKY", "Stamps"]
+
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-
-__all__ = ["GALAXY", "NOISE", "SKY", "Stamps"]
 
 SKY, GALAXY = 0, 1
 """Numbers of the sources."""

@@ -5,6 +5,8 @@ Draws of the sky are None for a method that gives the galaxy alone.
 
 from __future__ import annotations
 
+__all__ = ["BINNED", "Judgement", "judge_held_out", "judge_known", "judge_real"]
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,8 +34,6 @@ from experiments.galaxies.scores.measures import (
     shape_scores,
     within,
 )
-
-__all__ = ["BINNED", "Judgement", "judge_held_out", "judge_known", "judge_real"]
 
 HELD_OUT = 0.05
 """Share of the pixels that are held out."""

@@ -9,19 +9,6 @@ the fluxes are of the true ones. Every function returns numbers by name; nan whe
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
-
-import galsim
-import torch
-from torch import Tensor
-
-from experiments.galaxies.data.stamps import Stamps
-from mvss.metrics.images import psnr, ssim
-from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
-
 __all__ = [
     "BLENDED",
     "BLENDING",
@@ -39,6 +26,19 @@ __all__ = [
     "shape_scores",
     "within",
 ]
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import galsim
+import torch
+from torch import Tensor
+
+from experiments.galaxies.data.stamps import Stamps
+from mvss.metrics.images import psnr, ssim
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 BLENDED, BLENDING = 0.1, (0.1, 0.3)
 """Share of the neighbours in the light of the aperture from which on a galaxy is blended, and the edges of the bins."""
