@@ -41,9 +41,9 @@ def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
 
 
 def settings_key(job: Job, data: Path) -> str:
-    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends on,
-    as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old one, and
-    a default that changes is a change of code."""
+    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends
+    on, as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old
+    one, and a default that changes is a change of code."""
     recipe = _said(replace(job.recipe, problems=None))
     made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
     content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]

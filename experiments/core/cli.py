@@ -4,9 +4,9 @@
         seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
         seed-N/model/                                   see `places`                (not committed)
 
-A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends on
-and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get
-a folder of their own.
+A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends
+on and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap.
+Overrides get a folder of their own.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ Reports: TypeAlias = "Queue[tuple[str, float]]"
 
 
 def code_label() -> str:
-    """The commit of the code, marked where the checkout differs from it, and the GPU that runs it, if one does: seconds on
-    one say nothing beside seconds on a CPU."""
+    """The commit of the code, marked where the checkout differs from it, and the GPU that runs it, if one does: seconds
+    on one say nothing beside seconds on a CPU."""
     found = environment()
     commit = f"{found['commit'][:12]}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"
     return f"{commit} on {found['cuda_device']}" if found["cuda_device"] else commit

@@ -4,8 +4,9 @@
 
 Beside it stands what the fit itself maximises, the bound on log p(y) of the fresh observations: the two need not agree.
 
-The tuning seeds are none of those that are reported; the preset's own settings are the first trial. What was found stands in
-sweep.md and sweep.json beside the preset's table; it is copied into the preset by hand, and a test compares the two.
+The tuning seeds are none of those that are reported; the preset's own settings are the first trial. What was found
+stands in sweep.md and sweep.json beside the preset's table; it is copied into the preset by hand, and a test compares
+the two.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ SPACES: dict[str, Space] = {
         "steps": (500, 4000),
     },
 }
-"""Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not whole."""
+"""Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not
+whole."""
 TRIALS = 20
 
 
@@ -111,8 +113,8 @@ def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, po
 
 
 def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str, seed: int) -> tuple[float, float | None]:
-    """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the mean
-    bound on log p(y) of CLVM, nats."""
+    """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the
+    mean bound on log p(y) of CLVM, nats."""
     task, model = experiment.task(problem, seed, config), make_baseline(recipe)
     try:
         model.fit(task.train, Stream(seed, (problem, "sweep", "fit")))

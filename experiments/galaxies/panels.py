@@ -1,9 +1,10 @@
-"""Stamps at two contrasts: linear up to a peak for the bright parts, and around zero in units of the noise for the faint.
+"""Stamps at two contrasts: linear up to a peak for the bright parts, and around zero in units of the noise for the
+faint.
 
     left    x from 0 to the peak                    right   asinh(x / σ), from −3 σ to 30 σ
 
-White gaps lie between stamps; pixels that were not measured are orange. Stamps from the ground have large pixels and lie
-where they were taken, within those of the sources.
+White gaps lie between stamps; pixels that were not measured are orange. Stamps from the ground have large pixels and
+lie where they were taken, within those of the sources.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ def peaks_of(images: Array) -> Array:
 
 
 def show_strip(ax: Axes, images: Array, low: float, high: float, pixels: int, cmap: str = "gray") -> None:
-    """Stamps `(N, n²)` side by side in one row. pixels: n of the sources; if those of the images are fewer, they are the
-    ground's."""
+    """Stamps `(N, n²)` side by side in one row. pixels: n of the sources; if those of the images are fewer, they are
+    the ground's."""
     side = math.isqrt(images.shape[1])
     colours = plt.get_cmap(cmap).with_extremes(bad=UNMEASURED)
     painted = colours(Normalize(low, high)(np.ma.masked_invalid(images.reshape(-1, side, side))))

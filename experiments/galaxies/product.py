@@ -63,9 +63,9 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Product:
-    """Of N galaxies: mean, sd `(N, n, n)`, draws `(N, K, n, n)`, float32, in `unit`; flux: mean, sd, p16, p84, `(N,)` each;
-    flags: sums of `Flag`, `(N,)`; catalogue: columns `(N,)`; wcs: N headers, or none. aperture: what fluxes are summed over.
-    command, commit: that made it."""
+    """Of N galaxies: mean, sd `(N, n, n)`, draws `(N, K, n, n)`, float32, in `unit`; flux: mean, sd, p16, p84, `(N,)`
+    each; flags: sums of `Flag`, `(N,)`; catalogue: columns `(N,)`; wcs: N headers, or none. aperture: what fluxes are
+    summed over. command, commit: that made it."""
 
     mean: Tensor
     sd: Tensor

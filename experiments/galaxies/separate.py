@@ -1,7 +1,8 @@
-"""`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has learned.
+"""`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has
+learned.
 
-Writes separated.h5 (`product`) beside the results: of the deep field its test galaxies, of the simulation its fresh ones, of
-an archive all.
+Writes separated.h5 (`product`) beside the results: of the deep field its test galaxies, of the simulation its fresh
+ones, of an archive all.
 """
 
 from __future__ import annotations

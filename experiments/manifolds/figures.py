@@ -215,7 +215,8 @@ def _gap_figure(run: Run) -> Figure | None:
 
 
 def _ablations_figure(run: Run) -> Figure | None:
-    """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact posterior."""
+    """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact
+    posterior."""
     kept = ("joint", "mixture")
     changed = [m for m in run.methods() if m not in (*run.rivals(), *kept)]
     cells = {p: {m: run.cell(p, m, "oracle_gap_db") for m in (*kept, *changed)} for p in run.problems}

@@ -137,7 +137,8 @@ class _Photograph:
 
 
 def regions(photograph: Tensor) -> dict[Part, Tensor]:
-    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and fresh."""
+    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and
+    fresh."""
     height, width = photograph.shape[0] // 2, photograph.shape[1] // 2
     low = photograph[height:]
     return {"view 1": photograph[:height], "view 2": low[:, :width], "fresh": low[:, width:]}

@@ -19,9 +19,11 @@ Column = NDArray[np.float64]
 
 
 def read_catalogue(path: Path) -> tuple[Column, dict[str, Column]]:
-    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)` each.
+    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)`
+    each.
 
-    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name them.
+    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name
+    them.
 
     Raises:
         MvssError: no table, or one without the two columns.

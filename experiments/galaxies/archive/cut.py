@@ -3,21 +3,22 @@
     python -m experiments.galaxies.archive.cut [FOLDER [CATALOGUE]] --out data/galaxies.h5 --pixels 128 --binning 1
 
     galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
-                           wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
-                           there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2 aside
+                           wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first
+                           pixel there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2
+                           aside
     galaxies/catalogue     the numeric columns of the catalogue, and `number`, its row
     attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale,
                            binning (pixels of the mosaics across one of these, which row and column count)
 
-Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random fields: of the
-sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not, but
-for the galaxy that a cut-out was made around. Galaxies whose stamps might touch the line between train and test, or a cell for
-random fields, are set aside: they are cut, to be separated in the end, and nothing is learned from them or tested on them. A
-galaxy on two mosaics is cut once.
+Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random
+fields: of the sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there,
+catalogued or not, but for the galaxy that a cut-out was made around. Galaxies whose stamps might touch the line between
+train and test, or a cell for random fields, are set aside: they are cut, to be separated in the end, and nothing is
+learned from them or tested on them. A galaxy on two mosaics is cut once.
 
-Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
-goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
-on the mosaics (`detection`); both left out: `mast`.
+Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was
+killed goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what
+is detected on the mosaics (`detection`); both left out: `mast`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ GOOD = 0.75
 MEASURED = 300
 """Galaxies whose sizes are measured."""
 SMALL, FILLED = 0.1, 0.15
-"""Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their stamps."""
+"""Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their
+stamps."""
 TRIES = 30
 """Random positions tried for each field that is wanted."""
 
@@ -60,8 +62,8 @@ TRIES = 30
 def build(
     folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "", binning: int = 1
 ) -> str:
-    """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the record.
-    binning: pixels of the mosaics across one of the stamps'.
+    """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the
+    record. binning: pixels of the mosaics across one of the stamps'.
 
     Raises:
         MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.

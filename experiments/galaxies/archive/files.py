@@ -38,8 +38,9 @@ def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of their
-    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to cut.
+    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of
+    their sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than
+    to cut.
 
     Raises:
         MvssError: one of them cannot be read.

@@ -1,9 +1,10 @@
-"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
+"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons
+per unit.
 
 The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
-name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the
-read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part needs EXPTIME
-and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
+name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than
+the read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part
+needs EXPTIME and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from experiments.galaxies.data.deep_field import clipped_sigma
 from mvss.runtime.errors import MvssError
 
 FULL_WELL = 80_000.0
-"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
-exposure time: too early, where that is of several exposures, rather than too late."""
+"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the
+whole exposure time: too early, where that is of several exposures, rather than too late."""
 WINDOWS = 16
 """A grid of as many windows in both directions measures the noise of a mosaic, or of fewer that cover all of it."""
 WINDOW = 32
@@ -36,7 +37,8 @@ LAG = 4
 """Pixels between those whose differences measure noise: more than resampling correlates."""
 FAINTEST, QUARTILE = 0.25, 0.6745
 """Share of the pairs of pixels that measure noise, those with the least light: the sum of a pair tells nothing of its
-difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its middle."""
+difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its
+middle."""
 UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
 """What BUNIT may be, without blanks and signs of powers."""
 Image = NDArray[np.float64]
@@ -44,8 +46,9 @@ File = Any  # astropy has no types
 
 
 class Mosaic:
-    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the file: a
-    square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own unit.
+    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the
+    file: a square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own
+    unit.
 
     Raises:
         MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
@@ -158,7 +161,8 @@ class Mosaic:
 
     @cached_property
     def _noise(self) -> tuple[float, float, float]:
-        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their level."""
+        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their
+        level."""
         sizes = [min(WINDOW, n) for n in self.shape]
         scaled, light, deviations, levels = [], [], [], []
         counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
@@ -215,7 +219,8 @@ class Mosaic:
         return np.where(bad, 0.0, flux), bad
 
     def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
-        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)` each."""
+        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)`
+        each."""
         flux, weight = self._pixels(row, column, pixels, pixels)
         bad = weight == 0
         flux = np.where(bad, 0.0, flux)

@@ -16,11 +16,11 @@ PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
 
 
 def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None) -> Stamps:
-    """Stamps of a part, "train" or "test", of an archive, or of "all": every one, or `count` at most, evenly among them, of
-    all mosaics.
+    """Stamps of a part, "train" or "test", of an archive, or of "all": every one, or `count` at most, evenly among
+    them, of all mosaics.
 
-    Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known. Catalogue:
-    the numeric columns of the file, those of the user's catalogue below them where a name is taken.
+    Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known.
+    Catalogue: the numeric columns of the file, those of the user's catalogue below them where a name is taken.
 
     Raises:
         MvssError: it is no archive, is damaged, or has no such stamps.

@@ -1,4 +1,5 @@
-"""Which stamps are cut of which mosaic: which parts of the sky are for train and test, for galaxies and for random fields.
+"""Which stamps are cut of which mosaic: which parts of the sky are for train and test, for galaxies and for random
+fields.
 
     declination     the northern TEST of the catalogue is for tests
     cells           CELL stamps wide; every second one of every second row is for random fields
@@ -38,9 +39,10 @@ Places = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Plan:
-    """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
-    of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees. fields:
-    random ones to be cut of each mosaic, by the room that it has for them. binning: of the mosaics' pixels (`Mosaic`)."""
+    """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut:
+    declination of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell,
+    degrees. fields: random ones to be cut of each mosaic, by the room that it has for them. binning: of the mosaics'
+    pixels (`Mosaic`)."""
 
     pixels: int
     randoms: float
@@ -54,8 +56,8 @@ class Plan:
     binning: int = 1
 
     def depth(self, places: Places) -> Places:
-        """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which are every
-        second one of every second row; negative outside of them, and where there are none."""
+        """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which
+        are every second one of every second row; negative outside of them, and where there are none."""
         if not self.randoms:
             return np.full(len(places), -np.inf)
         # From a place of the catalogue: right ascension has no seam near it.
@@ -79,7 +81,8 @@ class Plan:
 def plan_for(
     files: Sequence[Path], positions: Places, pixels: int, randoms: float, binning: int
 ) -> tuple[Plan, dict[str, object], NDArray[np.bool_]]:
-    """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic holds."""
+    """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic
+    holds."""
     number = np.flatnonzero(np.isfinite(positions).all(1) & (np.abs(positions[:, 1]) <= 90))
     positions = positions[number]
     on_mosaic = np.zeros(len(number), dtype=bool)
@@ -156,8 +159,8 @@ def corners(mosaic: Mosaic, positions: Places, pixels: int) -> tuple[NDArray[np.
 
 
 def anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixels `(count, 2)` of stamps at random, none where none fits; and the part of each, −1 if it is for no random
-    field."""
+    """First pixels `(count, 2)` of stamps at random, none where none fits; and the part of each, −1 if it is for no
+    random field."""
     room = torch.tensor(mosaic.shape) - plan.pixels + 1
     if not bool((room > 0).all()):
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -170,8 +173,8 @@ def anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray[
 
 
 def _shows_own(mosaic: Mosaic, plan: Plan, middles: Places) -> NDArray[np.bool_]:
-    """Which stamps in these places `(count, 2)` show the galaxy that the mosaic is a cut-out around, if it is: of those that
-    random fields hold, it alone is not there by chance."""
+    """Which stamps in these places `(count, 2)` show the galaxy that the mosaic is a cut-out around, if it is: of those
+    that random fields hold, it alone is not there by chance."""
     own, reach = (np.array(mosaic.shape) - 1) / 2, plan.pixels / 2
     away = np.linalg.norm(mosaic.where(plan.positions) - own, axis=1)
     if not np.nanmin(away, initial=np.inf) <= reach / 2:

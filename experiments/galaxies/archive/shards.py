@@ -55,7 +55,8 @@ class Rows:
         return len(self._wcs)
 
     def add(self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], wcs: str, notes: Mapping[str, float]) -> None:
-        """One stamp, `(n, n)` each, its coordinates and the columns of `NOTES`; a galaxy's number in the catalogue too."""
+        """One stamp, `(n, n)` each, its coordinates and the columns of `NOTES`; a galaxy's number in the catalogue
+        too."""
         for (name, kind), value in zip(IMAGES.items(), (flux, ivar, mask), strict=True):
             self._images[name].append(value.astype(kind))
         self._wcs.append(wcs)
@@ -97,7 +98,8 @@ def _append(file: File, group: str, pixels: int, count: int, columns: Mapping[st
 
 
 class _Careful(io.FileIO):
-    """A file that takes what it is given though the disk be full, and says so later: HDF5 that fails to write may crash."""
+    """A file that takes what it is given though the disk be full, and says so later: HDF5 that fails to write may
+    crash."""
 
     error: OSError | None = None
 

@@ -1,11 +1,12 @@
-"""Simulated sky with truth, by GalSim: y = sky + galaxy + η, both sources convolved with the PSF and integrated over pixels.
+"""Simulated sky with truth, by GalSim: y = sky + galaxy + η, both sources convolved with the PSF and integrated over
+pixels.
 
-η is the noise of HST's COSMOS mosaics averaged over the stamp's pixels, or white; there are bad pixels, tracks of cosmic rays,
-and tracks on which one of four exposures was lost. What the sources are is told in `scenes` and `population`.
-Stamp i of a seed is the same whatever the number of stamps is.
+η is the noise of HST's COSMOS mosaics averaged over the stamp's pixels, or white; there are bad pixels, tracks of
+cosmic rays, and tracks on which one of four exposures was lost. What the sources are is told in `scenes` and
+`population`. Stamp i of a seed is the same whatever the number of stamps is.
 
-Multi-resolution: the sources live in WIDE's pixels, and a ground-based survey sees BlockAverage · Convolve(ground_kernel) of
-them, up to a small error, for it is drawn from the true profiles.
+Multi-resolution: the sources live in WIDE's pixels, and a ground-based survey sees BlockAverage ·
+Convolve(ground_kernel) of them, up to a small error, for it is drawn from the true profiles.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ Indices = NDArray[np.int64]
 class GroundStamps:
     """Ground-based stamps, and their truth as WIDE sees it.
 
-    stamps: y, good, sigma of `(N, 1, m, m)` with m = (n − KERNEL + 1) / FACTOR, over the scene's middle; catalogue of WIDE.
-    sky, galaxy: `(N, 1, n, n)`, without noise.
+    stamps: y, good, sigma of `(N, 1, m, m)` with m = (n − KERNEL + 1) / FACTOR, over the scene's middle; catalogue of
+    WIDE. sky, galaxy: `(N, 1, n, n)`, without noise.
     """
 
     stamps: Stamps
@@ -69,7 +70,8 @@ def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[Indices,
 
 
 def _defects(rng: np.random.Generator, pixels: int) -> tuple[NDArray[np.bool_], Array, Array]:
-    """Which pixels were measured, growth of their standard deviation, and what stands where nothing was, `(n, n)` each."""
+    """Which pixels were measured, growth of their standard deviation, and what stands where nothing was, `(n, n)`
+    each."""
     good, growth = np.ones((pixels, pixels), bool), np.ones((pixels, pixels))
     garbage = np.zeros((pixels, pixels))
     if rng.random() < 0.5:  # dead and hot pixels
@@ -87,7 +89,8 @@ def _defects(rng: np.random.Generator, pixels: int) -> tuple[NDArray[np.bool_], 
 def _spectrum(pixels: int, pixel: float) -> Array:
     """Power of COSMOS's noise on a periodic grid of 2n × 2n pixels, `(2n, 2n)`, of which its variance 1 is the mean.
 
-    The mosaics' correlation, between pixels of 0.03″ and linear between these lags, is averaged over the stamp's pixels.
+    The mosaics' correlation, between pixels of 0.03″ and linear between these lags, is averaged over the stamp's
+    pixels.
     """
     fine, reach = 10, pixels - 1
     half = fine * pixels
@@ -159,10 +162,10 @@ def simulate(
         density: of the sky's galaxies down to magnitude 26.5, per square arcminute.
         correlated: noise of the covariance that `noise_covariance` tells; else white, of the same standard deviation.
 
-    The catalogue, empty for random fields, holds the galaxy's true total flux and magnitude; half_light_radius before the PSF,
-    in pixels, of the circle of equal area; n_sersic; e1, e2 = (a² − b²)/(a² + b²) (cos, sin)(2φ) of the adaptive moments of
-    its image without noise, PSF included, NaN for one in twenty, too small in pixels; its place x, y; blending: share of the
-    neighbours in the light within 2 half-light radii and one pixel of it.
+    The catalogue, empty for random fields, holds the galaxy's true total flux and magnitude; half_light_radius before
+    the PSF, in pixels, of the circle of equal area; n_sersic; e1, e2 = (a² − b²)/(a² + b²) (cos, sin)(2φ) of the
+    adaptive moments of its image without noise, PSF included, NaN for one in twenty, too small in pixels; its place x,
+    y; blending: share of the neighbours in the light within 2 half-light radii and one pixel of it.
     """
     _check(count, density, pixels)
     what = "galaxies" if galaxies else "fields"
@@ -181,7 +184,8 @@ def simulate(
 def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, density: float = DENSITY) -> GroundStamps:
     """What `simulate(..., survey=WIDE)` sees, seen from the ground: the same scenes, with white noise of their own.
 
-    Drawn from the true profiles with the true PSF, not from WIDE's pixels: `ground_kernel` is the model, this is the sky.
+    Drawn from the true profiles with the true PSF, not from WIDE's pixels: `ground_kernel` is the model, this is the
+    sky.
     """
     _check(count, density, pixels)
     size = (pixels - KERNEL + 1) // FACTOR
@@ -202,9 +206,9 @@ def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, 
 def ground_kernel(wide: int = 41) -> Tensor:
     """Kernel k `(KERNEL, KERNEL)` of sum 1 from WIDE's pixels to GROUND's PSF; BlockAverage by FACTOR comes after.
 
-    The kernel t that matches the PSFs, GROUND's Fourier transform over WIDE's, has wings that k has no room for (13 % of the
-    light). k makes up for them as well as it can: of sum 1, it minimises E‖(k − t) * s‖² + ridge ‖k − t‖² (within k) for
-    sources s like a disc of half-light radius 0.4″ anywhere, whose covariance is its autocorrelation.
+    The kernel t that matches the PSFs, GROUND's Fourier transform over WIDE's, has wings that k has no room for (13 %
+    of the light). k makes up for them as well as it can: of sum 1, it minimises E‖(k − t) * s‖² + ridge ‖k − t‖²
+    (within k) for sources s like a disc of half-light radius 0.4″ anywhere, whose covariance is its autocorrelation.
     """
     pixel, inner, reach, ridge = WIDE.pixel, KERNEL // 2, wide // 2 + KERNEL // 2, 0.1
 

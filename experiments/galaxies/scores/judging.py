@@ -47,7 +47,8 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Judgement:
-    """scores: by (source, from "1", or "mean"; metric) the value and the number of galaxies. arrays: for the figures."""
+    """scores: by (source, from "1", or "mean"; metric) the value and the number of galaxies. arrays: for the
+    figures."""
 
     scores: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
@@ -93,7 +94,8 @@ def judge_real(sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> Judgement:
 
 
 def judge_held_out(draw: Callable[[Tensor], tuple[Tensor | None, Tensor]], stamps: Stamps, seed: int) -> Judgement:
-    """How well pixels that the separation has not seen are predicted. draw: both sources, from the pixels it is given."""
+    """How well pixels that the separation has not seen are predicted. draw: both sources, from the pixels it is
+    given."""
     good, held = hold_out(stamps.good, HELD_OUT, seed)
     sky, galaxy = draw(good)
     assert sky is not None
@@ -148,7 +150,8 @@ def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
 
 
 def _recovery(galaxy: Tensor, stamps: Stamps) -> Array:
-    """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and blending."""
+    """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and
+    blending."""
     assert stamps.galaxy is not None
     where = within(stamps)
     draws = flux(galaxy, where)
