@@ -5,6 +5,8 @@ key = hash(job, its part of the configuration, the sources of the modules that i
 
 from __future__ import annotations
 
+__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
+
 import ast
 import hashlib
 import json
@@ -14,17 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from mvss.posteriors.pipeline import PosteriorConfig
+from numpy.typing import NDArray
 
 from experiments.core.audit import run_audit
 from experiments.core.baselines import run_baseline
-from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig
+from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig, Recipe
 from experiments.core.run import run_job
-from mvss.posteriors.pipeline import PosteriorConfig
 from mvss.presets.reader import config_hash
 from mvss.priors.training import TrainingConfig
-
-__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SILENT = ("experiments/core/records.py",)
@@ -33,7 +33,7 @@ UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "em": EMConfig()}
 """Settings of what no network learns."""
 
 
-def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
+def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
     """The function that does a job's work; its module and what that imports decide the result."""
     if job.audit:
         return run_audit
@@ -41,9 +41,9 @@ def work_of(job: Job) -> Callable[..., dict[str, np.ndarray]]:
 
 
 def settings_key(job: Job, data: Path) -> str:
-    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends on,
-    as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old one, and
-    a default that changes is a change of code."""
+    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends
+    on, as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old
+    one, and a default that changes is a change of code."""
     recipe = _said(replace(job.recipe, problems=None))
     made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
     content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]
@@ -57,7 +57,7 @@ def folder_of(data: Path) -> Path:
     return next(folder for folder in data.parents if folder.parent.name == "experiments")
 
 
-def _said(value: Any) -> Any:  # noqa: ANN401 - a configuration or a part of it
+def _said(value: object) -> object:
     """Plain values of a configuration, without those that are the defaults of their class."""
     if is_dataclass(value):
         said = {}
@@ -113,14 +113,17 @@ def _settings(job: Job) -> Config:
         config = replace(config, network=NetworkConfig())
     if recipe.training is not None:
         config = replace(config, training=TrainingConfig())
+    return replace(config, em=_laps_of(config, recipe))
+
+
+def _laps_of(config: Config, recipe: Recipe) -> EMConfig:
+    """The same of what says how EM laps."""
     em = config.em
     if recipe.laps is not None:
         em = replace(em, laps=0)
     if config.laps(recipe) != "auto":
         em = replace(em, max_laps=0, held_out=0)
-    if recipe.relaxation is not None:
-        em = replace(em, relaxation=1.0)
-    return replace(config, em=em)
+    return em if recipe.relaxation is None else replace(em, relaxation=1.0)
 
 
 @cache  # once, on the way in: an edit during a run must not pass for the code that ran

@@ -4,12 +4,14 @@
         seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
         seed-N/model/                                   see `places`                (not committed)
 
-A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends on
-and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap. Overrides get
-a folder of their own.
+A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends
+on and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap.
+Overrides get a folder of their own.
 """
 
 from __future__ import annotations
+
+__all__ = ["Command", "main", "read_command", "report_errors"]
 
 import argparse
 import json
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 
 from experiments.core.config import Config, Job, check_config
-from experiments.core.places import Experiment, is_done, made_at, name_of, place_of, samples_of
+from experiments.core.places import Experiment, Results, is_done, made_at, name_of, place_of, samples_of
 from experiments.core.records import environment, read_records
 from experiments.core.scheduler import run_all
 from experiments.report.commands import command_text
@@ -31,8 +33,6 @@ from experiments.report.rebuild import rebuild
 from mvss.presets.reader import available_presets, config_hash, load_config, save_config, suggest
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Command", "main", "read_command", "report_errors"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,7 +161,7 @@ def _report(experiment: Experiment, command: Command) -> int:
         raise MvssError("no finished job has this configuration, so that there is nothing to report: see --dry-run")
     records = read_seeds(folder, seeds)
     table = rebuild(experiment, folder, records, command.overrides)
-    figures = experiment.figures(folder, table, records, command.config.problems, seeds[0])
+    figures = experiment.figures(Results(folder, table, records, command.config.problems, seeds[0]))
     print(f"table:   {folder / 'table.md'}")
     print(f"figures: {folder / 'figures'} ({len(figures)} files)")
     return 0

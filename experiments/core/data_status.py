@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+__all__ = ["Status", "data_status", "main"]
+
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.mnist_grass.sources import DATA, TEXTURES, openml_file
-
-__all__ = ["Status", "data_status", "main"]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ machine does, and are printed as ratios only.
 
 from __future__ import annotations
 
+__all__ = ["Cost", "measure", "measure_growth"]
+
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,12 +27,11 @@ from experiments.core.places import Experiment
 from experiments.core.run import Fit, build_pipeline, first_draws
 from experiments.core.scheduler import code_label
 from mvss.em import Stage, run_em
-from mvss.estimation.mixture_ascent import fit_mixtures
+from mvss.estimation.mixture_ascent import MixtureConfig, fit_mixtures
 from mvss.priors.training import default_accelerator
 from mvss.runtime.checkpoints import atomic_write_text
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["Cost", "measure", "measure_growth"]
 
 SIZES = (0.25, 0.5, 1.0, 2.0)
 """Of the preset's observations: 1k, 2k, 4k and 8k in the cpu preset."""
@@ -56,6 +58,8 @@ def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> 
     job = Job(problem, "growth", seed, Recipe(), config)
     task, stream = experiment.task(problem, seed, config), Stream(seed, (problem, "growth"))
     fit = config.fits["mixture"]
+    if not isinstance(fit, MixtureConfig):
+        raise MvssError("growth: the preset's fit `mixture` is none by ascent, whose cost is measured: take another preset")
     steps = max(1, round(FIT_PASSES * config.observations / fit.batch))
     fit = replace(fit, components=fit.components[:1], steps=steps, starts=1)
     began = time.monotonic()
@@ -125,9 +129,9 @@ def ratios(cost: Cost, base: Cost) -> dict[str, float]:
     }
 
 
-def _markdown(head: dict[str, str | int], rows: Sequence[dict[str, float]]) -> str:
-    titles = ("problem", "observations per view", "sources", "pairs", "network evaluations", "N · pairs")
-    titles += ("evaluations", "E-step time", "M-step time", "mixture fit time")
+def _markdown(head: Mapping[str, object], rows: Sequence[Mapping[str, Any]]) -> str:
+    counted = ("problem", "observations per view", "sources", "pairs", "network evaluations")
+    titles = (*counted, "N · pairs", "evaluations", "E-step time", "M-step time", "mixture fit time")
     lines = [
         f"# {head['experiment']}, preset {head['preset']}: growth of the cost",
         "",

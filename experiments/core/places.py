@@ -8,33 +8,58 @@ seed-N/samples/<problem>/<method>.npz     what the figures show
 
 from __future__ import annotations
 
+__all__ = [
+    "Experiment",
+    "Results",
+    "fit_path",
+    "is_done",
+    "key_of",
+    "made_at",
+    "name_of",
+    "place_of",
+    "read_samples",
+    "samples_of",
+]
+
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.core.cache import code_key, folder_of, settings_key
 from experiments.core.config import Config, Job, Task
 
-__all__ = ["Experiment", "fit_path", "is_done", "key_of", "made_at", "name_of", "place_of", "read_samples", "samples_of"]
+
+@dataclass(frozen=True)
+class Results:
+    """What figures are made from. folder: results/<experiment>/<preset>. table: as of `tables.build_table`.
+    records_by_seed: the records of each seed. problems: in the order of the panels. seed: whose draws are shown; curves
+    and bars are over all seeds."""
+
+    folder: Path
+    table: Mapping[str, Any]
+    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
+    problems: tuple[str, ...]
+    seed: int
 
 
 @dataclass(frozen=True)
 class Experiment:
     """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
     (problem, seed, config) to a task, in the experiment's data.py; called in worker processes, so that it must be
-    importable. figures: (folder, table, records by seed, problems, seed) to paths. caption: how it was scored. schema: of
-    its configuration."""
+    importable. figures: makes all that there is something to show for, and returns the files, PNG and PDF of each.
+    caption: how it was scored. schema: of its configuration."""
 
     name: str
     target: str
     check: Callable[[str], object]
     task: Callable[[str, int, Config], Task]
-    figures: Callable[[Path, dict[str, Any], dict[int, list[dict[str, Any]]], Sequence[str], int], list[Path]]
+    figures: Callable[[Results], list[Path]]
     caption: str
     schema: type[Config] = Config
 
@@ -97,7 +122,7 @@ def samples_of(job: Job, folder: Path) -> Path:
     return _samples(folder, job.seed, job.problem, method_of(job))
 
 
-def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, np.ndarray]:
+def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, NDArray[Any]]:
     """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
     try:
         with np.load(_samples(folder, seed, problem, method)) as archive:

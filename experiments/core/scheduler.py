@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["code_label", "run_all"]
+
 import multiprocessing
 import os
 import queue
@@ -10,15 +12,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiments.core.cache import fit_key, work_of
@@ -28,12 +32,13 @@ from experiments.core.records import Records, environment
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 
-__all__ = ["code_label", "run_all"]
+Reports: TypeAlias = "Queue[tuple[str, float]]"
+"""Names of jobs, and the share of each that is done."""
 
 
 def code_label() -> str:
-    """The commit of the code, marked where the checkout differs from it, and the GPU that runs it, if one does: seconds on
-    one say nothing beside seconds on a CPU."""
+    """The commit of the code, marked where the checkout differs from it, and the GPU that runs it, if one does: seconds
+    on one say nothing beside seconds on a CPU."""
     found = environment()
     commit = f"{found['commit'][:12]}{'-dirty' if found['dirty'] else ''}" if found["commit"] else "unknown"
     return f"{commit} on {found['cuda_device']}" if found["cuda_device"] else commit
@@ -43,14 +48,15 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     """Run the jobs in worker processes, with one progress bar. Jobs that share a fit wait for the first of them."""
     if not jobs:
         return
-    for job in (job for job in jobs if not job.recipe.baseline):
+    for fitted in (job for job in jobs if not job.recipe.baseline):
         # here, before the scheduling: a stale fit must not look like one that is there
-        path = folder / fit_path(job)
-        _forget_if_stale(path.with_suffix(".key"), fit_key(job, experiment.data), [path, path.with_suffix(".part")])
+        path = folder / fit_path(fitted)
+        _forget_if_stale(path.with_suffix(".key"), fit_key(fitted, experiment.data), [path, path.with_suffix(".part")])
     context = multiprocessing.get_context("spawn")
     terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
     layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
-    reports, began, commit = context.Queue(), time.monotonic(), code_label()
+    reports: Reports = context.Queue()
+    began, commit = time.monotonic(), code_label()
     # One thread a job: on arrays this small, threads that share a core with another job wait more than they work.
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting = list(jobs)
@@ -98,11 +104,11 @@ def _next(waiting: Sequence[Job], running: Sequence[Job], folder: Path) -> Job |
     return None
 
 
-_reports: Any = None
-"""A worker's end of the queue to its parent."""
+_reports: Reports
+"""A worker's end of the queue to its parent; only workers have one."""
 
 
-def _start_worker(reports: Any) -> None:  # noqa: ANN401 - the class of a context's queue is not public
+def _start_worker(reports: Reports) -> None:
     """Ctrl-C is for the parent to handle, and no worker outlives a parent that was killed: two would write one file."""
     global _reports
     _reports = reports
@@ -124,7 +130,7 @@ def _log(share: str, job: Job, spent: float, running: Sequence[Job]) -> None:
     print(f"{share} {name_of(job)}: done after {spent / 60:.0f} min{rest}", file=sys.stderr, flush=True)
 
 
-def _drain(reports: Any, progress: dict[str, float]) -> None:  # noqa: ANN401
+def _drain(reports: Reports, progress: dict[str, float]) -> None:
     while True:
         try:
             name, value = reports.get_nowait()
@@ -159,7 +165,7 @@ def _forget_if_stale(marker: Path, key: str, paths: Sequence[Path]) -> None:
         atomic_write_text(marker, key)
 
 
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".tmp")
     with part.open("wb") as file:

@@ -4,11 +4,14 @@
 
 Beside it stands what the fit itself maximises, the bound on log p(y) of the fresh observations: the two need not agree.
 
-The tuning seeds are none of those that are reported; the preset's own settings are the first trial. What was found stands in
-sweep.md and sweep.json beside the preset's table; it is copied into the preset by hand, and a test compares the two.
+The tuning seeds are none of those that are reported; the preset's own settings are the first trial. What was found
+stands in sweep.md and sweep.json beside the preset's table; it is copied into the preset by hand, and a test compares
+the two.
 """
 
 from __future__ import annotations
+
+__all__ = ["sweep"]
 
 import json
 import multiprocessing
@@ -29,13 +32,12 @@ from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Recipe
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
-from mvss.baselines.clvm import CLVM
+from mvss.baselines.clvm import CLVM, CLVMConfig
+from mvss.baselines.pcpca import PCPCAConfig
 from mvss.metrics.images import psnr
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["sweep"]
 
 SEEDS = (100, 101)
 Space = dict[str, tuple[float, float]]
@@ -50,7 +52,8 @@ SPACES: dict[str, Space] = {
         "steps": (500, 4000),
     },
 }
-"""Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not whole."""
+"""Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not
+whole."""
 TRIALS = 20
 
 
@@ -62,7 +65,7 @@ def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -
 def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
     command = read_command(experiment, arguments, root)
     config, folder = command.config, command.folder
-    recipes = {name: r for name, r in config.recipes().items() if r.baseline}
+    recipes = {name: r for name, r in config.recipes().items() if r.pcpca or r.clvm}
     if not recipes:
         raise MvssError(f"preset {command.preset} has no baseline to tune")
     if command.dry_run:
@@ -89,30 +92,29 @@ def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
 
 def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, pool: Executor) -> dict[str, Any]:
     """All trials of a method, and the best."""
-    settings: Any = recipe.baseline
+    settings = _settings(recipe)
     space, tasks = _space(recipe), [(p, s) for p in _problems(recipe, config) for s in SEEDS]
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
     study.enqueue_trial({key: getattr(settings, key) for key in space})
-    trials = []
+    trials: list[dict[str, Any]] = []
     for _ in tqdm(range(TRIALS), desc=name, disable=None):
         trial = study.ask()
-        values = {key: _suggest(trial, key, *limits) for key, limits in space.items()}
-        tried = replace(settings, **values)
-        other = replace(recipe, pcpca=tried) if recipe.pcpca else replace(recipe, clvm=tried)
-        futures = [pool.submit(_score, experiment, other, config, *task) for task in tasks]
+        values: dict[str, Any] = {key: _suggest(trial, key, *limits) for key, limits in space.items()}
+        tried = _with(recipe, values)
+        futures = [pool.submit(_score, experiment, tried, config, *task) for task in tasks]
         found = [future.result() for future in futures]
         scores = {f"{p}, seed {s}": decibels for (p, s), (decibels, _) in zip(tasks, found, strict=True)}
         study.tell(trial, fmean(scores.values()))
         bounds = [bound for _, bound in found if bound is not None]
         bound = fmean(bounds) if len(bounds) == len(found) else None
         trials.append({**values, "psnr": fmean(scores.values()), "bound": bound, "each": scores})
-    best = max(trials, key=lambda t: t["psnr"])
+    best = max(trials, key=lambda trial: trial["psnr"])
     return {"best": {key: best[key] for key in space}, "fixed": _fixed(settings, space), "trials": trials}
 
 
 def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str, seed: int) -> tuple[float, float | None]:
-    """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the mean
-    bound on log p(y) of CLVM, nats."""
+    """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the
+    mean bound on log p(y) of CLVM, nats."""
     task, model = experiment.task(problem, seed, config), make_baseline(recipe)
     try:
         model.fit(task.train, Stream(seed, (problem, "sweep", "fit")))
@@ -120,17 +122,34 @@ def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str,
         return 0.0, None
     alpha, target = task.scored_views[-1], model.sources[-1]
     view, keyed = task.fresh.views[alpha], Stream(seed, (problem, "sweep", "fresh"))
+    if (truth := task.fresh_truth[alpha][target]) is None:
+        raise MvssError(f"nobody knows the true sources of {problem}: there is no PSNR to choose settings by")
     draws = model.posterior_sample(view, keyed).draws[-1]
     bound = float(model.bound(view, keyed).mean()) if isinstance(model, CLVM) else None
-    return float(psnr(draws, task.fresh_truth[alpha][target], task.data_range).mean()), bound
+    return float(psnr(draws, truth, task.data_range).mean()), bound
 
 
 def _problems(recipe: Recipe, config: Config) -> list[str]:
     return [p for p in config.problems if recipe.problems is None or p in recipe.problems]
 
 
+def _settings(recipe: Recipe) -> PCPCAConfig | CLVMConfig:
+    """Of the baseline that a recipe is."""
+    settings = recipe.pcpca or recipe.clvm
+    assert settings is not None  # as `_sweep` has chosen it
+    return settings
+
+
+def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with other settings of its baseline."""
+    if recipe.pcpca:
+        return replace(recipe, pcpca=replace(recipe.pcpca, **values))
+    return replace(recipe, clvm=recipe.clvm and replace(recipe.clvm, **values))
+
+
 def _space(recipe: Recipe) -> Space:
-    return SPACES["pcpca" if recipe.pcpca else recipe.clvm.decoder if recipe.clvm else ""]
+    settings = _settings(recipe)
+    return SPACES["pcpca" if isinstance(settings, PCPCAConfig) else settings.decoder]
 
 
 def _suggest(trial: optuna.Trial, key: str, low: float, high: float) -> float:
@@ -139,7 +158,7 @@ def _suggest(trial: optuna.Trial, key: str, low: float, high: float) -> float:
     return trial.suggest_float(key, low, high, log=low > 0 and high >= 10 * low)
 
 
-def _fixed(settings: Any, space: Space) -> dict[str, Any]:  # noqa: ANN401 - of one of the baselines
+def _fixed(settings: PCPCAConfig | CLVMConfig, space: Space) -> dict[str, Any]:
     return {key: value for key, value in asdict(settings).items() if key not in space}
 
 

@@ -1,4 +1,5 @@
-"""`make galaxies`: galaxies without their neighbours, from random fields and galaxy-centred stamps alone (paper, 5.3)."""
+"""`make galaxies`: galaxies without their neighbours, from random fields and galaxy-centred stamps alone (paper,
+5.3)."""
 
 from __future__ import annotations
 

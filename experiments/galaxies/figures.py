@@ -2,103 +2,46 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-import yaml
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from experiments.galaxies.data.task import transform_of
-from experiments.galaxies.data.transforms import Transform, fluxes
-from experiments.galaxies.panels import Array, peaks_of, show_strip, two_contrasts, unmeasured
-from experiments.galaxies.scores.judging import BINNED
-from experiments.report.methods import TRUTH, method_named
-from experiments.report.samples import kept_samples
-from experiments.report.style import caption, save_figure, style
-
 __all__ = ["make_figures"]
 
-JOINT = ("joint", "joint_wide", "joint_asinh")
-OURS = (*JOINT, "mixture")
-"""Whose draws are shown where one method has to do: the first that has been run."""
-LAPS = 7
-"""Laps that are shown, of all that there were."""
-FEW = 5
-"""Galaxies of a bin that a scatter needs."""
-RECOVERED = (0.2, 5.0)
-"""Shares of the true flux that are shown."""
-SIGMAS = 5.0
-"""Residuals that are shown, to either side."""
-UNITS = {"real": "display levels, 0 to 1", "archive": "units in which the noise of a usual pixel is 0.02"}
-SIMULATED = "units in which the noise of a usual pixel of space is 0.02"
-Samples = Mapping[str, Array]
+from pathlib import Path
+
+import yaml
+
+from experiments.core.places import Results
+from experiments.galaxies.data.task import transform_of
+from experiments.galaxies.data.transforms import Transform
+from experiments.galaxies.figures_scores import against_figure, recovery_figure, residuals_figure
+from experiments.galaxies.figures_stamps import (
+    Run,
+    laps_figure,
+    priors_figure,
+    real_figure,
+    separations_figure,
+    worst_figure,
+)
+from experiments.report.samples import kept_samples
+from experiments.report.style import save_figure, style
 
 
-@dataclass(frozen=True)
-class _Run:
-    """found: kept arrays by method. transform: of those that are draws of the model itself."""
-
-    found: Mapping[str, Samples]
-    problem: str
-    seed: int
-    transform: Transform
-
-    def ours(self, *names: str) -> tuple[str, Samples] | None:
-        """The method that is shown, and its arrays, if it has these."""
-        return next(((m, self.found[m]) for m in OURS if set(names) <= self.found.get(m, {}).keys()), None)
-
-    def joint(self) -> Samples:
-        """Arrays of the diffusion model."""
-        return next((self.found[m] for m in JOINT if m in self.found), {})
-
-    def fluxes(self, x: Array) -> Array:
-        """Of arrays in the model's space."""
-        return fluxes(torch.from_numpy(x), self.transform).numpy()
-
-    def sigma(self) -> float | None:
-        """Standard deviation of the noise of a usual pixel, where it is known."""
-        kept = next((s["known_sigma"] for s in self.found.values() if "known_sigma" in s), None)
-        return None if kept is None else float(np.median(kept))
-
-    @property
-    def injected(self) -> str:
-        """What a caption says of galaxies whose truth is known."""
-        return ", models of real galaxies put on random fields" if self.problem in UNITS else ""
-
-    def text(self, what: str) -> str:
-        """A caption."""
-        return f"Seed {self.seed}, {self.problem}: {what} Fluxes are in {UNITS.get(self.problem, SIMULATED)}."
-
-
-def make_figures(
-    folder: Path,
-    table: Mapping[str, Any],
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]],
-    problems: Sequence[str],
-    seed: int,
-) -> list[Path]:
-    """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
+def make_figures(results: Results) -> list[Path]:
+    """All figures that there is something to show for; returns the files, PNG and PDF of each."""
     style()
     written: list[Path] = []
     makers = {
-        "separations": _separations,
-        "real": _real,
-        "laps": _laps,
-        "priors": _priors,
-        "against": _against,
-        "recovery": _recovery,
-        "residuals": _residuals,
-        "worst": _worst,
+        "separations": separations_figure,
+        "real": real_figure,
+        "laps": laps_figure,
+        "priors": priors_figure,
+        "against": against_figure,
+        "recovery": recovery_figure,
+        "residuals": residuals_figure,
+        "worst": worst_figure,
     }
-    for problem in problems:
-        run = _Run(kept_samples(folder, table, seed, problem), problem, seed, transform_of(problem, _transform(folder, seed)))
+    folder, seed = results.folder, results.seed
+    for problem in results.problems:
+        transform = transform_of(problem, _transform(folder, seed))
+        run = Run(kept_samples(folder, results.table, seed, problem), problem, seed, transform)
         for name, make in makers.items():
             figure = make(run)
             if figure is not None:
@@ -110,237 +53,3 @@ def _transform(folder: Path, seed: int) -> Transform:
     path = folder / f"seed-{seed}" / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return "asinh" if (settings or {}).get("transform") == "asinh" else "linear"
-
-
-def _separations(run: _Run) -> Figure | None:
-    """The paper's Figure 4, beside the truth and the other methods."""
-    found = {m: s for m, s in run.found.items() if {"known_observed", "known_galaxy"} <= s.keys()}
-    if not found:
-        return None
-    first = next(iter(found.values()))
-    ground = "known_seen" in first
-    rows = [("seen from the ground", first["known_seen"])] if ground else []
-    rows += [("sky + galaxy, truth" if ground else "observation", first["known_observed"])]
-    if "known_sky_truth" in first:
-        rows.append(("sky, truth", first["known_sky_truth"]))
-    if (own := run.ours("known_sky")) is not None:
-        rows.append((f"sky,\n{method_named(own[0]).short}", own[1]["known_sky"]))
-    if "known_truth" in first:
-        rows.append(("galaxy, truth", first["known_truth"]))
-    rows += [(f"galaxy,\n{method_named(m).short}", s["known_galaxy"]) for m, s in found.items()]
-    what = f"separation of fresh stamps{run.injected}, by one posterior draw of each method that has draws."
-    return two_contrasts(rows, run.text(what), peaks_of(first["known_observed"]), run.sigma())
-
-
-def _real(run: _Run) -> Figure | None:
-    own = run.ours("real_observed", "real_sky_mean", "real_galaxy_mean", "real_galaxy_sd", "real_sigma")
-    if own is None:
-        return None
-    method, kept = own
-    rows = [
-        ("observation", kept["real_observed"]),
-        ("sky, mean", kept["real_sky_mean"]),
-        ("sky, a draw", kept["real_sky"]),
-        ("galaxy, mean", kept["real_galaxy_mean"]),
-        ("galaxy, a draw", kept["real_galaxy"]),
-        ("galaxy, SD × 3", 3 * kept["real_galaxy_sd"]),
-    ]
-    what = f"real galaxies that were not learned from, separated by {method_named(method).short}; nobody knows their truth."
-    sigma = float(np.median(kept["real_sigma"]))
-    return two_contrasts(rows, run.text(what), peaks_of(kept["real_observed"]), sigma)
-
-
-def _laps(run: _Run) -> Figure | None:
-    """The paper's Figure 5."""
-    kept = run.joint()
-    laps = sorted(int(name[3:-2]) for name in kept if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
-    if not laps:
-        return None
-    rows = [("observation", run.fluxes(kept["observed_2"]))] if "observed_2" in kept else []
-    rows += [("galaxy, truth", run.fluxes(kept["lap_truth_2"]))] if "lap_truth_2" in kept else []
-    peaks = np.max([peaks_of(images) for _, images in rows], axis=0) if rows else None
-    laps = sorted({laps[round(k)] for k in np.linspace(0, len(laps) - 1, LAPS)})
-    rows += [(f"galaxy, lap {lap}", run.fluxes(kept[f"lap{lap}_2"])) for lap in laps]
-    what = "the galaxy drawn for training stamps, lap by lap; lap 0 is what EM starts from, "
-    what += "lap 1 is the sky's, which leaves galaxies as they are. What was not measured is 0."
-    return two_contrasts(rows, run.text(what), peaks, run.sigma())
-
-
-def _priors(run: _Run) -> Figure | None:
-    rows = [
-        (f"{name},\n{method_named(m).short}", run.fluxes(s[f"prior_{b}"]))
-        for b, name in ((1, "sky"), (2, "galaxy"))
-        for m, s in run.found.items()
-        if f"prior_{b}" in s
-    ]
-    return two_contrasts(rows, run.text("draws of the learned priors."), None, run.sigma()) if rows else None
-
-
-PANELS = {
-    "flux_bias": ("flux bias (%)", 100.0),
-    "flux_scatter": ("flux scatter (%)", 100.0),
-    "flux_coverage": ("in 68 % intervals (%)", 100.0),
-    "psnr_peak": ("PSNR to the peak (dB)", 1.0),
-    "ssim_peak": ("SSIM", 1.0),
-    "centroid_error": ("centroid, RMS (px)", 1.0),
-    "ellipticity_error": ("ellipticity, RMS", 1.0),
-}
-"""What scores by bin are called, and by what they are multiplied."""
-ACROSS = 4
-"""Panels side by side."""
-
-
-def _against(run: _Run) -> Figure | None:
-    """Scores of all methods against magnitude, or flux, and blending."""
-    axis = {"by_magnitude": "magnitude", "by_flux": "true flux", "by_blending": "neighbours' share of the light"}
-    # what an earlier version kept has other columns
-    known = {m: {k: v for k, v in s.items() if k in axis and v.shape[1:] == (3 + len(BINNED),)} for m, s in run.found.items()}
-    run = replace(run, found={m: s for m, s in known.items() if s})
-    kinds = [kind for kind in axis if any(kind in s for s in run.found.values())]
-    if not kinds:
-        return None
-    down = math.ceil(len(PANELS) / ACROSS)
-    size = (2.6 * ACROSS, 2.0 * down * len(kinds) + 1.0)
-    figure, axes = plt.subplots(down * len(kinds), ACROSS, figsize=size, squeeze=False)
-    for number, kind in enumerate(kinds):
-        panels = axes[down * number : down * (number + 1)].flatten()
-        for ax, score in zip(panels, BINNED, strict=False):
-            _panel(ax, run, kind, score)
-            ax.set_xlabel(axis[kind], fontsize=8)
-        for ax in panels[len(BINNED) :]:
-            ax.set_axis_off()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
-    caption(
-        figure,
-        f"Seed {run.seed}, {run.problem}: scores of the mean{run.injected}; below each bin its upper end and how many. "
-        "Fluxes are those within 3 half-light radii, the neighbours' share is that within about 2; bias and scatter: median "
-        "and 1.48 MAD of the relative error, logarithmic beyond ± 20 %; no scatter, intervals or moments of fewer than "
-        f"{FEW} galaxies.",
-    )
-    return figure
-
-
-def _panel(ax: Axes, run: _Run, kind: str, score: str) -> None:
-    """One score, a column of the arrays by bin."""
-    (name, scale), column = PANELS[score], 3 + BINNED.index(score)
-    for method, kept in run.found.items():
-        if kind in kept:
-            colour, marker, label = method_named(method).look
-            values = scale * kept[kind][:, column]
-            if score not in ("flux_bias", "psnr_peak", "ssim_peak"):
-                values = np.where(kept[kind][:, 2] < FEW, math.nan, values)
-            above = 3 if method in JOINT else 2
-            ax.plot(values, color=colour, marker=marker, label=label, markersize=4, linewidth=1, zorder=above, clip_on=False)
-    bins = next(s[kind] for s in run.found.values() if kind in s)
-    ax.set_xticks(range(len(bins)), [f"{_bin(low, high)}\n{count:.0f}" for low, high, count, *_ in bins], fontsize=6)
-    ax.set_ylabel(name, fontsize=8)
-    ax.set(xlim=(-0.4, len(bins) - 0.6))
-    if score == "flux_coverage":
-        ax.axhline(68.27, color=TRUTH, linewidth=0.8)
-        ax.set_ylim(0, 100)
-    elif score in ("flux_bias", "flux_scatter"):
-        _squeeze(ax, score == "flux_bias")
-    elif score.endswith("error"):
-        ax.set_ylim(bottom=0)
-
-
-def _recovery(run: _Run) -> Figure | None:
-    """Fluxes that were found of the true ones, galaxy by galaxy: of our method, and of segmentation."""
-    own = run.ours("recovery")
-    shown = [name for name in ((own and own[0]), "segmentation") if name and "recovery" in run.found.get(name, {})]
-    if not shown:
-        return None
-    figure, axes = plt.subplots(1, len(shown), figsize=(4.4 * len(shown) + 0.6, 3.6), sharey=True, squeeze=False)
-    for ax, name in zip(axes[0], shown, strict=True):
-        true, found, low, high, blending = run.found[name]["recovery"].T
-        share = np.stack([found, low, high]) / true
-        middle, below, above = share.clip(*RECOVERED)
-        ends = np.stack([middle - below, above - middle]).clip(min=0)
-        ax.errorbar(true, middle, ends, fmt="none", ecolor="0.8", elinewidth=0.6, zorder=1)
-        points = ax.scatter(true, middle, c=blending, s=9, cmap="viridis", vmin=0, vmax=0.6, zorder=2)
-        ax.axhline(1, color=TRUTH, linewidth=0.8)
-        ax.set(xscale="log", yscale="log", ylim=RECOVERED, xlabel="true flux", title=method_named(name).short)
-        ax.yaxis.set_major_locator(plt.FixedLocator((0.25, 0.5, 1, 2, 4)))
-        ax.xaxis.set_major_locator(plt.LogLocator(subs=(1.0, 2.0, 5.0)))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_locator(plt.NullLocator())
-    axes[0, 0].set_ylabel("found / true")
-    figure.colorbar(points, ax=axes[0, -1], label="neighbours' share of the light")
-    what = f"fluxes within 3 half-light radii of {len(true)} fresh galaxies{run.injected}: by the mean; grey: "
-    what += f"68 % intervals of the draws. What lies beyond {RECOVERED[0]:g} and {RECOVERED[1]:g} is drawn there."
-    caption(figure, run.text(what))
-    return figure
-
-
-def _bin(low: float, high: float) -> str:
-    """By its upper end: the lower one is its neighbour's."""
-    if math.isinf(low):
-        return f"< {high:.3g}"
-    return f"≥ {low:.3g}" if math.isinf(high) else f"to {high:.3g}"
-
-
-def _squeeze(ax: Axes, signed: bool) -> None:
-    """Percents, linear up to 20, so that a method that fails leaves room for the others."""
-    ax.set_yscale("symlog", linthresh=20, linscale=1)
-    if signed:
-        ax.axhline(0, color=TRUTH, linewidth=0.8)
-    else:
-        ax.set_ylim(bottom=0)
-    low, high = ax.get_ylim()
-    ticks = [sign * tick for tick in (0, 10, 20, 50, 100, 200, 500, 1000, 10000) for sign in (-1, 1)]
-    ax.set_yticks(sorted({t for t in ticks if low <= t <= high}), minor=False)
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_locator(plt.NullLocator())
-
-
-def _residuals(run: _Run) -> Figure | None:
-    """What draws of both sources leave of an observation, and whether it is noise."""
-    kind = "real" if "real_observed" in run.joint() else "known"
-    parts = [f"{kind}_{name}" for name in ("observed", "sky", "galaxy", "sigma")]
-    kept = run.joint()
-    if not set(parts) <= kept.keys() or "known_seen" in kept:
-        return None
-    observed, sky, galaxy, sigma = (kept[name] for name in parts)
-    left, columns = (observed - sky - galaxy) / sigma, min(8, len(observed))
-    pixels = math.isqrt(observed.shape[1])
-    sets = [slice(start, start + columns) for start in (0, columns) if start + columns <= len(observed)]
-    figure, axes = plt.subplot_mosaic(
-        [row for k in range(len(sets)) for row in ([f"y{k}", "law"], [f"r{k}", "law"])],
-        figsize=(0.8 * columns + 4.2, 1.6 * len(sets) + 0.8),
-        width_ratios=[0.8 * columns, 2.4],
-    )
-    for k, rows in enumerate(sets):
-        show_strip(axes[f"y{k}"], observed[rows] / peaks_of(observed[rows])[:, None], 0.0, 1.0, pixels)
-        show_strip(axes[f"r{k}"], left[rows], -SIGMAS, SIGMAS, pixels, "RdBu_r")
-        for key, name in (("y", "observation"), ("r", "residual")):
-            axes[f"{key}{k}"].set_ylabel(name, rotation=0, ha="right", va="center")
-    edges = np.linspace(-SIGMAS, SIGMAS, 41)
-    middle, law = (edges[1:] + edges[:-1]) / 2, axes["law"]
-    law.stairs(np.histogram(left[np.isfinite(left)].clip(-SIGMAS, SIGMAS), edges, density=True)[0], edges, label="residuals")
-    law.plot(middle, np.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi), color=TRUTH, linewidth=1, label="unit Gaussian")
-    law.set(xlabel="residual / σ", yscale="log", ylim=(1e-4, 1.0))
-    law.legend(fontsize=7)
-    what = f"observation, and (observation − sky − galaxy) / σ of one joint draw, blue −{SIGMAS:g} to red +{SIGMAS:g}; right: "
-    what += f"the good pixels of {len(left)} stamps, the ends hold what is beyond."
-    caption(figure, run.text(what) + unmeasured(left))
-    return figure
-
-
-def _worst(run: _Run) -> Figure | None:
-    """The galaxies that are farthest from the truth."""
-    own = run.ours("worst_observed", "worst_truth", "worst_mean", "worst_sd")
-    if own is None:
-        return None
-    method, kept = own
-    ground = "known_seen" in kept
-    rows = [("seen from the ground", kept["worst_seen"])] if "worst_seen" in kept else []
-    rows += [
-        ("sky + galaxy, truth" if ground else "observation", kept["worst_observed"]),
-        ("galaxy, truth", kept["worst_truth"]),
-        ("posterior mean", kept["worst_mean"]),
-        ("SD × 3", 3 * kept["worst_sd"]),
-    ]
-    what = "the fresh stamps whose galaxy is farthest from the truth beside its peak, "
-    what += f"by {method_named(method).short}{run.injected}."
-    return two_contrasts(rows, run.text(what), peaks_of(kept["worst_observed"]), run.sigma())

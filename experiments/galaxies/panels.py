@@ -1,12 +1,15 @@
-"""Stamps at two contrasts: linear up to a peak for the bright parts, and around zero in units of the noise for the faint.
+"""Stamps at two contrasts: linear up to a peak for the bright parts, and around zero in units of the noise for the
+faint.
 
     left    x from 0 to the peak                    right   asinh(x / σ), from −3 σ to 30 σ
 
-White gaps lie between stamps; pixels that were not measured are orange. Stamps from the ground have large pixels and lie
-where they were taken, within those of the sources.
+White gaps lie between stamps; pixels that were not measured are orange. Stamps from the ground have large pixels and
+lie where they were taken, within those of the sources.
 """
 
 from __future__ import annotations
+
+__all__ = ["Array", "Rows", "peaks_of", "show_strip", "two_contrasts", "unmeasured"]
 
 import math
 from collections.abc import Sequence
@@ -16,12 +19,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from experiments.galaxies.data.sky import FACTOR
 from experiments.report.style import caption
-
-__all__ = ["Array", "Rows", "peaks_of", "show_strip", "two_contrasts", "unmeasured"]
 
 FAINT, BRIGHT = -3.0, 30.0
 """Ends of the hard contrast, in standard deviations of the noise: it shows the noise, and how a bright galaxy ends."""
@@ -39,7 +41,8 @@ def two_contrasts(rows: Rows, text: str, peaks: Array | None, sigma: float | Non
     blocks = 1 if sigma is None else 2
     size = (0.8 * columns * blocks + 1.7, 0.8 * len(rows) + 0.75)
     figure, axes = plt.subplots(len(rows), blocks, figsize=size, squeeze=False)
-    figure.get_layout_engine().set(h_pad=0.015, hspace=0.0, wspace=0.02)  # type: ignore[union-attr]
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.set(h_pad=0.015, hspace=0.0, wspace=0.02)
     for line, (name, images) in zip(axes, rows, strict=True):
         few = images[:columns]
         tops = peaks_of(few) if peaks is None else peaks[:columns]
@@ -65,8 +68,8 @@ def peaks_of(images: Array) -> Array:
 
 
 def show_strip(ax: Axes, images: Array, low: float, high: float, pixels: int, cmap: str = "gray") -> None:
-    """Stamps `(N, n²)` side by side in one row. pixels: n of the sources; if those of the images are fewer, they are the
-    ground's."""
+    """Stamps `(N, n²)` side by side in one row. pixels: n of the sources; if those of the images are fewer, they are
+    the ground's."""
     side = math.isqrt(images.shape[1])
     colours = plt.get_cmap(cmap).with_extremes(bad=UNMEASURED)
     painted = colours(Normalize(low, high)(np.ma.masked_invalid(images.reshape(-1, side, side))))

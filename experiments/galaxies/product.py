@@ -14,8 +14,10 @@ A file is whole or not there. Read it with `read_product`, or with any HDF5 libr
 
 from __future__ import annotations
 
+__all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
+
 import io
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from pathlib import Path
@@ -30,8 +32,6 @@ from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import RADII, flux, interval, within
 from mvss.runtime.checkpoints import atomic_write_bytes
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
 
 FORMAT = "mvss separated galaxies 1"
 FLUXES = ("mean", "sd", "p16", "p84")
@@ -63,9 +63,9 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Product:
-    """Of N galaxies: mean, sd `(N, n, n)`, draws `(N, K, n, n)`, float32, in `unit`; flux: mean, sd, p16, p84, `(N,)` each;
-    flags: sums of `Flag`, `(N,)`; catalogue: columns `(N,)`; wcs: N headers, or none. aperture: what fluxes are summed over.
-    command, commit: that made it."""
+    """Of N galaxies: mean, sd `(N, n, n)`, draws `(N, K, n, n)`, float32, in `unit`; flux: mean, sd, p16, p84, `(N,)`
+    each; flags: sums of `Flag`, `(N,)`; catalogue: columns `(N,)`; wcs: N headers, or none. aperture: what fluxes are
+    summed over. command, commit: that made it."""
 
     mean: Tensor
     sd: Tensor
@@ -81,7 +81,8 @@ class Product:
 
     def __post_init__(self) -> None:
         count = len(self.mean)
-        columns = {**self.flux, **self.catalogue, "sd": self.sd, "draws": self.draws, "flags": self.flags}
+        images = {"sd": self.sd, "draws": self.draws, "flags": self.flags}
+        columns: dict[str, Sized] = {**self.flux, **self.catalogue, **images}
         if self.wcs:
             columns["wcs"] = self.wcs
         if wrong := [name for name, column in columns.items() if len(column) != count]:
@@ -117,12 +118,16 @@ def make_product(sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: s
 def joined(parts: Sequence[Product]) -> Product:
     """Products of some galaxies each as one of all."""
     first = parts[0]
-    images = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "sd", "draws", "flags")}
-    columns = {
-        kind: {name: torch.cat([getattr(part, kind)[name] for part in parts]) for name in getattr(first, kind)}
-        for kind in ("flux", "catalogue")
-    }
-    return replace(first, **images, **columns, wcs=tuple(card for part in parts for card in part.wcs))
+    return replace(
+        first,
+        mean=torch.cat([part.mean for part in parts]),
+        sd=torch.cat([part.sd for part in parts]),
+        draws=torch.cat([part.draws for part in parts]),
+        flags=torch.cat([part.flags for part in parts]),
+        flux={name: torch.cat([part.flux[name] for part in parts]) for name in first.flux},
+        catalogue={name: torch.cat([part.catalogue[name] for part in parts]) for name in first.catalogue},
+        wcs=tuple(card for part in parts for card in part.wcs),
+    )
 
 
 def write_product(path: Path | str, product: Product) -> None:
@@ -168,10 +173,15 @@ def read_product(path: Path | str) -> Product:
             if file.attrs.get("format") != FORMAT:
                 raise MvssError(f"{path} is no file of separated galaxies of this version of mvss: make it again")
             return Product(
-                **{name: _tensor(file[f"galaxy/{name}"]) for name in ("mean", "sd", "draws")},
+                mean=_tensor(file["galaxy/mean"]),
+                sd=_tensor(file["galaxy/sd"]),
+                draws=_tensor(file["galaxy/draws"]),
                 flux={name: _tensor(file[f"flux/{name}"]) for name in FLUXES},
                 flags=_tensor(file["flags"]),
-                **{name: str(file.attrs[name]) for name in ("unit", "aperture", "command", "commit")},
+                unit=str(file.attrs["unit"]),
+                aperture=str(file.attrs["aperture"]),
+                command=str(file.attrs["command"]),
+                commit=str(file.attrs["commit"]),
                 catalogue={name: _tensor(column) for name, column in file.get("catalogue", {}).items()},
                 wcs=tuple(file["wcs"].asstr()[:]) if "wcs" in file else (),
             )

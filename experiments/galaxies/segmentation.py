@@ -4,11 +4,14 @@
     symmetric      the segment and the pixels next to it; one that a neighbour or a gap takes is the one opposite, 2c − x
     aperture       galaxy = y − background inside a circle, mirrored likewise where a neighbour's segment or a gap is in it
 
-Light of a neighbour that lies under the segment stays in, light of the galaxy outside is lost. That galaxies look the same
-turned by 180° is what SDSS deblends by (Lupton et al. 2001). Detection as in SExtractor (Bertin & Arnouts 1996), by sep.
+Light of a neighbour that lies under the segment stays in, light of the galaxy outside is lost. That galaxies look the
+same turned by 180° is what SDSS deblends by (Lupton et al. 2001). Detection as in SExtractor (Bertin & Arnouts 1996),
+by sep.
 """
 
 from __future__ import annotations
+
+__all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,24 +20,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sep
 import torch
+from mvss.posteriors.pipeline import Separation
 from scipy.ndimage import binary_dilation
 from torch import Tensor
+from typing_extensions import override
 
+from experiments.core.config import Model
 from experiments.galaxies.data.stamps import GALAXY, Stamps
-from mvss.posteriors.pipeline import Separation
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-__all__ = ["Extraction", "Extractor", "aperture", "segmentation", "sized"]
-
 THRESHOLD, AREA = 1.5, 5
-"""Segments: at least that many connected pixels of the smoothed image that exceed so many standard deviations of the noise."""
+"""Segments: at least that many connected pixels of the smoothed image that exceed so many standard deviations of the
+noise."""
 TOLERANCE = 3.0
 """Pixels between the centre of a stamp and the peak of its galaxy."""
 ASYMMETRY, DEVIATIONS = 2.0, 3.0
-"""A pixel is a neighbour's if it is so many times as bright as the one opposite, and so many standard deviations of the noise
-brighter than that. The factor spares bright galaxies that are half a pixel off the centre."""
+"""A pixel is a neighbour's if it is so many times as bright as the one opposite, and so many standard deviations of the
+noise brighter than that. The factor spares bright galaxies that are half a pixel off the centre."""
 RADII = 2.0
 """Half-light radii in which blending is measured."""
 
@@ -43,8 +47,8 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Extraction:
-    """galaxy `(N, 1, n, n)`; flux, its sum, with the standard deviation flux_error that the noise gives it, `(N,)`; detected:
-    whether there is a segment at the centre, `(N,)`."""
+    """galaxy `(N, 1, n, n)`; flux, its sum, with the standard deviation flux_error that the noise gives it, `(N,)`;
+    detected: whether there is a segment at the centre, `(N,)`."""
 
     galaxy: Tensor
     flux: Tensor
@@ -54,8 +58,8 @@ class Extraction:
 
 @dataclass(frozen=True)
 class _Segments:
-    """Of one stamp, `(n, n)` each. light: y − background; good, sigma: as of `Stamps`; own: the galaxy's segment, empty where
-    nothing is detected; others: those of its neighbours. variance: of the background."""
+    """Of one stamp, `(n, n)` each. light: y − background; good, sigma: as of `Stamps`; own: the galaxy's segment, empty
+    where nothing is detected; others: those of its neighbours. variance: of the background."""
 
     light: Array
     good: Array
@@ -87,10 +91,11 @@ def aperture(stamps: Stamps, radius: float) -> Extraction:
 
 
 def sized(stamps: Stamps) -> Stamps:
-    """With x, y, half_light_radius and blending in the catalogue, as the stamps show them, instead of columns of these names.
+    """With x, y, half_light_radius and blending in the catalogue, as the stamps show them, instead of columns of these
+    names.
 
-    x and y are the centre's; the radius is that of half of the segment's light around it, the median one where nothing is
-    detected there; blending is the neighbours' share of the light within two such radii.
+    x and y are the centre's; the radius is that of half of the segment's light around it, the median one where nothing
+    is detected there; blending is the neighbours' share of the light within two such radii.
 
     Raises MvssError where nothing is detected in any stamp.
     """
@@ -112,21 +117,22 @@ def sized(stamps: Stamps) -> Stamps:
     return replace(stamps, catalogue=stamps.catalogue | measured | {"x": centre, "y": centre})
 
 
-class Extractor:
-    """One of the above with the face of `config.Model`; nothing is learned, and all draws are equal.
+class Extractor(Model):
+    """One of the above as `config.Model`; nothing is learned, and all draws are equal.
 
-    extract: stamps to the galaxies cut out of them, e.g. `partial(aperture, radius=6.0)`, in the units of the observations,
-    which must be linear in flux.
+    extract: stamps to the galaxies cut out of them, e.g. `partial(aperture, radius=6.0)`, in the units of the
+    observations, which must be linear in flux.
     """
 
-    sources = (GALAXY,)
+    sources: tuple[int, ...] = (GALAXY,)
 
     def __init__(self, extract: Callable[[Stamps], Extraction]) -> None:
         self.extract = extract
 
+    @override
     def posterior_sample(self, view: View, stream: Stream, good: Tensor | None = None) -> Separation:
-        """The galaxies `(N, 1, n, n)`, none where the view shows no galaxy. good: measured pixels, of the shape of y; those
-        that an operator of the view reaches if not given."""
+        """The galaxies `(N, 1, n, n)`, none where the view shows no galaxy. good: measured pixels, of the shape of y;
+        those that an operator of the view reaches if not given."""
         if GALAXY not in view.shown:
             return Separation((), 0, 0.0)
         operator = view.operators[GALAXY]
@@ -139,6 +145,7 @@ class Extractor:
         stamps = Stamps(view.y.double(), good, view.noise.variance(view.y).double().sqrt())
         return Separation((self.extract(stamps).galaxy.to(view.y),), 0, 0.0)
 
+    @override
     def posterior_samples(
         self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
     ) -> tuple[Tensor, ...]:
@@ -147,14 +154,15 @@ class Extractor:
         progress(1.0)
         return tuple(x.expand(draws, *x.shape) for x in found)
 
+    @override
     def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
         """There is none."""
         raise MvssError("a segmentation has no prior to draw galaxies from; leave the scores of prior draws out")
 
 
 def _extract(stamps: Stamps, choose: Callable[[_Segments], tuple[Array, Array]]) -> Extraction:
-    """choose: the pixels of a stamp that are kept, and those that are not the galaxy's, which are filled from opposite ones
-    that are, as far as what is kept and its mirror image reach."""
+    """choose: the pixels of a stamp that are kept, and those that are not the galaxy's, which are filled from opposite
+    ones that are, as far as what is kept and its mirror image reach."""
     galaxies, rows = [], []
     for y, good, sigma in _arrays(stamps):
         found = _segments(y, good, sigma)
@@ -195,8 +203,8 @@ def _segments(y: Array, good: Array, sigma: Array) -> _Segments:
 
 
 def _central(objects: Array, labels: Array) -> int:
-    """The segment whose peak is nearest the centre; far from it, the one that covers it: a galaxy that was not told from its
-    neighbour is that neighbour."""
+    """The segment whose peak is nearest the centre; far from it, the one that covers it: a galaxy that was not told
+    from its neighbour is that neighbour."""
     if len(objects):
         middle = (len(labels) - 1) / 2
         distance = np.hypot(objects["xcpeak"] - middle, objects["ycpeak"] - middle)

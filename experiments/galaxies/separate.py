@@ -1,10 +1,13 @@
-"""`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has learned.
+"""`make galaxies-separate`: the galaxies of a data set without their neighbours, by the model that `make galaxies` has
+learned.
 
-Writes separated.h5 (`product`) beside the results: of the deep field its test galaxies, of the simulation its fresh ones, of
-an archive all.
+Writes separated.h5 (`product`) beside the results: of the deep field its test galaxies, of the simulation its fresh
+ones, of an archive all.
 """
 
 from __future__ import annotations
+
+__all__ = ["main"]
 
 import argparse
 import sys
@@ -18,11 +21,10 @@ from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
 from experiments.galaxies.archive.shards import read_attributes
 from experiments.galaxies.data.stamps import NOISE
+from experiments.galaxies.data.task import GalaxiesConfig, make_task
 from experiments.galaxies.product import joined, make_product, write_product
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-__all__ = ["main"]
 
 KEPT = 6
 """Draws of each galaxy in the file."""
@@ -51,14 +53,14 @@ def _separate(problem: str, arguments: list[str]) -> int:
         job = Job(problem, "joint", seed, recipe, command.config)
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
-        task = EXPERIMENT.task(problem, seed, command.config)
+        task = make_task(problem, seed, command.config)
         model = load_model(job, task, place_of(job, command.folder))
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
         label, unit = code_label(), _unit(problem, command.config)
         products = []
-        for part in task.separate(model, Stream(seed, (problem, "separate"))):  # type: ignore[attr-defined]
-            products.append(make_product(*part, KEPT, unit, text, label))
+        for sky, galaxy, stamps in task.separate(model, Stream(seed, (problem, "separate"))):
+            products.append(make_product(sky, galaxy, stamps, KEPT, unit, text, label))
             print(f"{sum(len(product.mean) for product in products)} galaxies separated", file=sys.stderr, flush=True)
         product = joined(products)
         write_product(path, product)
@@ -72,7 +74,8 @@ def _unit(problem: str, config: Config) -> str:
         return "display levels"
     if problem != "archive":
         return f"flux of a pixel, where the usual noise is {NOISE:g}"
-    found = read_attributes(Path(config.archive))  # type: ignore[attr-defined]
+    assert isinstance(config, GalaxiesConfig)
+    found = read_attributes(Path(config.archive))
     return f"{found['unit']}; factor = {float(found['factor']):.8g}"
 
 

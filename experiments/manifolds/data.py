@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.core.config import Config
+from experiments.core.config import Config, Task
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.noise import Isotropic
 from mvss.problem.operators import Dense, LinearOperator, Scale, Zero
@@ -80,8 +80,8 @@ def _contrastive(sources: int) -> Problem:
     return Problem(f"contrastive-{sources}", mixing, tuple((b,) for b in range(sources)))
 
 
-def _mixed(name: str, fraction: float, **options: int) -> Problem:
-    return Problem(name, ((1.0, fraction), (fraction, 1.0)), ((0, 1),), **options)
+def _mixed(name: str, fraction: float, observed: int = 3, separate_matrices: bool = False) -> Problem:
+    return Problem(name, ((1.0, fraction), (fraction, 1.0)), ((0, 1),), observed, separate_matrices)
 
 
 PROBLEMS = {
@@ -191,7 +191,7 @@ def _random_rows(count: int, observed: int, rng: torch.Generator) -> Tensor:
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
-class ManifoldTask:
+class ManifoldTask(Task):
     """One problem with one seed, as the experiments' common loop wants it."""
 
     data_range = DATA_RANGE

@@ -7,11 +7,13 @@ What is missing (a method, a problem, a seed) leaves its panel out and never fai
 
 from __future__ import annotations
 
+__all__ = ["make_figures"]
+
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,57 +21,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from experiments.core.places import Results
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
-from experiments.manifolds.panels import fraction, legend, panels, title
-from experiments.report.methods import OURS, TRUTH, method_named, method_order
+from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
+from experiments.report.methods import TRUTH, method_named
 from experiments.report.style import caption, save_figure, style
-
-__all__ = ["make_figures"]
+from experiments.report.tables import method_order
 
 SEPARATE = 1.14
 """Where f_mix = 1 with separate matrices is drawn: apart from the others, whose sources share a matrix."""
 
 
-def make_figures(
-    folder: Path,
-    table: Mapping[str, Any],
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]],
-    problems: Sequence[str],
-    seed: int,
-) -> list[Path]:
-    """Make every figure for which there is something to show.
-
-    Arguments:
-        folder: results/manifolds/<preset>.
-        table: what `tables.build_table` returns.
-        records_by_seed: the records of each seed.
-        problems: names of problems, in the order of the panels.
-        seed: whose draws are shown; curves and bars are over all seeds.
-
-    Returns:
-        the files, PNG and PDF of each figure.
-    """
+def make_figures(results: Results) -> list[Path]:
+    """Make every figure for which there is something to show, and return the files, PNG and PDF of each."""
     style()
-    run = Run(folder, table, records_by_seed, tuple(problems), seed)
-    makers: dict[str, Callable[[], Figure | None]] = {"problem": lambda: problem_figure(run)}
-    makers |= {f"marginals-{name}": lambda name=name: marginals_figure(run, name) for name in problems}  # type: ignore[misc]
-    makers |= {
-        "sinkhorn-vs-lap": lambda: _laps_figure(run),
-        "sinkhorn-vs-mixing": lambda: _mixing_figure(run),
-        "priors": lambda: priors_figure(run),
-        "coverage": lambda: coverage_figure(run),
-        "ranks": lambda: ranks_figure(run),
-        "candidates": lambda: candidates_figure(run),
-        "stopping": lambda: stopping_figure(run),
-        "gap": lambda: _gap_figure(run),
-        "ablations": lambda: _ablations_figure(run),
+    run = Run(**vars(results))
+    makers: dict[str, Callable[[Run], Figure | None]] = {
+        "problem": problem_figure,
+        **{f"marginals-{name}": partial(marginals_figure, problem=name) for name in run.problems},
+        "sinkhorn-vs-lap": _laps_figure,
+        "sinkhorn-vs-mixing": _mixing_figure,
+        "priors": priors_figure,
+        "coverage": coverage_figure,
+        "ranks": ranks_figure,
+        "candidates": candidates_figure,
+        "stopping": stopping_figure,
+        "gap": _gap_figure,
+        "ablations": _ablations_figure,
     }
-    written = []
+    written: list[Path] = []
     for name, make in makers.items():
-        figure = make()
+        figure = make(run)
         if figure is not None:
-            written += save_figure(figure, folder / "figures", name)
+            written += save_figure(figure, run.folder / "figures", name)
     return written
 
 
@@ -113,7 +98,7 @@ def _laps_figure(run: Run) -> Figure | None:
         ax.set(title=title(problem), yscale="log")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in axes:
-        if ax.get_subplotspec().is_first_col():
+        if is_leftmost(ax):
             ax.set_ylabel("posterior SD (training)")
         if ax.xaxis.get_tick_params()["labelbottom"]:
             ax.set_xlabel("EM lap")
@@ -155,7 +140,7 @@ def _mixing_figure(run: Run) -> Figure | None:
             paper = [(place[n], run.paper(n, method, f"{metric}_paper")) for n in problems]
             points = [(x, value) for x, value in paper if value is not None]
             if points:
-                label = f"the paper's {'joint' if method == OURS else method_named(method).short}"
+                label = f"the paper's {'joint' if method == 'joint' else 'Gibbs, 8 × compute'}"
                 colour = method_named(method).colour
                 ax.scatter(*zip(*points, strict=True), marker="*", s=90, color=colour, ec="k", lw=0.6, label=label, zorder=5)
         ax.set(title=heading, xlabel="mixing fraction $f_\\mathrm{mix}$", yscale="log")
@@ -231,12 +216,13 @@ def _gap_figure(run: Run) -> Figure | None:
 
 
 def _ablations_figure(run: Run) -> Figure | None:
-    """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact posterior."""
+    """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact
+    posterior."""
     kept = ("joint", "mixture")
     changed = [m for m in run.methods() if m not in (*run.rivals(), *kept)]
-    found = {p: {m: run.cell(p, m, "oracle_gap_db") for m in (*kept, *changed)} for p in run.problems}
-    found = {p: {m: cell for m, cell in own.items() if cell and cell["mean"] is not None} for p, own in found.items()}
-    found = {p: own for p, own in found.items() if own.keys() - set(kept)}
+    cells = {p: {m: run.cell(p, m, "oracle_gap_db") for m in (*kept, *changed)} for p in run.problems}
+    gaps = {p: {m: cell for m, cell in own.items() if cell and cell["mean"] is not None} for p, own in cells.items()}
+    found = {p: own for p, own in gaps.items() if own.keys() - set(kept)}
     if not found:
         return None
     methods = [m for m in (*kept, *changed) if any(m in own for own in found.values())]

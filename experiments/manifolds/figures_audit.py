@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+__all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
+
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,11 +17,9 @@ from numpy.typing import NDArray
 
 from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
-from experiments.manifolds.panels import legend, panels, title
+from experiments.manifolds.panels import is_leftmost, legend, panels, title
 from experiments.report.methods import TRUTH, method_named
 from experiments.report.style import caption
-
-__all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
 
 CALIBRATED = ("joint", "mixture", "gibbs", "exact")
 KOLMOGOROV = 1.36  # 95 % point of sqrt(N) sup |F_N − F|
@@ -35,9 +35,9 @@ def _coverage(run: Run, problem: str, method: str) -> tuple[NDArray[np.float64],
 
 def coverage_figure(run: Run) -> Figure | None:
     """Expected against nominal coverage: calibrated draws follow the diagonal."""
-    found = {name: {m: _coverage(run, name, m) for m in CALIBRATED} for name in run.problems}
-    found = {name: {m: curve for m, curve in own.items() if curve} for name, own in found.items()}
-    found = {name: own for name, own in found.items() if own}
+    curves = {name: {m: _coverage(run, name, m) for m in CALIBRATED} for name in run.problems}
+    kept = {name: {m: curve for m, curve in own.items() if curve} for name, own in curves.items()}
+    found = {name: own for name, own in kept.items() if own}
     if not found:
         return None
     figure, axes = panels(len(found), 1.9, 1.9)
@@ -50,7 +50,7 @@ def coverage_figure(run: Run) -> Figure | None:
         ax.set(title=title(problem), aspect="equal", xlim=(0, 1), ylim=(0, 1))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_ticks((0, 0.5, 1), ("0", "0.5", "1"))
-        if ax.get_subplotspec().is_first_col():
+        if is_leftmost(ax):
             ax.set_ylabel("expected coverage")
         if ax.xaxis.get_tick_params()["labelbottom"]:
             ax.set_xlabel("nominal coverage")
@@ -95,7 +95,7 @@ def ranks_figure(run: Run) -> Figure | None:
                 ax.plot(x, line, color=colour, lw=1.6 if misfit else 0.7, ls="--" if misfit else "-", label=text)
         ax.fill_between([0, 1], -KOLMOGOROV / n**0.5, KOLMOGOROV / n**0.5, color="0.85", lw=0, label="95 % of exact draws")
         ax.set(title=title(problem), xlim=(0, 1))
-        if ax.get_subplotspec().is_first_col():
+        if is_leftmost(ax):
             ax.set_ylabel("share below − nominal")
         if ax.xaxis.get_tick_params()["labelbottom"]:
             ax.set_xlabel("rank of the truth")
@@ -187,9 +187,10 @@ def stopping_figure(run: Run) -> Figure | None:
     return figure
 
 
-def _gap_by_lap(records: Any, problem: str, method: str) -> dict[int, float]:  # noqa: ANN401 - records of any reader
+def _gap_by_lap(records: Iterable[Mapping[str, Any]], problem: str, method: str) -> dict[int, float]:
     """Decibels of the training draws below the exact posterior's, mean over sources."""
-    oracle, laps = {}, defaultdict(dict)
+    oracle: dict[str, float] = {}
+    laps: dict[int, dict[str, float]] = defaultdict(dict)
     for row in records:
         if (row["problem"], row["metric"], row["split"]) == (problem, "posterior_psnr", "train"):
             if row["method"] == "exact":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
+
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,14 +19,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from experiments.core.places import read_samples
+from experiments.core.places import Results, read_samples
 from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
 from experiments.report.methods import ORACLE, OURS, RIVALS, TRUTH, method_named, method_order
 from experiments.report.paper import paper_value
 from experiments.report.style import caption
 from experiments.report.tables import lookup
-
-__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
 
 LIMIT = 0.62 * DATA_RANGE
 PAIRS = ((0, 1), (2, 3))
@@ -38,14 +37,8 @@ Draws = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the figures are made from."""
-
-    folder: Path
-    table: Mapping[str, Any]
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
-    problems: tuple[str, ...]
-    seed: int
+class Run(Results):
+    """What the figures are made from, as they ask for it."""
 
     @cached_property
     def rows(self) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
@@ -108,9 +101,9 @@ def problem_figure(run: Run) -> Figure:
     count = max(problem.sources for problem in problems)
     heights = [2.1, *(1.35 * len(problem.mixing) + 0.6 for problem in problems)]
     figure = plt.figure(figsize=(8.6, sum(heights) + 0.4))
-    parts = figure.subfigures(3, 1, height_ratios=heights)
-    _draw_sources(parts[0], max(problems, key=lambda problem: problem.sources), run.seed, count)
-    for part, problem in zip(parts[1:], problems, strict=True):
+    first, *others = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_sources(first, max(problems, key=lambda problem: problem.sources), run.seed, count)
+    for part, problem in zip(others, problems, strict=True):
         _draw_views(part, problem, run.seed)
     caption(
         figure,

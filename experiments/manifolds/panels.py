@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["fraction", "is_leftmost", "legend", "panels", "title"]
+
 import math
 from collections.abc import Sequence
 
@@ -11,8 +13,6 @@ from matplotlib.figure import Figure
 
 from experiments.manifolds.data import PROBLEMS
 from experiments.report.methods import OURS, RIVALS, method_named
-
-__all__ = ["fraction", "legend", "panels", "title"]
 
 
 def fraction(problem: str) -> float:
@@ -37,7 +37,14 @@ def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns))
 
 
+def is_leftmost(ax: Axes) -> bool:
+    """Whether a panel is in the first column."""
+    place = ax.get_subplotspec()
+    return place is not None and place.is_first_col()
+
+
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, four in a row at most, that share their axes."""
     rows = math.ceil(count / 4)
     columns = math.ceil(count / rows)
     size = (max(4.4, width * columns), height * rows + 0.7)  # room for the legend and the small print of a single panel

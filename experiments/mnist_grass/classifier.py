@@ -8,6 +8,8 @@ Trained on labelled images, once for each set of them, and kept in data/.
 
 from __future__ import annotations
 
+__all__ = ["Classifier", "trained_classifier", "with_remains"]
+
 import hashlib
 from pathlib import Path
 
@@ -17,8 +19,6 @@ from torch import Tensor, nn
 from experiments.mnist_grass.sources import DATA
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.rng import generator
-
-__all__ = ["Classifier", "trained_classifier", "with_remains"]
 
 EPOCHS, BATCH, RATE = 12, 64, 2e-3
 HELD_OUT = 0.1

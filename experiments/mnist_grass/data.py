@@ -17,8 +17,9 @@ from typing import Literal
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from typing_extensions import override
 
-from experiments.core.config import Config
+from experiments.core.config import Config, Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
 from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -74,7 +75,7 @@ def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Gener
     return View(clean + noise, (pixels, faint), Isotropic(NOISE), name)
 
 
-class MnistGrassTask:
+class MnistGrassTask(Task):
     """One problem with one seed, as the experiments' common loop wants it. Sources: grass, digits."""
 
     data_range = 1.0
@@ -141,6 +142,7 @@ class MnistGrassTask:
                 truth.append((grass[here], torch.zeros_like(grass[here]) if shown is None else shown))
         return MultiViewData(tuple(views), (SHAPE, SHAPE)), tuple(truth)
 
+    @override
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Independent truth `(count, 1, 28, 28)`: other crops of the part for fresh observations, or its digits, of which
         there are `fresh`: those are repeated where more are asked for."""

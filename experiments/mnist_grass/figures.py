@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+__all__ = ["make_figures"]
+
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,63 +14,55 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from experiments.core.places import Results
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
 from experiments.report.methods import method_named
 from experiments.report.samples import kept_samples
 from experiments.report.style import caption, save_animation, save_figure, style
 
-__all__ = ["make_figures"]
-
 SHOWN = 8
-GREYS = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"}
 Samples = dict[str, NDArray[np.float64]]
 
 
-def make_figures(
-    folder: Path,
-    table: Mapping[str, Any],
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]],
-    problems: Sequence[str],
-    seed: int,
-) -> list[Path]:
-    """Arguments and result as of `experiments.manifolds.figures.make_figures`."""
+def make_figures(results: Results) -> list[Path]:
+    """All figures, and what EM's laps do as an animation; returns the files."""
     style()
     written: list[Path] = []
-    for problem in problems:
-        found = kept_samples(folder, table, seed, problem)
-        makers = {
-            "views": lambda own=found: _views(own, seed),
-            "separations": lambda own=found, name=problem: _separations(own, problem_named(name), seed),
-            "laps": lambda own=found: _laps(own, seed),
-            "priors": lambda own=found: _priors(own, seed),
-            "uncertainty": lambda own=found: _uncertainty(own, seed),
-            "worst": lambda own=found: _worst(own, seed),
+    folder, seed = results.folder / "figures", results.seed
+    for problem in results.problems:
+        found = kept_samples(results.folder, results.table, seed, problem)
+        figures = {
+            "views": _views(found, seed),
+            "separations": _separations(found, problem_named(problem), seed),
+            "laps": _laps(found, seed),
+            "priors": _priors(found, seed),
+            "uncertainty": _uncertainty(found, seed),
+            "worst": _worst(found, seed),
         }
-        for name, make in makers.items():
-            figure = make()
+        for name, figure in figures.items():
             if figure is not None:
-                written += save_figure(figure, folder / "figures", f"{name}-{problem}")
+                written += save_figure(figure, folder, f"{name}-{problem}")
         if len(frames := _frames(found)) > 1:
-            written.append(save_animation(frames, folder / "figures", f"laps-{problem}"))
+            written.append(save_animation(frames, folder, f"laps-{problem}"))
     return written
 
 
-def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str, **look: Any) -> Figure:  # noqa: ANN401 - of imshow
+def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str) -> Figure:
     """Rows of images with a name each."""
     columns = min(SHOWN, *(len(images) for _, images in rows))
     figure, axes = plt.subplots(len(rows), columns, figsize=(0.85 * columns + 1.2, 0.85 * len(rows) + 0.5), squeeze=False)
     for line, (name, images) in zip(axes, rows, strict=True):
         for ax, image in zip(line, images, strict=False):
-            _image(ax, image, **look)
+            _image(ax, image)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     caption(figure, text)
     return figure
 
 
-def _image(ax: Axes, image: NDArray[np.float64], **look: Any) -> None:  # noqa: ANN401 - of imshow
+def _image(ax: Axes, image: NDArray[np.float64]) -> None:
     side = math.isqrt(image.size)
-    ax.imshow(image.reshape(side, side), **{**GREYS, **look})
+    ax.imshow(image.reshape(side, side), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)

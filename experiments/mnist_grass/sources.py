@@ -8,6 +8,20 @@ The parts are for the observations of view 1, those of view 2, and fresh ones.
 
 from __future__ import annotations
 
+__all__ = [
+    "DATA",
+    "EXTENSIONS",
+    "SHAPE",
+    "TEXTURES",
+    "Part",
+    "Texture",
+    "crops",
+    "mnist_digits",
+    "openml_file",
+    "regions",
+    "texture_named",
+]
+
 import hashlib
 import http.client
 import io
@@ -24,20 +38,6 @@ from PIL import Image
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-
-__all__ = [
-    "DATA",
-    "EXTENSIONS",
-    "SHAPE",
-    "TEXTURES",
-    "Part",
-    "Texture",
-    "crops",
-    "mnist_digits",
-    "openml_file",
-    "regions",
-    "texture_named",
-]
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 """Where downloads land."""
@@ -137,7 +137,8 @@ class _Photograph:
 
 
 def regions(photograph: Tensor) -> dict[Part, Tensor]:
-    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and fresh."""
+    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and
+    fresh."""
     height, width = photograph.shape[0] // 2, photograph.shape[1] // 2
     low = photograph[height:]
     return {"view 1": photograph[:height], "view 2": low[:, :width], "fresh": low[:, width:]}

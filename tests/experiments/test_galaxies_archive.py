@@ -21,10 +21,14 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from experiments.galaxies import archive, detection
-from experiments.galaxies.archive.cut import ASIDE, Plan, build, main, open_archive
+from experiments.galaxies.archive import cut as cutting
+from experiments.galaxies.archive import detection
+from experiments.galaxies.archive.cut import build, main
+from experiments.galaxies.archive.files import find_mosaics
 from experiments.galaxies.archive.mast import fetch_catalogue, fetch_mosaics
-from experiments.galaxies.archive.mosaics import Mosaic, find_mosaics
+from experiments.galaxies.archive.mosaics import Mosaic
+from experiments.galaxies.archive.parts import ASIDE, open_archive
+from experiments.galaxies.archive.plan import Plan
 from experiments.galaxies.data.deep_field import detections, grey
 from experiments.galaxies.data.stamps import NOISE
 from mvss.runtime.errors import MvssError
@@ -364,8 +368,8 @@ def test_a_killed_run_goes_on(made: SimpleNamespace, tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
         return whole(mosaic, *rest)
 
-    whole = archive._cut
-    monkeypatch.setattr(archive, "_cut", stopping)
+    whole = cutting._cut
+    monkeypatch.setattr(cutting, "_cut", stopping)
     with pytest.raises(KeyboardInterrupt):
         build(made.folder, made.catalogue, out, N, 2.0)
     assert out.read_bytes() == before
@@ -441,7 +445,7 @@ def test_weight_maps_are_found_by_their_names(tmp_path: Path, image: str, weight
 
 
 def test_other_inputs_do_not_mix(made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(cutting, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build(made.folder, made.catalogue, tmp_path / "a.h5", N, 2.0)
     with pytest.raises(MvssError, match=r"a\.h5\.part was begun from other files"):

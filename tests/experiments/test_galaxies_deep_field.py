@@ -98,7 +98,7 @@ def test_copies_differ_and_come_after_every_galaxy_has_come_once() -> None:
 def test_of_the_seed_alone() -> None:
     a, b, c = (deep_field("train", galaxies=False, count=50, seed=s) for s in (0, 0, 1))
     assert torch.equal(a.y, b.y) and not torch.equal(a.y, c.y)
-    upright = deep_field("train", galaxies=True, turns=False)
+    upright = deep_field("train", galaxies=True, copies=0)
     assert (upright.catalogue["turn"] == 0).all()
 
 
@@ -161,7 +161,6 @@ def test_a_model_is_the_galaxy_that_it_is_fitted_to(index: float) -> None:
     [
         ({"galaxies": True, "count": 5000}, "5000 galaxies asked for"),
         ({"galaxies": True, "copies": 9}, "copies=9"),
-        ({"galaxies": True, "copies": 2, "turns": False}, "copies=2"),
         ({"galaxies": False, "count": 4, "copies": 2}, "copies=2"),
         ({"galaxies": False}, "say how many"),
         ({"galaxies": True, "pixels": 501}, "2 to 291 pixels"),

@@ -23,7 +23,8 @@ from experiments.core.run import Fit, _clean, build_pipeline, run_job
 from experiments.core.scores import Record
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
-from experiments.galaxies.archive.cut import build, open_archive
+from experiments.galaxies.archive.cut import build
+from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.data.deep_field import LIMIT, detections, grey
 from experiments.galaxies.data.stamps import GALAXY, NOISE, SKY, Stamps
 from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from experiments.core.config import MetricsConfig
+from experiments.core.places import Results
 from experiments.core.scores import Scorer
 from experiments.galaxies.data.transforms import SCALE, SOFTENING
-from experiments.galaxies.figures import _bin, _laps, _Run, make_figures
+from experiments.galaxies.figures import make_figures
+from experiments.galaxies.figures_scores import _bin
+from experiments.galaxies.figures_stamps import Run, laps_figure
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.scores.judging import BINNED
 from experiments.report.style import style
@@ -62,7 +65,7 @@ def keep(folder: Path, problem: str, method: str, kept: dict[str, np.ndarray]) -
 
 def made(folder: Path, *problems: str, methods: tuple[str, ...] = ("joint", "aperture")) -> list[str]:
     table: dict[str, Any] = {"rows": [{"method": method} for method in methods]}
-    written = make_figures(folder, table, {0: []}, problems, 0)
+    written = make_figures(Results(folder, table, {0: []}, problems, 0))
     assert all(path.stat().st_size > 1000 for path in written)
     assert [path.suffix for path in written] == [".png", ".pdf"] * (len(written) // 2)
     assert plt.get_fignums() == []
@@ -98,13 +101,13 @@ def test_scores_by_bin_of_an_earlier_version_leave_their_figure_out(tmp_path: Pa
 
 def test_draws_of_the_model_are_shown_as_fluxes() -> None:
     x = np.array([[-0.3, 0.0, 0.7]])
-    assert _Run({}, "real", 0, "linear").fluxes(x) == pytest.approx(x)
-    assert _Run({}, "real", 0, "asinh").fluxes(SCALE * np.arcsinh(x / SOFTENING)) == pytest.approx(x)
+    assert Run({}, "real", 0, "linear").fluxes(x) == pytest.approx(x)
+    assert Run({}, "real", 0, "asinh").fluxes(SCALE * np.arcsinh(x / SOFTENING)) == pytest.approx(x)
 
 
 def test_the_method_that_is_shown_is_ours_if_it_has_what_is_shown() -> None:
     image = np.zeros((1, 4))
-    run = _Run({"mixture": {"known_sky": image, "a": image}, "joint": {"known_sky": image}}, "real", 0, "linear")
+    run = Run({"mixture": {"known_sky": image, "a": image}, "joint": {"known_sky": image}}, "real", 0, "linear")
     assert [(found := run.ours(*names)) and found[0] for names in (("known_sky",), ("a",), ("b",))] == [
         "joint",
         "mixture",
@@ -151,7 +154,7 @@ def test_a_caption_says_what_was_not_measured_if_anything_was_not() -> None:
 
 def test_of_many_laps_some_are_shown(tmp_path: Path) -> None:
     kept = {f"lap{lap}_2": np.ones((2, 4)) for lap in range(33)}
-    figure = _laps(_Run({"joint": kept}, "real", 0, "linear"))
+    figure = laps_figure(Run({"joint": kept}, "real", 0, "linear"))
     assert figure is not None
     names = [ax.get_ylabel() for ax in figure.axes]
     plt.close("all")

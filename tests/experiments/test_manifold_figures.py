@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from experiments.core.places import Results
 from experiments.manifolds.figures import (
     _ablations_figure,
     _gap_figure,
@@ -67,14 +68,14 @@ def test_all_figures(tmp_path: Path) -> None:
     bad.parent.mkdir(parents=True)
     bad.write_bytes(b"cut short")
     names = ["problem", "marginals-mixed-0.1", "sinkhorn-vs-lap", "sinkhorn-vs-mixing", "priors", "coverage", "gap"]
-    written = make_figures(tmp_path, table_of(by_seed), by_seed, PROBLEMS, 0)
+    written = make_figures(Results(tmp_path, table_of(by_seed), by_seed, PROBLEMS, 0))
     assert written == [tmp_path / "figures" / f"{name}.{kind}" for name in names for kind in ("png", "pdf")]
     assert all(path.stat().st_size > 1000 for path in written)
 
 
 def test_one_seed_without_samples_or_oracle(tmp_path: Path) -> None:
     by_seed = {0: [row for row in records(0, ("mixed-0.1",)) if row["method"] != "exact"]}
-    written = make_figures(tmp_path, table_of(by_seed), by_seed, ("mixed-0.1", "contrastive-2"), 0)
+    written = make_figures(Results(tmp_path, table_of(by_seed), by_seed, ("mixed-0.1", "contrastive-2"), 0))
     assert [path.name for path in written[::2]] == ["problem.png", "sinkhorn-vs-lap.png", "sinkhorn-vs-mixing.png"]
 
 

@@ -3,116 +3,67 @@
     python -m experiments.galaxies.archive.cut [FOLDER [CATALOGUE]] --out data/galaxies.h5 --pixels 128 --binning 1
 
     galaxies, randoms      flux, ivar (N, n, n) float32, mask (N, n, n) bool: pixels without data, ivar and flux are 0 there
-                           wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first pixel
-                           there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2 aside
+                           wcs: FITS header of every stamp; mosaic: number among `mosaics`; row, column of its first
+                           pixel there; ra, dec of its centre; masked: share of bad pixels; split: 0 train, 1 test, 2
+                           aside
     galaxies/catalogue     the numeric columns of the catalogue, and `number`, its row
     attributes             command, factor (fluxes over those of the mosaics), unit, noise (of a usual pixel), pixel_scale,
                            binning (pixels of the mosaics across one of these, which row and column count)
 
-Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random fields: of the
-sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there, catalogued or not, but
-for the galaxy that a cut-out was made around. Galaxies whose stamps might touch the line between train and test, or a cell for
-random fields, are set aside: they are cut, to be separated in the end, and nothing is learned from them or tested on them. A
-galaxy on two mosaics is cut once.
+Train and test are parts of the sky: the northern fifth of the catalogue is for tests. So are galaxies and random
+fields: of the sky, in cells six stamps wide, every fourth cell is for random fields, which may hold whatever is there,
+catalogued or not, but for the galaxy that a cut-out was made around. Galaxies whose stamps might touch the line between
+train and test, or a cell for random fields, are set aside: they are cut, to be separated in the end, and nothing is
+learned from them or tested on them. A galaxy on two mosaics is cut once.
 
-Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was killed
-goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what is detected
-on the mosaics (`detection`); both left out: `mast`.
+Every mosaic's stamps go to a file of their own below OUT.part, whole or not at all; then all are joined. A run that was
+killed goes on from there, a damaged file is made again, and OUT changes only when all is done. CATALOGUE left out: what
+is detected on the mosaics (`detection`); both left out: `mast`.
 """
 
 from __future__ import annotations
 
+__all__ = ["build", "main"]
+
 import argparse
 import hashlib
 import json
-import math
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from experiments.galaxies.archive.catalogue import read_catalogue
 from experiments.galaxies.archive.detection import catalogue_of
-from experiments.galaxies.archive.mosaics import Mosaic, find_mosaics, fingerprint, read_catalogue
-from experiments.galaxies.archive.shards import Rows, join, read_attributes, stamps_of, taken_of, write_shard
-from experiments.galaxies.data.stamps import NOISE, Stamps
+from experiments.galaxies.archive.files import find_mosaics, fingerprint
+from experiments.galaxies.archive.mosaics import Mosaic
+from experiments.galaxies.archive.parts import ASIDE, open_archive
+from experiments.galaxies.archive.plan import Plan, anywhere, corners, plan_for
+from experiments.galaxies.archive.shards import Rows, join, read_attributes, taken_of, write_shard
 from experiments.galaxies.segmentation import sized
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import generator
 
-__all__ = ["build", "main", "open_archive"]
-
-TEST = 0.2
-"""Share of the catalogue's galaxies in the test part."""
-CELL = 6
-"""Stamps across a cell of the sky."""
 GOOD = 0.75
 """Least share of measured pixels in a stamp."""
-ASIDE = 2
-"""Split of galaxies that are only separated."""
-PARTS = {"train": (0,), "test": (1,), "all": (0, 1, ASIDE)}
 MEASURED = 300
 """Galaxies whose sizes are measured."""
 SMALL, FILLED = 0.1, 0.15
-"""Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their stamps."""
-UNLIKE = 1.5
-"""Ratio of noises from where on mosaics are told apart."""
-TRIES, PROBES = 30, 2000
-"""Random positions tried for each field that is wanted, and on each mosaic to see how much room it has for them."""
-Places = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all mosaics need to know. positions: of the catalogue `(M, 2)`, degrees; number: its rows `(M,)`. cut: declination
-    of the line between train and test; margin: degrees that a centre must be off it. cell: side of a cell, degrees. fields:
-    random ones to be cut of each mosaic, by the room that it has for them. binning: of the mosaics' pixels (`Mosaic`)."""
-
-    pixels: int
-    randoms: float
-    factor: float
-    positions: Places
-    number: NDArray[np.int64]
-    cut: float
-    margin: float
-    cell: float
-    fields: tuple[int, ...] = ()
-    binning: int = 1
-
-    def depth(self, places: Places) -> Places:
-        """Degrees from right ascensions and declinations `(K, 2)` to the border of the cells for random fields, which are every
-        second one of every second row; negative outside of them, and where there are none."""
-        if not self.randoms:
-            return np.full(len(places), -np.inf)
-        # From a place of the catalogue: right ascension has no seam near it.
-        east = (places[:, 0] - self.positions[0, 0] + 180) % 360 - 180
-        row = np.floor(places[:, 1] / self.cell)
-        found = np.full(len(places), -np.inf)
-        for here in (row - 1, row, row + 1):
-            along = east * np.cos(np.radians((here + 0.5) * self.cell)) / self.cell % 2
-            up = places[:, 1] / self.cell - here
-            inside = np.stack([np.minimum(along, 1 - along), np.minimum(up, 1 - up)])
-            inside[0] = np.where(along < 1.5, inside[0], along - 2)  # the next such cell is nearer
-            depth = np.where((inside >= 0).all(0), inside.min(0), -np.hypot(*inside.clip(max=0)))
-            found = np.maximum(found, np.where(here % 2 == 0, depth, -np.inf))
-        return found * self.cell
-
-    def split(self, dec: Places) -> NDArray[np.int64]:
-        """0 train, 1 test, −1 on the line between, of centres at these declinations."""
-        return np.where(np.abs(dec - self.cut) <= self.margin, -1, (dec > self.cut).astype(int))
+"""Half-light radii over the stamp's side: of what fits, as in the simulation, and from where on galaxies fill their
+stamps."""
+TRIES = 30
+"""Random positions tried for each field that is wanted."""
 
 
 def build(
     folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "", binning: int = 1
 ) -> str:
-    """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the record.
-    binning: pixels of the mosaics across one of the stamps'.
+    """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the
+    record. binning: pixels of the mosaics across one of the stamps'.
 
     Raises:
         MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.
@@ -127,7 +78,7 @@ def build(
     if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
         return f"{out} is up to date: {old['summary']}"
     positions, columns = read_catalogue(catalogue)
-    plan, attributes, on_mosaic = _plan(files, positions, pixels, randoms, binning)
+    plan, attributes, on_mosaic = plan_for(files, positions, pixels, randoms, binning)
     part = _part(out, inputs)
     taken: set[int] = set()
     start, made = time.monotonic(), 0
@@ -163,78 +114,6 @@ def build(
     return f"{out}: {summary}"
 
 
-def _plan(
-    files: Sequence[Path], positions: Places, pixels: int, randoms: float, binning: int
-) -> tuple[Plan, dict[str, object], NDArray[np.bool_]]:
-    """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic holds."""
-    number = np.flatnonzero(np.isfinite(positions).all(1) & (np.abs(positions[:, 1]) <= 90))
-    positions = positions[number]
-    on_mosaic = np.zeros(len(number), dtype=bool)
-    noises: list[float] = []
-    scale, kind, dark = 0.0, ("", ""), 0
-    for file in files:
-        with Mosaic(file, binning) as mosaic:
-            inside = _corners(mosaic, positions, pixels)[1]
-            on_mosaic |= inside
-            noises.append(mosaic.usual_noise)  # of each, so that a bad one is found before the work begins
-            dark += mosaic.electrons is None
-            own = mosaic.unit, mosaic.band
-            if not scale:
-                scale, kind = mosaic.pixel_scale, own
-            if abs(mosaic.pixel_scale / scale - 1) > 0.01 or own != kind:
-                this, that = (", ".join(name or "unknown" for name in names) for names in (own, kind))
-                raise MvssError(
-                    f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit and filter {this}, but {files[0].name} "
-                    f"{scale:.4f}, {that}: keep mosaics of one kind in the folder"
-                )
-    if not on_mosaic.any():
-        raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
-    _say(noises, dark, kind[0])
-    factor = NOISE / float(np.median(noises))
-    margin = (1.02 * pixels / np.sqrt(2) + 1) * scale / 3600  # a stamp's centre is up to 0.7 pixels off its galaxy
-    cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
-    cell = CELL * pixels * scale / 3600
-    plan = Plan(pixels, randoms, factor, positions, number, cut, margin, cell, binning=binning)
-    plan = replace(plan, fields=_fields(files, plan, randoms * int(on_mosaic.sum())))
-    attributes: dict[str, object] = {
-        "factor": factor,
-        "noise": NOISE,
-        "unit": f"{kind[0] or 'the mosaics unit'} times factor, which makes the noise of a usual pixel {NOISE}",
-        "pixel_scale": scale,
-        "binning": binning,
-        "pixels": pixels,
-        "split_declination": cut,
-    }
-    return plan, attributes, on_mosaic
-
-
-def _say(noises: Sequence[float], dark: int, unit: str) -> None:
-    """What is unusual of mosaics with this noise each, of which `dark` do not tell the photons."""
-    low, high = np.quantile(noises, [0.05, 0.95])
-    if high > UNLIKE * low:
-        print(
-            f"the mosaics' noise goes from {low:.3g} to {high:.3g}: those of very different depth do not belong in one archive",
-            file=sys.stderr,
-        )
-    if dark:
-        print(
-            f"{dark} of {len(noises)} mosaics do not tell how many electrons their fluxes are (BUNIT {unit or 'missing'}; "
-            "EXPTIME, the gain): the noise of galaxies' photons is left out",
-            file=sys.stderr,
-        )
-
-
-def _fields(files: Sequence[Path], plan: Plan, wanted: float) -> tuple[int, ...]:
-    """Of as many random fields as are wanted of all mosaics those of each, which need not show a galaxy."""
-    rooms = []
-    for file in files:
-        with Mosaic(file, plan.binning) as mosaic:
-            places, split = _anywhere(mosaic, plan, PROBES, "room")
-            rooms.append(float((split >= 0).mean()) * math.prod(mosaic.shape) if len(places) else 0.0)
-    shares = np.cumsum([0.0, *rooms]) / max(sum(rooms), 1e-300)
-    return tuple(np.diff(np.round(wanted * shares)).astype(int).tolist())
-
-
 def _part(out: Path, inputs: str) -> Path:
     """The folder of what is done, new or gone on with."""
     part = out.with_name(out.name + ".part")
@@ -249,16 +128,9 @@ def _part(out: Path, inputs: str) -> Path:
     return part
 
 
-def _corners(mosaic: Mosaic, positions: Places, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows and columns of the first pixels of the stamps around positions, and which stamps lie on the mosaic."""
-    where = mosaic.where(positions)
-    corner = np.floor(np.nan_to_num(where, nan=-1e6) - pixels / 2 + 1).astype(np.int64)
-    return corner, ((corner >= 0) & (corner + pixels <= np.array(mosaic.shape))).all(1)
-
-
 def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows, Rows]:
     """The galaxies on a mosaic that no earlier one had, and random fields."""
-    corner, inside = _corners(mosaic, plan.positions, plan.pixels)
+    corner, inside = corners(mosaic, plan.positions, plan.pixels)
     inside &= ~np.isin(plan.number, list(taken))
     rows = np.flatnonzero(inside)
     here, galaxies = plan.positions[rows], Rows()
@@ -272,36 +144,12 @@ def _cut(mosaic: Mosaic, index: int, plan: Plan, taken: set[int]) -> tuple[Rows,
 def _random(mosaic: Mosaic, index: int, plan: Plan, count: int) -> Rows:
     """Up to `count` fields anywhere in the cells for them."""
     fields = Rows()
-    tries, split = _anywhere(mosaic, plan, TRIES * count, "fields")
+    tries, split = anywhere(mosaic, plan, TRIES * count, "fields")
     for i in np.flatnonzero(split >= 0):
         if len(fields) == count:
             break
         _add(fields, mosaic, plan, tries[i], {"mosaic": index, "split": split[i]})
     return fields
-
-
-def _anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixels `(count, 2)` of stamps at random, none where none fits; and the part of each, −1 if it is for no random
-    field."""
-    room = torch.tensor(mosaic.shape) - plan.pixels + 1
-    if not bool((room > 0).all()):
-        return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)
-    rng = generator(0, "galaxies", "archive", key, mosaic.path.name)
-    corners = (torch.rand(count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
-    middles = corners + (plan.pixels - 1) / 2
-    centres = mosaic.sky(middles) if count else np.zeros((0, 2))
-    free = (plan.depth(centres) > plan.margin) & ~_shows_own(mosaic, plan, middles)
-    return corners, np.where(free, plan.split(centres[:, 1]), -1)
-
-
-def _shows_own(mosaic: Mosaic, plan: Plan, middles: Places) -> NDArray[np.bool_]:
-    """Which stamps in these places `(count, 2)` show the galaxy that the mosaic is a cut-out around, if it is: of those that
-    random fields hold, it alone is not there by chance."""
-    own, reach = (np.array(mosaic.shape) - 1) / 2, plan.pixels / 2
-    away = np.linalg.norm(mosaic.where(plan.positions) - own, axis=1)
-    if not np.nanmin(away, initial=np.inf) <= reach / 2:
-        return np.zeros(len(middles), dtype=bool)
-    return (np.abs(middles - own) < 2 * reach).all(1)
 
 
 def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note: dict[str, float]) -> None:
@@ -315,31 +163,10 @@ def _add(rows: Rows, mosaic: Mosaic, plan: Plan, corner: NDArray[np.int64], note
     rows.add(flux * plan.factor, ivar / plan.factor**2, mask, mosaic.wcs_of(row, column, plan.pixels), note)
 
 
-def open_archive(path: Path, part: str, galaxies: bool, count: int | None = None) -> Stamps:
-    """Stamps of a part, "train" or "test", of an archive, or of "all": every one, or `count` at most, evenly among them, of
-    all mosaics.
-
-    Where a pixel was not measured, `good` is false, y is 0 and sigma that of a usual pixel. Truth is not known. Catalogue:
-    the numeric columns of the file, those of the user's catalogue below them where a name is taken.
-
-    Raises:
-        MvssError: it is no archive, is damaged, or has no such stamps.
-    """
-    if part not in PARTS:
-        raise MvssError(f"part {part!r}: {', '.join(PARTS)}")
-    group = "galaxies" if galaxies else "randoms"
-    stamps = stamps_of(path, group, PARTS[part], count)
-    if count and not len(stamps):
-        raise MvssError(
-            f"{path} has no {group} in the {part} part: make it of a larger part of the sky, or with cut-outs between galaxies"
-        )
-    return stamps
-
-
 def _too_small(path: Path) -> str:
     """What to do where many galaxies fill their stamps; nothing where they do not."""
-    stamps = stamps_of(path, "galaxies", PARTS["all"], MEASURED)
     try:
+        stamps = open_archive(path, "all", True, MEASURED)
         radius = float(sized(stamps).catalogue["half_light_radius"].median())
     except MvssError:  # of stamps that show nothing: what learns from them says so
         return ""

@@ -1,6 +1,9 @@
-"""A catalogue of what mosaics show, for users who have none: detection as in SExtractor (Bertin & Arnouts 1996), by sep."""
+"""A catalogue of what mosaics show, for users who have none: detection as in SExtractor (Bertin & Arnouts 1996), by
+sep."""
 
 from __future__ import annotations
+
+__all__ = ["catalogue_of"]
 
 import io
 import itertools
@@ -15,8 +18,6 @@ from experiments.galaxies.data.deep_field import DETECTION, KERNEL
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 
-__all__ = ["catalogue_of"]
-
 SIGNIFICANT = 30.0
 """Least flux, in standard deviations of the noise of its pixels."""
 TILE, MARGIN = 4096, 128
@@ -29,8 +30,8 @@ Rows = NDArray[np.float64]
 
 
 def catalogue_of(files: Sequence[Path], out: Path, binning: int = 1) -> Path:
-    """Write a CSV of all significant objects, brightest first, and return `out`: RA, DEC in degrees, significance. Stars are
-    among them. binning: of the mosaics' pixels (`Mosaic`).
+    """Write a CSV of all significant objects, brightest first, and return `out`: RA, DEC in degrees, significance.
+    Stars are among them. binning: of the mosaics' pixels (`Mosaic`).
 
     Raises:
         MvssError: a mosaic cannot be used, or nothing is detected.

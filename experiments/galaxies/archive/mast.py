@@ -1,10 +1,13 @@
 """What a user did not bring: COSMOS mosaics from MAST, and the Galaxy Zoo: Hubble catalogue from VizieR, by astroquery.
 
-The visits of the COSMOS programmes (9822, 10092) with ACS/WFC in F814W, drizzled by CALACS to 0.05 arcsec a pixel and corrected
-for charge transfer (DRC), with their weight maps inside; the catalogue is that of Willett et al. 2017 (J/MNRAS/464/4176).
+The visits of the COSMOS programmes (9822, 10092) with ACS/WFC in F814W, drizzled by CALACS to 0.05 arcsec a pixel and
+corrected for charge transfer (DRC), with their weight maps inside; the catalogue is that of Willett et al. 2017
+(J/MNRAS/464/4176).
 """
 
 from __future__ import annotations
+
+__all__ = ["fetch_catalogue", "fetch_mosaics"]
 
 import os
 import sys
@@ -12,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from mvss.runtime.errors import MvssError
-
-__all__ = ["fetch_catalogue", "fetch_mosaics"]
 
 PROGRAMMES = ["9822", "10092"]
 CATALOGUE = "J/MNRAS/464/4176"

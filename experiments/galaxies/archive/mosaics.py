@@ -1,14 +1,16 @@
-"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons per unit.
+"""Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons
+per unit.
 
 The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
-name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than the
-read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part needs EXPTIME
-and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
+name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than
+the read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part
+needs EXPTIME and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
 """
 
 from __future__ import annotations
 
-import hashlib
+__all__ = ["Mosaic"]
+
 import itertools
 import re
 import warnings
@@ -21,18 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.galaxies.archive.files import cause_of, weight_map_of
 from experiments.galaxies.data.deep_field import clipped_sigma
 from mvss.runtime.errors import MvssError
 
-__all__ = ["Mosaic", "find_mosaics", "fingerprint", "read_catalogue"]
-
-IMAGES, WEIGHTS = re.compile(r"_sci(?=[_.])|_dr[cz](?=\.)"), re.compile(r"_(wht|weight)(?=[_.])")
-"""What is in the names of mosaics, and in those of weight maps."""
-BLOCK, BLOCKS = 65_536, 64
-"""Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
 FULL_WELL = 80_000.0
-"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the whole
-exposure time: too early, where that is of several exposures, rather than too late."""
+"""Electrons at which a pixel of ACS/WFC saturates, where the header does not say SATURATE. We have it reached over the
+whole exposure time: too early, where that is of several exposures, rather than too late."""
 WINDOWS = 16
 """A grid of as many windows in both directions measures the noise of a mosaic, or of fewer that cover all of it."""
 WINDOW = 32
@@ -40,101 +37,18 @@ LAG = 4
 """Pixels between those whose differences measure noise: more than resampling correlates."""
 FAINTEST, QUARTILE = 0.25, 0.6745
 """Share of the pairs of pixels that measure noise, those with the least light: the sum of a pair tells nothing of its
-difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its middle."""
+difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its
+middle."""
 UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
 """What BUNIT may be, without blanks and signs of powers."""
-RIGHT_ASCENSION = ("ra", "raj2000", "_raj2000", "alpha_j2000", "alphawin_j2000", "ra_deg", "radeg", "ra_icrs")
-DECLINATION = ("dec", "dej2000", "_dej2000", "delta_j2000", "deltawin_j2000", "dec_deg", "dedeg", "de_icrs")
 Image = NDArray[np.float64]
-
-
-def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
-    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name is like IMAGES, all FITS
-    files are taken, but for the catalogue `but`.
-
-    Raises:
-        MvssError: there are none.
-    """
-    files = sorted(p for p in folder.rglob("*.fits*") if p.name.endswith((".fits", ".fits.gz")) and not WEIGHTS.search(p.name))
-    files = [p for p in files if p.resolve() != (but and but.resolve())]
-    found = [p for p in files if IMAGES.search(p.name)] or files
-    if not found:
-        raise MvssError(
-            f"no mosaics in {folder}: files named *_sci.fits, *_sci_*.fits, *_drz.fits, *_drc.fits, else *.fits, or so and .gz"
-        )
-    if len({p.name for p in found}) < len(found):
-        raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
-    return found
-
-
-def fingerprint(path: Path) -> str:
-    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of their
-    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to cut.
-
-    Raises:
-        MvssError: one of them cannot be read.
-    """
-    found, beside = hashlib.sha256(path.name.encode()), _weight_map_of(path)
-    for file in (path, *([beside] if beside else [])):
-        try:
-            with file.open("rb") as opened:
-                size = opened.seek(0, 2)
-                found.update(size.to_bytes(8))
-                for start in np.linspace(0, max(size - BLOCK, 0), BLOCKS).astype(int):
-                    opened.seek(int(start))
-                    found.update(opened.read(BLOCK))
-        except OSError as error:
-            raise MvssError(f"cannot read {file} ({error.strerror})") from error
-    return found.hexdigest()
-
-
-def _weight_map_of(path: Path) -> Path | None:
-    """The file beside a mosaic that holds its weights, if there is one."""
-    name = path.name.removesuffix(".gz")
-    places = [*(found.span() for found in IMAGES.finditer(name)), (name.rindex(".fits"),) * 2]
-    named = [f"{name[:start]}_{kind}{name[end:]}" for start, end in places for kind in ("wht", "weight")]
-    besides = (path.with_name(beside + packed) for beside in named for packed in ("", ".gz"))
-    return next((beside for beside in besides if beside.is_file()), None)
-
-
-def read_catalogue(path: Path) -> tuple[Image, dict[str, Image]]:
-    """Right ascension and declination in degrees `(M, 2)`, NaN where there is none, and all numeric columns `(M,)` each.
-
-    path: a FITS table, or CSV with a header line; the two columns may be named RA and DEC, or as VizieR and COSMOS name them.
-
-    Raises:
-        MvssError: no table, or one without the two columns.
-    """
-    from astropy.table import Table
-    from astropy.units import UnitsWarning
-
-    fits = path.name.lower().endswith((".fits", ".fits.gz", ".fit"))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnitsWarning)
-            table = Table.read(path, format="fits") if fits else Table.read(path, format="ascii.csv")
-    except Exception as error:  # what astropy raises for a broken table depends on how it is broken
-        raise MvssError(f"cannot read the catalogue {path} ({_cause(error)}): it must be CSV or a FITS table") from error
-    columns = {}
-    for name in table.colnames:
-        column = table[name]
-        if column.dtype.kind in "iufb" and column.ndim == 1:
-            columns[name] = np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
-    lower = {name.lower(): name for name in columns}
-    named = [next((lower[n] for n in names if n in lower), None) for names in (RIGHT_ASCENSION, DECLINATION)]
-    if None in named:
-        there = ", ".join(list(columns)[:8]) or "none"
-        raise MvssError(f"{path} has no columns RA and DEC in degrees; its numeric columns are: {there}")
-    return np.stack([columns[str(name)] for name in named], axis=1), columns
-
-
-def _cause(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+File = Any  # astropy has no types
 
 
 class Mosaic:
-    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the file: a
-    square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own unit.
+    """One mosaic, open for reading, as if its pixels were sums over squares of `binning` × `binning` of those in the
+    file: a square with a bad one is bad. Positions are rows and columns of such pixels from 0; fluxes are in its own
+    unit.
 
     Raises:
         MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
@@ -143,7 +57,8 @@ class Mosaic:
     def __init__(self, path: Path, binning: int = 1) -> None:
         from astropy.wcs import WCS, FITSFixedWarning
 
-        self.path, self.binning, self._open = path, binning, []
+        self.path, self.binning = path, binning
+        self._open: list[File] = []
         whole = self._read(path)
         names = [hdu.name for hdu in whole]
         image = (
@@ -161,7 +76,7 @@ class Mosaic:
                 warnings.simplefilter("ignore", FITSFixedWarning)
                 self.wcs = WCS(image.header, whole)
         except Exception as error:  # of astropy or of the C library below it
-            raise self._bad(f"has coordinates that cannot be read ({_cause(error)})") from error
+            raise self._bad(f"has coordinates that cannot be read ({cause_of(error)})") from error
         if self.wcs.naxis != 2 or not self.wcs.has_celestial:
             raise self._bad("has no celestial coordinates (WCS) in its header")
         if binning > 1 and self.wcs.has_distortion:
@@ -174,7 +89,7 @@ class Mosaic:
     def _bad(self, what: str) -> MvssError:
         return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
 
-    def _read(self, path: Path) -> Any:  # noqa: ANN401  (astropy has no types)
+    def _read(self, path: Path) -> File:
         from astropy.io import fits
 
         try:
@@ -185,11 +100,11 @@ class Mosaic:
                 len(whole)  # reads all headers, and with them where the file should end
         except Exception as error:
             self.close()
-            raise self._bad(f"is truncated or no FITS file ({_cause(error)})") from error
+            raise self._bad(f"is truncated or no FITS file ({cause_of(error)})") from error
         return whole
 
-    def _weights_beside(self) -> Any | None:  # noqa: ANN401
-        if (beside := _weight_map_of(self.path)) is None:
+    def _weights_beside(self) -> File | None:
+        if (beside := weight_map_of(self.path)) is None:
             return None
         if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
             return weights
@@ -246,7 +161,8 @@ class Mosaic:
 
     @cached_property
     def _noise(self) -> tuple[float, float, float]:
-        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their level."""
+        """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their
+        level."""
         sizes = [min(WINDOW, n) for n in self.shape]
         scaled, light, deviations, levels = [], [], [], []
         counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
@@ -287,7 +203,7 @@ class Mosaic:
             else:
                 weight = np.asarray(self._weight.data[box], dtype=np.float64)
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
-            raise self._bad(f"is truncated or damaged ({_cause(error)})") from error
+            raise self._bad(f"is truncated or damaged ({cause_of(error)})") from error
         good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
         good &= np.where(good, flux, np.inf) < self._saturation
         flux, weight = np.where(good, flux, np.nan), np.where(good, weight, 0.0)
@@ -303,7 +219,8 @@ class Mosaic:
         return np.where(bad, 0.0, flux), bad
 
     def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
-        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)` each."""
+        """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)`
+        each."""
         flux, weight = self._pixels(row, column, pixels, pixels)
         bad = weight == 0
         flux = np.where(bad, 0.0, flux)

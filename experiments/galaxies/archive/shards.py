@@ -7,6 +7,8 @@ Every chunk has a checksum, so that a damaged file is known.
 
 from __future__ import annotations
 
+__all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
+
 import io
 import json
 import os
@@ -18,11 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Buffer, override
 
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
-
-__all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
 
 GROUPS = ("galaxies", "randoms")
 IMAGES = {"flux": np.float32, "ivar": np.float32, "mask": np.bool_}
@@ -54,7 +55,8 @@ class Rows:
         return len(self._wcs)
 
     def add(self, flux: NDArray[Any], ivar: NDArray[Any], mask: NDArray[Any], wcs: str, notes: Mapping[str, float]) -> None:
-        """One stamp, `(n, n)` each, its coordinates and the columns of `NOTES`; a galaxy's number in the catalogue too."""
+        """One stamp, `(n, n)` each, its coordinates and the columns of `NOTES`; a galaxy's number in the catalogue
+        too."""
         for (name, kind), value in zip(IMAGES.items(), (flux, ivar, mask), strict=True):
             self._images[name].append(value.astype(kind))
         self._wcs.append(wcs)
@@ -73,8 +75,8 @@ def _names(group: str) -> list[str]:
     return [*IMAGES, "wcs", *NOTES, *(["number"] if group == "galaxies" else [])]
 
 
-def _append(file: File, group: str, pixels: int, count: int, read: Callable[[str, slice], NDArray[Any]]) -> None:
-    """Add `count` stamps to a group, chunk by chunk. read: some rows of a dataset."""
+def _append(file: File, group: str, pixels: int, count: int, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Add `count` stamps to a group, chunk by chunk. columns: the datasets, in memory or in another file."""
     import h5py
 
     rows = max(1, CHUNK // pixels**2)
@@ -92,15 +94,17 @@ def _append(file: File, group: str, pixels: int, count: int, read: Callable[[str
         step = rows if name in IMAGES else count
         for first in range(0, count, step or 1):
             last = min(first + step, count)
-            data[start + first : start + last] = read(name, slice(first, last))
+            data[start + first : start + last] = columns[name][first:last]
 
 
 class _Careful(io.FileIO):
-    """A file that takes what it is given though the disk be full, and says so later: HDF5 that fails to write may crash."""
+    """A file that takes what it is given though the disk be full, and says so later: HDF5 that fails to write may
+    crash."""
 
     error: OSError | None = None
 
-    def write(self, data: memoryview, /) -> int:
+    @override
+    def write(self, data: Buffer, /) -> int:
         """Of as many bytes as there are, or as if."""
         left = memoryview(data).cast("B")
         size = len(left)
@@ -151,8 +155,7 @@ def write_shard(path: Path, groups: Mapping[str, Rows], pixels: int) -> None:
 
     def fill(file: File) -> None:
         for name, rows in groups.items():
-            columns = {key: rows.columns(key) for key in _names(name)}
-            _append(file, name, pixels, len(rows), lambda key, some, columns=columns: columns[key][some])
+            _append(file, name, pixels, len(rows), {key: rows.columns(key) for key in _names(name)})
         file.attrs["complete"] = True
 
     _write(path, fill)
@@ -204,8 +207,7 @@ def join(
         for shard in shards:
             with h5py.File(shard, "r") as source:
                 for group in GROUPS:
-                    here = source[group]
-                    _append(file, group, pixels, len(here["split"]), lambda name, some, here=here: here[name][some])
+                    _append(file, group, pixels, len(source[group]["split"]), source[group])
         file["mosaics"] = np.array(mosaics, dtype=object)
         number = file["galaxies/number"][:]
         for name, column in columns.items():

@@ -1,13 +1,13 @@
 """Stamps of the Hubble deep field that ships with scikit-image, y = sky + galaxy + η, on which truth is known nowhere.
 
-The image is a picture, 872 × 1000 × 3 in 8 bits, stretched for display and JPEG-compressed. We adopt the stretch: grey, the
-mean of the channels over 255, is modelled as it is, as if light added up in it. It does so roughly below 0.4; bright cores
-are compressed. The sky stands at 0.051 (median) and stays in.
+The image is a picture, 872 × 1000 × 3 in 8 bits, stretched for display and JPEG-compressed. We adopt the stretch: grey,
+the mean of the channels over 255, is modelled as it is, as if light added up in it. It does so roughly below 0.4;
+bright cores are compressed. The sky stands at 0.051 (median) and stays in.
 
-Noise, as differences of sky pixels some pixels apart have it: σ = 0.018. Next neighbours correlate by 0.23 (JPEG, resampling),
-those two apart by −0.05, all others by 0.02 (faint light): white beyond a pixel. σ is one number, though second differences of
-neighbours are 0.011 on the sky, at most 0.0145, at levels of 0.1 to 0.15, 0.012 at 0.4, and 0.004 above 0.7, where the stretch
-ends.
+Noise, as differences of sky pixels some pixels apart have it: σ = 0.018. Next neighbours correlate by 0.23 (JPEG,
+resampling), those two apart by −0.05, all others by 0.02 (faint light): white beyond a pixel. σ is one number, though
+second differences of neighbours are 0.011 on the sky, at most 0.0145, at levels of 0.1 to 0.15, 0.012 at 0.4, and 0.004
+above 0.7, where the stretch ends.
 
     columns         train: 500 to 999        test: 0 to 499       (no pixel is in two of the four areas)
     rows   0-580    galaxies                 galaxies
@@ -15,6 +15,8 @@ ends.
 """
 
 from __future__ import annotations
+
+__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
 
 from dataclasses import dataclass
 from functools import cache
@@ -31,10 +33,9 @@ from mvss.priors.training import turned
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
-__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
-
 LIMIT = 5.0
-"""Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the image."""
+"""Least flux of a central galaxy, in display levels summed over its pixels, less the sky: about 600 galaxies in the
+image."""
 DETECTION = {"thresh": 2.0, "minarea": 8, "deblend_cont": 0.02}
 KERNEL = np.array([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]])
 STARS = ((166, 253), (578, 754))
@@ -50,8 +51,8 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Detections:
-    """M objects: centroids x, y in pixels of the image, flux above the sky, peak above the sky, half-light radius in pixels,
-    and blending: share of others' light in what is inside twice that radius; `(M,)` each, brightest first."""
+    """M objects: centroids x, y in pixels of the image, flux above the sky, peak above the sky, half-light radius in
+    pixels, and blending: share of others' light in what is inside twice that radius; `(M,)` each, brightest first."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -82,7 +83,8 @@ def noise_level() -> float:
 
 
 def clipped_sigma(x: NDArray[np.float64]) -> float:
-    """Standard deviation within 3 σ, σ by the median absolute deviation first; corrected for what that cuts off a Gaussian."""
+    """Standard deviation within 3 σ, σ by the median absolute deviation first; corrected for what that cuts off a
+    Gaussian."""
     deviation = np.abs(x - np.median(x))
     sigma = 1.4826 * float(np.median(deviation))
     for _ in range(20):
@@ -109,7 +111,8 @@ def detections() -> Detections:
     # sep leaves the pixels of other objects out where it is given the labels.
     radius, _ = sep.flux_radius(levels, x, y, 6 * found["a"], 0.5, normflux=found["flux"], seg_id=numbers, segmap=labels)
     light, _, _ = sep.sum_circle(levels, x, y, 2 * radius, subpix=5)
-    others = np.array([_others(levels, labels, n, *at, r) for n, *at, r in zip(numbers, x, y, 2 * radius, strict=True)])
+    objects = zip(numbers.tolist(), x, y, 2 * radius, strict=True)
+    others = np.array([_others(levels, labels, *each) for each in objects])
     blending = np.clip(others / np.maximum(light, 1e-9), 0, 1)
     far = np.all([np.hypot(y - row, x - column) > SPIKES for row, column in STARS], axis=0)
     order = np.argsort(-found["flux"], kind="stable")
@@ -134,25 +137,27 @@ def deep_field(
     count: int | None = None,
     seed: int = 0,
     pixels: int = 32,
-    turns: bool = True,
     copies: int = 1,
     limit: float = LIMIT,
 ) -> Stamps:
     """Stamps of one part of the deep field, the sky left in; truth is not known.
 
-    part: whose two areas. galaxies: those centred on a galaxy (nearest pixel), or at random positions, which may overlap.
-    count: how many; None for all that there are, of galaxies alone. Galaxies come in random order, each once before any comes
-    again. seed: of positions, order and turns. turns: turn or mirror each stamp one of eight ways. copies: how often each
-    galaxy enters, 1 to 8, never twice turned the same way. limit: least flux of a galaxy, display levels.
+    part: whose two areas. galaxies: those centred on a galaxy (nearest pixel), or at random positions, which may
+    overlap. count: how many; None for all that there are, of galaxies alone. Galaxies come in random order, each once
+    before any comes again. seed: of positions, order and turns. copies: how often each galaxy enters, 1 to 8, turned or
+    mirrored one of eight ways, never twice the same, and so are random fields, once; 0: once as well, but nothing is
+    turned. limit: least flux of a galaxy, display levels.
 
-    Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, as of `training.turned`), with
-    which a stamp can be found again; of galaxies also x and y in the stamp as turned, flux, peak, half_light_radius, blending.
+    Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, as of `training.turned`),
+    with which a stamp can be found again; of galaxies also x and y in the stamp as turned, flux, peak,
+    half_light_radius, blending.
 
     Raises:
         MvssError: fewer galaxies than asked for, or copies that do not differ.
     """
-    if copies not in range(1, 9) or (copies > 1 and not (turns and galaxies)):
-        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, and more than 1 only with turns")
+    if copies not in range(9) or (copies > 1 and not galaxies):
+        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, 1 of a random field, or 0 for once and not turned")
+    turns, times = copies > 0, max(copies, 1)
     rng = generator(seed, "galaxies", "deep field", part, int(galaxies))
     allowed = _corners(part, galaxies, pixels)
     if not galaxies:
@@ -162,12 +167,11 @@ def deep_field(
         turn = torch.randint(8, (count,), generator=rng) if turns else torch.zeros(count, dtype=torch.int64)
         return _stamps(corner, turn, pixels, {})
     number, corner, position = _centred(allowed, pixels, limit)
-    if count is not None and count > copies * len(number):
-        there = copies * len(number)
+    if count is not None and count > (there := times * len(number)):
         raise MvssError(f"{count} galaxies asked for, the deep field's {part} part has {there}: lower limit, or more copies")
-    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(copies)])
+    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(times)])
     ways = torch.stack([torch.randperm(8, generator=rng) for _ in number]) if turns else torch.zeros(len(number), 1).long()
-    turn = ways.T[:copies].gather(1, order).flatten()[:count]
+    turn = ways.T[:times].gather(1, order).flatten()[:count]
     chosen = order.flatten()[:count]
     columns = {
         name: torch.from_numpy(getattr(detections(), name))[number[chosen]]
@@ -177,8 +181,8 @@ def deep_field(
 
 
 def _centred(allowed: Tensor, pixels: int, limit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The galaxies whose stamps are allowed: their numbers among the detections `(K,)`, the rows and columns of their stamps'
-    corners `(K, 2)`, and their own in the stamps."""
+    """The galaxies whose stamps are allowed: their numbers among the detections `(K,)`, the rows and columns of their
+    stamps' corners `(K, 2)`, and their own in the stamps."""
     found = detections()
     centre = torch.from_numpy(np.stack([found.y, found.x], axis=1))
     corner = (centre - pixels / 2 + 1).floor().long()  # of the stamp whose centre, (n − 1) / 2, is nearest

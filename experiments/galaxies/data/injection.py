@@ -2,12 +2,14 @@
 
     y = field + galaxy,    galaxy: I(r) ∝ exp(−b_k (r/r_e)^(1/k)), an ellipse (Sérsic 1963), fitted to a real, isolated one
 
-Cut-outs of real ones would bring their own noise, and the edges of whatever cut them; a method that takes noise off would be
-charged for it. Models have neither, and the sizes, shapes and fluxes of galaxies as the sky shows them, seeing included. The
-field holds its own noise, so that of the sky no noise-free truth is known.
+Cut-outs of real ones would bring their own noise, and the edges of whatever cut them; a method that takes noise off
+would be charged for it. Models have neither, and the sizes, shapes and fluxes of galaxies as the sky shows them, seeing
+included. The field holds its own noise, so that of the sky no noise-free truth is known.
 """
 
 from __future__ import annotations
+
+__all__ = ["injected_into"]
 
 import math
 
@@ -20,8 +22,6 @@ from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import flux, within
 from experiments.galaxies.segmentation import RADII, segmentation
 from mvss.runtime.errors import MvssError
-
-__all__ = ["injected_into"]
 
 ISOLATED = 0.03
 """Largest share of others in a galaxy's light; where the catalogue does not tell, all galaxies are taken."""
@@ -37,8 +37,8 @@ Image = NDArray[np.float64]
 
 
 def injected_into(fields: Stamps, galaxies: Stamps) -> Stamps:
-    """The fields with a galaxy each, in turn. Catalogue: x, y, half_light_radius and flux of the galaxies, and blending, the
-    field's share in the light within 2 half-light radii.
+    """The fields with a galaxy each, in turn. Catalogue: x, y, half_light_radius and flux of the galaxies, and
+    blending, the field's share in the light within 2 half-light radii.
 
     Raises MvssError where no galaxy is isolated.
     """
@@ -76,8 +76,8 @@ def _modelled(galaxies: Stamps) -> tuple[torch.Tensor, ...]:
 
 
 def _fitted(segment: Image, radius: float) -> tuple[Image, float, float, float] | None:
-    """The model of a galaxy that is nearest to its segment `(n, n)`, 0 outside of it: image, x, y, half-light radius; None
-    where that has no light. radius: a half-light radius to begin with."""
+    """The model of a galaxy that is nearest to its segment `(n, n)`, 0 outside of it: image, x, y, half-light radius;
+    None where that has no light. radius: a half-light radius to begin with."""
     where, n = segment != 0, len(segment)
 
     def left(shape: Image) -> Image:

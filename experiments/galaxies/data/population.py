@@ -4,7 +4,8 @@
     size           scale length of discs r_d: p(r) ∝ r exp(−(r/a)^(4/3)), of median ln(r_d/1″) = −1.145 − 0.269 (m − 23), along
                    the major axis; bulges have the half-light radius r_d (Miller et al. 2013, MNRAS 429, 2858)
     Sérsic index   late types, four of five: 0.5 to 2 about 1; early types 2.5 to 4; a choice, in steps because every index
-                   costs GalSim a table. Beyond magnitude 24.5 all are exponential discs: none is resolved well enough to tell
+                   costs GalSim a table. Beyond magnitude 24.5 all are exponential discs: none is resolved well enough
+                   to tell
     ellipticity    |g| of Rayleigh's law with 0.26 per component, the shape noise of Leauthaud et al. (2007, ApJS 172, 219),
                    and below 0.7; |g| = (a − b)/(a + b), at a random position angle
     density        `REAL_DENSITY`: 1.2 million objects to magnitude 26.5 in 1.64 square degrees (Leauthaud et al. 2007)
@@ -14,12 +15,12 @@ Not in it: stars, spiral arms, dust, clustering, colours.
 
 from __future__ import annotations
 
+__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
+
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import gamma
-
-__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
 
 REAL_DENSITY = 203.0
 """Galaxies brighter than magnitude 26.5 per square arcminute of real sky."""

@@ -1,14 +1,17 @@
-"""Simulated sky with truth, by GalSim: y = sky + galaxy + η, both sources convolved with the PSF and integrated over pixels.
+"""Simulated sky with truth, by GalSim: y = sky + galaxy + η, both sources convolved with the PSF and integrated over
+pixels.
 
-η is the noise of HST's COSMOS mosaics averaged over the stamp's pixels, or white; there are bad pixels, tracks of cosmic rays,
-and tracks on which one of four exposures was lost. What the sources are is told in `scenes` and `population`.
-Stamp i of a seed is the same whatever the number of stamps is.
+η is the noise of HST's COSMOS mosaics averaged over the stamp's pixels, or white; there are bad pixels, tracks of
+cosmic rays, and tracks on which one of four exposures was lost. What the sources are is told in `scenes` and
+`population`. Stamp i of a seed is the same whatever the number of stamps is.
 
-Multi-resolution: the sources live in WIDE's pixels, and a ground-based survey sees BlockAverage · Convolve(ground_kernel) of
-them, up to a small error, for it is drawn from the true profiles.
+Multi-resolution: the sources live in WIDE's pixels, and a ground-based survey sees BlockAverage ·
+Convolve(ground_kernel) of them, up to a small error, for it is drawn from the true profiles.
 """
 
 from __future__ import annotations
+
+__all__ = ["GroundStamps", "ground_kernel", "noise_covariance", "simulate", "simulate_ground"]
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -16,6 +19,7 @@ from functools import cache, lru_cache
 import galsim
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.galaxies.data.sky import (
@@ -34,18 +38,18 @@ from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, generator
 
-__all__ = ["GroundStamps", "ground_kernel", "noise_covariance", "simulate", "simulate_ground"]
-
 LOST = (4 / 3) ** 0.5
 """Growth of the standard deviation where one of four exposures was lost."""
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class GroundStamps:
     """Ground-based stamps, and their truth as WIDE sees it.
 
-    stamps: y, good, sigma of `(N, 1, m, m)` with m = (n − KERNEL + 1) / FACTOR, over the scene's middle; catalogue of WIDE.
-    sky, galaxy: `(N, 1, n, n)`, without noise.
+    stamps: y, good, sigma of `(N, 1, m, m)` with m = (n − KERNEL + 1) / FACTOR, over the scene's middle; catalogue of
+    WIDE. sky, galaxy: `(N, 1, n, n)`, without noise.
     """
 
     stamps: Stamps
@@ -57,7 +61,7 @@ def _rng(seed: int, *key: str | int) -> np.random.Generator:
     return np.random.default_rng(generator(seed, "simulated sky", *key).initial_seed())
 
 
-def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[Indices, Indices]:
     """Rows and columns of a straight track through a random pixel; what lies outside the stamp is cut off."""
     start, angle = rng.integers(0, pixels, 2), rng.uniform(0, 2 * np.pi)
     steps = np.arange(length)[:, None] * [np.sin(angle), np.cos(angle)]
@@ -65,8 +69,9 @@ def _track(rng: np.random.Generator, pixels: int, length: int) -> tuple[np.ndarr
     return tuple(places[((places >= 0) & (places < pixels)).all(1)].T)
 
 
-def _defects(rng: np.random.Generator, pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which pixels were measured, growth of their standard deviation, and what stands where nothing was, `(n, n)` each."""
+def _defects(rng: np.random.Generator, pixels: int) -> tuple[NDArray[np.bool_], Array, Array]:
+    """Which pixels were measured, growth of their standard deviation, and what stands where nothing was, `(n, n)`
+    each."""
     good, growth = np.ones((pixels, pixels), bool), np.ones((pixels, pixels))
     garbage = np.zeros((pixels, pixels))
     if rng.random() < 0.5:  # dead and hot pixels
@@ -81,10 +86,11 @@ def _defects(rng: np.random.Generator, pixels: int) -> tuple[np.ndarray, np.ndar
 
 
 @cache
-def _spectrum(pixels: int, pixel: float) -> np.ndarray:
+def _spectrum(pixels: int, pixel: float) -> Array:
     """Power of COSMOS's noise on a periodic grid of 2n × 2n pixels, `(2n, 2n)`, of which its variance 1 is the mean.
 
-    The mosaics' correlation, between pixels of 0.03″ and linear between these lags, is averaged over the stamp's pixels.
+    The mosaics' correlation, between pixels of 0.03″ and linear between these lags, is averaged over the stamp's
+    pixels.
     """
     fine, reach = 10, pixels - 1
     half = fine * pixels
@@ -156,10 +162,10 @@ def simulate(
         density: of the sky's galaxies down to magnitude 26.5, per square arcminute.
         correlated: noise of the covariance that `noise_covariance` tells; else white, of the same standard deviation.
 
-    The catalogue, empty for random fields, holds the galaxy's true total flux and magnitude; half_light_radius before the PSF,
-    in pixels, of the circle of equal area; n_sersic; e1, e2 = (a² − b²)/(a² + b²) (cos, sin)(2φ) of the adaptive moments of
-    its image without noise, PSF included, NaN for one in twenty, too small in pixels; its place x, y; blending: share of the
-    neighbours in the light within 2 half-light radii and one pixel of it.
+    The catalogue, empty for random fields, holds the galaxy's true total flux and magnitude; half_light_radius before
+    the PSF, in pixels, of the circle of equal area; n_sersic; e1, e2 = (a² − b²)/(a² + b²) (cos, sin)(2φ) of the
+    adaptive moments of its image without noise, PSF included, NaN for one in twenty, too small in pixels; its place x,
+    y; blending: share of the neighbours in the light within 2 half-light radii and one pixel of it.
     """
     _check(count, density, pixels)
     what = "galaxies" if galaxies else "fields"
@@ -178,7 +184,8 @@ def simulate(
 def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, density: float = DENSITY) -> GroundStamps:
     """What `simulate(..., survey=WIDE)` sees, seen from the ground: the same scenes, with white noise of their own.
 
-    Drawn from the true profiles with the true PSF, not from WIDE's pixels: `ground_kernel` is the model, this is the sky.
+    Drawn from the true profiles with the true PSF, not from WIDE's pixels: `ground_kernel` is the model, this is the
+    sky.
     """
     _check(count, density, pixels)
     size = (pixels - KERNEL + 1) // FACTOR
@@ -199,20 +206,20 @@ def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, 
 def ground_kernel(wide: int = 41) -> Tensor:
     """Kernel k `(KERNEL, KERNEL)` of sum 1 from WIDE's pixels to GROUND's PSF; BlockAverage by FACTOR comes after.
 
-    The kernel t that matches the PSFs, GROUND's Fourier transform over WIDE's, has wings that k has no room for (13 % of the
-    light). k makes up for them as well as it can: of sum 1, it minimises E‖(k − t) * s‖² + ridge ‖k − t‖² (within k) for
-    sources s like a disc of half-light radius 0.4″ anywhere, whose covariance is its autocorrelation.
+    The kernel t that matches the PSFs, GROUND's Fourier transform over WIDE's, has wings that k has no room for (13 %
+    of the light). k makes up for them as well as it can: of sum 1, it minimises E‖(k − t) * s‖² + ridge ‖k − t‖²
+    (within k) for sources s like a disc of half-light radius 0.4″ anywhere, whose covariance is its autocorrelation.
     """
     pixel, inner, reach, ridge = WIDE.pixel, KERNEL // 2, wide // 2 + KERNEL // 2, 0.1
 
-    def drawn(profile: galsim.GSObject, side: int) -> np.ndarray:
+    def drawn(profile: galsim.GSObject, side: int) -> Array:
         return profile.drawImage(nx=side, ny=side, scale=pixel, method="no_pixel", dtype=float).array
 
     t = drawn(galsim.Convolve(GROUND.psf, galsim.Deconvolve(WIDE.psf)), wide)
     disc = galsim.Convolve(galsim.Exponential(half_light_radius=0.4), WIDE.psf, galsim.Pixel(pixel))
     covariance = drawn(galsim.AutoCorrelate(disc), 2 * reach + 1)
     covariance /= covariance.max()
-    lags_k, lags_t = (np.stack(np.mgrid[-h : h + 1, -h : h + 1], -1).reshape(-1, 2) for h in (inner, wide // 2))
+    lags_k, lags_t = (np.moveaxis(np.mgrid[-h : h + 1, -h : h + 1], 0, -1).reshape(-1, 2) for h in (inner, wide // 2))
     blocks = [covariance[tuple((lags_k[:, None] - lags + reach).transpose(2, 0, 1))] for lags in (lags_k, lags_t)]
     within = t[wide // 2 - inner :][:KERNEL, wide // 2 - inner :][:, :KERNEL].ravel()
     size = KERNEL**2  # one more equation and unknown, Lagrange's, for the sum

@@ -1,24 +1,14 @@
-"""Scenes of the simulated sky: which galaxies there are, how a survey sees them without noise, and the truth about them.
+"""Scenes of the simulated sky: which galaxies there are, how a survey sees them without noise, and the truth about
+them.
 
     sky       galaxies of magnitude 20 to 26.5, uniform over the stamp and `MARGIN` beyond it, so that light leaks in
     galaxy    one of magnitude 20.5 to 24, within half a pixel of the stamp's centre; none in random fields
 
-The laws of the galaxies are in `population`. Flux = 10^(0.4 (zero point − magnitude)); a pixel holds the flux that falls in it.
+The laws of the galaxies are in `population`. Flux = 10^(0.4 (zero point − magnitude)); a pixel holds the flux that
+falls in it.
 """
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
-
-import galsim
-import numpy as np
-
-from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
-from experiments.galaxies.data.stamps import NOISE
-from mvss.runtime.errors import MvssError
 
 __all__ = [
     "DENSITY",
@@ -34,13 +24,27 @@ __all__ = [
     "draw_scene",
 ]
 
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import galsim
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
+from experiments.galaxies.data.stamps import NOISE
+from mvss.runtime.errors import MvssError
+
 DENSITY = 10 * REAL_DENSITY
-"""Galaxies per square arcminute: ten times the real sky's, so that a stamp of 3.2″ holds six, of which two stand out."""
+"""Galaxies per square arcminute: ten times the real sky's, so that a stamp of 3.2″ holds six, of which two stand
+out."""
 CENTRAL, NEIGHBOURS = (20.5, 24.0), (20.0, 26.5)
 """Magnitudes of galaxies in the centre, and of all others."""
 DETECTED = 2.5
-"""Galaxies in the centre have this mean surface brightness within their half-light radius, in a pixel's noise, or more, so that
-their peak stands out by about 5: what a survey lists. The first such of TRIES is taken."""
+"""Galaxies in the centre have this mean surface brightness within their half-light radius, in a pixel's noise, or more,
+so that their peak stands out by about 5: what a survey lists. The first such of TRIES is taken."""
 TRIES = 64
 MARGIN = 2.0
 """How far beyond the stamp's edge there are galaxies, in arcseconds."""
@@ -50,7 +54,8 @@ AIR = 1.2
 
 @dataclass(frozen=True)
 class Survey:
-    """pixel (arcsec), psf (round), zero_point (magnitude of flux 1), noise: standard deviation of a usual pixel's noise."""
+    """pixel (arcsec), psf (round), zero_point (magnitude of flux 1), noise: standard deviation of a usual pixel's
+    noise."""
 
     pixel: float
     psf: galsim.GSObject
@@ -59,12 +64,14 @@ class Survey:
 
 
 HUBBLE = galsim.Convolve(galsim.Airy(lam=814, diam=2.4, obscuration=0.33), galsim.Gaussian(fwhm=0.06))
-"""Diffraction of HST's mirror at 814 nm, and diffusion of charge between pixels: FWHM 0.09″, and 0.12″ in pixels of 0.1″."""
+"""Diffraction of HST's mirror at 814 nm, and diffusion of charge between pixels: FWHM 0.09″, and 0.12″ in pixels of
+0.1″."""
 SEEING = galsim.Moffat(beta=3, fwhm=0.7)
 SPACE = Survey(pixel=0.1, psf=HUBBLE, zero_point=25.5)
 """As deep as COSMOS: a point source of magnitude 27.2 has 5 σ in an aperture of 0.24″ (Koekemoer et al. 2007)."""
 WIDE = Survey(pixel=0.15, psf=HUBBLE, zero_point=25.06)
-"""SPACE in pixels 1.5 times as wide, as deep: a pixel's noise is 1.5 times as much flux. Sources of multi-resolution."""
+"""SPACE in pixels 1.5 times as wide, as deep: a pixel's noise is 1.5 times as much flux. Sources of
+multi-resolution."""
 FACTOR, KERNEL = 2, 11
 GROUND = Survey(pixel=FACTOR * WIDE.pixel, psf=SEEING, zero_point=WIDE.zero_point - 5 * math.log10(FACTOR))
 """Seen through the air, in units of WIDE: a pixel holds the mean over FACTOR × FACTOR of WIDE's pixels."""
@@ -72,6 +79,7 @@ GROUND = Survey(pixel=FACTOR * WIDE.pixel, psf=SEEING, zero_point=WIDE.zero_poin
 
 Place = tuple[float, float]
 """x and y, arcseconds from the centre of the stamp."""
+Array = NDArray[np.float64]
 
 
 class Scene(NamedTuple):
@@ -117,11 +125,12 @@ def _profile(galaxy: Galaxy, place: Place, survey: Survey) -> galsim.GSObject:
 
 
 @cache
-def _transfer(survey: Survey, pixels: int) -> tuple[np.ndarray, int, float]:
-    """Fourier transform of PSF, pixel and the way from the stamp's centre to its first pixel, `(f·m, f·m)`; f; its step.
+def _transfer(survey: Survey, pixels: int) -> tuple[NDArray[np.complex128], int, float]:
+    """Fourier transform of PSF, pixel and the way from the stamp's centre to its first pixel, `(f·m, f·m)`; f; its
+    step.
 
-    m pixels are the period of a scene; frequencies up to f times the pixels' own, beyond which the PSF passes nothing, are
-    folded onto these, as sampling does.
+    m pixels are the period of a scene; frequencies up to f times the pixels' own, beyond which the PSF passes nothing,
+    are folded onto these, as sampling does.
     """
     m = 2 * int(np.ceil((pixels * survey.pixel + 2 * MARGIN + AIR) / survey.pixel / 2))
     folds = int(np.ceil(survey.psf.maxk * survey.pixel / np.pi))
@@ -131,7 +140,7 @@ def _transfer(survey: Survey, pixels: int) -> tuple[np.ndarray, int, float]:
     return response.drawKImage(nx=folds * m, ny=folds * m, scale=step).array, folds, step
 
 
-def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> np.ndarray:
+def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> Array:
     """All of them as the survey sees them, `(n, n)`: one Fourier transform, where GalSim would make one for each."""
     if not profiles:
         return np.zeros((pixels, pixels))
@@ -142,16 +151,17 @@ def _draw(profiles: list[galsim.GSObject], survey: Survey, pixels: int) -> np.nd
     return np.fft.ifft2(folded).real[:pixels, :pixels]
 
 
-def draw_images(scene: Scene, survey: Survey, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_images(scene: Scene, survey: Survey, pixels: int) -> tuple[Array, Array]:
     """Sky and galaxy without noise, `(n, n)` each."""
     central = [] if scene.central is None else [(scene.central, scene.place)]
     sky, galaxy = ([_profile(*one, survey) for one in some] for some in (scene.neighbours, central))
     return _draw(sky, survey, pixels), _draw(galaxy, survey, pixels)
 
 
-def catalogue_row(scene: Scene, sky: np.ndarray, galaxy: np.ndarray, survey: Survey) -> dict[str, float]:
+def catalogue_row(scene: Scene, sky: Array, galaxy: Array, survey: Survey) -> dict[str, float]:
     """The catalogue's row of one galaxy; its columns are told in `simulate`."""
     central, place, _ = scene
+    assert central is not None  # random fields have no row
     n = len(galaxy)
     x, y = (n - 1) / 2 + place[0] / survey.pixel, (n - 1) / 2 + place[1] / survey.pixel
     radius = central.half_light_radius

@@ -1,11 +1,13 @@
 """Stamps of the sky: what every data set of galaxies is handed on as, y = sky + galaxy + η.
 
-Units: fluxes of a simulation and of the archive are in units of which the noise of a usual pixel has the standard deviation
-`NOISE`; the deep field's are its display levels, 0 to 1. Positions and sizes are in pixels; the centre of a stamp of n pixels
-is (n − 1) / 2 in both directions, x along rows.
+Units: fluxes of a simulation and of the archive are in units of which the noise of a usual pixel has the standard
+deviation `NOISE`; the deep field's are its display levels, 0 to 1. Positions and sizes are in pixels; the centre of a
+stamp of n pixels is (n − 1) / 2 in both directions, x along rows.
 """
 
 from __future__ import annotations
+
+__all__ = ["GALAXY", "NOISE", "SKY", "Stamps"]
 
 from dataclasses import dataclass, field
 
@@ -13,8 +15,6 @@ import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-
-__all__ = ["GALAXY", "NOISE", "SKY", "Stamps"]
 
 SKY, GALAXY = 0, 1
 """Numbers of the sources."""
@@ -29,10 +29,10 @@ class Stamps:
     y: observations `(N, 1, n, n)`, finite everywhere; what stands where `good` is false means nothing.
     good: the pixels that were measured, bool of the same shape.
     sigma: standard deviation of their noise, of the same shape, positive and finite everywhere.
-    sky, galaxy: truth of the two sources without noise, `(N, 1, n, n)`, for scores alone; None where nobody knows. The galaxy
-    is zero in random fields.
-    catalogue: of the central galaxy, or of the stamp, `(N,)` each: flux, magnitude, half_light_radius, blending (share of
-    the neighbours in the light inside the galaxy's aperture), x, y ... what a data set knows.
+    sky, galaxy: truth of the two sources without noise, `(N, 1, n, n)`, for scores alone; None where nobody knows. The
+    galaxy is zero in random fields.
+    catalogue: of the central galaxy, or of the stamp, `(N,)` each: flux, magnitude, half_light_radius, blending (share
+    of the neighbours in the light inside the galaxy's aperture), x, y ... what a data set knows.
     wcs: headers of the stamps' world coordinates as FITS cards, N of them, or none.
     """
 

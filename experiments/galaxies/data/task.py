@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from mvss.problem.convolution import Convolve
 from torch import Tensor
+from typing_extensions import override
 
-from experiments.core.config import Config, Model
-from experiments.galaxies.archive.cut import open_archive
+from experiments.core.config import Config, Model, Task
+from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.archive.shards import read_attributes
 from experiments.galaxies.data.deep_field import deep_field
 from experiments.galaxies.data.injection import injected_into
@@ -35,7 +37,6 @@ from experiments.galaxies.scores.judging import Judgement, judge_held_out, judge
 from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
 from mvss.presets.reader import suggest
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.convolution import Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import BlockAverage, Identity, LinearOperator, Mask, Zero
 from mvss.problem.views import MultiViewData, View
@@ -111,7 +112,7 @@ def _seen(stamps: Stamps) -> _Seen:
     return _Seen(stamps, stamps.sky, stamps.galaxy)
 
 
-class GalaxiesTask:
+class GalaxiesTask(Task):
     """One problem with one seed, as the experiments' common loop wants it. Sources: sky, galaxy."""
 
     data_range = 1.0
@@ -119,7 +120,8 @@ class GalaxiesTask:
     scored_views = (1,)
 
     def __init__(self, name: str, seed: int, config: GalaxiesConfig) -> None:
-        self.config, self.seed, self._name, self._real = config, seed, name, None
+        self.config, self.seed, self._name = config, seed, name
+        self._real: Stamps | None = None
         self._transform = transform_of(name, config.transform)
         make = {"simulated": self._simulated, "real": self._deep_field, "archive": self._archive}
         fields, galaxies, self._fresh = make.get(name.removesuffix("-asinh"), self._ground)()
@@ -207,6 +209,7 @@ class GalaxiesTask:
         """Sources behind the training observations, `(count, 1, n, n)`; none where nobody knows them."""
         return self._some([truth[source] for truth in self.train_truth[1:]], count)
 
+    @override
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Those of the fresh galaxies, repeated where more are asked for; none where nobody knows them."""
         return self._some([self.fresh_truth[1][source]], count)
@@ -218,6 +221,7 @@ class GalaxiesTask:
         pool = torch.cat(known)
         return pool[torch.arange(count) % len(pool)]
 
+    @override
     def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
         """There are none."""
         return None
@@ -252,6 +256,7 @@ class GalaxiesTask:
         stamps, seen = self._fresh.stamps, None
         if self._fresh.ground:  # scored at the sources' pixels, where nothing was observed
             sky, galaxy = self._fresh.sky, self._fresh.galaxy
+            assert sky is not None and galaxy is not None
             shape = torch.ones_like(galaxy, dtype=torch.bool), torch.full_like(galaxy, float(stamps.sigma.median()))
             stamps, seen = Stamps(sky + galaxy, *shape, sky, galaxy, stamps.catalogue), stamps
         found = judge_known(*draw("known", self._fresh), stamps, seen)

@@ -7,12 +7,12 @@ asinh     0.2 · asinh(y / 0.1), clipped at ± 2 (the paper's, for its galaxies)
 
 from __future__ import annotations
 
+__all__ = ["Transform", "fluxes", "slope_of", "transformed"]
+
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-__all__ = ["Transform", "fluxes", "slope_of", "transformed"]
 
 Transform = Literal["linear", "asinh"]
 SOFTENING, SCALE, CLIP = 0.1, 0.2, 2.0

@@ -5,12 +5,16 @@ Draws of the sky are None for a method that gives the galaxy alone.
 
 from __future__ import annotations
 
+__all__ = ["BINNED", "Judgement", "judge_held_out", "judge_known", "judge_real"]
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
@@ -31,8 +35,6 @@ from experiments.galaxies.scores.measures import (
     within,
 )
 
-__all__ = ["BINNED", "Judgement", "judge_held_out", "judge_known", "judge_real"]
-
 HELD_OUT = 0.05
 """Share of the pixels that are held out."""
 MAGNITUDES = (21.5, 22.0, 22.5, 23.0, 23.5)
@@ -40,14 +42,16 @@ BINNED = ("flux_bias", "flux_scatter", "flux_coverage", "psnr_peak", "ssim_peak"
 """Scores that are kept against magnitude (flux, where galaxies have no magnitudes) and blending."""
 SHOWN = 60
 """Stamps kept for figures."""
+Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """scores: by (source, from "1", or "mean"; metric) the value and the number of galaxies. arrays: for the figures."""
+    """scores: by (source, from "1", or "mean"; metric) the value and the number of galaxies. arrays: for the
+    figures."""
 
     scores: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
 
     def __or__(self, other: Judgement) -> Judgement:
         return Judgement(self.scores | other.scores, self.arrays | other.arrays)
@@ -90,7 +94,8 @@ def judge_real(sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> Judgement:
 
 
 def judge_held_out(draw: Callable[[Tensor], tuple[Tensor | None, Tensor]], stamps: Stamps, seed: int) -> Judgement:
-    """How well pixels that the separation has not seen are predicted. draw: both sources, from the pixels it is given."""
+    """How well pixels that the separation has not seen are predicted. draw: both sources, from the pixels it is
+    given."""
     good, held = hold_out(stamps.good, HELD_OUT, seed)
     sky, galaxy = draw(good)
     assert sky is not None
@@ -102,12 +107,12 @@ def _estimates(mean: Tensor, stamps: Stamps) -> dict[str, float]:
     return flux_scores(mean, stamps) | shape_scores(mean, stamps) | leftover_scores(mean, stamps)
 
 
-def _few(x: Tensor | None) -> np.ndarray:
+def _few(x: Tensor | None) -> Array:
     assert x is not None
     return x[:SHOWN].flatten(1).float().numpy()
 
 
-def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
+def _pictures(name: str, sky: Tensor | None, galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
     """Observations, draws, means and standard deviations of the first galaxies."""
     arrays = {
         "observed": _few(_observed(stamps)),
@@ -126,7 +131,7 @@ def _is_unsure(galaxy: Tensor) -> bool:
     return float(galaxy.var(0).max()) > 0
 
 
-def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
+def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
     """Scores by bin: columns low, high, count, and those of BINNED, NaN where there is none."""
 
     def scores(draws: Tensor, part: Stamps) -> dict[str, float]:
@@ -144,8 +149,9 @@ def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _recovery(galaxy: Tensor, stamps: Stamps) -> np.ndarray:
-    """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and blending."""
+def _recovery(galaxy: Tensor, stamps: Stamps) -> Array:
+    """Of each galaxy the flux: true, by the mean, and both ends of its 68 % interval, NaN where there is none; and
+    blending."""
     assert stamps.galaxy is not None
     where = within(stamps)
     draws = flux(galaxy, where)
@@ -154,7 +160,7 @@ def _recovery(galaxy: Tensor, stamps: Stamps) -> np.ndarray:
     return torch.stack([flux(stamps.galaxy, where), draws.mean(0), *ends, blending], dim=1).numpy()
 
 
-def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps, seen: Stamps | None) -> dict[str, np.ndarray]:
+def _worst(mean: Tensor, galaxy: Tensor, stamps: Stamps, seen: Stamps | None) -> dict[str, Array]:
     """The stamps whose galaxy is farthest from the truth, beside its peak. seen: as of `judge_known`."""
     assert stamps.galaxy is not None
     misfit = (mean - stamps.galaxy).square().mean((1, 2, 3)) / stamps.galaxy.amax((1, 2, 3)).square()

@@ -1,26 +1,14 @@
 """How well galaxies are separated, in an astronomer's terms.
 
-    flux = Σ of the pixels within 3 half-light radii of the centre, the same pixels for the truth and for what was found:
-    the truth is known there, and the neighbours and the noise far out are not summed up
+    flux = Σ of the pixels within 3 half-light radii of the centre, the same pixels for the truth and for what was
+    found: the truth is known there, and the neighbours and the noise far out are not summed up
 
-`estimate` is the posterior mean `(N, 1, n, n)`, or what else one image per galaxy is; `draws` are `(D, N, 1, n, n)`. Shares of
-the fluxes are of the true ones. Every function returns numbers by name; nan where there is nothing to take one from.
+`estimate` is the posterior mean `(N, 1, n, n)`, or what else one image per galaxy is; `draws` are `(D, N, 1, n, n)`.
+Shares of the fluxes are of the true ones. Every function returns numbers by name; nan where there is nothing to take
+one from.
 """
 
 from __future__ import annotations
-
-import itertools
-import math
-from collections.abc import Callable, Sequence
-
-import galsim
-import torch
-from torch import Tensor
-
-from experiments.galaxies.data.stamps import Stamps
-from mvss.metrics.images import psnr, ssim
-from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
 
 __all__ = [
     "BLENDED",
@@ -40,6 +28,19 @@ __all__ = [
     "within",
 ]
 
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import galsim
+import torch
+from torch import Tensor
+
+from experiments.galaxies.data.stamps import Stamps
+from mvss.metrics.images import psnr, ssim
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
 BLENDED, BLENDING = 0.1, (0.1, 0.3)
 """Share of the neighbours in the light of the aperture from which on a galaxy is blended, and the edges of the bins."""
 RADII = 3.0
@@ -49,8 +50,8 @@ SIGMA = math.erf(1 / math.sqrt(2))
 
 
 def within(stamps: Stamps, radii: float = RADII) -> Tensor:
-    """The pixels within so many half-light radii of the galaxy, `(N, 1, n, n)`, four of them at least; around x and y of the
-    catalogue, or the centre of the stamp."""
+    """The pixels within so many half-light radii of the galaxy, `(N, 1, n, n)`, four of them at least; around x and y
+    of the catalogue, or the centre of the stamp."""
     n, catalogue = stamps.pixels, stamps.catalogue
     if "half_light_radius" not in catalogue:
         raise MvssError("the stamps' catalogue has no half_light_radius, which the apertures of the scores are made from")
@@ -75,8 +76,8 @@ def flux_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
 
 
 def interval(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """The central 68 % of draws `(D, ...)`, from rank p (D + 1) to rank (1 − p) (D + 1), in between by lines: another draw of
-    the same law lies inside in 68 % of the cases, however few draws there are."""
+    """The central 68 % of draws `(D, ...)`, from rank p (D + 1) to rank (1 − p) (D + 1), in between by lines: another
+    draw of the same law lies inside in 68 % of the cases, however few draws there are."""
     ordered, count = draws.double().sort(0).values, len(draws)
     rank = (1 - SIGMA) / 2 * (count + 1) - 1
     if rank < 0:
@@ -87,8 +88,8 @@ def interval(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def coverage_scores(draws: Tensor, stamps: Stamps) -> dict[str, float]:
-    """flux_coverage: share of the galaxies whose true flux lies in the 68 % interval of the draws'. pixel_coverage: the same
-    of pixels, where the truth exceeds the noise. Both are 0.68 of a calibrated posterior."""
+    """flux_coverage: share of the galaxies whose true flux lies in the 68 % interval of the draws'. pixel_coverage: the
+    same of pixels, where the truth exceeds the noise. Both are 0.68 of a calibrated posterior."""
     truth, where = _truth(stamps), within(stamps)
     bright = truth > stamps.sigma
     pairs = {
@@ -105,9 +106,9 @@ def coverage_scores(draws: Tensor, stamps: Stamps) -> dict[str, float]:
 def shape_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
     """Adaptive moments (Hirata & Seljak 2003, by GalSim) beside those of the truth without noise.
 
-    centroid_error: root mean square of the distance, in pixels. ellipticity_error: of the difference of e1 and e2, where
-    |e| = (a² − b²) / (a² + b²) of axes a and b. shape_failures: share of the galaxies where either has no moments; they are
-    not among the former.
+    centroid_error: root mean square of the distance, in pixels. ellipticity_error: of the difference of e1 and e2,
+    where |e| = (a² − b²) / (a² + b²) of axes a and b. shape_failures: share of the galaxies where either has no
+    moments; they are not among the former.
     """
     found, true = (torch.tensor([_moments(x) for x in images[:, 0].double().cpu()]) for images in (estimate, _truth(stamps)))
     difference = found - true
@@ -121,8 +122,8 @@ def shape_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
 
 
 def image_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
-    """psnr_peak, in dB, and ssim_peak: means over stamps, with the peak of every stamp's true galaxy as its range (a common
-    range would say nothing about the faint ones); psnr_peak_blended, ssim_peak_blended: over blended ones."""
+    """psnr_peak, in dB, and ssim_peak: means over stamps, with the peak of every stamp's true galaxy as its range (a
+    common range would say nothing about the faint ones); psnr_peak_blended, ssim_peak_blended: over blended ones."""
     truth = _truth(stamps)
     peak = truth.amax((1, 2, 3), keepdim=True)
     pair = estimate.double() / peak, truth / peak
@@ -133,25 +134,26 @@ def image_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
 
 
 def leftover_scores(estimate: Tensor, stamps: Stamps) -> dict[str, float]:
-    """Light in the galaxy source beyond 3 half-light radii, less what is truly there where that is known (real galaxies have
-    wings): leftover_light, its median share of the galaxy's flux; leftover_sigma, in standard deviations of the noise of the
-    observation in that area."""
+    """Light in the galaxy source beyond 3 half-light radii, less what is truly there where that is known (real galaxies
+    have wings): leftover_light, its median share of the galaxy's flux; leftover_sigma, in standard deviations of the
+    noise of the observation in that area."""
     inside = within(stamps)
     room = ~inside.flatten(1).all(1)  # an aperture that fills its stamp leaves nothing beyond it
     stamps, inside, images = stamps.select(room), inside[room], estimate.double()[room]
     outside = ~inside
-    known = stamps.galaxy is not None
-    light = flux(images - stamps.galaxy if known else images, outside)
+    truth = stamps.galaxy
+    light = flux(images if truth is None else images - truth, outside)
     noise = flux(stamps.sigma.square(), outside).sqrt()
-    share = light / flux(stamps.galaxy if known else images, inside)
+    share = light / flux(images if truth is None else truth, inside)
     return {"leftover_light": _median(share), "leftover_sigma": _median(light / noise)}
 
 
 def residual_scores(sky: Tensor, galaxy: Tensor, stamps: Stamps) -> dict[str, float]:
     """What is left of an observation: r = (y − sky − galaxy) / σ of joint draws `(D, N, 1, n, n)` of both.
 
-    residual_chi2: mean of r² over good pixels, 1 if the residuals are noise. residual_correlation, residual_correlation_2: of
-    pixels one and two apart. noise_correlation...: the same of the noise itself, where the truth tells; 0 if it is white.
+    residual_chi2: mean of r² over good pixels, 1 if the residuals are noise. residual_correlation,
+    residual_correlation_2: of pixels one and two apart. noise_correlation...: the same of the noise itself, where the
+    truth tells; 0 if it is white.
     """
     rows = []
     for x, z in zip(sky, galaxy, strict=True):  # one draw at a time: all at once take much memory
@@ -167,8 +169,8 @@ def residual_scores(sky: Tensor, galaxy: Tensor, stamps: Stamps) -> dict[str, fl
 
 
 def correlations(residual: Tensor, good: Tensor) -> dict[int, float]:
-    """Σ r_p r_q / Σ r² at the lags 1 and 2, means over good pixels `(N, 1, n, n)` and pairs of them along rows and columns;
-    the mean is not taken off: it should be zero."""
+    """Σ r_p r_q / Σ r² at the lags 1 and 2, means over good pixels `(N, 1, n, n)` and pairs of them along rows and
+    columns; the mean is not taken off: it should be zero."""
     square = residual[good].square().mean()
     found = {}
     for lag in (1, 2):
@@ -183,8 +185,8 @@ def correlations(residual: Tensor, good: Tensor) -> dict[int, float]:
 
 
 def hold_out(good: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The good pixels `(N, 1, n, n)` to fit, and those held out, about `share` of them at random; those of a stamp are the same
-    whatever stamps are beside it."""
+    """The good pixels `(N, 1, n, n)` to fit, and those held out, about `share` of them at random; those of a stamp are
+    the same whatever stamps are beside it."""
     if not 0 < share < 1:
         raise MvssError(f"the share of pixels held out must be in (0, 1), got {share}")
     uniform = Stream(seed, ("held-out pixels",)).uniform(torch.arange(len(good)), tuple(good.shape[1:]), device=good.device)
@@ -193,12 +195,13 @@ def hold_out(good: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def held_out_scores(y: Tensor, good: Tensor, sigma: Tensor, prediction_draws: Tensor, held: Tensor) -> dict[str, float]:
-    """How well good pixels that were held out are predicted by draws `(D, N, 1, n, n)` of sky + galaxy, of mean m and variance
-    v, as a Gaussian of variance s² = σ² + (1 + 1/D) v: v/D is the error of the mean of D draws.
+    """How well good pixels that were held out are predicted by draws `(D, N, 1, n, n)` of sky + galaxy, of mean m and
+    variance v, as a Gaussian of variance s² = σ² + (1 + 1/D) v: v/D is the error of the mean of D draws.
 
-    held_out_chi2: mean of (y − m)² / s², 1 if the posterior knows what it does not know. Few draws make it too large where v
-    exceeds σ², by (D − 1)/(D − 3) at most for a Gaussian posterior. held_out_log_likelihood: mean of log p(y/σ), in nats a
-    pixel: −1.42 where only white noise is unknown, less by what the posterior does not know or has wrong.
+    held_out_chi2: mean of (y − m)² / s², 1 if the posterior knows what it does not know. Few draws make it too large
+    where v exceeds σ², by (D − 1)/(D − 3) at most for a Gaussian posterior. held_out_log_likelihood: mean of log
+    p(y/σ), in nats a pixel: −1.42 where only white noise is unknown, less by what the posterior does not know or has
+    wrong.
     """
     if len(prediction_draws) < 2:
         raise MvssError(f"held-out pixels need 2 draws at least, for their variance; got {len(prediction_draws)}")
@@ -212,8 +215,9 @@ def held_out_scores(y: Tensor, good: Tensor, sigma: Tensor, prediction_draws: Te
 def by_bin(
     score: Callable[[Tensor, Stamps], dict[str, float]], images: Tensor, stamps: Stamps, column: str, edges: Sequence[float]
 ) -> list[dict[str, float]]:
-    """A score of this module by bins of a column of the catalogue, for figures: low ≤ value < high, the first and the last
-    bin open, count, and the numbers of the score. images: estimates or draws, as the score has them. Empty bins are left out.
+    """A score of this module by bins of a column of the catalogue, for figures: low ≤ value < high, the first and the
+    last bin open, count, and the numbers of the score. images: estimates or draws, as the score has them. Empty bins
+    are left out.
     """
     rows, values = [], stamps.catalogue[column]
     bounds = [-math.inf, *edges, math.inf]
