@@ -18,20 +18,24 @@ from experiments.core.calibration import Calibration, calibrate
 from experiments.core.config import Job, Task
 from experiments.core.run import load_model
 from mvss.metrics.calibration import coverage_error, rank_error
-from mvss.posteriors.pipeline import SourceSeparationPipeline
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.likelihood import log_prob
 from mvss.runtime.rng import Stream
+from mvss.separator import SourceSeparator
 
 __all__ = ["run_audit"]
 
 
 def run_audit(
-    job: Job, task: Task, folder: Path, append: Callable[[dict[str, object]], None], progress: Callable[[float], None]
+    job: Job,
+    task: Task,
+    folder: Path,
+    append: Callable[[dict[str, object]], None],
+    progress: Callable[[float], None],
+    shared: Path,
 ) -> dict[str, np.ndarray]:
     """Arguments and result as of `run.run_job`; the fitted method is in the folder beside, named after it."""
     truths = task.exact_priors()  # first: where they are not known there is nothing to audit
-    model = load_model(job, task, folder.parent / job.method)
+    model = load_model(job, task, folder.parent / job.method, shared)
     settings, stream = job.config.audit, Stream(job.seed, (job.problem, job.method, "audit"))
 
     def add(source: str, metric: str, value: float, samples: int) -> None:
@@ -44,7 +48,7 @@ def run_audit(
     )
     _calibration(found, add, arrays)
     if settings.candidates:
-        for source in model.sources:
+        for source in range(len(model.sources)):
             _candidates(job, task, model, source, truths[source], add, arrays)
             progress(share + (1 - share) * (source + 1) / len(model.sources))
     return arrays
@@ -67,7 +71,7 @@ def _calibration(found: Calibration, add: Callable[[str, str, float, int], None]
 def _candidates(
     job: Job,
     task: Task,
-    model: SourceSeparationPipeline,
+    model: SourceSeparator,
     source: int,
     law: GaussianMixture,
     add: Callable[[str, str, float, int], None],
@@ -81,12 +85,7 @@ def _candidates(
     way, noise = (torch.randn(flat.shape, generator=rng, dtype=torch.float64) for _ in range(2))
     distance = torch.tensor(settings.distances, dtype=torch.float64).repeat_interleave(n).unsqueeze(1)
     blurred = flat + distance * way / way.norm(dim=1, keepdim=True) + settings.sigma * noise
-    denoiser = model.denoisers[source]
-    if denoiser.network is None:
-        value = denoiser.mixture.log_prob(blurred, settings.sigma)
-    else:
-        high = job.config.training_of(job.recipe).sigma_max
-        value = log_prob(denoiser, blurred.reshape(truth.shape), settings.sigma, high).value
+    value = model.log_prob(model.sources[source], blurred.reshape(truth.shape), settings.sigma)
     true = law.log_prob(blurred, settings.sigma)
     name = str(source + 1)
     arrays[f"log_prob_{name}"], arrays[f"log_prob_true_{name}"] = (v.reshape(size, n).numpy() for v in (value, true))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.core.config import Job, Model, OwnModels, Recipe, Task
+from experiments.core.config import Job, Model, Recipe, Rivals, Task
 from experiments.core.scores import Record, Scorer
 from mvss.baselines.clvm import CLVM
 from mvss.baselines.contrast import Method
 from mvss.baselines.pcpca import PCPCA
-from mvss.em import Draws
+from mvss.problem.views import Draws
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import PeakMemory
 from mvss.runtime.rng import Stream
@@ -22,24 +22,25 @@ __all__ = ["make_baseline", "run_baseline"]
 
 
 def run_baseline(
-    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None]
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], shared: Path
 ) -> dict[str, np.ndarray]:
     """Fit and score, and keep the model in `folder`. Arguments and result as of `run.run_job`."""
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
     began = time.monotonic()
-    if job.recipe.own:
-        if not isinstance(task, OwnModels):
-            raise MvssError(f"{job.problem} has no methods of its own: own={job.recipe.own} is for another experiment")
-        model: Model = task.own_model(job.recipe.own)
+    if job.recipe.model:
+        if not isinstance(task, Rivals):
+            raise MvssError(f"{job.problem} has no such method: model={job.recipe.model} is for another experiment")
+        model: Model = task.rival(job.recipe.model)
     else:
         model = learned = make_baseline(job.recipe)
         learned.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done))
         learned.save(folder / "model.pt")
     seconds = time.monotonic() - began
     score = Scorer(job, task, model.sources, stream.child("score"), append)
-    draws: Draws = [[] for _ in task.train.views]
+    draws: list[Draws] = [{} for _ in task.train]
     for alpha in task.scored_views:
-        draws[alpha] = list(model.posterior_sample(task.train.views[alpha], stream.child("last", alpha)).draws)
+        separated = model.separate(task.train[alpha], 1, stream.child("last", alpha))
+        draws[alpha] = {source: x[0] for source, x in separated.items()}
     score.final(model, draws)
     score.add("mean", "wall_seconds", seconds, 1)
     score.add("mean", "peak_memory_gib", memory.gib(), 1)

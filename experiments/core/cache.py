@@ -5,7 +5,7 @@ key = hash(job, its part of the configuration, the sources of the modules that i
 
 from __future__ import annotations
 
-__all__ = ["code_key", "fit_key", "folder_of", "settings_key", "sources_of", "work_of"]
+__all__ = ["code_key", "estimate_key", "folder_of", "settings_key", "sources_of", "work_of"]
 
 import ast
 import hashlib
@@ -16,21 +16,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mvss.posteriors.pipeline import PosteriorConfig
 from numpy.typing import NDArray
 
 from experiments.core.audit import run_audit
 from experiments.core.baselines import run_baseline
-from experiments.core.config import AuditConfig, Config, EMConfig, Job, NetworkConfig, Recipe
+from experiments.core.config import AuditConfig, Config, Job, Recipe
 from experiments.core.run import run_job
-from mvss.presets.reader import config_hash
-from mvss.priors.training import TrainingConfig
+from mvss.estimation.estimate import estimate_sources
+from mvss.presets.estimation import AscentConfig
+from mvss.presets.settings import EMConfig, Settings
+from mvss.presets.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SILENT = ("experiments/core/records.py",)
 """Modules that decide no number."""
-UNTRAINED: dict[str, Any] = {"training": TrainingConfig(), "em": EMConfig()}
-"""Settings of what no network learns."""
 
 
 def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
@@ -44,9 +43,9 @@ def settings_key(job: Job, data: Path) -> str:
     """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends
     on, as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old
     one, and a default that changes is a change of code."""
-    recipe = _said(replace(job.recipe, problems=None))
+    config, recipe = _settings(job)
     made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
-    content = [job.problem, job.method, job.seed, job.audit, recipe, _said(_settings(job)), made]
+    content = [job.problem, job.method, job.seed, job.audit, _said(recipe), _said(config), made]
     if brought := job.config.brought(job.problem):
         content.append(brought)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -77,53 +76,29 @@ def code_key(job: Job, data: Path) -> str:
     return _code_hash(work_of(job).__module__, data)[:32]
 
 
-def fit_key(job: Job, data: Path) -> str:
-    """The same for the closed-form fit that a job starts from, which jobs share, and their audits."""
-    fit = job.config.fits.get(job.recipe.fit)
-    content = config_hash(fit) if fit else ""
-    if getattr(fit, "noisier2noise", None):
-        content += config_hash(job.config.network)
+def estimate_key(job: Job, data: Path) -> str:
+    """The same for the first priors that a job starts from, which jobs share, and their audits."""
     shared = {field.name for field in fields(Config)}
-    own = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
-    code = _code_hash(run_job.__module__, data)  # `own`: an experiment's settings say what its data are
-    own |= {"brought": brought} if (brought := job.config.brought(job.problem)) else {}
-    learned = f"{job.recipe.share if job.recipe.share < 1 else ''}{'clean' if job.recipe.clean else ''}"
-    return hashlib.sha256(f"{content}{job.config.observations}{learned}{own or ''}{code}".encode()).hexdigest()
+    made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
+    content = [_said(job.recipe.settings.estimation), job.config.observations, job.recipe.share, job.recipe.clean]
+    content += [_said(made), job.config.brought(job.problem), _code_hash(estimate_sources.__module__, data)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _settings(job: Job) -> Config:
-    """The configuration with what does not matter to this job at its default."""
-    config, recipe = job.config, job.recipe
-    fits = {recipe.fit: config.fits[recipe.fit]} if recipe.fit in config.fits else {}
-    config = replace(config, problems=(), fits=fits, methods={}, compare={}, ablations={}, workers=1)
+def _settings(job: Job) -> tuple[Config, Recipe]:
+    """Configuration and recipe with what does not matter to this job at its default."""
+    recipe = replace(job.recipe, problems=None)
+    config = replace(job.config, settings=Settings(), problems=(), methods={}, compare={}, ablations={}, workers=1)
     if not job.audit:
         config = replace(config, audit=AuditConfig())
+    settings = recipe.settings
     if recipe.baseline:
-        left = replace(config, posterior=PosteriorConfig(), separation=PosteriorConfig(), network=NetworkConfig())
-        return replace(left, fits={}, **UNTRAINED)
-    if recipe.posterior is not None:
-        config = replace(config, posterior=PosteriorConfig())
-    if recipe.separation is not None or recipe.posterior is not None:
-        config = replace(config, separation=PosteriorConfig())
-    networked = any(getattr(fit, "noisier2noise", None) for fit in fits.values())
-    if not recipe.network:
-        network = config.network if networked else NetworkConfig()
-        return replace(config, network=network, **UNTRAINED)
-    if recipe.architecture is not None and not networked:
-        config = replace(config, network=NetworkConfig())
-    if recipe.training is not None:
-        config = replace(config, training=TrainingConfig())
-    return replace(config, em=_laps_of(config, recipe))
-
-
-def _laps_of(config: Config, recipe: Recipe) -> EMConfig:
-    """The same of what says how EM laps."""
-    em = config.em
-    if recipe.laps is not None:
-        em = replace(em, laps=0)
-    if config.laps(recipe) != "auto":
-        em = replace(em, max_laps=0, held_out=0)
-    return em if recipe.relaxation is None else replace(em, relaxation=1.0)
+        settings = Settings()
+    elif settings.prior.network is None:
+        settings = replace(settings, training=TrainingConfig(), em=EMConfig())
+    if recipe.truth:
+        settings = replace(settings, estimation=AscentConfig())
+    return config, replace(recipe, settings=settings)
 
 
 @cache  # once, on the way in: an edit during a run must not pass for the code that ran

@@ -1,75 +1,41 @@
 """Every method as one recipe, and what a preset may say; all experiments share them.
 
-A recipe says which closed-form fit gives the first draws, what the network corrects, how the E-step draws, and how many
-laps.
+A recipe is the settings of a `SourceSeparator`, or of a baseline, and what an experiment does with it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from mvss.baselines.clvm import CLVMConfig
-from mvss.baselines.pcpca import PCPCAConfig
-from mvss.estimation.mixture_ascent import MixtureConfig
-from mvss.estimation.mixture_em import SharedMixtureConfig
-from mvss.posteriors.pipeline import PosteriorConfig, Separation
-from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.training import TrainingConfig
-from mvss.problem.views import MultiViewData, View
-from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
 
 __all__ = [
     "AuditConfig",
     "Bounded",
     "Config",
-    "EMConfig",
     "Job",
-    "MetricsConfig",
     "Judge",
+    "Judgement",
+    "MetricsConfig",
     "Model",
-    "NetworkConfig",
-    "OwnModels",
     "OwnScores",
     "Recipe",
+    "Rivals",
     "Task",
     "check_config",
 ]
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The network of every source: of images a U-Net with `blocks` and `layers`, else, or without blocks, a TimeMLP with the
-    rest. variance: whether those of large sources learn it, or leave it to the mixture. dynamic: for images of a large dynamic
-    range (`dynamic_range`)."""
+import numpy as np
+import torch
+from torch import Tensor
 
-    hidden: tuple[int, ...] = (128, 128, 128)
-    embedding: int = 64
-    conditioning: Literal["film", "concat"] = "film"
-    blocks: tuple[int, ...] = (32, 64, 128)
-    layers: int = 1
-    variance: bool = True
-    dynamic: bool = False
-
-
-@dataclass(frozen=True)
-class EMConfig:
-    """laps of every stage, unless the recipe says otherwise; relaxation ω of the M-step (1: plain EM).
-
-    Where laps are auto, `held_out` observations of each view stay out of the M-step, and a stage ends when
-    their likelihood has stopped to rise (`mvss.em.HeldOut`), or after max_laps.
-    """
-
-    laps: int | Literal["auto"] = 3
-    relaxation: float = 1.0
-    max_laps: int = 32
-    held_out: int = 256
+from mvss.baselines.config import CLVMConfig, PCPCAConfig
+from mvss.presets.reader import merged
+from mvss.presets.settings import Settings
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.views import Draws, View, Views
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -118,54 +84,33 @@ class AuditConfig:
 class Recipe:
     """One method.
 
-    problems: those it is run on; null for all. pcpca, clvm: the settings of a baseline, own: the name of one that only this
-    experiment has (`OwnModels`); it is then the method, and the rest of the recipe does not matter.
-    fit: the closed-form fit that gives the first draws, a key of `Config.fits`; "truth" for the exact priors.
-    base: what the network corrects: that mixture, or Karras' skip term.
-    network: whether there is one. closed: sources (from 1) that stay their mixture, without a network, all the same.
-    architecture: of the networks; null for the configuration's own.
-    laps: of every stage, or of each; auto: see `EMConfig`; null for em.laps.
-    stages: all sources together, or one after the other as the paper does. relaxation: null for em.relaxation.
-    posterior: how the E-step draws, separation: how new observations are separated (null: as the E-step of this recipe, if
-    it has one), training: the M-step; null for the configuration's own. amortised_training: the M-step of posteriors that
-    networks learn; null for the same. guess_training: of their guesses, on each lap's draws, for views of any operator; null
-    where they stay as `noisier2noise` made them, for views at full resolution.
-    share: of the observations of each view that are learned from, the first ones. clean: learn from the truth behind the
-    training observations instead, with the same fit and M-steps: what is lost beside it, mixing costs; what is missing even so,
-    no EM can find. The closed-form fit learns from nothing else, and needs a name of its own in both cases.
+    problems: those it is run on; null for all. settings: of a `SourceSeparator`, what the preset's own `settings` do not say
+    for all methods. pcpca, clvm: the settings of a baseline, model: the name of one that only this experiment has
+    (`Rivals`); it is then the method, and the rest of the recipe does not matter.
+    truth: whether it starts from the true priors, where they are known. share: of the observations of each view that are
+    learned from, the first ones. clean: learn from the truth behind the training observations instead, with the same
+    estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find.
     """
 
     problems: tuple[str, ...] | None = None
+    settings: Settings = field(default_factory=Settings)
     pcpca: PCPCAConfig | None = None
     clvm: CLVMConfig | None = None
-    own: str | None = None
-    fit: str = "mixture"
-    base: Literal["mixture", "karras"] = "mixture"
-    network: bool = True
-    architecture: NetworkConfig | None = None
-    closed: tuple[int, ...] = ()
-    laps: int | tuple[int, ...] | Literal["auto"] | None = None
-    stages: Literal["together", "sequential"] = "together"
-    relaxation: float | None = None
-    posterior: PosteriorConfig | None = None
-    separation: PosteriorConfig | None = None
-    training: TrainingConfig | None = None
-    amortised_training: TrainingConfig | None = None
-    guess_training: TrainingConfig | None = None
+    model: str | None = None
+    truth: bool = False
     share: float = 1.0
     clean: bool = False
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
         """The settings or the name of the baseline that this is, if it is one."""
-        return self.pcpca or self.clvm or self.own
+        return self.pcpca or self.clvm or self.model
 
 
 @dataclass(frozen=True)
 class Config:
-    """A preset: problems, sizes, how to fit, and the methods to run.
+    """A preset: problems, sizes, settings that its methods share, and the methods to run.
 
-    posterior: how the E-step draws. separation: how draws that are scored are made.
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
     `make ...-compare` runs `compare` as well, more baselines and ablations; `make ...-ablations` those of `ablations`.
     """
@@ -173,12 +118,7 @@ class Config:
     problems: tuple[str, ...] = ()
     observations: int = 4096
     fresh: int = 2048
-    fits: dict[str, MixtureConfig | SharedMixtureConfig] = field(default_factory=dict)
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
-    separation: PosteriorConfig = field(default_factory=PosteriorConfig)
-    em: EMConfig = field(default_factory=EMConfig)
+    settings: Settings = field(default_factory=Settings)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
@@ -186,47 +126,39 @@ class Config:
     ablations: dict[str, Recipe] = field(default_factory=dict)
     workers: int = 0
 
+    @classmethod
+    def resolve(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Plain values with the settings of every method completed by those of all."""
+        shared, values = values.get("settings", {}), dict(values)
+        for kind in ("methods", "compare", "ablations"):
+            recipes = values.get(kind) or {}
+            if isinstance(recipes, dict):
+                values[kind] = {name: cls._completed(recipe, shared) for name, recipe in recipes.items()}
+        return values
+
+    @staticmethod
+    def _completed(recipe: Any, shared: Any) -> Any:  # noqa: ANN401 - plain containers, checked later
+        return {**recipe, "settings": merged(shared, recipe.get("settings") or {})} if isinstance(recipe, dict) else recipe
+
     def recipes(self) -> dict[str, Recipe]:
         """All of them by name."""
         return {**self.methods, **self.compare, **self.ablations}
-
-    def architecture_of(self, recipe: Recipe) -> NetworkConfig:
-        """The networks of a recipe."""
-        return recipe.architecture or self.network
-
-    def laps(self, recipe: Recipe) -> int | tuple[int, ...] | Literal["auto"]:
-        """Of a recipe: its own, or those of all; none without a network."""
-        if not recipe.network or recipe.baseline:
-            return 0
-        return self.em.laps if recipe.laps is None else recipe.laps
 
     def brought(self, problem: str) -> str:
         """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
         return ""
 
-    def training_of(self, recipe: Recipe) -> TrainingConfig:
-        """The M-step of a recipe."""
-        return recipe.training or self.training
-
-    def posterior_of(self, recipe: Recipe) -> PosteriorConfig:
-        """The E-step of a recipe."""
-        return recipe.posterior or self.posterior
-
-    def separation_of(self, recipe: Recipe) -> PosteriorConfig:
-        """How a recipe separates new observations."""
-        return recipe.separation or recipe.posterior or self.separation
-
 
 class Task(Protocol):
-    """What an experiment supplies for one problem and seed. Truth is by view and source; None where nobody knows it."""
+    """What an experiment supplies for one problem and seed. Sources are numbered in the order of `train.sources`. Truth is by
+    view and source; None where nobody knows it."""
 
     data_range: float
-    train: MultiViewData
-    fresh: MultiViewData
+    train: Views
+    fresh: Views
     train_truth: Sequence[Sequence[Tensor | None]]
     fresh_truth: Sequence[Sequence[Tensor | None]]
     scored_views: Sequence[int]
-    stages: Sequence[tuple[int, ...]]
 
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Independent truth, `(count, *shape)`; stratified: spread evenly over its law."""
@@ -274,27 +206,23 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class OwnModels(Protocol):
+class Rivals(Protocol):
     """A task with methods that no other experiment has, and that nothing is learned for."""
 
-    def own_model(self, name: str) -> Model:
+    def rival(self, name: str) -> Model:
         """By name. They have no prior, and give no draws of one."""
 
 
 class Model(Protocol):
-    """What is scored: a pipeline of ours, or a baseline. sources: the numbers of those that it separates."""
+    """What is scored: a `SourceSeparator`, or a baseline. sources: names of those that it separates."""
 
-    sources: tuple[int, ...]
+    @property
+    def sources(self) -> tuple[str, ...]: ...
 
-    def posterior_sample(self, view: View, stream: Stream, /) -> Separation:
-        """One draw of each of `sources` that the view shows, per observation."""
+    def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = ...) -> Draws:
+        """`(draws, N, *shape)` of each of `sources` that the view shows."""
 
-    def posterior_samples(
-        self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = ..., /
-    ) -> tuple[Tensor, ...]:
-        """`(draws, N, *shape)` of each of those."""
-
-    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of a source."""
 
 
@@ -313,26 +241,16 @@ class Job:
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
     for name, recipe in config.recipes().items():
-        if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.own)) > 1:
-            raise MvssError(f"method {name}: is either pcpca, clvm or own; leave the others out")
-        if recipe.clean and config.laps(recipe) == "auto":
-            raise MvssError(f"method {name}: laps=auto is for mixtures, and this one learns from clean sources: give a number")
-        if config.laps(recipe) == "auto" and recipe.network and config.posterior_of(recipe).amortised:
-            raise MvssError(f"method {name}: laps=auto judges priors, but amortised posteriors learn none: give a number")
-        if config.laps(recipe) == "auto" and not 0 < config.em.held_out < config.observations:
-            raise MvssError(f"method {name}: laps=auto needs 0 < em.held_out < observations, not {config.em.held_out}")
-        rivals = [
-            n for n, r in config.recipes().items() if r.fit == recipe.fit and (r.share, r.clean) != (recipe.share, recipe.clean)
-        ]
-        if not 0 < recipe.share <= 1 or ((recipe.share < 1 or recipe.clean) and rivals):
-            other = f" of its own, not that of {', '.join(rivals)}" if rivals else ""
-            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1], and share and clean need a fit{other}")
-        if recipe.clean and getattr(config.fits.get(recipe.fit), "noisier2noise", None):
-            raise MvssError(f"method {name}: clean sources need no noisier2noise: name another fit")
-        if recipe.fit != "truth" and recipe.fit not in config.fits:
-            raise MvssError(f"method {name}: fit={recipe.fit!r} is not among fits: {', '.join(config.fits)}, truth")
+        if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.model)) > 1:
+            raise MvssError(f"method {name}: is either pcpca, clvm or model; leave the others out")
+        if not 0 < recipe.share <= 1:
+            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1]")
+        if recipe.clean and getattr(recipe.settings.estimation, "noisier2noise", None):
+            raise MvssError(
+                f"method {name}: clean sources need no noisier2noise: set settings.estimation.noisier2noise to null"
+            )
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:
-        raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for pipelines, not for baselines")
+        raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for separators, not for baselines")
     m = config.metrics
     for metric, among in (("sinkhorn", "fresh"), ("lap_sinkhorn", "observations"), ("paper_sinkhorn", "fresh")):
         needed, there = getattr(m, metric), getattr(config, among)

@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = ["Cost", "measure", "measure_growth"]
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,16 +21,14 @@ import torch
 from tqdm import tqdm
 
 from experiments.core.cli import ROOT, read_command, report_errors
-from experiments.core.config import Config, Job, Recipe
+from experiments.core.config import Config
 from experiments.core.places import Experiment
-from experiments.core.run import Fit, build_pipeline, first_draws
 from experiments.core.scheduler import code_label
-from mvss.em import Stage, run_em
-from mvss.estimation.mixture_ascent import MixtureConfig, fit_mixtures
-from mvss.priors.training import default_accelerator
+from mvss.presets.estimation import AscentConfig
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
+from mvss.separator import FitEvent, SourceSeparator
 
 SIZES = (0.25, 0.5, 1.0, 2.0)
 """Of the preset's observations: 1k, 2k, 4k and 8k in the cpu preset."""
@@ -55,35 +52,26 @@ class Cost:
 
 def measure(experiment: Experiment, problem: str, config: Config, seed: int) -> Cost:
     """Cost of a short mixture fit and of one EM lap, all sources together."""
-    job = Job(problem, "growth", seed, Recipe(), config)
-    task, stream = experiment.task(problem, seed, config), Stream(seed, (problem, "growth"))
-    fit = config.fits["mixture"]
-    if not isinstance(fit, MixtureConfig):
-        raise MvssError("growth: the preset's fit `mixture` is none by ascent, whose cost is measured: take another preset")
-    steps = max(1, round(FIT_PASSES * config.observations / fit.batch))
-    fit = replace(fit, components=fit.components[:1], steps=steps, starts=1)
-    began = time.monotonic()
-    priors = fit_mixtures(task.train, fit, stream.child("fit")).priors
-    fitted = time.monotonic() - began
-    pipeline = build_pipeline(job, task, Fit(priors))
-    draws = first_draws(task.train, priors, pipeline.config.beam, stream.child("first"))
-    steps = max(1, round(TRAINING_PASSES * config.observations / config.training.batch))
+    task, stream, settings = experiment.task(problem, seed, config), Stream(seed, (problem, "growth")), config.settings
+    ascent = settings.estimation
+    if not isinstance(ascent, AscentConfig):
+        raise MvssError("growth: the preset's mixtures are not fitted by ascent, whose cost is measured: take another preset")
+    steps = max(1, round(FIT_PASSES * config.observations / ascent.batch))
+    ascent = replace(ascent, components=ascent.components[:1], steps=steps, starts=1)
+    steps = max(1, round(TRAINING_PASSES * config.observations / settings.training.batch))
+    em = replace(settings.em, laps=1, stages="together")
+    settings = replace(settings, estimation=ascent, em=em, training=replace(settings.training, steps=steps), separation=None)
     records: list[dict[str, float]] = []
-    run_em(
-        task.train,
-        pipeline.denoisers,
-        draws,
-        [Stage(tuple(range(len(priors))), 1)],
-        replace(config.training, steps=steps),
-        pipeline.config,
-        stream.child("em"),
-        default_accelerator(),
-        on_lap=lambda record, _: records.append(record),
-    )
-    lap, pairs = records[-1], sum(len(view.shown) for view in task.train.views)
-    evaluations = int(lap["network_evaluations"])
-    times = (lap["e_step_seconds"], lap["m_step_seconds"], fitted)
-    return Cost(problem, config.observations, len(priors), pairs, evaluations, *times)
+
+    def on_event(event: FitEvent) -> None:
+        if event.lap is not None:
+            records.append(event.lap.record)
+
+    model = SourceSeparator(settings).fit(task.train, stream, callback=on_event, verbose=False)
+    assert model.report is not None
+    lap, pairs = records[-1], sum(len(view.sources) for view in task.train)
+    times = (lap["e_step_seconds"], lap["m_step_seconds"], model.report.seconds["first priors"])
+    return Cost(problem, config.observations, len(model.sources), pairs, int(lap["network_evaluations"]), *times)
 
 
 def measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path = ROOT) -> int:

@@ -2,7 +2,7 @@
 
 seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (finished with, and the commit)
 seed-N/model/<problem>/<method>-audit/    the same of its audit
-seed-N/model/<problem>/fit-<name>.pt      a closed-form fit that jobs share
+seed-N/model/<problem>/estimate-<key>.pt  first priors that jobs share
 seed-N/samples/<problem>/<method>.npz     what the figures show
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 __all__ = [
     "Experiment",
     "Results",
-    "fit_path",
+    "estimate_path",
     "is_done",
     "key_of",
     "made_at",
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.core.cache import code_key, folder_of, settings_key
+from experiments.core.cache import code_key, estimate_key, folder_of, settings_key
 from experiments.core.config import Config, Job, Task
 
 
@@ -112,9 +112,10 @@ def name_of(job: Job) -> str:
     return f"{job.problem} {job.method} seed {job.seed}{' audit' if job.audit else ''}"
 
 
-def fit_path(job: Job) -> str:
-    """Where the closed-form fit that a job starts from is kept, in the folder of the results."""
-    return f"seed-{job.seed}/model/{job.problem}/fit-{job.recipe.fit}.pt"
+def estimate_path(experiment: Experiment, job: Job, folder: Path) -> Path:
+    """Where the first priors that a job starts from are kept."""
+    key = estimate_key(job, experiment.data)
+    return folder / f"seed-{job.seed}" / "model" / job.problem / f"estimate-{key}.pt"
 
 
 def samples_of(job: Job, folder: Path) -> Path:

@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.core.cache import fit_key, work_of
+from experiments.core.cache import work_of
 from experiments.core.config import Job
-from experiments.core.places import Experiment, fit_path, key_of, name_of, place_of, samples_of
+from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
 from experiments.core.records import Records, environment
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
@@ -45,13 +45,10 @@ def code_label() -> str:
 
 
 def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
-    """Run the jobs in worker processes, with one progress bar. Jobs that share a fit wait for the first of them."""
+    """Run the jobs in worker processes, with one progress bar. Jobs that share first priors wait for the first of them."""
     if not jobs:
         return
-    for fitted in (job for job in jobs if not job.recipe.baseline):
-        # here, before the scheduling: a stale fit must not look like one that is there
-        path = folder / fit_path(fitted)
-        _forget_if_stale(path.with_suffix(".key"), fit_key(fitted, experiment.data), [path, path.with_suffix(".part")])
+    estimates = {name_of(job): estimate_path(experiment, job, folder) for job in jobs if not job.recipe.baseline}
     context = multiprocessing.get_context("spawn")
     terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
     layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
@@ -66,7 +63,7 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     with tqdm(total=len(jobs), bar_format=layout, disable=not terminal) as bar:
         try:
             while waiting or running:
-                while len(running) < workers and (job := _next(waiting, list(running.values()), folder)):
+                while len(running) < workers and (job := _next(waiting, list(running.values()), estimates)):
                     waiting.remove(job)
                     running[pool.submit(_work, experiment, job, folder, key_of(experiment, job), commit)] = job
                 time.sleep(0.2)
@@ -92,13 +89,12 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _next(waiting: Sequence[Job], running: Sequence[Job], folder: Path) -> Job | None:
-    """The first job that has not to wait: for a fit that is being made, or, an audit, for what it looks at."""
-    fitting = [job for job in running if not job.recipe.baseline]
-    busy = {fit_path(job) for job in fitting if not (folder / fit_path(job)).exists()}
+def _next(waiting: Sequence[Job], running: Sequence[Job], estimates: Mapping[str, Path]) -> Job | None:
+    """The first job that has not to wait: for first priors that are being made, or, an audit, for what it looks at."""
+    busy = {path for job in running if (path := estimates.get(name_of(job))) and not path.exists()}
     unfinished = [*waiting, *running]
     for job in waiting:
-        free = bool(job.recipe.baseline) or fit_path(job) not in busy
+        free = estimates.get(name_of(job)) not in busy
         if free and not (job.audit and replace(job, audit=False) in unfinished):
             return job
     return None
@@ -151,7 +147,8 @@ def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str)
     identity = {"seed": job.seed, "problem": job.problem, "method": job.method}
     config = replace(job.config, fresh=max(job.config.fresh, job.config.audit.observations)) if job.audit else job.config
     task = experiment.task(job.problem, job.seed, config)
-    saved = work_of(job)(job, task, place, lambda r: records.append({**identity, **r}), lambda v: _reports.put((name, v)))
+    append, progress = (lambda r: records.append({**identity, **r})), (lambda v: _reports.put((name, v)))
+    saved = work_of(job)(job, task, place, append, progress, estimate_path(experiment, job, folder))
     _save_arrays(samples_of(job, folder), saved)
     atomic_write_text(place / "done", f"{key} {commit}")
 

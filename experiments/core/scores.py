@@ -13,15 +13,16 @@ from torch import Tensor
 
 from experiments.core.calibration import calibrate, unknown_sources
 from experiments.core.config import Bounded, Job, Judge, Model, OwnScores, Task
-from mvss.em import Draws
+from mvss.em import Lap
 from mvss.metrics.calibration import coverage_error
 from mvss.metrics.images import frechet, psnr, ssim
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
-from mvss.priors.diffusion import Denoiser
+from mvss.priors.diffusion import DiffusionPrior, untrained
 from mvss.priors.training import denoising_loss
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import Draws, View, Views
 from mvss.runtime.rng import Stream
+from mvss.separator import SourceSeparator
 
 __all__ = ["Record", "Scorer"]
 
@@ -29,65 +30,69 @@ Record = dict[str, Any]
 
 
 class Scorer:
-    """All scores of one job. sources: the numbers of those that the method separates; all `Draws` hold those alone."""
+    """All scores of one job. sources: names of those that the method separates; all `Draws` hold those alone."""
 
-    def __init__(
-        self, job: Job, task: Task, sources: tuple[int, ...], stream: Stream, append: Callable[[Record], None]
-    ) -> None:
-        self.job, self.task, self.sources, self.stream, self._append = job, task, sources, stream, append
+    def __init__(self, job: Job, task: Task, sources: Sequence[str], stream: Stream, append: Callable[[Record], None]) -> None:
+        self.job, self.task, self.stream, self._append = job, task, stream, append
+        self.names = task.train.sources
+        self.sources = tuple(self.names.index(name) for name in sources)
         self.metrics = job.config.metrics
         self.saved: dict[str, np.ndarray] = {}
         # The same truth for every method: its key names no method.
         keyed, m = Stream(job.seed, (job.problem, "independent")), self.metrics
         independent = max(m.paper_sinkhorn, m.pqmass)
-        self.truth = {b: task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in sources}
+        self.truth = {b: task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in self.sources}
         # Divergences are taken from truth spread evenly over its law, which halves their noise and more.
-        self.law = {b: task.sample_truth(b, m.sinkhorn, keyed.generator(b, 1), stratified=True).flatten(1) for b in sources}
-        self.lap_law = {b: task.sample_truth(b, m.lap_sinkhorn, keyed.generator(b, 2), True).flatten(1) for b in sources}
+        self.law = {b: self._evenly(b, m.sinkhorn, keyed.generator(b, 1)) for b in self.sources}
+        self.lap_law = {b: self._evenly(b, m.lap_sinkhorn, keyed.generator(b, 2)) for b in self.sources}
+
+    def _evenly(self, b: int, count: int, rng: torch.Generator) -> Tensor:
+        return self.task.sample_truth(b, count, rng, stratified=True).flatten(1)
 
     def add(self, source: str, metric: str, value: float, samples: int, split: str = "fresh", lap: int | None = None) -> None:
         """One record."""
         value = value if math.isfinite(value) else None  # type: ignore[assignment]
         self._append({"source": source, "metric": metric, "split": split, "lap": lap, "value": value, "samples": samples})
 
-    def lap(self, record: Record, draws: Draws) -> float:
-        """Scores of the training draws of a lap, and what the lap cost. Returns the seconds that the scoring took."""
-        began, lap = time.monotonic(), record["lap"]
-        for key, value in record.items():
-            if isinstance(value, int | float) and key != "lap":
-                self.add("mean", key, float(value), 1, "train", lap)
-        self._draws(self._within(draws), self.task.train, self.task.train_truth, "train", lap)
-        return time.monotonic() - began
+    def lap(self, lap: Lap) -> None:
+        """Scores of the training draws of a lap, and what the lap cost."""
+        for key, value in lap.record.items():
+            if isinstance(value, int | float):
+                self.add("mean", key, float(value), 1, "train", lap.number)
+        self._draws(self._within(lap.draws), self.task.train, self.task.train_truth, "train", lap.number)
 
-    def memory(self, trained: Sequence[Denoiser], untrained: Sequence[Denoiser], train: Draws, fresh: Draws) -> None:
+    def memory(self, model: SourceSeparator, train: Sequence[Draws], fresh: Sequence[Draws]) -> None:
         """What the network adds, on draws it was fitted to and on draws of fresh observations: the denoising loss as a
         share of the loss without it. A network that memorises gains on the former only."""
-        task, training = self.task, self.job.config.training_of(self.job.recipe)
-        for draws, data, split in ((train, task.train, "train"), (fresh, task.fresh, "fresh")):
-            for b, (new, old) in enumerate(zip(trained, untrained, strict=True)):
-                pool = [
-                    draws[a][data.views[a].shown.index(b)] for a in range(len(draws)) if draws[a] and b in data.views[a].shown
-                ]
-                x, keyed = torch.cat(pool), self.stream.child("memory", b)
-                if new.network is not None and bool(torch.isfinite(x).all()):
+        training = self.job.recipe.settings.training
+        for b, source in enumerate(self.names):
+            new = model.priors[source]
+            if not isinstance(new, DiffusionPrior):
+                continue
+            old = untrained(new)
+            for draws, split in ((train, "train"), (fresh, "fresh")):
+                x = torch.cat([parts[source] for parts in draws if source in parts]) / model.units.scales[source]
+                keyed = self.stream.child("memory", b)
+                if bool(torch.isfinite(x).all()):
                     ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
                     self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
 
-    def final(self, model: Model, draws: Draws) -> Draws:
+    def final(self, model: Model, draws: Sequence[Draws]) -> list[Draws]:
         """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
         self._draws(self._within(draws), self.task.train, self.task.train_truth, "train", None)
-        for number, view in enumerate(self.task.train.views, start=1):
+        for number, view in enumerate(self.task.train, start=1):
             if view.y.ndim == 4:  # images are shown as they are seen
                 self.saved[f"observed_{number}"] = self._few(view.y)
-        fresh: Draws = [[] for _ in self.task.fresh.views]
+        fresh: list[Draws] = [{} for _ in self.task.fresh]
         began, count = time.monotonic(), 0
         for alpha in self.task.scored_views:
-            view = self.task.fresh.views[alpha]
-            fresh[alpha] = list(model.posterior_sample(view, self.stream.child("fresh", alpha)).draws)
+            view = self.task.fresh[alpha]
+            separated = model.separate(view, 1, self.stream.child("fresh", alpha))
+            fresh[alpha] = {source: x[0] for source, x in separated.items()}
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(self._within(fresh), self.task.fresh, self.task.fresh_truth, "fresh", None)
-        if not self.job.recipe.own:
+        if not self.job.recipe.model:
             for b in self.sources:
                 self._prior(model, b)
         if isinstance(self.task, Judge):
@@ -101,41 +106,44 @@ class Scorer:
             self._coverage(model)
         return fresh
 
-    def _within(self, draws: Draws) -> Draws:
+    def _within(self, draws: Sequence[Draws]) -> list[Draws]:
         """Draws cut to what the sources can be."""
-        return [[x.clamp(*self.task.support) for x in each] for each in draws] if isinstance(self.task, Bounded) else draws
+        if not isinstance(self.task, Bounded):
+            return list(draws)
+        return [{source: x.clamp(*self.task.support) for source, x in each.items()} for each in draws]
 
     def _among(self, view: View) -> list[int]:
-        """The sources that the view shows and the method separates, in the order of its draws."""
-        return [b for b in view.shown if b in self.sources]
+        """The sources that the view shows and the method separates."""
+        return [b for b in self.sources if self.names[b] in view.sources]
 
     def _few(self, x: Tensor) -> np.ndarray:
         return x[: self.metrics.saved].flatten(1).float().numpy()
 
     def _draws(
-        self, draws: Draws, data: MultiViewData, truth: Sequence[Sequence[Tensor | None]], split: str, lap: int | None
+        self, draws: Sequence[Draws], views: Views, truth: Sequence[Sequence[Tensor | None]], split: str, lap: int | None
     ) -> None:
-        views = [a for a in self.task.scored_views if draws[a]]
+        scored = [a for a in self.task.scored_views if draws[a]]
         for b in self.sources:
-            showing = [a for a in views if b in data.views[a].shown and truth[a][b] is not None]
+            name = self.names[b]
+            showing = [a for a in scored if name in views[a].sources and truth[a][b] is not None]
             if not showing:  # nobody knows
-                unknown = [draws[a][self._among(data.views[a]).index(b)] for a in views if b in data.views[a].shown]
+                unknown = [draws[a][name] for a in scored if name in views[a].sources]
                 if lap is not None and unknown:
                     self.saved[f"lap{lap}_{b + 1}"] = self._few(torch.cat(unknown))
                 continue
-            pairs = [(draws[a][self._among(data.views[a]).index(b)], truth[a][b]) for a in showing]
+            pairs = [(draws[a][name], known) for a in showing if (known := truth[a][b]) is not None]
             found, true = (torch.cat(t).flatten(1) for t in zip(*pairs, strict=True))
             source = str(b + 1)
             decibels = psnr(found, true, self.task.data_range)
             self.add(source, "posterior_psnr", float(decibels.mean()), len(found), split, lap)
             if lap is None and isinstance(self.task, OwnScores) and bool(torch.isfinite(found).all()):
-                by_view = {a: draws[a][self._among(data.views[a]).index(b)] for a in showing}
+                by_view = {a: draws[a][name] for a in showing}
                 for metric, value in self.task.scores(b, split, by_view).items():
                     self.add(source, metric, value, len(found), split)
             mixed, paired = (_in_turn(t) for t in zip(*pairs, strict=True))
-            name = "posterior" if lap is None else f"lap{lap}"
+            kind = "posterior" if lap is None else f"lap{lap}"
             if split == "fresh" or lap is not None:
-                self.saved[f"{name}_{b + 1}"] = self._few(mixed)
+                self.saved[f"{kind}_{b + 1}"] = self._few(mixed)
                 self.saved[f"{'lap_truth' if lap is not None else 'truth'}_{b + 1}"] = self._few(paired)
             n = self.metrics.sinkhorn if lap is None else self.metrics.lap_sinkhorn
             law = self.law[b] if lap is None else self.lap_law[b]
@@ -143,8 +151,9 @@ class Scorer:
                 self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], law), n, split, lap)
             if lap is None and split == "fresh":
                 self._laws(source, "posterior", mixed, b, split)
-                if len(data.source_shapes[b]) == 3:
-                    similar = ssim(*(torch.cat(t) for t in zip(*pairs, strict=True)), self.task.data_range)
+                if len(views.shapes[name]) == 3:
+                    images = [torch.cat(t) for t in zip(*pairs, strict=True)]
+                    similar = ssim(images[0], images[1], self.task.data_range)
                     self.add(source, "posterior_ssim", float(similar.mean()), len(found), split)
                     continue
                 inside = (found.abs() <= self.task.data_range).all(1)
@@ -157,9 +166,11 @@ class Scorer:
         """Posterior means of fresh observations, and how far the truth is from them beside the posterior's own width."""
         found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {b: [] for b in self.sources}
         for alpha in self.task.scored_views:
-            view = self.task.fresh.views[alpha]
-            draws = model.posterior_samples(view, self.stream.child("means", alpha), self.metrics.mean_draws)
-            for b, x in zip(self._among(view), self._within([list(draws)])[0], strict=True):
+            view = self.task.fresh[alpha]
+            draws = model.separate(view, self.metrics.mean_draws, self.stream.child("means", alpha))
+            inside = self._within([draws])[0]
+            for b in self._among(view):
+                x = inside[self.names[b]]
                 if (truth := self.task.fresh_truth[alpha][b]) is not None:
                     found[b].append((x.mean(0), x.std(0), truth))
         found = {b: parts for b, parts in found.items() if parts}
@@ -169,7 +180,7 @@ class Scorer:
             self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
             shown_mean, shown_width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
             self.saved |= {f"mean_{b + 1}": self._few(shown_mean), f"width_{b + 1}": self._few(shown_width)}
-        shown = [self._among(self.task.fresh.views[alpha]) for alpha in self.task.scored_views]
+        shown = [self._among(self.task.fresh[alpha]) for alpha in self.task.scored_views]
         if self.sources[-1] in found and all(sources == shown[0] for sources in shown):
             self._worst(found)
 
@@ -189,15 +200,16 @@ class Scorer:
         if n:
             self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
         count = len(self.truth[b]) or self.metrics.saved  # without truth, for the figures alone
-        prior = self._within([[model.prior_sample(b, count, self.stream.child("prior", b)).flatten(1)]])[0][0]
+        name = self.names[b]
+        prior = self._within([{name: model.sample(name, count, self.stream.child("prior", b)).flatten(1)}])[0][name]
         self._laws(source, "prior", prior, b, "fresh")
         self.saved[f"prior_{source}"] = self._few(prior)
 
     def _even(self, model: Model, b: int, n: int) -> Tensor:
         """Stratified prior draws; of the oracle, the training sources."""
-        if self.job.recipe.fit == "truth":
+        if self.job.recipe.truth:
             return self.task.training_sources(b, n).flatten(1)
-        return model.prior_sample(b, n, self.stream.child("even", b), stratified=True).flatten(1)
+        return model.sample(self.names[b], n, self.stream.child("even", b), stratified=True).flatten(1)
 
     def _laws(self, source: str, kind: str, x: Tensor, b: int, split: str) -> None:
         """The paper's divergence, PQMass and Fréchet distances, against independent truth."""
@@ -212,7 +224,7 @@ class Scorer:
             self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
         features = self.task.features(b)
         if features is not None and finite:
-            shape = self.task.train.source_shapes[b]
+            shape = self.task.train.shapes[self.names[b]]
             n = min(len(x), len(truth))
             full, means = frechet(*(features(v[:n].reshape(-1, *shape)) for v in (x, truth)))
             self.add(source, f"{kind}_frechet", full, n, split)
@@ -226,7 +238,7 @@ class Scorer:
         m = self.metrics
         found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
         # of all sources together, or, for a method that separates one of several, of that one
-        whole = len(self.sources) == len(self.task.train.source_shapes)
+        whole = len(self.sources) == len(self.names)
         name = "mean" if whole else str(self.sources[-1] + 1)
         self.add(name, "coverage_error", coverage_error(found.coverage, found.levels), found.observations)
         self.saved["coverage_levels"], self.saved["coverage_expected"] = found.levels.numpy(), found.coverage.numpy()

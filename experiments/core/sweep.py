@@ -32,8 +32,8 @@ from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Recipe
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
-from mvss.baselines.clvm import CLVM, CLVMConfig
-from mvss.baselines.pcpca import PCPCAConfig
+from mvss.baselines.clvm import CLVM
+from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.metrics.images import psnr
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
@@ -121,10 +121,10 @@ def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str,
     except MvssError:
         return 0.0, None
     alpha, target = task.scored_views[-1], model.sources[-1]
-    view, keyed = task.fresh.views[alpha], Stream(seed, (problem, "sweep", "fresh"))
-    if (truth := task.fresh_truth[alpha][target]) is None:
+    view, keyed = task.fresh[alpha], Stream(seed, (problem, "sweep", "fresh"))
+    if (truth := task.fresh_truth[alpha][task.train.sources.index(target)]) is None:
         raise MvssError(f"nobody knows the true sources of {problem}: there is no PSNR to choose settings by")
-    draws = model.posterior_sample(view, keyed).draws[-1]
+    draws = model.separate(view, 1, keyed)[target][0]
     bound = float(model.bound(view, keyed).mean()) if isinstance(model, CLVM) else None
     return float(psnr(draws, truth, task.data_range).mean()), bound
 

@@ -20,14 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sep
 import torch
-from mvss.posteriors.pipeline import Separation
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 from typing_extensions import override
 
 from experiments.core.config import Model
 from experiments.galaxies.data.stamps import GALAXY, Stamps
-from mvss.problem.views import View
+from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -124,17 +123,28 @@ class Extractor(Model):
     observations, which must be linear in flux.
     """
 
-    sources: tuple[int, ...] = (GALAXY,)
-
     def __init__(self, extract: Callable[[Stamps], Extraction]) -> None:
         self.extract = extract
 
+    @property
     @override
-    def posterior_sample(self, view: View, stream: Stream, good: Tensor | None = None) -> Separation:
-        """The galaxies `(N, 1, n, n)`, none where the view shows no galaxy. good: measured pixels, of the shape of y;
-        those that an operator of the view reaches if not given."""
-        if GALAXY not in view.shown:
-            return Separation((), 0, 0.0)
+    def sources(self) -> tuple[str, ...]:
+        return (GALAXY,)
+
+    @override
+    def separate(
+        self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = lambda _: None
+    ) -> Draws:
+        """`(draws, N, 1, n, n)`, the same one `draws` times; none where the view shows no galaxy."""
+        if GALAXY not in view.sources:
+            return {}
+        galaxy = self.galaxies(view)
+        progress(1.0)
+        return {GALAXY: galaxy.expand(draws, *galaxy.shape)}
+
+    def galaxies(self, view: View, good: Tensor | None = None) -> Tensor:
+        """The galaxies `(N, 1, n, n)`. good: measured pixels, of the shape of y; those that an operator of the view reaches
+        if not given."""
         operator = view.operators[GALAXY]
         if operator.source_shape != view.observation_shape:
             shapes = f"{operator.source_shape} from {view.observation_shape}"
@@ -142,20 +152,11 @@ class Extractor(Model):
         if good is None:  # a mask is what sends a flat source to zeros
             flat = torch.ones(len(view), *operator.source_shape, dtype=view.y.dtype, device=view.y.device)
             good = operator.forward(flat) != 0
-        stamps = Stamps(view.y.double(), good, view.noise.variance(view.y).double().sqrt())
-        return Separation((self.extract(stamps).galaxy.to(view.y),), 0, 0.0)
+        stamps = Stamps(view.y, good, view.noise.variance(view.y).sqrt())
+        return self.extract(stamps).galaxy.to(view.y)
 
     @override
-    def posterior_samples(
-        self, view: View, stream: Stream, draws: int, progress: Callable[[float], None] = lambda _: None
-    ) -> tuple[Tensor, ...]:
-        """`(draws, N, 1, n, n)`, the same one `draws` times."""
-        found = self.posterior_sample(view, stream).draws
-        progress(1.0)
-        return tuple(x.expand(draws, *x.shape) for x in found)
-
-    @override
-    def prior_sample(self, source: int, count: int, stream: Stream, stratified: bool = False) -> Tensor:
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """There is none."""
         raise MvssError("a segmentation has no prior to draw galaxies from; leave the scores of prior draws out")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Job
-from experiments.core.places import made_at, name_of, place_of
+from experiments.core.places import estimate_path, made_at, name_of, place_of
 from experiments.core.run import load_model
 from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
@@ -54,7 +54,7 @@ def _separate(problem: str, arguments: list[str]) -> int:
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
         task = make_task(problem, seed, command.config)
-        model = load_model(job, task, place_of(job, command.folder))
+        model = load_model(job, task, place_of(job, command.folder), estimate_path(EXPERIMENT, job, command.folder))
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
         label, unit = code_label(), _unit(problem, command.config)

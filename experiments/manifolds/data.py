@@ -18,9 +18,8 @@ from torch import Tensor
 
 from experiments.core.config import Config, Task
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import Dense, LinearOperator, Scale, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.operators import Dense, LinearOperator, Scale
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, generator
 
@@ -50,13 +49,11 @@ DATA_RANGE = 4.0
 class Problem:
     """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
 
-    stages: sources (from 0) that learn in each stage of the paper-style EM; earlier ones are frozen.
     scored_views: the views on which separations are scored, those that show every source.
     """
 
     name: str
     mixing: tuple[tuple[float, ...], ...]
-    stages: tuple[tuple[int, ...], ...]
     observed: int = 3
     separate_matrices: bool = False
 
@@ -77,11 +74,11 @@ class Problem:
 
 def _contrastive(sources: int) -> Problem:
     mixing = tuple(tuple(1.0 if b <= a else 0.0 for b in range(sources)) for a in range(sources))
-    return Problem(f"contrastive-{sources}", mixing, tuple((b,) for b in range(sources)))
+    return Problem(f"contrastive-{sources}", mixing)
 
 
 def _mixed(name: str, fraction: float, observed: int = 3, separate_matrices: bool = False) -> Problem:
-    return Problem(name, ((1.0, fraction), (fraction, 1.0)), ((0, 1),), observed, separate_matrices)
+    return Problem(name, ((1.0, fraction), (fraction, 1.0)), observed, separate_matrices)
 
 
 PROBLEMS = {
@@ -154,7 +151,7 @@ class Manifold:
 class Split:
     """Observations with the truth behind them: `truth[α][β]` is `(N, 5)`. The truth is for scoring only."""
 
-    data: MultiViewData
+    data: Views
     truth: tuple[tuple[Tensor, ...], ...]
 
 
@@ -171,19 +168,17 @@ def make_split(problem: Problem, seed: int, count: int, split: str) -> Split:
         rng = generator(seed, "manifolds", problem.name, split, alpha)
         sources = tuple(m.sample(count, rng) for m in manifolds)
         shared = Dense(_random_rows(count, problem.observed, rng))
-        operators: list[LinearOperator] = []
-        for weight in weights:
+        operators: dict[str, LinearOperator] = {}
+        clean = torch.zeros(count, problem.observed, dtype=torch.float64)
+        for beta, (weight, x) in enumerate(zip(weights, sources, strict=True), start=1):
             matrix = Dense(_random_rows(count, problem.observed, rng)) if problem.separate_matrices else shared
-            if weight == 0:
-                operators.append(Zero((DIMENSION,), (problem.observed,)))
-            else:
-                operators.append(Scale(weight, (problem.observed,)) @ matrix)
-        clean = sum(a.forward(x) for a, x in zip(operators, sources, strict=True))
-        assert isinstance(clean, Tensor)
+            if weight:
+                operators[str(beta)] = Scale(weight, (problem.observed,)) @ matrix
+                clean = clean + operators[str(beta)].forward(x)
         noise = NOISE * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
-        views.append(View(clean + noise, tuple(operators), Isotropic(NOISE), f"view {alpha + 1}"))
+        views.append(View(clean + noise, operators, NOISE, f"view {alpha + 1}"))
         truth.append(sources)
-    return Split(MultiViewData(tuple(views), ((DIMENSION,),) * problem.sources), tuple(truth))
+    return Split(Views(views), tuple(truth))
 
 
 def _random_rows(count: int, observed: int, rng: torch.Generator) -> Tensor:
@@ -202,7 +197,7 @@ class ManifoldTask(Task):
         train, new = make_split(problem, seed, observations, "train"), make_split(problem, seed, fresh, "fresh")
         self.train, self.train_truth = train.data, train.truth
         self.fresh, self.fresh_truth = new.data, new.truth
-        self.scored_views, self.stages = problem.scored_views or tuple(range(len(problem.mixing))), problem.stages
+        self.scored_views = problem.scored_views or tuple(range(len(problem.mixing)))
 
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Truth, `(count, 5)`: independent draws, or spread evenly along the curve."""
@@ -210,7 +205,7 @@ class ManifoldTask(Task):
 
     def training_sources(self, source: int, count: int) -> Tensor:
         """`(count, 5)` of the sources behind the training observations: every so many of them along the curve."""
-        pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([source])])
+        pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([str(source + 1)])])
         along = self.manifolds[source](torch.linspace(0, 1, 2048, dtype=torch.float64))
         order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
         return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]

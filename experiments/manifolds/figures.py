@@ -25,9 +25,8 @@ from experiments.core.places import Results
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
-from experiments.report.methods import TRUTH, method_named
+from experiments.report.methods import TRUTH, method_named, method_order
 from experiments.report.style import caption, save_figure, style
-from experiments.report.tables import method_order
 
 SEPARATE = 1.14
 """Where f_mix = 1 with separate matrices is drawn: apart from the others, whose sources share a matrix."""

@@ -129,18 +129,19 @@ def _draw_views(part: SubFigure, problem: Problem, seed: int) -> None:
     data = make_split(problem, seed, 1000, "figure").data
     part.suptitle(f"Views of {problem.name}", fontsize=9, fontweight="bold")
     widths = [1.4] + [1.0] * problem.sources + [0.9]
-    axes = part.subplots(len(data.views), problem.sources + 2, squeeze=False, width_ratios=widths)
-    for alpha, (view, row) in enumerate(zip(data.views, axes, strict=True)):
+    axes = part.subplots(len(data), problem.sources + 2, squeeze=False, width_ratios=widths)
+    for alpha, (view, row) in enumerate(zip(data, axes, strict=True)):
         names = [f"A{f'^{b + 1}' if problem.separate_matrices else ''}_i" for b in range(problem.sources)]
         factors = ["" if c in (0, 1) else f"{c:g}\\," for c in problem.mixing[alpha]]
-        terms = [f"{factors[b]}{names[b]} x_i^{b + 1}" for b in view.shown]
+        terms = [f"{factors[b]}{names[b]} x_i^{b + 1}" for b in range(problem.sources) if str(b + 1) in view.sources]
         row[0].axis("off")
         row[0].text(0.5, 0.62, f"view {alpha + 1}", ha="center", fontweight="bold", fontsize=9)
         row[0].text(0.5, 0.36, f"$y_i = {' + '.join(terms)} + \\eta_i$", ha="center", fontsize=10)
-        for b, operator in enumerate(view.operators):
-            matrix = operator.dense()[0].numpy() if b in view.shown else None
+        for b in range(problem.sources):
+            operator = view.operators.get(str(b + 1))
+            matrix = None if operator is None else operator.dense()[0].numpy()
             _matrix(row[1 + b], matrix, f"${factors[b]}{names[b]}$ on $x_i^{b + 1}$")
-        y, last = view.y.numpy(), alpha == len(data.views) - 1
+        y, last = view.y.numpy(), alpha == len(data) - 1
         row[-1].scatter(y[:, 0], y[:, 1], s=3, lw=0, alpha=0.5, color=method_named("joint").colour, rasterized=True)
         row[-1].set(aspect="equal", xlim=(-5, 5), ylim=(-5, 5), xticks=(-4, 0, 4), yticks=(-4, 0, 4), ylabel="$y_2$")
         row[-1].set_xlabel("$y_1$" if last else "")

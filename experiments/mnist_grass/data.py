@@ -23,15 +23,16 @@ from experiments.core.config import Config, Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
 from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import BlockAverage, Identity, LinearOperator, Scale, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.image_operators import BlockAverage
+from mvss.problem.operators import Identity, LinearOperator, Scale
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
 __all__ = ["MnistGrassConfig", "MnistGrassTask", "make_task", "problem_named"]
 
 NOISE = 0.01
+GRASS, DIGIT = "grass", "digit"
 DETECTED = 4000
 """Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
@@ -69,10 +70,12 @@ def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Gener
     """A view of one resolution."""
     pixels: LinearOperator = BlockAverage(SHAPE, factor) if factor > 1 else Identity(SHAPE)
     shape = pixels.observation_shape
-    faint: LinearOperator = Zero(SHAPE, shape) if digits is None else Scale(AMPLITUDE, shape) @ pixels
-    clean = pixels.forward(grass) if digits is None else pixels.forward(grass) + faint.forward(digits)
+    operators, clean = {GRASS: pixels}, pixels.forward(grass)
+    if digits is not None:
+        operators[DIGIT] = Scale(AMPLITUDE, shape) @ pixels
+        clean = clean + operators[DIGIT].forward(digits)
     noise = NOISE * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
-    return View(clean + noise, (pixels, faint), Isotropic(NOISE), name)
+    return View(clean + noise, operators, NOISE, name)
 
 
 class MnistGrassTask(Task):
@@ -116,8 +119,7 @@ class MnistGrassTask(Task):
         spare = slice(config.observations, None)
         self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
-        self.stages = ((0,), (1,))
-        counts = [len(self.train.views[a]) for a in self.scored_views]
+        counts = [len(self.train[a]) for a in self.scored_views]
         self._classes = dict(zip(self.scored_views, names[: config.observations].split(counts), strict=True))
 
     def _views(
@@ -128,7 +130,7 @@ class MnistGrassTask(Task):
         factors: Sequence[int],
         seed: int,
         split: str,
-    ) -> tuple[MultiViewData, tuple[tuple[Tensor, Tensor], ...]]:
+    ) -> tuple[Views, tuple[tuple[Tensor, Tensor], ...]]:
         """View 1 at every resolution, then view 2 at every resolution; and the truth of both sources.
 
         parts: of the texture, for each view. rows: for each view, the numbers of the observations of each resolution."""
@@ -140,7 +142,7 @@ class MnistGrassTask(Task):
                 shown = digits[here] if number else None
                 views.append(_observe(grass[here], shown, factor, rng, f"view {number + 1} at 1/{factor}"))
                 truth.append((grass[here], torch.zeros_like(grass[here]) if shown is None else shown))
-        return MultiViewData(tuple(views), (SHAPE, SHAPE)), tuple(truth)
+        return Views(views), tuple(truth)
 
     @override
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
@@ -153,7 +155,7 @@ class MnistGrassTask(Task):
 
     def training_sources(self, source: int, count: int) -> Tensor:
         """Sources behind the training observations, `(count, 1, 28, 28)`."""
-        pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([source])])
+        pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([self.train.sources[source]])])
         return pool[torch.arange(count) % len(pool)]
 
     def exact_priors(self) -> tuple[GaussianMixture, ...]:

@@ -18,11 +18,11 @@ from experiments.core.places import Results
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
 from experiments.report.methods import method_named
-from experiments.report.samples import kept_samples
+from experiments.report.samples import Arrays, kept_samples
 from experiments.report.style import caption, save_animation, save_figure, style
 
 SHOWN = 8
-Samples = dict[str, NDArray[np.float64]]
+Samples = Arrays
 
 
 def make_figures(results: Results) -> list[Path]:

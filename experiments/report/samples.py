@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from experiments.core.places import read_samples
 from experiments.report.methods import method_named, method_order
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 def kept_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str) -> dict[str, Arrays]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from mvss.priors.prior import column
 from mvss.priors.samplers import noised, sample
 from mvss.runtime.rng import Stream
 
-__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "variance_of"]
+__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained", "variance_of"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
@@ -186,6 +187,13 @@ class DiffusionPrior(torch.nn.Module):
         level = column(sigma, x_t)
         second = torch.asinh(x_t / level) / 3 if self.dynamic else (x_t - base) / level
         return torch.stack([self._scales(x_t, sigma)[0] * x_t, second], dim=1)
+
+
+def untrained(prior: DiffusionPrior) -> DiffusionPrior:
+    """The same with a network that adds nothing, as before its training: what it is to be compared with."""
+    network: Any = prior.network
+    fresh = type(network).from_config(network.config).to(prior.mixture.means.device)
+    return DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
 
 
 def variance_of(h: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
-from mvss.priors.training import turned
+from mvss.priors.augmentation import turned
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 

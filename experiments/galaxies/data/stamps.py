@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mvss.runtime.errors import MvssError
 
-SKY, GALAXY = 0, 1
+SKY, GALAXY = "sky", "galaxy"
 """Numbers of the sources."""
 NOISE = 0.02
 """Standard deviation of the noise of a usual pixel, in the units of the fluxes."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from mvss.problem.convolution import Convolve
 from torch import Tensor
 from typing_extensions import override
 
@@ -37,9 +36,10 @@ from experiments.galaxies.scores.judging import Judgement, judge_held_out, judge
 from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
 from mvss.presets.reader import suggest
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
-from mvss.problem.operators import BlockAverage, Identity, LinearOperator, Mask, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.operators import Identity, LinearOperator, Mask
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -116,7 +116,6 @@ class GalaxiesTask(Task):
     """One problem with one seed, as the experiments' common loop wants it. Sources: sky, galaxy."""
 
     data_range = 1.0
-    stages = ((SKY,), (GALAXY,))
     scored_views = (1,)
 
     def __init__(self, name: str, seed: int, config: GalaxiesConfig) -> None:
@@ -127,10 +126,9 @@ class GalaxiesTask(Task):
         fields, galaxies, self._fresh = make.get(name.removesuffix("-asinh"), self._ground)()
         learned = [fields, galaxies] + (self._space() if name == "multi-resolution" else [])
         self._galaxies = galaxies.stamps
-        shapes = ((1, config.pixels, config.pixels),) * 2
         train = [self._view(seen, bool(number % 2)) for number, seen in enumerate(learned)]
         fresh = [train[0], self._view(self._fresh, True), *train[2:]]
-        self.train, self.fresh = MultiViewData(tuple(train), shapes), MultiViewData(tuple(fresh), shapes)
+        self.train, self.fresh = Views(train), Views(fresh)
         self.train_truth = [self._truth(seen) for seen in learned]
         self.fresh_truth = [self.train_truth[0], self._truth(self._fresh), *self.train_truth[2:]]
 
@@ -198,8 +196,8 @@ class GalaxiesTask(Task):
             operator = Mask(good) @ operator
         y = torch.where(good, transformed(stamps.y, self._transform), 0.0)
         name = f"{'galaxies' if shows_galaxy else 'random fields'}{' from the ground' if seen.ground else ''}"
-        galaxy = operator if shows_galaxy else Zero(operator.source_shape, operator.observation_shape)
-        return View(y, (operator, galaxy), noise, name)
+        operators = {SKY: operator, GALAXY: operator} if shows_galaxy else {SKY: operator}
+        return View(y, operators, noise, name)
 
     def _truth(self, seen: _Seen) -> tuple[Tensor | None, Tensor | None]:
         sky, galaxy = (None if x is None else transformed(x, self._transform) for x in (seen.sky, seen.galaxy))
@@ -230,8 +228,8 @@ class GalaxiesTask(Task):
         """There are none."""
         raise MvssError("the true laws of sky and galaxies are not known: neither an oracle nor an audit can be made of them")
 
-    def own_model(self, name: str) -> Model:
-        """Of `config.OwnModels`: segmentation or aperture, which are taken of fluxes. Apertures have twice the
+    def rival(self, name: str) -> Model:
+        """Of `config.Rivals`: segmentation or aperture, which are taken of fluxes. Apertures have twice the
         median half-light radius of the galaxies to learn from."""
         radius = 2 * float(self._galaxies.catalogue["half_light_radius"].median())
         cuts = {
@@ -297,9 +295,9 @@ class GalaxiesTask(Task):
 
     def _drawn(self, model: Model, view: View, stream: Stream) -> tuple[Tensor | None, Tensor]:
         """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""
-        found = model.posterior_samples(view, stream, self.config.draws)
-        sources = dict(zip(model.sources, (fluxes(x, self._transform) for x in found), strict=True))
-        return sources.get(SKY), sources[GALAXY]
+        draws = model.separate(view, self.config.draws, stream)
+        found = {source: fluxes(x, self._transform) for source, x in draws.items()}
+        return found.get(SKY), found[GALAXY]
 
 
 def _rounded(stamps: Stamps, usual: Tensor) -> Tensor:
