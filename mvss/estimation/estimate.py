@@ -24,7 +24,7 @@ from mvss.estimation.noisier2noise import estimate_source
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.networks import ImageUNet, TimeMLP, build_network
+from mvss.priors.networks import build_network, network_named
 from mvss.priors.regression import Guess
 from mvss.problem.units import Units
 from mvss.problem.views import Views
@@ -133,6 +133,6 @@ def _network_state(network: Any) -> tuple[str, dict[str, Any], dict[str, Tensor]
 
 
 def _read_guess(kind: str, config: dict[str, Any], weights: dict[str, Tensor]) -> Guess:
-    network: TimeMLP | ImageUNet = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}[kind].from_config(config)
+    network = network_named(kind, config)
     network.load_state_dict(weights)
     return Guess(network)

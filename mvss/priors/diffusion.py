@@ -33,6 +33,7 @@ from mvss.priors.dynamic_range import local_scale
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.likelihood import flow_log_prob
 from mvss.priors.local_law import LocalLaw
+from mvss.priors.networks import network_named
 from mvss.priors.prior import column
 from mvss.priors.samplers import noised, sample
 from mvss.runtime.rng import Stream
@@ -192,7 +193,7 @@ class DiffusionPrior(torch.nn.Module):
 def untrained(prior: DiffusionPrior) -> DiffusionPrior:
     """The same with a network that adds nothing, as before its training: what it is to be compared with."""
     network: Any = prior.network
-    fresh = type(network).from_config(network.config).to(prior.mixture.means.device)
+    fresh = network_named(type(network).__name__, network.config).to(prior.mixture.means.device)
     return DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
 
 

@@ -15,9 +15,10 @@ Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` 
 
 from __future__ import annotations
 
-__all__ = ["ImageUNet", "TimeMLP", "build_network"]
+__all__ = ["ImageUNet", "TimeMLP", "build_network", "network_named"]
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -168,3 +169,11 @@ def build_network(
             return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
         size = math.prod(shape)
         return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)
+
+
+def network_named(kind: str, arguments: Mapping[str, Any]) -> TimeMLP | ImageUNet:
+    """An untrained network of a kind, made with what another one's `config` holds. (diffusers' from_config takes what was
+    given by place for left at its default.)"""
+    kinds: dict[str, Any] = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}
+    network: TimeMLP | ImageUNet = kinds[kind](**{name: v for name, v in arguments.items() if not name.startswith("_")})
+    return network
