@@ -130,7 +130,7 @@ class SourceSeparator:
         posterior = posterior_of(self.settings.posterior, self.amortised)
         path = None if folder is None else folder / "em.pt"
         draws = run_em(inner, self.priors, posterior, first, self.settings, stream.child("em"), path, on_lap)
-        if self.settings.separating != self.settings.posterior:
+        if learning and self.settings.separating != self.settings.posterior:
             draws = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
         self.draws = [self.units.outward(parts) for parts in draws]
         chi2 = [ViewReport(v.name, len(v), _chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
