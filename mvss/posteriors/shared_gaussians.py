@@ -74,7 +74,7 @@ class SharedGaussians:
     def given(self, y: Tensor, sources: Sequence[Components], woodbury: Woodbury | None = None) -> SharedGiven:
         """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new.
 
-        own: the exceptional pixels of these observations.
+        woodbury: the odd pixels of these observations.
         """
         log_joint, residuals = [], []
         for combination in self.combinations:
@@ -95,8 +95,11 @@ class SharedGaussians:
 
 @dataclass(frozen=True)
 class SharedGiven:
-    """The sources given y, `(N, M)`. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with
-    S⁻¹ r = S_i⁻¹ (y − Σ A μ); that is y − Σ A μ itself, but for the exceptional pixels `own`."""
+    """The sources given y, `(N, M)`.
+
+    log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with S⁻¹ r = S_i⁻¹ (y − Σ A μ);
+    that is y − Σ A μ itself, but for the odd pixels of `woodbury`.
+    """
 
     gaussians: SharedGaussians
     y: Tensor

@@ -193,8 +193,9 @@ class DiffusionPrior(torch.nn.Module):
 def untrained(prior: DiffusionPrior) -> DiffusionPrior:
     """The same with a network that adds nothing, as before its training: what it is to be compared with."""
     network: Any = prior.network
-    fresh = network_named(type(network).__name__, network.config).to(prior.mixture.means.device)
-    return DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
+    fresh = network_named(type(network).__name__, network.config)
+    copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
+    return copied.to(prior.mixture.means.device)
 
 
 def variance_of(h: Tensor) -> Tensor:
