@@ -212,6 +212,7 @@ def two_laps(accelerator: Accelerator) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
+@pytest.mark.slow  # of which nearly all is starting them
 def test_two_processes_give_the_weights_of_one(accelerator: Accelerator, tmp_path: Path) -> None:
     launch(__file__, tmp_path / "weights.pt")
     processes, weights = torch.load(tmp_path / "weights.pt")
