@@ -139,6 +139,7 @@ def test_averages_must_be_positive() -> None:
         Noisier2NoiseConfig(least=1.0, most=0.0)
 
 
+@pytest.mark.slow
 def test_a_guess_that_learned_with_holes_fills_one_from_its_surroundings() -> None:
     """x is one number t on all pixels: E[a t | z of three] = a² Σ z/(3 a² + 2 s)."""
     n, mean_square = 4000, []

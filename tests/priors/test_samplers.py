@@ -55,6 +55,7 @@ def test_deterministic_samplers_give_the_exact_posterior(method: str, steps: int
     torch.testing.assert_close(spread, law.covariance, atol=tolerance * scale, rtol=0)
 
 
+@pytest.mark.slow
 def test_predictor_corrector_gives_the_exact_posterior() -> None:
     law, count = exact(PRIORS, ONE), 8000
     config = SamplerConfig("pc", 160, sigma_start=100.0, sigma_min=2e-3, tau=0.05)
