@@ -20,8 +20,8 @@ def launch(script: str, *arguments: str | Path, processes: int = 2) -> None:
     # Plain `--cpu --num_processes 2` runs one process: on a CPU accelerate starts two through its multi-GPU launcher.
     command = f"-m accelerate.commands.launch --multi_gpu --num_processes {processes} --num_machines 1 --mixed_precision no"
     options = "--dynamo_backend no --rdzv_backend c10d --main_process_ip localhost --main_process_port 0"
-    root = Path(__file__).parent.parent
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    tests = Path(__file__).parent
+    path = os.pathsep.join(filter(None, (str(tests.parent), str(tests), os.environ.get("PYTHONPATH"))))
     run = subprocess.run(
         [sys.executable, *command.split(), *options.split(), script, *arguments],
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},

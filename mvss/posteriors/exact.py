@@ -70,7 +70,7 @@ class _Shared:
                 "of their own beyond a quarter of the pixels: give a start, or set posterior.start to cold"
             )
         sources = [Components.of(prior.mixture) for prior in priors]
-        levels = factors.levels(view, rows)
+        levels = factors.levels(view, rows, priors)
         if 0.0 not in levels:
             levels[0.0] = SharedGaussians(rows, sources)
         self.view, self.law = view, levels[0.0].given(rows.y, sources, rows.woodbury)

@@ -84,7 +84,7 @@ def moments_of(
             f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, but for "
             "a quarter of the pixels, networks that learn their variance, or posterior.solver"
         )
-    return SharedMoments(priors, rows, factors.levels(view, rows))
+    return SharedMoments(priors, rows, factors.levels(view, rows, priors))
 
 
 class MomentMatching(Posterior):

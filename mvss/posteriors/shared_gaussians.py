@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from mvss.posteriors.matheron import matheron
+from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import Components
+from mvss.priors.prior import Prior
 from mvss.problem.shared_view import SharedView
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
@@ -168,19 +170,21 @@ class SharedGiven:
 
 
 class Factors:
-    """The factorisations of views by noise level, from call to call, as long as a view has the same operators and noise."""
+    """The factorisations of views by noise level, from call to call, as long as a view has the same operators and noise, and
+    the sources the same mixtures."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, Levels]] = {}
+        self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, tuple[GaussianMixture, ...], Levels]] = {}
 
-    def levels(self, view: View, rows: SharedView) -> Levels:
-        """Those of a view, of which `rows` is what its observations share."""
-        key = (view.name, view.sources)
-        like, levels = self._kept.get(key, (None, {}))
-        if like is None or not rows.same_factors(like):
-            like, levels = rows.select(slice(1)), {}
-            self._kept[key] = (like, levels)
-        return levels
+    def levels(self, view: View, rows: SharedView, priors: Sequence[Prior]) -> Levels:
+        """Those of a view, of which `rows` is what its observations share, under priors of the sources that it shows."""
+        key, mixtures = (view.name, view.sources), tuple(prior.mixture for prior in priors)
+        if key in self._kept:
+            like, before, levels = self._kept[key]
+            if rows.same_factors(like) and all(a is b for a, b in zip(mixtures, before, strict=True)):
+                return levels
+        self._kept[key] = (rows.select(slice(1)), mixtures, {})
+        return self._kept[key][2]
 
 
 def _rows(values: Tensor, rows: Tensor | slice) -> Tensor:

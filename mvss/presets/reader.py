@@ -40,20 +40,31 @@ def load_config(schema: type[T], preset: Path | str, overrides: Sequence[str] = 
     Args:
         schema: a dataclass of scalars, `Path`, `Literal`, dataclasses, and lists, tuples, dicts, unions of these.
         preset: the YAML file; what it leaves out keeps the schema's default.
-        overrides: `dotted.key=value` with YAML values (`1e-3`, `null`, `[1, 2]`); the key must exist.
+        overrides: `dotted.key=value` with YAML values (`1e-3`, `null`, `[1, 2]`); the key must exist. Another `kind`
+            replaces the whole group that it names.
 
     Raises:
         MvssError: unknown preset or key, missing value, wrong type, malformed override.
     """
     values = _read_preset(schema, Path(preset))
-    known = plain(_build_root(schema, values, f"preset {Path(preset).name}"))
+    config = _build_root(schema, values, f"preset {Path(preset).name}")
+    known = plain(config)
     for override in overrides:
         key, value = _parse_override(override)
         _check_path(known, key)
+        group, _, last = key.rpartition(".")
+        if last == "kind" and _is_tagged(config, group):
+            key, value = group, {"kind": value}
         try:
-            OmegaConf.update(values, key, value, merge=True)
+            now = OmegaConf.select(values, key)
+            if isinstance(now, DictConfig):
+                value = merged(OmegaConf.to_container(now), value)
+            OmegaConf.update(values, key, value, merge=False)
         except OmegaConfBaseException as error:
             raise MvssError(f"override '{override}': {_first_line(error)}") from error
+        if isinstance(value, dict):  # it may have other keys now
+            config = _build_root(schema, values, "overrides")
+            known = plain(config)
     return _build_root(schema, values, "overrides")
 
 
@@ -95,6 +106,16 @@ def _parse_override(override: str) -> tuple[str, Any]:
         return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[call-overload, index]
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise MvssError(f"malformed override '{override}': the value is not valid YAML ({_first_line(error)})") from error
+
+
+def _is_tagged(config: Any, key: str) -> bool:  # noqa: ANN401 - any dataclass instance
+    """Whether what is at a key is one of several dataclasses, told by its `kind`."""
+    for part in key.split("."):
+        if dataclasses.is_dataclass(config):
+            config = getattr(config, part, None)
+        else:
+            config = config.get(part) if isinstance(config, dict) else config[int(part)]
+    return dataclasses.is_dataclass(config) and len(get_args(get_type_hints(type(config))["kind"])) == 1
 
 
 def _check_path(known: Any, key: str) -> None:  # noqa: ANN401 - nested plain containers
@@ -226,7 +247,7 @@ def _tagged(choices: tuple[Any, ...], value: dict[str, Any], key: str) -> Any:  
     kinds = {str(next(f.default for f in dataclasses.fields(c) if f.name == "kind")): c for c in choices}
     if "kind" not in value:
         raise MvssError(f"'{key}.kind' has no value: set it to one of {', '.join(kinds)}")
-    if value["kind"] not in kinds:
+    if not isinstance(value["kind"], str) or value["kind"] not in kinds:
         raise MvssError(f"'{key}.kind' is {value['kind']!r}{suggest(str(value['kind']), kinds)}")
     return kinds[value["kind"]]
 

@@ -2,12 +2,13 @@
 
     x = c_β x',    y = s y',    A' = A c_β / s,    η' = η / s
 
-c_β and s are powers of two: nothing is rounded, on the way in or out. The c_β solve, with c² ≥ 0, what the power of the
+c_β and s are powers of two: nothing is rounded, on the way in or out. The c_β solve, with c² ≥ 0, what the spread of the
 observations says,
 
-    mean y² − σ² = Σ_β g_β c_β²,     g: mean square of what A makes of numbers of size one
+    Var y − σ² = Σ_β g_β c_β²,     g: mean square of what A makes of numbers of size one
 
-and s is what they let expect of a view, so that views with the same operators have the same s.
+by least squares; where views do not tell sources apart, those share it evenly. s is what the c_β let expect of a view, so
+that views with the same operators have the same s.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from mvss.problem.views import Draws, View, Views
 
 LEAST = 2.0**-12
 """Least power of a source, as a share of what it would have if it explained a view alone."""
+EVEN = 0.05
+"""Weight of an even share, beside that of a view."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,15 @@ class Units:
     @staticmethod
     def of(views: Views) -> Units:
         """Those of the sources behind some observations."""
-        rows, powers, most = [], [], dict.fromkeys(views.sources, math.inf)
-        for view in views:
-            power, gains = _power(view), _gains(view)
-            if not power > 0:
-                continue
-            rows.append([gains.get(source, 0.0) / power for source in views.sources])
-            powers.append(power)
-            for source, gain in gains.items():
-                most[source] = min(most[source], power / gain)
-        if not rows:
-            return Units(dict.fromkeys(views.sources, 1.0))
-        usual = _power_of_two(max(powers))  # what the solver takes for small must not depend on the units
-        squares, _ = nnls(np.array(rows) * usual, np.ones(len(rows)))
-        found = {}
-        for source, square in zip(views.sources, squares.tolist(), strict=True):
-            bound = most[source] if math.isfinite(most[source]) else 1.0
-            found[source] = _power_of_two(math.sqrt(min(bound, max(square * usual, LEAST * bound))))
-        return Units(found)
+        told = [(_power(view), _gains(view)) for view in views]
+        told = [(power, gains) for power, gains in told if power > 0]
+        # what a source would have if it explained alone the view that leaves it least
+        most = {s: min((p / g[s] for p, g in told if s in g), default=1.0) for s in views.sources}
+        rows = [[gains.get(source, 0.0) * most[source] / power for source in views.sources] for power, gains in told]
+        even = EVEN * np.eye(len(most))
+        shares, _ = nnls(np.vstack([*rows, even]), np.append(np.ones(len(rows)), even.sum(0) / len(most)))
+        sizes = zip(views.sources, shares.tolist(), strict=True)
+        return Units({s: _power_of_two(math.sqrt(most[s] * min(1.0, max(LEAST, share)))) for s, share in sizes})
 
     def inward(self, view: View) -> View:
         """The view in these units."""
@@ -75,10 +69,12 @@ class Units:
 
 
 def _power(view: View) -> float:
-    """Mean square of what was measured, less that of its noise."""
+    """Variance of what was measured, about its mean over observations, less that of the noise."""
     mask, _ = unmasked(view)
-    excess = view.y.square() - view.noise.variance(view.y)
-    return float(excess.mean() if mask is None else excess[mask.expand_as(excess)].mean())
+    seen = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+    mean = (seen * view.y).sum(0) / seen.sum(0).clamp_min(1.0) if len(view) > 1 else torch.zeros_like(view.y[0])
+    excess = (view.y - mean).square() - view.noise.variance(view.y)
+    return float((seen * excess).sum() / seen.sum())
 
 
 def _gains(view: View) -> dict[str, float]:

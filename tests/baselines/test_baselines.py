@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.baselines.clvm import CLVM, CLVMConfig
+from mvss.baselines.clvm import CLVM
+from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.baselines.contrast import Contrast, Method
 from mvss.baselines.linear import Latent, loadings
-from mvss.baselines.pcpca import PCPCA, PCPCAConfig
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.baselines.pcpca import PCPCA
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -28,7 +28,7 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def contrastive(dense: bool = True) -> tuple[MultiViewData, Tensor]:
+def contrastive(dense: bool = True) -> tuple[Views, Tensor]:
     """One background and one target direction; the truth of the target in the second view."""
 
     def operator(seed: int) -> LinearOperator:
@@ -40,8 +40,13 @@ def contrastive(dense: bool = True) -> tuple[MultiViewData, Tensor]:
     size = M if dense else D
     y = [first.forward(b[0]), second.forward(b[1] + t)]
     y = [v + NOISE * normal(N, size, seed=6 + k) for k, v in enumerate(y)]
-    off = View(y[0], (first, Zero((D,), (size,))), Isotropic(NOISE), "off")
-    return MultiViewData((off, View(y[1], (second, second), Isotropic(NOISE), "on")), ((D,), (D,))), t
+    return two_views(y, first, second), t
+
+
+def two_views(y: list[Tensor], first: LinearOperator, second: LinearOperator) -> Views:
+    """A background, and a target on top of another one."""
+    off = View(y[0], {"background": first}, NOISE, "off")
+    return Views([off, View(y[1], {"background": second, "target": second}, NOISE, "on")])
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -68,7 +73,8 @@ def test_pcpca_finds_the_direction_that_only_the_target_has(dense: bool) -> None
     model.fit(data, STREAM)
     w = model.factors[:, 0]
     assert abs(float(w @ TARGET[:, 0])) / float(w.norm() * TARGET.norm()) > 0.97
-    draws = model.posterior_sample(data.views[1], STREAM).draws[0]
+    assert model.sources == ("target",)
+    draws = model.separate(data[1], seed=STREAM)["target"][0]
     assert float((draws - truth).square().mean()) < 0.8 * float((truth - truth.mean(0)).square().mean())
 
 
@@ -81,13 +87,13 @@ def test_linear_clvm_finds_both_factors_and_the_best_likelihood() -> None:
     for factor, exact in zip(model.model.factors, (BACKGROUND, TARGET), strict=True):
         w = factor[:, 0]
         assert abs(float(w @ exact[:, 0])) / float(w.norm() * exact.norm()) > 0.99
-    assert model.sources == (0, 1)
-    _, draws = model.posterior_sample(data.views[1], STREAM).draws
+    assert model.sources == ("background", "target")
+    draws = model.separate(data[1], seed=STREAM)["target"][0]
     assert float((draws - truth).square().mean()) < 0.05
-    g = torch.cat([data.views[1].operators[0].dense() @ f for f in (BACKGROUND, TARGET)], dim=-1)
-    shift = data.views[1].operators[1].forward(torch.ones(N, D, dtype=torch.float64))
-    best = Latent(g, data.views[1].y - shift, torch.full((N, M), NOISE**2, dtype=torch.float64)).log_prob().mean()
-    assert float(model.bound(data.views[1], STREAM).mean()) == pytest.approx(float(best), abs=0.1)
+    g = torch.cat([data[1].operators["background"].dense() @ f for f in (BACKGROUND, TARGET)], dim=-1)
+    shift = data[1].operators["target"].forward(torch.ones(N, D, dtype=torch.float64))
+    best = Latent(g, data[1].y - shift, torch.full((N, M), NOISE**2, dtype=torch.float64)).log_prob().mean()
+    assert float(model.bound(data[1], STREAM).mean()) == pytest.approx(float(best), abs=0.1)
 
 
 def test_the_bound_of_the_neural_clvm_rises() -> None:
@@ -96,8 +102,8 @@ def test_the_bound_of_the_neural_clvm_rises() -> None:
     for steps in (1, 300):
         model = CLVM(CLVMConfig("mlp", 1, 1, (32, 32), steps, 256, 3e-3))
         model.fit(data, STREAM)
-        bounds.append(float(model.bound(data.views[1], STREAM).mean()))
-        errors.append(float((model.posterior_sample(data.views[1], STREAM).draws[1] - truth).square().mean()))
+        bounds.append(float(model.bound(data[1], STREAM).mean()))
+        errors.append(float((model.separate(data[1], seed=STREAM)["target"][0] - truth).square().mean()))
     assert bounds[1] > bounds[0] + 100
     assert errors[1] < 0.5 * errors[0]
 
@@ -121,50 +127,91 @@ def test_a_model_read_back_draws_the_same(config: PCPCAConfig | CLVMConfig, tmp_
     model.save(tmp_path / "model.pt")
     again.load(tmp_path / "model.pt")
     assert again.sources == model.sources
-    for a, b in zip(
-        model.posterior_sample(data.views[1], STREAM).draws, again.posterior_sample(data.views[1], STREAM).draws, strict=True
-    ):
-        assert torch.equal(a, b) and a.shape == (N, D)
-    assert torch.equal(model.prior_sample(1, 6, STREAM), again.prior_sample(1, 6, STREAM))
+    found, expected = (m.separate(data[1], draws=2, seed=STREAM) for m in (again, model))
+    assert tuple(found) == model.sources
+    for source, x in expected.items():
+        assert torch.equal(x, found[source]) and x.shape == (2, N, D)
+        assert not torch.equal(x[0], x[1])
+        assert model.sample(source, 6, seed=STREAM).shape == (6, D)
+        assert torch.equal(model.sample(source, 6, seed=STREAM), again.sample(source, 6, seed=STREAM))
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_draws_are_keyed_by_seed_and_observation(config: PCPCAConfig | CLVMConfig) -> None:
+    """As those of a `SourceSeparator`: a seed or a stream, numbers of observations, and progress."""
+    data, _ = contrastive()
+    model, done = made(config), list[float]()
+    model.fit(data, STREAM)
+    rows = torch.tensor([700, 3])
+    whole = model.separate(data[1], draws=2, seed=5, progress=done.append)["target"]
+    assert done == [0.5, 1.0]
+    assert torch.equal(whole, model.separate(data[1], draws=2, seed=Stream(5))["target"])
+    assert not torch.equal(whole, model.separate(data[1], draws=2, seed=6)["target"])
+    part = model.separate(data[1].select(rows), draws=2, seed=5)["target"]
+    torch.testing.assert_close(part, whole[:, rows], atol=1e-6, rtol=1e-5)
+    again = made(config)
+    again.fit(data, STREAM)
+    torch.testing.assert_close(again.separate(data[1], draws=2, seed=5)["target"], whole, atol=1e-6, rtol=1e-6)
 
 
 def test_data_that_are_not_contrastive_are_refused() -> None:
     data, _ = contrastive()
     with pytest.raises(MvssError, match="contrastive"):
-        Contrast.of(MultiViewData((data.views[1],), data.source_shapes))
-    with pytest.raises(MvssError, match=r"sources \[2\] only, not source 1"):
-        model = PCPCA(PCPCAConfig(steps=1))
-        model.fit(data, STREAM)
-        model.prior_sample(0, 3, STREAM)
+        Contrast.of(Views([data[1]]))
+    with pytest.raises(MvssError, match=r"the views show background and target$"):
+        PCPCA(PCPCAConfig(steps=1)).fit(Views([data[1]]), STREAM)
+    model = PCPCA(PCPCAConfig(steps=1))
+    model.fit(data, STREAM)
+    with pytest.raises(MvssError, match=r"has target only, not background"):
+        model.sample("background", 3, STREAM)
+
+
+def test_the_target_is_the_source_that_is_shown_last() -> None:
+    """In whatever order the views stand; a background may be a sum of sources, which is then not separated."""
+    data, _ = contrastive(dense=False)
+    assert Contrast.of(data).target == "target" and Contrast.of(Views(reversed(data))).target == "target"
+    off, on = data
+    sums = Views(
+        [
+            View(off.y, {"a": Identity((D,)), "b": Identity((D,))}, NOISE, "off"),
+            View(on.y, {"a": Identity((D,)), "b": Identity((D,)), "c": Identity((D,))}, NOISE, "on"),
+        ]
+    )
+    contrast = Contrast.of(sums)
+    assert (contrast.target, len(contrast.on), len(contrast.off)) == ("c", 1, 1)
+    model = CLVM(CLVMConfig(steps=2))
+    model.fit(sums, STREAM)
+    assert model.sources == ("c",) and tuple(model.separate(sums[1])) == ("c",)
 
 
 def test_a_background_of_two_operators_is_refused() -> None:
     first, second, other = (Dense(normal(6, M, D, seed=k)) for k in range(3))
-    off = View(normal(6, M, seed=4), (first, first, Zero((D,), (M,))), Isotropic(NOISE), "off")
-    on = View(normal(6, M, seed=5), (second, other, second), Isotropic(NOISE), "on")
+    off = View(normal(6, M, seed=4), {"a": first, "b": first}, NOISE, "off")
+    on = View(normal(6, M, seed=5), {"a": second, "b": other, "c": second}, NOISE, "on")
     with pytest.raises(MvssError, match="one operator for all background sources"):
-        CLVM(CLVMConfig(steps=1)).fit(MultiViewData((off, on), ((D,),) * 3), STREAM)
+        CLVM(CLVMConfig(steps=1)).fit(Views([off, on]), STREAM)
 
 
 def test_pcpca_sees_through_a_target_that_is_fainter_than_the_background() -> None:
     """The target at half weight: the same target, as long as the background is compared in the target's units."""
     data, truth = contrastive(dense=False)
-    off, on = data.views
+    off, on = data
     y = on.y - 0.5 * truth  # background + target / 2
-    faint = View(y, (on.operators[0], Scale(0.5, (D,)) @ on.operators[1]), on.noise, "on")
+    half = Scale(0.5, (D,)) @ on.operators["target"]
+    faint = View(y, {"background": on.operators["background"], "target": half}, on.noise, "on")
     model = PCPCA(PCPCAConfig(gamma=0.9, latents=1, steps=300))
-    model.fit(MultiViewData((off, faint), data.source_shapes), STREAM)
+    model.fit(Views([off, faint]), STREAM)
     cosine = torch.nn.functional.cosine_similarity(model.factors[:, 0], TARGET[:, 0], dim=0)
     assert abs(float(cosine)) > 0.95
 
 
 def test_stratified_prior_draws_have_the_same_law_with_less_noise() -> None:
     model = PCPCA(PCPCAConfig(latents=2))
-    model.sources, model._shape = (1,), (D,)
+    model.sources, model._shape = ("target",), (D,)
     model.factors, model.mean, model.background = normal(D, 2, seed=1), normal(D, seed=2), normal(D, seed=3)
     exact, centre = model.factors @ model.factors.mT, model.mean - model.background
     for stratified, bound in ((True, 0.02), (False, 0.3)):
-        x = model.prior_sample(1, 1024, STREAM, stratified)
+        x = model.sample("target", 1024, STREAM, stratified)
         assert float((x.mean(0) - centre).abs().max()) < bound
         assert float((x.T.cov() - exact).abs().max()) < 2 * bound
 
@@ -176,24 +223,22 @@ def test_a_target_that_each_resolution_shows_in_part_is_found_whole(config: PCPC
     rows = (torch.eye(D, dtype=torch.float64)[1:4], torch.eye(D, dtype=torch.float64)[[0, 1, 3, 4]])
     views = []
     for a, half in zip(rows, (slice(N // 2), slice(N // 2, None)), strict=True):
-        for view in data.views:
-            shown = tuple(Zero((D,), (len(a),)) if o.is_zero else Dense(a) for o in view.operators)
-            views.append(View(view.y[half] @ a.mT, shown, view.noise, view.name))
+        for view in data:
+            views.append(View(view.y[half] @ a.mT, dict.fromkeys(view.sources, Dense(a)), view.noise, view.name))
     model = made(config)
-    model.fit(MultiViewData(tuple(views), data.source_shapes), STREAM)
+    model.fit(Views(views), STREAM)
     w = model.factors[:, 0] if isinstance(model, PCPCA) else model.model.factors[1][:, 0].detach()
     assert abs(float(torch.nn.functional.cosine_similarity(w, TARGET[:, 0], dim=0))) > 0.95
 
 
-def masked(rows: int, dense: bool) -> tuple[MultiViewData, Tensor]:
+def masked(rows: int, dense: bool) -> tuple[Views, Tensor]:
     """The same with a fifth of the numbers unmeasured: by masks, or by matrices of each observation."""
     rng = torch.Generator().manual_seed(9)
     b, t = [normal(rows, 1, seed=3 + k) @ BACKGROUND.T for k in range(2)], 1.0 + normal(rows, 1, seed=5) @ TARGET.T
     masks = [torch.rand(rows, D, generator=rng) > 0.2 for _ in range(2)]
     first, second = (Dense(torch.diag_embed(m.double())) if dense else Mask(m) for m in masks)
     y = [first.forward(b[0] + NOISE * normal(rows, D, seed=6)), second.forward(b[1] + t + NOISE * normal(rows, D, seed=7))]
-    off = View(y[0], (first, Zero((D,), (D,))), Isotropic(NOISE), "off")
-    return MultiViewData((off, View(y[1], (second, second), Isotropic(NOISE), "on")), ((D,), (D,))), t
+    return two_views(y, first, second), t
 
 
 @pytest.mark.parametrize("config", [PCPCAConfig(0.5, 1, 40, 64), CLVMConfig("linear", 1, 1, steps=10)])
@@ -204,7 +249,7 @@ def test_masks_are_what_matrices_with_empty_rows_are(config: PCPCAConfig | CLVMC
         data, _ = masked(100, dense)
         model: Method = PCPCA(config) if isinstance(config, PCPCAConfig) else CLVM(config)
         model.fit(data, STREAM)
-        found.append(model.posterior_sample(data.views[1], STREAM).draws[-1])
+        found.append(model.separate(data[1], seed=STREAM)["target"][0])
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
 
 
@@ -213,11 +258,11 @@ def test_the_neural_clvm_sees_what_was_measured_and_separates_views_with_other_m
     model = CLVM(CLVMConfig("mlp", 1, 1, hidden=(32,), steps=300, batch=128, learning_rate=3e-3))
     model.fit(data, STREAM)
     whole, _ = contrastive(dense=False)
-    for view, size in ((data.views[1], 600), (whole.views[1], N)):
-        draws = model.posterior_sample(view, STREAM).draws
-        assert draws[1].shape == (size, D) and bool(torch.isfinite(draws[1]).all())
-    error = float((model.posterior_sample(data.views[1], STREAM).draws[1] - truth).square().mean())
+    for view, size in ((data[1], 600), (whole.views[1], N)):
+        draws = model.separate(view, seed=STREAM)["target"][0]
+        assert draws.shape == (size, D) and bool(torch.isfinite(draws).all())
+    error = float((model.separate(data[1], seed=STREAM)["target"][0] - truth).square().mean())
     assert error < 0.8 * float((truth - truth.mean(0)).square().mean())
     unmasked = CLVM(CLVMConfig("mlp", 1, 1, hidden=(8,), steps=2, batch=64))
     unmasked.fit(whole, STREAM)
-    assert unmasked.posterior_sample(data.views[1], STREAM).draws[1].shape == (600, D)  # as when pixels are held out
+    assert unmasked.separate(data[1])["target"].shape == (1, 600, D)  # as when pixels are held out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,32 +12,28 @@ import torch
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import ShiftDescent
-from mvss.estimation.mixture_ascent import MixtureConfig, fit_mixtures
+from mvss.estimation.mixture_ascent import MixtureFit, ascend_evidence
+from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import Dense, LinearOperator, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.operators import Dense
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 NOISE = 0.05
-GAUSSIAN = MixtureConfig(components=(1,), steps=250, batch=512, starts=1, temperature=0.02)
-QUICK = MixtureConfig(components=(2, 4), steps=20, batch=64, starts=1)
+GAUSSIAN = AscentConfig(components=(1,), steps=250, batch=512, starts=1, temperature=0.02)
+QUICK = AscentConfig(components=(2, 4), steps=20, batch=64, starts=1)
 
 
-def _view(sources: list[Tensor | None], observed: int, rng: torch.Generator, dimensions: tuple[int, ...]) -> View:
-    """A view with a matrix per observation and source; None hides a source."""
-    count = next(len(x) for x in sources if x is not None)
+def _view(sources: dict[str, Tensor], observed: int, rng: torch.Generator) -> View:
+    """A view with a matrix per observation and source."""
+    count = len(next(iter(sources.values())))
     y = NOISE * torch.randn(count, observed, generator=rng, dtype=torch.float64)
-    operators: list[LinearOperator] = []
-    for x, d in zip(sources, dimensions, strict=True):
-        if x is None:
-            operators.append(Zero((d,), (observed,)))
-            continue
-        operator = Dense(torch.randn(count, observed, d, generator=rng, dtype=torch.float64))
-        operators.append(operator)
-        y = y + operator.forward(x)
-    return View(y, tuple(operators), Isotropic(NOISE))
+    operators = {}
+    for name, x in sources.items():
+        operators[name] = Dense(torch.randn(count, observed, x.shape[1], generator=rng, dtype=torch.float64))
+        y = y + operators[name].forward(x)
+    return View(y, operators, NOISE)
 
 
 def _gaussian(count: int, root: Tensor, mean: Tensor, rng: torch.Generator) -> Tensor:
@@ -48,32 +45,34 @@ def test_one_gaussian_is_recovered_from_incomplete_data(observed: int) -> None:
     rng = torch.Generator().manual_seed(0)
     root = torch.tensor([[0.8, 0, 0], [0.3, 0.5, 0], [-0.2, 0.1, 0.4]], dtype=torch.float64)
     mean = torch.tensor([0.5, -0.3, 0.2], dtype=torch.float64)
-    data = MultiViewData((_view([_gaussian(4096, root, mean, rng)], observed, rng, (3,)),), ((3,),))
-    (prior,) = fit_mixtures(data, GAUSSIAN, Stream(0, ("fit",))).priors
+    data = Views([_view({"x": _gaussian(4096, root, mean, rng)}, observed, rng)])
+    prior = ascend_evidence(data, GAUSSIAN, Stream(0, ("fit",))).priors["x"]
     torch.testing.assert_close(prior.means[0], mean, atol=0.05, rtol=0)
     torch.testing.assert_close(prior.covariances[0], root @ root.mT, atol=0.08, rtol=0)
 
 
-def _three_views() -> MultiViewData:
+def _three_views() -> Views:
     """Two sources of 4 and 2 numbers in three views, of which one hides the second source."""
-    rng, dimensions = torch.Generator().manual_seed(1), (4, 2)
+    rng = torch.Generator().manual_seed(1)
     roots = [0.6 * torch.eye(4, dtype=torch.float64), torch.tensor([[0.3, 0.0], [0.5, 0.2]], dtype=torch.float64)]
     means = [torch.full((4,), 0.4, dtype=torch.float64), torch.tensor([-0.5, 0.5], dtype=torch.float64)]
 
     def draw(beta: int) -> Tensor:
         return _gaussian(2048, roots[beta], means[beta], rng)
 
-    views = (
-        _view([draw(0), draw(1)], 3, rng, dimensions),
-        _view([draw(0), None], 2, rng, dimensions),
-        _view([draw(0), draw(1)], 1, rng, dimensions),
+    return Views(
+        [
+            _view({"first": draw(0), "second": draw(1)}, 3, rng),
+            _view({"first": draw(0)}, 2, rng),
+            _view({"first": draw(0), "second": draw(1)}, 1, rng),
+        ]
     )
-    return MultiViewData(views, ((4,), (2,)))
 
 
 def test_three_views_of_two_sources_of_different_size() -> None:
-    fit = fit_mixtures(_three_views(), GAUSSIAN, Stream(0, ("fit",)))
-    first, second = fit.priors
+    fit = ascend_evidence(_three_views(), GAUSSIAN, Stream(0, ("fit",)))
+    assert list(fit.priors) == ["first", "second"]
+    first, second = fit.priors.values()
     torch.testing.assert_close(first.means[0], torch.full((4,), 0.4, dtype=torch.float64), atol=0.06, rtol=0)
     torch.testing.assert_close(second.means[0], torch.tensor([-0.5, 0.5], dtype=torch.float64), atol=0.06, rtol=0)
     expected = torch.tensor([[0.09, 0.15], [0.15, 0.29]], dtype=torch.float64)
@@ -82,20 +81,11 @@ def test_three_views_of_two_sources_of_different_size() -> None:
     assert fit.discarded == 0
 
 
-def test_a_frozen_source_stays_as_it_is() -> None:
-    data, frozen = _three_views(), GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4).expand(1, 4, 4), 0.1)
-    fit = fit_mixtures(data, QUICK, Stream(0, ("fit",)), frozen=[frozen, None])
-    assert fit.priors[0] is frozen
-    assert len(fit.priors[1]) == 4
-    everything = fit_mixtures(data, QUICK, Stream(0, ("fit",)), frozen=list(fit.priors))
-    assert everything.priors == fit.priors
-
-
 def test_starts_are_compared_and_reported() -> None:
     config, seen = dataclasses.replace(QUICK, starts=2, trial=0.5), []
-    fit = fit_mixtures(_three_views(), config, Stream(0, ("fit",)), progress=lambda step, record: seen.append(step))
+    fit = ascend_evidence(_three_views(), config, Stream(0, ("fit",)), progress=seen.append)
     assert len(fit.starts) == 2
-    assert seen == list(range(1, config.total_steps + 1))
+    assert seen == [step / config.total_steps for step in range(1, config.total_steps + 1)]
     assert fit.phases[-1][0] == 4
     assert fit.held_out == pytest.approx(max(value for _, value in fit.phases))
 
@@ -103,35 +93,39 @@ def test_starts_are_compared_and_reported() -> None:
 @pytest.mark.parametrize("trial", [0.0, 0.5, 1.0])
 def test_the_best_start_goes_on_however_long_the_trial(trial: float) -> None:
     config = dataclasses.replace(QUICK, starts=4, trial=trial, cooled=0.5)
-    fit = fit_mixtures(_three_views(), config, Stream(1, ("fit",)))
+    fit = ascend_evidence(_three_views(), config, Stream(1, ("fit",)))
     assert len(fit.starts) == 4 and all(map(math.isfinite, fit.starts))
     if trial == 1.0:
         assert fit.held_out == pytest.approx(max(fit.starts))
 
 
+def _pairs(one: MixtureFit, other: MixtureFit) -> Iterator[tuple[GaussianMixture, GaussianMixture]]:
+    assert list(one.priors) == list(other.priors)
+    return zip(one.priors.values(), other.priors.values(), strict=True)
+
+
 def test_a_fit_repeats_bit_for_bit() -> None:
-    first, second = (fit_mixtures(_three_views(), QUICK, Stream(3, ("fit",))) for _ in range(2))
-    assert all(torch.equal(a.means, b.means) for a, b in zip(first.priors, second.priors, strict=True))
+    first, second = (ascend_evidence(_three_views(), QUICK, Stream(3, ("fit",))) for _ in range(2))
+    assert all(torch.equal(a.means, b.means) for a, b in _pairs(first, second))
 
 
 @pytest.mark.parametrize("after", [3, 12, 25])  # in the first start's trial, in the second's, in the chosen one's last phase
 def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
     config, checkpoint = dataclasses.replace(QUICK, components=(2, 4, 4), starts=2, trial=0.4, cooled=0.5), tmp_path / "fit.pt"
-    whole, steps = fit_mixtures(_three_views(), config, Stream(3, ("fit",))), []
+    whole, steps = ascend_evidence(_three_views(), config, Stream(3, ("fit",))), []
 
-    def stop(step: int, _: dict[str, float]) -> None:
-        if step == after and not steps:
+    def stop(done: float) -> None:
+        if round(done * config.total_steps) == after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_mixtures(_three_views(), config, Stream(3, ("fit",)), progress=stop, checkpoint=checkpoint)
-    fit = fit_mixtures(
-        _three_views(), config, Stream(3, ("fit",)), progress=lambda step, _: steps.append(step), checkpoint=checkpoint
-    )
+        ascend_evidence(_three_views(), config, Stream(3, ("fit",)), progress=stop, checkpoint=checkpoint)
+    fit = ascend_evidence(_three_views(), config, Stream(3, ("fit",)), progress=steps.append, checkpoint=checkpoint)
+    steps = [round(done * config.total_steps) for done in steps]
     assert steps == list(range(steps[0], config.total_steps + 1))
     assert steps[0] <= after
     assert steps[0] > 1 or after < config.phase_steps(0).stop
-    for a, b in zip(whole.priors, fit.priors, strict=True):
+    for a, b in _pairs(whole, fit):
         assert all(torch.equal(a.state()[key], b.state()[key]) for key in ("weights", "means", "factors"))
     assert (fit.held_out, fit.phases, fit.starts) == (whole.held_out, whole.phases, whole.starts)
 
@@ -139,7 +133,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Pat
 def test_divergence_is_one_clear_line() -> None:
     config = dataclasses.replace(QUICK, learning_rate=1e160, final_learning_rate=1e160)
     with pytest.raises(MvssError, match="learning_rate"):
-        fit_mixtures(_three_views(), config, Stream(0, ("fit",)))
+        ascend_evidence(_three_views(), config, Stream(0, ("fit",)))
 
 
 @pytest.mark.parametrize("wrong", [{"components": ()}, {"floor": 0.0}, {"starts": 0}, {"held_out": 1.0}])

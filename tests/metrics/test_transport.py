@@ -110,6 +110,7 @@ def test_a_cap_that_is_reached_is_reported() -> None:
     assert result.residual > 1e-3
 
 
+@pytest.mark.slow
 def test_the_papers_form_is_noisy_about_zero_and_sees_a_shift() -> None:
     x, y = cloud(256, 0, 0.3), cloud(256, 1, 0.3)
     assert abs(sinkhorn_divergence_paper(x, y)) < 0.1

@@ -194,27 +194,95 @@ def test_hash_is_stable(preset: Path) -> None:
 
 @dataclass(frozen=True)
 class _Round:
+    kind: Literal["round"] = "round"
     radius: float = 1.0
     steps: int = 2
 
 
 @dataclass(frozen=True)
 class _Square:
+    kind: Literal["square"] = "square"
     side: float = 1.0
-    corners: int = 4
+    steps: int = 4
 
 
 @dataclass(frozen=True)
 class _Shapes:
-    shapes: dict[str, _Round | _Square] = field(default_factory=dict)
+    first: _Round | _Square = field(default_factory=_Round)
+    last: _Round | _Square | None = None
+    named: dict[str, _Round | _Square] = field(default_factory=dict)
+    listed: tuple[_Round | _Square, ...] = ()
 
 
-def test_of_several_groups_of_keys_the_one_that_is_meant_is_built_and_says_what_is_wrong(tmp_path: Path) -> None:
-    preset = tmp_path / "p.yaml"
-    preset.write_text("shapes: {a: {side: 2.0}, b: {radius: 3.0, steps: 1}, c: {}}\n")
-    assert load_config(_Shapes, preset).shapes == {"a": _Square(2.0), "b": _Round(3.0, 1), "c": _Round()}
-    with pytest.raises(MvssError, match=r"'shapes\.a\.side' is 'wide'"):
-        load_config(_Shapes, preset, ["shapes.a.side=wide"])
-    preset.write_text("shapes: {b: {radius: 3.0, stps: 1}}\n")
-    with pytest.raises(MvssError, match=r"unknown key 'shapes\.b\.stps': did you mean 'steps'"):
-        load_config(_Shapes, preset)
+SHAPES = """
+first: {radius: 3.0}
+last: {kind: square, side: 2.0}
+named: {a: {kind: square}, b: {kind: round, steps: 1}}
+listed: [{kind: round}]
+"""
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    path = tmp_path / "shapes.yaml"
+    path.write_text(SHAPES)
+    return path
+
+
+def test_a_kind_names_which_group_of_keys_is_meant(shapes: Path) -> None:
+    found = load_config(_Shapes, shapes)
+    named = {"a": _Square(), "b": _Round(steps=1)}
+    assert found == _Shapes(_Round(radius=3.0), _Square(side=2.0), named, (_Round(),))
+    save_config(found, shapes.with_name("again.yaml"))
+    assert load_config(_Shapes, shapes.with_name("again.yaml")) == found
+
+
+def test_another_kind_replaces_the_whole_group(shapes: Path) -> None:
+    """In a preset over the defaults, and in an override over the preset: what the other kind said is gone."""
+    shapes.write_text("first: {kind: square, side: 2.0}\n")
+    assert load_config(_Shapes, shapes).first == _Square(side=2.0)
+    shapes.write_text(SHAPES)
+    assert load_config(_Shapes, shapes, ["first={kind: square, side: 5}"]).first == _Square(side=5.0)
+    assert load_config(_Shapes, shapes, ["first={kind: square}"]).first == _Square()  # no radius of the preset's is left
+    assert load_config(_Shapes, shapes, ["last={kind: round}"]).last == _Round()
+    assert load_config(_Shapes, shapes, ["named.a={kind: round, radius: 2}"]).named["a"] == _Round(radius=2.0)
+    assert load_config(_Shapes, shapes, ["last=null"]).last is None
+
+
+def test_the_same_kind_is_overlaid_key_by_key(shapes: Path) -> None:
+    assert load_config(_Shapes, shapes, ["first.steps=7"]).first == _Round(radius=3.0, steps=7)
+    assert load_config(_Shapes, shapes, ["first={kind: round, steps: 7}"]).first == _Round(radius=3.0, steps=7)
+    assert load_config(_Shapes, shapes, ["first={steps: 7}"]).first == _Round(radius=3.0, steps=7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("last: {side: 2.0}", ["'last.kind' has no value", "round, square"]),
+        ("named: {a: {}}", ["'named.a.kind' has no value"]),
+        ("listed: [{radius: 1.0}]", ["'listed.0.kind' has no value"]),
+        ("first: {kind: squre}", ["'first.kind' is 'squre'", "did you mean 'square'", "round, square"]),
+        ("first: {kind: 3}", ["'first.kind' is 3", "round, square"]),
+        ("first: {kind: [round]}", ["'first.kind' is ['round']", "round, square"]),
+        ("first: {side: 2.0}", ["unknown key 'first.side'", "radius"]),
+        ("last: {kind: square, side: wide}", ["'last.side' is 'wide'"]),
+        ("named: {b: {kind: round, stps: 1}}", ["unknown key 'named.b.stps'", "did you mean 'steps'"]),
+        ("first: 3", ["'first' is 3"]),
+    ],
+)
+def test_bad_kinds_are_one_line(shapes: Path, text: str, words: list[str]) -> None:
+    shapes.write_text(text)
+    with pytest.raises(MvssError) as caught:
+        load_config(_Shapes, shapes)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_an_override_of_the_kind_alone_starts_from_its_defaults(shapes: Path) -> None:
+    assert load_config(_Shapes, shapes, ["first.kind=square"]).first == _Square()
+    assert load_config(_Shapes, shapes, ["last.kind=round"]).last == _Round()
+    assert load_config(_Shapes, shapes, ["named.a.kind=round", "listed.0.kind=square"]).listed == (_Square(),)
+    assert load_config(_Shapes, shapes, ["first.kind=round"]).first == _Round(radius=3.0)  # as it was
+    assert load_config(_Shapes, shapes, ["first.kind=square", "first.side=2"]).first == _Square(side=2.0)
+    with pytest.raises(MvssError, match=r"'first\.kind' is 'squre': did you mean 'square'"):
+        load_config(_Shapes, shapes, ["first.kind=squre"])

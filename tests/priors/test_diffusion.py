@@ -7,7 +7,7 @@ import torch
 from closed_forms import Linear, random_prior
 from torch import Tensor
 
-from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.networks import TimeMLP
 
 
@@ -21,7 +21,7 @@ SIGMA = torch.tensor([0.01, 0.3, 1.0, 40.0], dtype=torch.float64)
 def test_karras_base_is_the_skip_term() -> None:
     x, s = draw(4, 3), 0.7
     skip = s**2 / (SIGMA**2 + s**2)
-    torch.testing.assert_close(karras_base(3, s).denoise(x, SIGMA), skip[:, None] * x)
+    torch.testing.assert_close(karras_base((3,), s).denoise(x, SIGMA), skip[:, None] * x)
 
 
 def test_one_gaussian_with_karras_scales_is_karras_denoiser() -> None:
@@ -31,22 +31,22 @@ def test_one_gaussian_with_karras_scales_is_karras_denoiser() -> None:
     c_skip, c_in, c_out = s**2 / total**2, 1 / total, SIGMA[:, None] * s / total
     inputs = torch.stack([c_in * x, (x - c_skip * x) / SIGMA[:, None]], dim=1)
     expected = c_skip * x + c_out * network(inputs, SIGMA.log())
-    torch.testing.assert_close(Denoiser(karras_base(3, s), network, (3,), s)(x, SIGMA), expected)
+    torch.testing.assert_close(DiffusionPrior(karras_base((3,), s), network, s).denoise(x, SIGMA), expected)
 
 
 def test_a_new_network_leaves_the_mixture_as_it_is() -> None:
-    prior, x = random_prior(4, 6, 0, rank=2), draw(4, 2, 3)
-    network = TimeMLP(6, hidden=(8,), embedding=4, inputs=12).double()
-    torch.testing.assert_close(
-        Denoiser(prior, network, (2, 3), 0.5)(x, SIGMA), prior.denoise(x.flatten(1), SIGMA).reshape(x.shape)
-    )
+    mixture, x = random_prior(4, 6, 0, rank=2), draw(4, 2, 3)
+    mixture.shape = (2, 3)
+    prior = DiffusionPrior(mixture, TimeMLP(6, hidden=(8,), embedding=4, inputs=12).double(), 0.5)
+    torch.testing.assert_close(prior.denoise(x, SIGMA), mixture.denoise(x.flatten(1), SIGMA).reshape(x.shape))
+    assert prior.shape == (2, 3) and prior.mixture is mixture and not prior.learns_variance
 
 
 def test_loss_is_the_weighted_error_of_the_denoiser() -> None:
     prior, s, x, z = random_prior(3, 2, 1), 0.7, draw(4, 2), draw(4, 2, seed=1)
-    denoiser = Denoiser(prior, Linear(2, 0.3), (2,), s)
+    denoiser = DiffusionPrior(prior, Linear(2, 0.3), s)
     c_out = (SIGMA * s / (SIGMA**2 + s**2).sqrt())[:, None]
-    each = ((denoiser(x + SIGMA[:, None] * z, SIGMA) - x) / c_out).square().mean(1)
+    each = ((denoiser.denoise(x + SIGMA[:, None] * z, SIGMA) - x) / c_out).square().mean(1)
     torch.testing.assert_close(denoiser.loss(x, SIGMA, z), each.mean())
     weights = torch.tensor([0.0, 2.0, 2.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(denoiser.loss(x, SIGMA, z, weights), each[1:3].mean())
@@ -57,7 +57,7 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
     """For F linear in its parameters both regressions are least squares: θ* = ω θ_new − (ω − 1) θ_old."""
     prior, x, z = random_prior(2, 2, 1), draw(400, 2), draw(400, 2, seed=1)
     sigma = 0.1 + torch.rand(400, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    denoiser = Denoiser(prior, Linear(2, 0.3), (2,), 0.7)
+    denoiser = DiffusionPrior(prior, Linear(2, 0.3), 0.7)
     parameters = list(denoiser.network.parameters())
 
     def optimum() -> Tensor:
@@ -82,7 +82,7 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
 
 
 class _Loss(torch.nn.Module):
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: DiffusionPrior) -> None:
         super().__init__()
         self.denoiser = denoiser
 
@@ -91,7 +91,7 @@ class _Loss(torch.nn.Module):
 
 
 def test_relaxation_remembers_the_network_without_training_it() -> None:
-    denoiser = Denoiser(random_prior(2, 2, 1), Linear(2, 0.3), (2,), 0.7)
+    denoiser = DiffusionPrior(random_prior(2, 2, 1), Linear(2, 0.3), 0.7)
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
     denoiser.relax(1.5)
     assert [p for p in denoiser.parameters() if p.requires_grad] == trainable

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.priors.gaussian_mixture import GaussianMixture, Hierarchy
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.hierarchy import Hierarchy
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 
 def _mixture(components: int = 4, dimension: int = 3, rank: int = 3, seed: int = 0) -> GaussianMixture:
@@ -49,10 +51,75 @@ def test_denoiser_obeys_tweedie(rank: int) -> None:
 
 def test_draws_have_the_mixtures_moments() -> None:
     mixture = _mixture(rank=2)
-    x = mixture.sample(40_000, torch.Generator().manual_seed(2))
+    x = mixture.sample(40_000, Stream(2))
     mean, covariance = _moments(mixture)
     torch.testing.assert_close(x.mean(0), mean, atol=0.03, rtol=0)
     torch.testing.assert_close(torch.cov(x.mT), covariance, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("components", "rank"), [(1, 3), (3, 3), (3, 1), (1, 1)])
+def test_draws_given_a_noised_source_have_the_moments_of_its_posterior(components: int, rank: int) -> None:
+    """One z many times over: x | z is again a mixture, by Gaussian conditioning one component at a time."""
+    mixture, count = _mixture(components, rank=rank), 40_000
+    z, rho = torch.tensor([0.4, -0.3, 0.2], dtype=torch.float64), 0.35
+    eye = torch.eye(3, dtype=torch.float64)
+    logs, means, covariances = [], [], []
+    for weight, mean, covariance in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
+        total = covariance + rho**2 * eye
+        logs.append(weight.log() + torch.distributions.MultivariateNormal(mean, total).log_prob(z))
+        gain = torch.linalg.solve(total, covariance).mT
+        means.append(mean + gain @ (z - mean))
+        covariances.append(covariance - gain @ covariance)
+    share, centres, within = torch.stack(logs).softmax(0), torch.stack(means), torch.stack(covariances)
+    mean = share @ centres
+    spread = centres - mean
+    expected = torch.einsum("k,kij->ij", share, within) + (share * spread.mT) @ spread
+    x = mixture.draw_given(z.expand(count, 3), rho, Stream(3), torch.arange(count))
+    offset = x - mean
+    assert bool((offset.mean(0).abs() < 5 * (expected.diagonal() / count).sqrt()).all())
+    found = offset.mT @ offset / count
+    error = ((offset.square().mT @ offset.square() / count - found.square()) / count).sqrt()
+    assert float(((found - expected).abs() / error).max()) < 5
+    law = torch.distributions.MultivariateNormal(centres, 0.5 * (within + within.mT))
+    assigned = torch.softmax(law.log_prob(x[:, None]) + share.log(), 1).mean(0)
+    torch.testing.assert_close(assigned, share, atol=0.015, rtol=0)
+    some = torch.tensor([301, 7, 0])  # keyed by their numbers
+    torch.testing.assert_close(mixture.draw_given(z.expand(3, 3), rho, Stream(3), some), x[some])
+    estimate, variance = mixture.estimate(z[None], torch.tensor([rho], dtype=torch.float64))
+    torch.testing.assert_close(estimate[0], mean)
+    torch.testing.assert_close(variance[0], expected.diagonal())
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_estimate_is_the_denoiser_and_its_slope(rank: int) -> None:
+    """Var[x | x_t] = σ² ∂d/∂x_t (Tweedie), at levels of their own, in the shape of the source."""
+    mixture = _mixture(rank=rank)
+    mixture.shape = (1, 3)
+    x = torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sigma = torch.linspace(0.05, 2.0, 6, dtype=torch.float64)
+    mean, variance = mixture.estimate(x, sigma)
+    torch.testing.assert_close(mean, mixture.denoise(x, sigma))
+    leaf = x.clone().requires_grad_()
+    value = mixture.denoise(leaf, sigma).flatten(1)
+    slopes = [torch.autograd.grad(value[:, i].sum(), leaf, retain_graph=True)[0].flatten(1)[:, i] for i in range(3)]
+    torch.testing.assert_close(variance.reshape(6, 3), sigma[:, None] ** 2 * torch.stack(slopes, dim=1))
+    assert mean.shape == variance.shape == x.shape
+    assert not bool(mixture.correction(x, mean, sigma).any()) and mixture.mixture is mixture
+    assert mixture.network is None and not mixture.learns_variance
+
+
+@pytest.mark.parametrize("factor", [-3.0, 0.25])
+def test_a_scaled_mixture_is_the_law_of_the_scaled_source(factor: float) -> None:
+    mixture = _mixture(rank=2)
+    mixture.shape = (3, 1)
+    scaled = mixture.scaled(factor)
+    x = torch.randn(5, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(scaled.log_prob(factor * x) + 3 * torch.tensor(abs(factor)).log(), mixture.log_prob(x))
+    assert scaled.shape == (3, 1) and scaled.floor == abs(factor) * mixture.floor
+    assert scaled.spread == pytest.approx(abs(factor) * mixture.spread)
+    _, covariance = _moments(mixture)
+    assert mixture.spread == pytest.approx(float(covariance.diagonal().mean().sqrt()))
+    assert mixture.sample(4, Stream(0)).shape == (4, 3, 1)
 
 
 def test_cutting_keeps_mass_mean_and_covariance() -> None:
@@ -94,7 +161,7 @@ def test_a_stratified_sample_gives_every_component_its_share() -> None:
     weights = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     means = 10.0 * torch.arange(4, dtype=torch.float64)[:, None]
     mixture = GaussianMixture(weights, means, torch.full((4, 1, 1), 0.1, dtype=torch.float64), 0.1)
-    x = mixture.sample(1001, torch.Generator().manual_seed(0), stratified=True)
+    x = mixture.sample(1001, Stream(0), stratified=True)
     counts = torch.bincount((x[:, 0] / 10).round().long(), minlength=4)
     assert bool(((counts - 1001 * weights).abs() <= 1).all())
     # in random order: a part of the draws is a sample of its own

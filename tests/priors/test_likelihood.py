@@ -8,12 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.likelihood import expected_log_prob, log_evidence, log_prob
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import Dense
-from mvss.problem.views import View
+from mvss.priors.likelihood import expected_log_prob, flow_log_prob
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -43,10 +40,12 @@ class Exact(torch.nn.Module):
         return wanted / (sigma * self.sigma_data / total)[:, None]
 
 
-def candidates(prior: GaussianMixture, count: int = 24) -> Tensor:
+def candidates(prior: GaussianMixture, count: int = 12) -> Tensor:
     """On the source and off it."""
     rng = torch.Generator().manual_seed(2)
-    near = prior.sample(count // 2, rng) + 0.05 * torch.randn(count // 2, D, generator=rng, dtype=torch.float64)
+    near = prior.sample(count // 2, Stream(2, ("near",))) + 0.05 * torch.randn(
+        count // 2, D, generator=rng, dtype=torch.float64
+    )
     return torch.cat([near, near + 0.5 * torch.randn(count // 2, D, generator=rng, dtype=torch.float64)])
 
 
@@ -54,15 +53,17 @@ def candidates(prior: GaussianMixture, count: int = 24) -> Tensor:
 def test_the_density_of_a_mixture_is_its_closed_form(components: int) -> None:
     prior = mixture(components)
     x = candidates(prior)
-    found = log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0)
+    found = flow_log_prob(prior, x, 0.05, 2.0, tolerance=1e-5)
     assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
     assert float(found.standard_error.max()) == 0.0
-    torch.testing.assert_close(found.bits_per_dimension, -found.value / D / math.log(2))
 
 
-def test_the_density_of_a_gaussian_is_its_closed_form() -> None:
+def test_the_density_of_a_gaussian_is_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     x = candidates(mixture())
-    found = log_prob(Denoiser(karras_base(D, 0.7), None, (D,), 0.7), x, 0.05, 2.0, chunk=7)
+    whole = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
+    monkeypatch.setattr("mvss.priors.likelihood.CHUNK", 7)
+    found = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
+    torch.testing.assert_close(found.value, whole.value, rtol=0, atol=1e-4)
     exact = torch.distributions.Normal(0.0, math.hypot(0.7, 0.05)).log_prob(x).sum(1)
     assert float((found.value - exact).abs().max()) < 0.01 * D
 
@@ -74,19 +75,20 @@ def test_what_a_network_adds_is_in_the_density() -> None:
     spread = prior.means - mean
     total = torch.einsum("k,kij->ij", prior.weights, prior.covariances) + (prior.weights * spread.mT) @ spread
     base = GaussianMixture(torch.ones(1), mean[None], torch.linalg.cholesky(total)[None], 1e-3)
-    x = candidates(prior, 8)
-    found = log_prob(Denoiser(base, Exact(prior, base, 1.6), (D,), 1.6), x, 0.05, 50.0)
+    x = candidates(prior, 4)
+    found = flow_log_prob(DiffusionPrior(base, Exact(prior, base, 1.6), 1.6), x, 0.05, 50.0, tolerance=1e-5)
     assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
-    alone = log_prob(Denoiser(base, None, (D,), 1.6), x, 0.05, 50.0)
+    alone = flow_log_prob(base, x, 0.05, 50.0, tolerance=1e-5)
     assert float((alone.value - found.value).abs().mean()) > 1
 
 
 def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
     prior = mixture()
-    x = candidates(prior, 48)
-    found = log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
-    z = (found.value - prior.log_prob(x, 0.05)) / found.standard_error
-    assert 0.6 < float(z.square().mean().sqrt()) < 1.6
+    x = candidates(prior, 32)
+    found = flow_log_prob(prior, x, 0.05, 2.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
+    z = ((found.value - prior.log_prob(x, 0.05)) / found.standard_error).abs()
+    # quantiles, since eight probes that agree by chance say too little of their error
+    assert 0.45 < float(z.median()) < 1.1 and float(z.quantile(0.9)) < 3
     assert float(found.standard_error.mean()) > 0.01
 
 
@@ -104,18 +106,7 @@ def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
 def test_wrong_input_is_refused(change: dict[str, object], match: str) -> None:
     arguments = {"x": torch.zeros(3, D), "sigma_min": 0.1, "sigma_max": 2.0, **change}
     with pytest.raises(MvssError, match=match):
-        log_prob(Denoiser(mixture(), None, (D,), 1.0), **arguments)  # type: ignore[arg-type]
-
-
-def test_the_evidence_of_one_gaussian_is_its_closed_form() -> None:
-    prior = mixture(1)
-    rng = torch.Generator().manual_seed(0)
-    a = torch.randn(6, 2, D, generator=rng, dtype=torch.float64)
-    y = torch.randn(6, 2, generator=rng, dtype=torch.float64)
-    view = View(y, (Dense(a), Dense(2 * a)), Isotropic(0.1))
-    covariance = 5 * a @ prior.covariances[0] @ a.mT + 0.01 * torch.eye(2, dtype=torch.float64)
-    exact = torch.distributions.MultivariateNormal(3 * a @ prior.means[0], covariance).log_prob(y)
-    torch.testing.assert_close(log_evidence([prior, prior], view), exact)
+        flow_log_prob(mixture(), **arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("truth", [0.7, 0.4])  # the law of the denoiser, and another one
@@ -123,19 +114,20 @@ def test_the_expected_density_is_its_closed_form(truth: float) -> None:
     """E log N(x + σz; 0, s² + σ²) for x ~ N(0, t²): −½ log 2π(s² + σ²) − ½ (t² + σ²)/(s² + σ²) a dimension."""
     s, sigma = 0.7, 0.05
     x = truth * torch.randn(8000, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = expected_log_prob(Denoiser(karras_base(D, s), None, (D,), s), x, sigma, 2.0, Stream(0, ("density",)))
+    found = expected_log_prob(karras_base((D,), s), x, sigma, 2.0, Stream(0, ("density",)))
     total = s**2 + sigma**2
     exact = -0.5 * D * (math.log(2 * math.pi * total) + (truth**2 + sigma**2) / total)
     error = float(found.std()) / math.sqrt(len(x))
     assert error < 0.04 and abs(float(found.mean()) - exact) < 4 * error
 
 
-def test_the_expected_density_of_a_mixture_is_that_of_its_blurred_draws() -> None:
+def test_the_expected_density_of_a_mixture_is_that_of_its_blurred_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     prior, rng = mixture(), torch.Generator().manual_seed(4)
-    x = prior.sample(4000, rng)
+    monkeypatch.setattr("mvss.priors.likelihood.AT_ONCE", 999)
+    x = prior.sample(4000, Stream(4))
     blurred = prior.log_prob(x + 0.05 * torch.randn(x.shape, generator=rng, dtype=torch.float64), 0.05)
-    found = expected_log_prob(Denoiser(prior, None, (D,), 1.0), x, 0.05, 2.0, Stream(0, ("density",)), chunk=999)
+    found = expected_log_prob(prior, x, 0.05, 2.0, Stream(0, ("density",)))
     error = math.hypot(float(found.std()), float(blurred.std())) / math.sqrt(len(x))
     assert error < 0.06 and abs(float(found.mean() - blurred.mean())) < 4 * error
-    worse = expected_log_prob(Denoiser(karras_base(D, 1.5), None, (D,), 1.5), x, 0.05, 2.0, Stream(0, ("density",)))
+    worse = expected_log_prob(karras_base((D,), 1.5), x, 0.05, 2.0, Stream(0, ("density",)))
     assert float((found - worse).mean()) > 1.0

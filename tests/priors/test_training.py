@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from processes import launch
 from torch import Tensor, nn
 
+from mvss.presets.training import TrainingConfig
 from mvss.priors.networks import TimeMLP
-from mvss.priors.training import TrainingConfig, denoising_loss, fit_denoiser, learning_rate
+from mvss.priors.training import denoising_loss, fit_denoiser, learning_rate, noise_levels
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -148,7 +149,7 @@ def test_held_out_loss_is_the_same_whatever_the_batch() -> None:
 
 def test_noise_levels_follow_the_beta_law() -> None:
     config = TrainingConfig(sigma_min=1e-2, sigma_max=1e2)
-    t = (config.noise_levels() / 1e-2).log() / math.log(1e4)
+    t = (noise_levels(config) / 1e-2).log() / math.log(1e4)
     assert t.min() > 0 and t.max() < 1
     assert t.mean().item() == pytest.approx(1 / 2, abs=1e-4)
     assert t.var().item() == pytest.approx(1 / 28, rel=1e-3)  # a b / ((a + b)² (a + b + 1))
@@ -211,6 +212,7 @@ def two_laps(accelerator: Accelerator) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
+@pytest.mark.slow  # of which nearly all is starting them
 def test_two_processes_give_the_weights_of_one(accelerator: Accelerator, tmp_path: Path) -> None:
     launch(__file__, tmp_path / "weights.pt")
     processes, weights = torch.load(tmp_path / "weights.pt")

@@ -8,8 +8,8 @@ import torch
 from scipy.signal import convolve2d
 from torch import Tensor
 
-from mvss.problem.convolution import Convolve
-from mvss.problem.operators import BlockAverage, Composition, Dense, Identity, LinearOperator, Mask, Scale, Zero
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
 from mvss.runtime.errors import MvssError
 
 COUNT = 4
@@ -22,14 +22,14 @@ OPERATORS: dict[str, LinearOperator] = {
     "a matrix each": Dense(EACH),
     "identity": Identity((2, 3)),
     "coarser pixels": BlockAverage((2, 4, 6), 2),
-    "zero": Zero((2, 2), (3,)),
+    "zero": Scale(0.0, (3,)),
     "scale": Scale(-0.3, (2, 3)),
     "weighted": Scale(0.4, (2,)) @ Dense(EACH),
     "product": Dense(EACH) @ Dense(torch.randn(3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)),
     "product with one each inside": Dense(ALL.mT) @ Dense(EACH),
     "three": Scale(2.0, (2,)) @ (Dense(EACH) @ Identity((3,))),
     "weighted image": Scale(2.0, (2, 3)) @ Identity((2, 3)),
-    "through zero": Dense(EACH) @ Zero((4, 1), (3,)),
+    "through zero": Dense(EACH) @ Scale(0.0, (3,)),
     "a mask each": Mask(MASKS),
     "a mask for all": Mask(MASKS[:1]),
     "masked blocks": Mask(MASKS) @ (Scale(2.0, (1, 4, 6)) @ BlockAverage((1, 8, 12), 2)),
@@ -100,6 +100,7 @@ def test_single_precision_stays_single() -> None:
         (lambda: Convolve((1, 8, 4), torch.ones(3, 5), "valid"), "larger than"),
         (lambda: Convolve((8, 8), torch.ones(3, 3), "valid"), "C, H, W"),
         (lambda: Convolve((1, 8, 8), torch.ones(3, 3), "full"), "valid or same"),
+        (lambda: BlockAverage((1, 4, 6), 4), "factor 4 must divide"),
         (lambda: Composition(Dense(EACH), Dense(torch.ones(3, 3, 5))), "4 observations with those of 3"),
     ],
 )
@@ -107,6 +108,29 @@ def test_bad_operators_are_refused_in_one_line(make, words: str) -> None:  # noq
     with pytest.raises(MvssError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_scaled_operator_and_a_product_are_those_of_its_matrix(name: str) -> None:
+    operator = OPERATORS[name]
+    torch.testing.assert_close(operator.scaled(-0.5).dense(), -0.5 * operator.dense())
+    assert operator.scaled(1.0).count == operator.scaled(2.0).count == operator.count
+    assert operator.scaled(2.0).is_diagonal in (operator.is_diagonal, False)
+    columns = torch.randn(1, operator.dense().shape[2], 3, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    torch.testing.assert_close(operator.times(columns), operator.dense() @ columns)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_tight_and_diagonal_operators_are_what_they_say(name: str) -> None:
+    operator = OPERATORS[name]
+    matrix = operator.dense()
+    if operator.is_tight:
+        gram = matrix @ matrix.mT
+        torch.testing.assert_close(gram, gram[:, :1, :1] * torch.eye(gram.shape[1], dtype=torch.float64))
+    if operator.is_diagonal:
+        torch.testing.assert_close(matrix, torch.diag_embed(matrix.diagonal(dim1=1, dim2=2)))
+    assert operator.is_tight or name not in ("identity", "coarser pixels", "scale", "weighted image")
+    assert operator.is_diagonal or name not in ("identity", "scale", "a mask each", "a mask for all")
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -9,18 +9,21 @@ import torch
 from closed_forms import random_prior
 from torch import Tensor
 
-from mvss.estimation.mixture_em import SharedMixtureConfig, _lap, factor_analysis, fit_shared_mixtures
-from mvss.posteriors.jacobian_products import MatrixFreePosterior
-from mvss.posteriors.pipeline import PosteriorConfig, SourceSeparationPipeline
-from mvss.posteriors.samplers import SamplerConfig
-from mvss.posteriors.shared_gaussians import Components, Given, SharedGaussians, SharedView, is_shared
-from mvss.posteriors.shared_moments import SharedPosterior
-from mvss.posteriors.solvers import CGConfig
-from mvss.priors.diffusion import Denoiser
-from mvss.problem.convolution import Convolve
+from mvss.estimation.mixture_em import _lap, expectation_maximisation, factor_analysis
+from mvss.posteriors.gibbs import GibbsPosterior
+from mvss.posteriors.iterative_moments import JacobianMoments
+from mvss.posteriors.moment_matching import MomentMatching
+from mvss.posteriors.posterior import Posterior
+from mvss.posteriors.shared_gaussians import SharedGaussians, SharedGiven
+from mvss.posteriors.shared_moments import SharedMoments
+from mvss.presets.estimation import MixtureEMConfig
+from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
+from mvss.priors.local_law import Components
+from mvss.problem.image_operators import Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Stationary
-from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale
+from mvss.problem.shared_view import SharedView, is_shared
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -38,26 +41,29 @@ def uniform(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=RNG, dtype=torch.float64)
 
 
-BASE: tuple[LinearOperator, ...] = (Identity(SHAPE), Scale(0.7, SHAPE) @ Convolve((1, 6, 6), normal(3, 3), "valid"))
+BASE: dict[str, LinearOperator] = {
+    "plain": Identity(SHAPE),
+    "blurred": Scale(0.7, SHAPE) @ Convolve((1, 6, 6), normal(3, 3), "valid"),
+}
 MASK = uniform(N, *SHAPE) > 0.12
 MASK[0], MASK[:, 0, 1, 2] = True, False  # one observation has all pixels but that which none has
 SIGMA = (0.2 + 0.3 * uniform(1, *SHAPE)).repeat(N, 1, 1, 1)
 ODD = uniform(N, *SHAPE) < 0.08
 ODD[0] = False
 SIGMA = SIGMA * torch.where(ODD, torch.where(uniform(N, *SHAPE) < 0.5, 3.0, 0.4), 1.0)
-VIEW = View(3 * normal(N, *SHAPE), tuple(Mask(MASK) @ a for a in BASE), Diagonal(SIGMA), "masked")
+VIEW = View(3 * normal(N, *SHAPE), {s: Mask(MASK) @ a for s, a in BASE.items()}, Diagonal(SIGMA), "masked")
 LAGS = torch.tensor([[0.02, 0.05, 0.01], [0.06, 0.2, 0.06], [0.01, 0.05, 0.02]], dtype=torch.float64)
 CORRELATED = View(VIEW.y, VIEW.operators, Stationary(LAGS), "correlated")
 
 
-def given(view: SharedView) -> Given:
+def given(view: SharedView) -> SharedGiven:
     return SharedGaussians(view, SOURCES).given(view.y, SOURCES, view.woodbury)
 
 
 def one_by_one(view: View, row: int) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """log p(y, k) of the measured pixels, and means, covariances, S⁻¹ (y − mean) and Aᵀ of every combination."""
     seen = MASK[row].flatten() & MASK.any(0).flatten()
-    a = torch.cat([o.dense()[row][seen] for o in view.operators], dim=1)
+    a = torch.cat([o.dense()[row][seen] for o in view.operators.values()], dim=1)
     noise = view.noise.matrix(view.y) if isinstance(view.noise, Stationary) else torch.diag(SIGMA[row].flatten() ** 2)
     y, noise = view.y[row].flatten()[seen], noise[seen][:, seen]
     logs, means, covariances, solved, inverses = [], [], [], [], []
@@ -95,15 +101,15 @@ def test_noise_that_is_the_same_for_all_and_one_observation_alone() -> None:
         torch.testing.assert_close(alone, whole[rows])
     filled = View(torch.where(MASK, VIEW.y, 1e4), VIEW.operators, VIEW.noise)
     torch.testing.assert_close(given(SharedView.of(filled)).log_evidence(), whole, rtol=0, atol=0)
-    same = View(VIEW.y, (VIEW.operators[0], Scale(1.0, SHAPE) @ (Scale(0.7, SHAPE) @ VIEW.operators[1])), Isotropic(0.3))
-    view = SharedView.of(same)
+    twice = Scale(1.0, SHAPE) @ (Scale(0.7, SHAPE) @ VIEW.operators["blurred"])
+    view = SharedView.of(View(VIEW.y, {"plain": VIEW.operators["plain"], "blurred": twice}, 0.3))
     assert view.woodbury is not None and bool((view.woodbury.inverse == 0).all()) and len(view.woodbury.pixel) == N
 
 
-def test_an_observation_without_exceptional_pixels_is_as_before() -> None:
+def test_an_observation_without_odd_pixels_is_as_before() -> None:
     rows = torch.tensor([0])
     masked, clear = SharedView.of(VIEW), SharedView.of(VIEW.select(rows))
-    assert clear.own is None and masked.own is not None and not bool(masked.own.here[0].any())
+    assert clear.woodbury is None and masked.woodbury is not None and not bool(masked.woodbury.here[0].any())
     a, b = given(masked), given(clear)
     torch.testing.assert_close(a.log_joint[:1], b.log_joint, rtol=1e-13, atol=1e-13)
     for x, y in zip(a.mean(), b.mean(), strict=True):
@@ -129,13 +135,12 @@ def test_draws_have_the_moments_of_the_posterior(view: View, row: int) -> None:
 
 def test_a_lap_is_that_of_every_observation_by_itself() -> None:
     """The means of source 1 by the direct solution, the covariances of both by EM."""
-    data = MultiViewData((VIEW,), (SHAPE, (1, 6, 6)))
-    config = SharedMixtureConfig((3, 2), (0, 0), floor=0.1)
-    found, evidence = _lap(data, [SharedView.of(VIEW)], [0], dict(enumerate(PRIORS)), [0, 1], 0, config)
+    used, priors = [(VIEW.sources, SharedView.of(VIEW))], dict(zip(VIEW.sources, PRIORS, strict=True))
+    found, evidence = _lap(used, priors, dict.fromkeys(priors, 0), "plain", 0.1)
     rows = [one_by_one(VIEW, row) for row in range(N)]
     torch.testing.assert_close(evidence, float(torch.stack([r[0] for r in rows]).logsumexp(1).mean()))
     combinations = list(itertools.product(range(3), range(2)))
-    for beta, part in enumerate((slice(0, 16), slice(16, 52))):
+    for beta, (source, part) in enumerate((("plain", slice(0, 16)), ("blurred", slice(16, 52)))):
         for k in range(len(PRIORS[beta])):
             if float(sum(r[0].softmax(0)[c] for r in rows for c, n in enumerate(combinations) if n[beta] == k)) < 1:
                 continue
@@ -151,11 +156,11 @@ def test_a_lap_is_that_of_every_observation_by_itself() -> None:
             expected = factor_analysis(
                 torch.ones(1), centre[None], (second / count - torch.outer(centre, centre))[None], 0, 0.1
             )
-            torch.testing.assert_close(found[beta].covariances[k], expected.covariances[0])
+            torch.testing.assert_close(found[source].covariances[k], expected.covariances[0])
             mean = centre if beta else PRIORS[0].means[k] + torch.linalg.pinv(precision, rtol=1e-10, hermitian=True) @ force
-            torch.testing.assert_close(found[beta].means[k], mean)
-    thin = SharedMixtureConfig((3, 2), (5, 4), floor=0.1)  # variances of single numbers, some of which a component never sees
-    for prior in _lap(data, [SharedView.of(VIEW)], [0], dict(enumerate(PRIORS)), [0, 1], 0, thin)[0].values():
+            torch.testing.assert_close(found[source].means[k], mean)
+    thin = {"plain": 5, "blurred": 4}  # variances of single numbers, some of which a component never sees
+    for prior in _lap(used, priors, thin, "plain", 0.1)[0].values():
         assert float(prior.covariances.abs().max()) < 100
 
 
@@ -169,55 +174,54 @@ def test_the_evidence_rises_in_every_lap_and_the_truth_is_found() -> None:
         mask = uniform(n, d) > 0.1
         sigma = torch.where(uniform(n, d) < 0.05, 1.0, 0.1)
         y = torch.where(mask, x + sigma * normal(n, d), 50.0)
-        second: LinearOperator = Mask(mask) @ identity if number else Zero((d,), (d,))
-        views.append(View(y, (Mask(mask) @ identity, second), Diagonal(sigma), name))
-    data = MultiViewData(tuple(views), ((d,), (d,)))
-    fit = fit_shared_mixtures(data, SharedMixtureConfig((1, 2), (0, 0), 20, 0.05), ((0,), (1,)), Stream(0, ("masked",)))
+        shown = ("background", "target")[: number + 1]
+        views.append(View(y, dict.fromkeys(shown, Mask(mask) @ identity), Diagonal(sigma), name))
+    config = MixtureEMConfig(components=(1, 2), ranks=(0, 0), laps=20, floor=0.05)
+    fit = expectation_maximisation(Views(views), config, (("background",), ("target",)), Stream(0, ("masked",)))
     for stage in (fit.evidence[:20], fit.evidence[20:]):
         assert float(torch.tensor(stage).diff().min()) > -1e-9 and stage[-1] > stage[0]
-    torch.testing.assert_close(fit.priors[0].covariances[0], factor @ factor.T, atol=0.15, rtol=0.15)
-    torch.testing.assert_close(fit.priors[1].means[:, 0].abs(), torch.full((2,), 3.0, dtype=torch.float64), atol=0.3, rtol=0)
+    torch.testing.assert_close(fit.priors["background"].covariances[0], factor @ factor.T, atol=0.15, rtol=0.15)
+    centres = fit.priors["target"].means[:, 0].abs()
+    torch.testing.assert_close(centres, torch.full((2,), 3.0, dtype=torch.float64), atol=0.3, rtol=0)
 
 
-def test_exceptional_pixels_go_with_their_rows() -> None:
-    """In parts of a posterior, in chunks of the pipeline, and in Gibbs; and factorisations are kept from call to call."""
-    denoisers = [Denoiser(p, None, s, 1.0) for p, s in zip(PRIORS, (SHAPE, (1, 6, 6)), strict=True)]
-    posterior, level = SharedPosterior(denoisers, SharedView.of(VIEW)), torch.full((N,), 0.5, dtype=torch.float64)
+def test_odd_pixels_go_with_their_rows() -> None:
+    """In parts of moments, in chunks of posteriors, and in Gibbs; and factorisations are kept from call to call."""
+    moments, level = SharedMoments(PRIORS, SharedView.of(VIEW), {}), torch.full((N,), 0.5, dtype=torch.float64)
     x_t = [normal(N, *SHAPE), normal(N, 1, 6, 6)]
-    whole = posterior(x_t, level)
-    part = posterior.select(slice(4, 9))([x[4:9] for x in x_t], level[4:9])
+    whole = moments(x_t, level)
+    part = moments.select(slice(4, 9))([x[4:9] for x in x_t], level[4:9])
     for x, y in zip(whole, part, strict=True):
         torch.testing.assert_close(x[4:9], y)
-    large = [Denoiser(random_prior(2, 100, s, rank=3), None, (1, 10, 10), 1.0) for s in (1, 2)]
-    mask, stream = uniform(N, 1, 10, 10) > 0.05, Stream(0, ("pipe",))
-    sigma = torch.where(uniform(N, 1, 10, 10) < 0.02, 0.9, 0.3)
-    view = View(normal(N, 1, 10, 10), (Mask(mask) @ Identity((1, 10, 10)),) * 2, Diagonal(sigma))
-    for rounds in (0, 2):
-        config = PosteriorConfig(SamplerConfig("ancestral", 2, sigma_start=3.0), "cold", gibbs_rounds=rounds)
-        draws = []
-        for chunk in (5, 1000):
-            pipeline = SourceSeparationPipeline(large, PosteriorConfig(**{**vars(config), "chunk": chunk}))
-            draws.append(torch.stack(pipeline.posterior_sample(view, stream).draws))
-        torch.testing.assert_close(*draws)
-    pipeline.posterior_sample(View(2 * view.y, view.operators, view.noise), stream)
-    before = pipeline._kept["view", (0, 1)][1]
-    pipeline.posterior_sample(view, stream)
-    assert pipeline._kept["view", (0, 1)][1] is before
+    shape = (1, 10, 10)
+    large = {s: random_prior(2, 100, seed, rank=3) for seed, s in enumerate(("a", "b"), 1)}
+    mask, stream = uniform(N, *shape) > 0.05, Stream(0, ("pipe",))
+    sigma = torch.where(uniform(N, *shape) < 0.02, 0.9, 0.3)
+    view = View(normal(N, *shape), dict.fromkeys(large, Mask(mask) @ Identity(shape)), Diagonal(sigma))
+    sampler, draws = SamplerConfig("ancestral", 2, sigma_start=3.0), []
+    for chunk in (5, 1000):
+        matched = MomentMatching(MomentMatchingConfig(sampler=sampler, start="cold", chunk=chunk))
+        swept = GibbsPosterior(GibbsConfig(rounds=2, sampler=sampler, chunk=chunk))
+        draws.append([torch.stack(list(p.draw(view, large, stream).draws.values())) for p in (matched, swept)])
+    torch.testing.assert_close(draws[0], draws[1])
+    matched.draw(View(2 * view.y, view.operators, view.noise), large, stream)
+    before = matched.factors._kept["view", ("a", "b")][-1]
+    matched.draw(view, large, stream)
+    assert matched.factors._kept["view", ("a", "b")][-1] is before and len(before) == 2
 
 
 @pytest.mark.parametrize("view", [VIEW, CORRELATED])
 def test_conjugate_gradients_see_the_measured_pixels_alone(view: View) -> None:
     """One Gaussian a source: one iteration, since the preconditioner corrects for the same pixels; and many without it."""
     priors = [random_prior(1, d, seed, rank=4) for d, seed in ((16, 1), (36, 2))]
-    denoisers = [Denoiser(p, None, s, 1.0) for p, s in zip(priors, (SHAPE, (1, 6, 6)), strict=True)]
     x_t, level = [normal(N, *SHAPE), normal(N, 1, 6, 6)], torch.full((N,), 0.5, dtype=torch.float64)
-    expected = SharedPosterior(denoisers, SharedView.of(view))(x_t, level)
+    expected = SharedMoments(priors, SharedView.of(view), {})(x_t, level)
     filled = View(torch.where(MASK, view.y, 100.0), view.operators, view.noise)
-    quick = MatrixFreePosterior(denoisers, filled, CGConfig(1, 1e-9))
+    quick = JacobianMoments(priors, filled, CGConfig(1, 1e-9))
     torch.testing.assert_close(quick(x_t, level), expected, rtol=1e-6, atol=1e-7)
     part = quick.select(slice(3, 8))([x[3:8] for x in x_t], level[3:8])
     torch.testing.assert_close(part, tuple(x[3:8] for x in expected), rtol=1e-6, atol=1e-7)
-    slow = MatrixFreePosterior(denoisers, filled, CGConfig(200, 1e-12))
+    slow = JacobianMoments(priors, filled, CGConfig(200, 1e-12))
     slow._inverse = None
     torch.testing.assert_close(slow(x_t, level), expected, rtol=1e-6, atol=1e-7)
 
@@ -229,11 +233,11 @@ def refused() -> list[tuple[View, str]]:
     one[0] = True
     noise = Isotropic(0.1)
     return [
-        (View(y, (Mask(half) @ dense,), noise), "50% of the pixels"),
-        (View(y, (Mask(half) @ dense, Mask(one) @ dense), noise), "operators of their own"),
-        (View(y, (Mask(half) @ dense, dense), noise), "operators of their own"),
-        (View(y, (Mask(half) @ Dense(normal(6, 4, 3)),), noise), "operators of their own"),
-        (View(y, (dense,), Diagonal(0.1 + uniform(6, 4))), "noise of their own"),
+        (View(y, {"a": Mask(half) @ dense}, noise), "50% of the pixels"),
+        (View(y, {"a": Mask(half) @ dense, "b": Mask(one) @ dense}, noise), "operators of their own"),
+        (View(y, {"a": Mask(half) @ dense, "b": dense}, noise), "operators of their own"),
+        (View(y, {"a": Mask(half) @ Dense(normal(6, 4, 3))}, noise), "operators of their own"),
+        (View(y, {"a": dense}, Diagonal(0.1 + uniform(6, 4))), "noise of their own"),
     ]
 
 
@@ -247,14 +251,34 @@ def test_views_that_differ_too_much_are_told(number: int) -> None:
 
 
 def test_one_mask_for_all_costs_nothing() -> None:
-    """Half of the pixels, as of a round field: no exceptional ones, and the evidence is that of the rest."""
+    """Half of the pixels, as of a round field: no odd ones, and the evidence is that of the rest."""
     keep = torch.arange(M) % 2 == 0
-    view = View(VIEW.y, (Mask(keep.reshape(1, *SHAPE)) @ BASE[0],), Isotropic(0.3))
+    view = View(VIEW.y, {"a": Mask(keep.reshape(1, *SHAPE)) @ BASE["plain"]}, Isotropic(0.3))
     rows = SharedView.of(view)
     assert rows.woodbury is None
     sources = SOURCES[:1]
     found = SharedGaussians(rows, sources).given(rows.y, sources)
-    rest = View(view.y.flatten(1)[:, keep], (Dense(torch.eye(M, dtype=torch.float64)[keep]),), Isotropic(0.3))
+    rest = View(view.y.flatten(1)[:, keep], {"a": Dense(torch.eye(M, dtype=torch.float64)[keep])}, Isotropic(0.3))
     expected = SharedGaussians(SharedView.of(rest), sources).given(rest.y, sources)
     torch.testing.assert_close(found.log_joint, expected.log_joint)
     torch.testing.assert_close(found.mean(), expected.mean())
+
+
+def test_draws_are_of_the_observations_that_are_given_not_of_those_that_were_factorised() -> None:
+    rows, index = SharedView.of(View(VIEW.y, BASE, 0.3)), torch.arange(N)
+    kept, moved = SharedGaussians(rows, SOURCES), rows.y.flip(0) + 5.0
+    fresh = SharedGaussians(SharedView.of(View(moved.reshape(N, *SHAPE), BASE, 0.3)), SOURCES)
+    found, expected = (gaussians.given(moved, SOURCES).draw(Stream(0), index) for gaussians in (kept, fresh))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("make", [MomentMatching, GibbsPosterior])
+def test_a_posterior_under_other_priors_is_that_of_a_new_one(make: type[Posterior]) -> None:
+    """Factorisations are of the covariances that they were made with."""
+    shape = (1, 10, 10)
+    view = View(normal(N, *shape), dict.fromkeys(("a", "b"), Identity(shape)), 0.3)
+    one, other = ({s: random_prior(2, 100, seed + k, rank=3) for k, s in enumerate(view.sources)} for seed in (1, 7))
+    used = make()
+    used.draw(view, one, Stream(0))
+    found, expected = (posterior.draw(view, other, Stream(0)).draws for posterior in (used, make()))
+    torch.testing.assert_close(found, expected)

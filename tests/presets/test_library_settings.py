@@ -1,0 +1,127 @@
+"""Settings of the library: presets, and settings as text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import mvss.presets
+from mvss.presets import load_settings, settings_from, settings_text
+from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
+from mvss.presets.posterior import (
+    AmortisedConfig,
+    CGConfig,
+    ExactConfig,
+    GibbsConfig,
+    MomentMatchingConfig,
+    PosteriorConfig,
+    SamplerConfig,
+)
+from mvss.presets.reader import available_presets, load_config
+from mvss.presets.settings import EMConfig, PriorConfig, Settings
+from mvss.presets.training import NetworkConfig, TrainingConfig
+from mvss.runtime.errors import MvssError
+
+PRESETS = available_presets(mvss.presets.FOLDER)
+
+SETTINGS = [
+    Settings(),
+    Settings(
+        estimation=MixtureEMConfig(noisier2noise=Noisier2NoiseConfig(least=0.0, training=TrainingConfig(turns=True))),
+        prior=PriorConfig(NetworkConfig(blocks=(8, 16), dynamic=True), "karras", ("background",), SamplerConfig()),
+        training=TrainingConfig(steps=3, beta=(1.0, 2.0)),
+        em=EMConfig(laps=(3, 2), stages="sequential", amortised=TrainingConfig(), guess=TrainingConfig(batch=7)),
+        posterior=AmortisedConfig(others=MomentMatchingConfig(sampler=SamplerConfig("pc"), solver=CGConfig(2))),
+        separation=GibbsConfig(rounds=4),
+    ),
+    Settings(AscentConfig(components=(1,), starts=1), PriorConfig(network=None), posterior=ExactConfig(beam=3)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SETTINGS)))
+def test_settings_are_read_back_from_their_text(number: int) -> None:
+    settings = SETTINGS[number]
+    again = settings_from(settings_text(settings))
+    assert again == settings and type(again.posterior) is type(settings.posterior)
+    assert settings_text(again) == settings_text(settings)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_of_the_library_loads(name: str) -> None:
+    settings = load_settings(name)
+    assert settings == load_settings(mvss.presets.FOLDER / f"{name}.yaml") == settings_from(settings_text(settings))
+
+
+def test_the_preset_of_the_first_example_is_there() -> None:
+    assert "vectors" in PRESETS
+    settings = load_settings("vectors")
+    assert isinstance(settings.estimation, AscentConfig) and isinstance(settings.posterior, MomentMatchingConfig)
+
+
+def test_a_preset_that_names_another_kind_of_posterior_keeps_nothing_of_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("posterior: {kind: gibbs, rounds: 3}\nestimation: {kind: em, laps: 2}\n")
+    found = load_settings(path)
+    assert found == Settings(estimation=MixtureEMConfig(laps=2), posterior=GibbsConfig(rounds=3))
+    assert load_config(Settings, path, ["posterior={kind: exact}"]).posterior == ExactConfig()
+    assert load_config(Settings, path, ["posterior.rounds=5"]).posterior == GibbsConfig(rounds=5)
+
+
+def test_new_observations_are_separated_as_the_e_step_does_unless_told() -> None:
+    assert Settings().separating == Settings().posterior
+    assert replace(Settings(), separation=ExactConfig()).separating == ExactConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("posterior: {kind: exat}", ["'posterior.kind' is 'exat'", "did you mean 'exact'", "gibbs"]),
+        ("separation: {beam: 3}", ["'separation.kind' has no value", "moment_matching"]),
+        ("estimation: {kind: em, starts: 2}", ["unknown key 'estimation.starts'"]),
+        ("training: {stepz: 2}", ["unknown key 'training.stepz'", "did you mean 'steps'"]),
+        ("training: {steps: 0}", ["steps=0"]),
+        ("em: {laps: [a]}", ["em.laps"]),
+        ("em: {held_out: 1.0}", ["held_out=1.0"]),
+        ("trainig: {}", ["unknown key 'trainig'", "did you mean 'training'"]),
+        ("- a", ["key: value"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_bad_presets_are_refused_in_one_line(text: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(MvssError) as caught:
+        load_settings(path)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_unknown_names_are_refused_in_one_line() -> None:
+    for name, words in (("vector", "did you mean 'vectors'"), ("there/is/none.yaml", "unknown preset 'none'")):
+        with pytest.raises(MvssError, match=words) as caught:
+            load_settings(name)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [(config, key) for config in (MomentMatchingConfig, GibbsConfig) for key in ("components", "beam", "chunk")]
+    + [(MomentMatchingConfig, "passes"), (GibbsConfig, "rounds")],
+)
+def test_posteriors_out_of_range_are_refused_in_one_line(config: type[PosteriorConfig], key: str) -> None:
+    with pytest.raises(MvssError, match="at least 1") as caught:
+        config(**{key: 0})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"iterations": 0}, {"tolerance": 1.0}, {"regularisation": -1.0}])
+def test_a_solver_out_of_range_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(MvssError, match="solver"):
+        CGConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_solver_gives_means_alone() -> None:
+    with pytest.raises(MvssError, match="pc, ddim or heun"):
+        MomentMatchingConfig(solver=CGConfig())
