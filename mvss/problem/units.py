@@ -1,4 +1,4 @@
-"""Units in which every source and every view have a size between one and two, so that settings mean the same everywhere.
+"""Units in which every source and every view have a size of about one, so that settings mean the same everywhere.
 
     x = c_β x',    y = s y',    A' = A c_β / s,    η' = η / s
 
@@ -30,6 +30,8 @@ from mvss.problem.views import Draws, View, Views
 
 LEAST = 2.0**-12
 """Least power of a source, as a share of what it would have if it explained a view alone."""
+LOW = 0.85
+"""Least size in these units."""
 EVEN = 0.05
 """Weight of an even share, beside that of a view."""
 
@@ -43,7 +45,7 @@ class Units:
     @staticmethod
     def of(views: Views) -> Units:
         """Those of the sources behind some observations."""
-        told = [(_power(view), _gains(view)) for view in views]
+        told = [(_power(view), _gains(view)) for view in _finest(views)]
         told = [(power, gains) for power, gains in told if power > 0]
         # what a source would have if it explained alone the view that leaves it least
         most = {s: min((p / g[s] for p, g in told if s in g), default=1.0) for s in views.sources}
@@ -68,6 +70,13 @@ class Units:
         return {source: x / self.scales[source] for source, x in draws.items()}
 
 
+def _finest(views: Views) -> list[View]:
+    """Those that show some source in as many numbers as any view does: averages spread less."""
+    sizes = [view.y[0].numel() for view in views]
+    most = {source: max(sizes[a] for a in views.showing([source])) for source in views.sources}
+    return [view for view, size in zip(views, sizes, strict=True) if any(size == most[s] for s in view.sources)]
+
+
 def _power(view: View) -> float:
     """Variance of what was measured, about its mean over observations, less that of the noise."""
     mask, _ = unmasked(view)
@@ -89,5 +98,5 @@ def _gain(operator: LinearOperator) -> float:
 
 
 def _power_of_two(value: float) -> float:
-    """The largest that is not above a value."""
-    return 2.0 ** math.floor(math.log2(value)) if value > 0 else 1.0
+    """The one of which a value is LOW to 2 LOW times as much."""
+    return 2.0 ** math.floor(math.log2(value / LOW)) if value > 0 else 1.0
