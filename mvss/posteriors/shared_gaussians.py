@@ -74,7 +74,7 @@ class SharedGaussians:
     def given(self, y: Tensor, sources: Sequence[Components], woodbury: Woodbury | None = None) -> SharedGiven:
         """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new.
 
-        own: the exceptional pixels of these observations.
+        woodbury: the exceptional pixels of these observations.
         """
         log_joint, residuals = [], []
         for combination in self.combinations:
@@ -90,15 +90,16 @@ class SharedGaussians:
                 misfit = misfit + sum(more)
             log_joint.append(log_weight - 0.5 * misfit)
             residuals.append(residual)
-        return SharedGiven(self, tuple(sources), torch.stack(log_joint, dim=1), residuals, woodbury)
+        return SharedGiven(self, y, tuple(sources), torch.stack(log_joint, dim=1), residuals, woodbury)
 
 
 @dataclass(frozen=True)
 class SharedGiven:
-    """The sources given y. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with
-    S⁻¹ r = S_i⁻¹ (y − Σ A μ); that is y − Σ A μ itself, but for the exceptional pixels `own`."""
+    """The sources given y `(N, M)`. log_joint: log p(y, k), `(N, C)` for all combinations. residuals: r of each, `(N, M)`, with
+    S⁻¹ r = S_i⁻¹ (y − Σ A μ); that is y − Σ A μ itself, but for the exceptional pixels `woodbury`."""
 
     gaussians: SharedGaussians
+    y: Tensor
     sources: tuple[Components, ...]
     log_joint: Tensor
     residuals: list[Tensor]
@@ -151,7 +152,7 @@ class SharedGiven:
             combination = self.gaussians.combinations[number]
             parts = zip(self.sources, combination.numbers, normal, strict=True)
             x = [_rows(source.mean, rows)[:, k] + source.shift(k, z[rows]) for source, k, z in parts]
-            left, solve = view.y[rows] - noise[rows], partial(self._solve, combination, rows)
+            left, solve = self.y[rows] - noise[rows], partial(self._solve, combination, rows)
             for place, drawn in zip(out, matheron(x, left, view.images, solve, combination.pull), strict=True):
                 place[rows] = drawn
         return out
