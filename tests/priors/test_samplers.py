@@ -7,13 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from closed_forms import Gaussians, exact, plain, random_prior, random_view
+from closed_forms import Gaussians, exact, random_prior, random_view
 from torch import Tensor
 
-from mvss.posteriors.exact_mixture import DenseView, MixturePosterior
-from mvss.posteriors.moment_matching import JointPosterior, Prior
-from mvss.posteriors.samplers import SamplerConfig, noised, sample
+from mvss.posteriors.dense import DenseView
+from mvss.posteriors.dense_moments import DenseMoments
+from mvss.posteriors.exact_mixture import MixturePosterior
+from mvss.presets.posterior import SamplerConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.local_law import LocalLaw
+from mvss.priors.samplers import noise_levels, noised, sample
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -30,7 +33,7 @@ def repeated(view: DenseView, count: int) -> DenseView:
 def run(config: SamplerConfig, start: Tensor) -> Tensor:
     """Samples of the one observation from stacked `start` `(N, 5)`."""
     count = len(start)
-    posterior = JointPosterior([plain(p) for p in PRIORS], repeated(ONE, count))
+    posterior = DenseMoments(PRIORS, repeated(ONE, count))
     return torch.cat(sample(posterior, start.split(SIZES, dim=1), config, STREAM, torch.arange(count)), dim=1)
 
 
@@ -100,9 +103,10 @@ def test_warm_start_leaves_the_law_of_exact_draws_as_it_is(method: str) -> None:
     )
     law, many, index = exact(priors, view), repeated(view, count), torch.arange(count)
     assert (law.weights > 0.05).sum() >= 3
-    start = MixturePosterior(priors, retain=30.0).draw(many, STREAM.child("exact"))
+    mixtures = MixturePosterior(priors, retain=30.0)
+    start = mixtures.draw(many, STREAM.child("exact"), index, mixtures.chunks(many))
     config = SamplerConfig(method, 40 if method == "heun" else 100, sigma_start=1.0, sigma_min=0.005, tau=0.05)
-    posterior = JointPosterior([plain(p) for p in priors], many, components=3)
+    posterior = DenseMoments(priors, many, components=3)
     x = torch.cat(sample(posterior, noised(start, 1.0, STREAM, index), config, STREAM, index), dim=1)
     scale = law.covariance.diagonal().sqrt()
     torch.testing.assert_close(law.assign(x), law.weights, atol=0.02, rtol=0)
@@ -114,7 +118,7 @@ def test_prior_draws_follow_the_prior() -> None:
     prior, count = random_prior(3, 2, 5), 6000
     index = torch.arange(count)
     start = noised([torch.zeros(count, 2, dtype=torch.float64)], 50.0, STREAM, index)
-    x = sample(Prior([plain(prior)]), start, SamplerConfig("heun", 60, 50.0, 0.01), STREAM, index)[0]
+    x = sample(LocalLaw([prior]), start, SamplerConfig("heun", 60, 50.0, 0.01), STREAM, index)[0]
     law = Gaussians(prior.weights, prior.means, prior.covariances)
     torch.testing.assert_close(x.mean(0), law.mean, atol=0.06, rtol=0)
     torch.testing.assert_close(torch.cov(x.mT), law.covariance, atol=0.08, rtol=0)
@@ -128,7 +132,7 @@ def test_draws_are_keyed_by_observation_not_by_batch(method: str) -> None:
 
     def draws(index: Tensor) -> Tensor:
         start = noised([torch.zeros(len(index), d, dtype=torch.float64) for d in SIZES], 1.0, STREAM, index)
-        posterior = JointPosterior([plain(p) for p in priors], view.select(index), 2)
+        posterior = DenseMoments(priors, view.select(index), 2)
         return torch.cat(sample(posterior, start, config, STREAM, index), dim=1)
 
     some = torch.tensor([299, 3, 257, 0])
@@ -136,7 +140,7 @@ def test_draws_are_keyed_by_observation_not_by_batch(method: str) -> None:
 
 
 def test_levels_are_geometric() -> None:
-    levels = SamplerConfig(steps=5, sigma_start=0.8, sigma_min=0.05).levels()
+    levels = noise_levels(SamplerConfig(steps=5, sigma_start=0.8, sigma_min=0.05))
     expected = torch.tensor([0.8, 0.4, 0.2, 0.1, 0.05], dtype=torch.float64)
     torch.testing.assert_close(levels, expected, rtol=1e-12, atol=0)
 
