@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from closed_forms import Linear, exact, random_prior, random_view
+from closed_forms import Linear, exact, random_prior, random_view, shaped
 from torch import Tensor
 
 from mvss.posteriors.dense import DenseView
@@ -166,7 +166,7 @@ def test_negative_eigenvalues_are_clamped_and_counted() -> None:
 
 def test_images_keep_their_shape_and_evaluations_are_counted() -> None:
     flat, view = random_prior(2, 4, 0), random_view(COUNT, 2, (4,))
-    image = GaussianMixture(flat.weights, flat.means, flat.factors, flat.floor, (2, 2))
+    image = shaped(flat, (2, 2))
     x_t = noisy((4,))[0].reshape(COUNT, 2, 2)
     moments, same = (DenseMoments([DiffusionPrior(p, Linear(4, 0.05), 1.0)], view, 2) for p in (image, flat))
     found, expected = moments([x_t], SIGMA)[0], same([x_t.flatten(1)], SIGMA)[0]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from closed_forms import Linear, random_prior
+from closed_forms import Linear, random_prior, shaped
 from torch import Tensor, nn
 
 from mvss.posteriors.dense import DenseView
@@ -57,10 +57,6 @@ class Potential(nn.Module):
     def forward(self, inputs: Tensor, log_sigma: Tensor) -> Tensor:
         u = inputs[:, 0].flatten(1)
         return self.scale * (u @ self.weight.mT).tanh() @ self.weight
-
-
-def shaped(prior: GaussianMixture, shape: tuple[int, ...]) -> GaussianMixture:
-    return GaussianMixture(prior.weights, prior.means, prior.factors, prior.floor, shape)
 
 
 def images(components: int, network: float = 0.0) -> list[Prior]:
