@@ -29,6 +29,7 @@ from mvss.priors.training import fit_denoiser
 from mvss.problem.image_operators import BlockAverage
 from mvss.problem.noise import Isotropic
 from mvss.problem.operators import Identity, Mask, Scale
+from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
@@ -300,6 +301,21 @@ def test_a_source_on_more_than_what_it_was_learned_on_is_not_drawn_first() -> No
     ]
     posterior = AmortisedPosterior(AmortisedConfig(), models)
     assert [found and found[0] for found in map(posterior.model_of, nested)] == [None, "b", "c"]
+
+
+def test_pairs_are_told_in_whatever_units_each_view_is() -> None:
+    """Backgrounds beside bright targets are in other units than what shows both; operators that differ are no pair."""
+    data, _ = problem(5, amplitude=16.0)
+    units = Units.of(data)
+    inner = Views(map(units.inward, data))
+    factors = [view.operators["sky"].forward(torch.ones(1, *SHAPE))[0, 0, 0, 0] for view in inner]
+    assert factors[0] >= 2 * factors[1]
+    (own,), (pair,) = pairs_of(data, "target"), pairs_of(inner, "target")
+    scale = float(factors[1]) / units.scales["sky"]  # of y in the mixed view
+    torch.testing.assert_close(pair.backgrounds[:, 0], scale * own.backgrounds[:, 0])
+    torch.testing.assert_close(pair.level, scale * own.level)
+    louder = View(data[0].y, {"sky": Scale(2.0, SHAPE)}, data[0].noise)
+    assert pairs_of(Views([louder, data[1]]), "target") == []
 
 
 def test_what_hides_a_source_must_vary() -> None:
