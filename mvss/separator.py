@@ -223,8 +223,11 @@ class SourceSeparator:
         if version != VERSION:
             raise MvssError(f"{folder} is of version {version}, and this mvss reads {VERSION}: learn it again")
         model = SourceSeparator(settings)
-        model.priors, model.amortised = load_models(folder, described)
-        model.units = Units(scales)
+        try:
+            model.priors, model.amortised = load_models(folder, described)
+            model.units = Units({source: float(scales[source]) for source in model.priors})
+        except (KeyError, TypeError, ValueError) as error:
+            raise MvssError(f"{folder}: separator.json is damaged, or of another version: save the model again") from error
         return model.to("cpu")
 
     @property

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mvss.posteriors.dense import DenseView
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Diagonal
+from mvss.problem.views import View
 
 
 class Gaussians(NamedTuple):
@@ -54,6 +56,16 @@ def random_view(count: int, observed: int, sizes: Sequence[int], seed: int = 9) 
     matrices = tuple(torch.randn(count, observed, d, generator=rng, dtype=torch.float64) for d in sizes)
     y = torch.randn(count, observed, generator=rng, dtype=torch.float64)
     return DenseView(y, matrices, 0.05 + 0.1 * torch.rand(count, observed, generator=rng, dtype=torch.float64))
+
+
+def named(data: DenseView) -> View:
+    """The same with sources a, b, ..., and an operator and a noise for each observation."""
+    return View(data.y, dict(zip("abcdefgh", data.matrices, strict=False)), Diagonal(data.noise.sqrt()))
+
+
+def shaped(prior: GaussianMixture, shape: tuple[int, ...]) -> GaussianMixture:
+    """The same mixture of a source of this shape."""
+    return GaussianMixture(prior.weights, prior.means, prior.factors, prior.floor, shape)
 
 
 def exact(

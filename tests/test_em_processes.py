@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from processes import launch
-from tiny_em import run, weights
+from tiny_em import EM, run, weights
 
-from mvss.em import Stage
-
-LAP = (Stage((0, 1), 1),)  # both views, 21 and 17 observations
+LAP = replace(EM, laps=1, stages="together")  # both views, 21 and 17 observations
 
 
 def test_two_processes_give_the_draws_and_weights_of_one(tmp_path: Path) -> None:
     launch(__file__, tmp_path / "out.pt")
     processes, draws, networks = torch.load(tmp_path / "out.pt")
-    expected, sources = run(stages=LAP)
+    expected, sources = run(em=LAP)
     assert processes == 2
     # Adam divides by the size of the gradient, which blows up the rounding of weights that hardly have one.
     torch.testing.assert_close(networks, weights(sources), rtol=1e-6, atol=1e-8)
@@ -27,7 +26,7 @@ def test_two_processes_give_the_draws_and_weights_of_one(tmp_path: Path) -> None
 
 if __name__ == "__main__":
     launched = Accelerator()
-    found, trained = run(stages=LAP, accelerator=launched)
+    found, trained = run(em=LAP)
     if launched.is_main_process:
         torch.save((launched.num_processes, found, weights(trained)), sys.argv[1])
     launched.end_training()

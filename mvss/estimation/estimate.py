@@ -128,8 +128,9 @@ def _from_pairs(
 
 
 def _network_state(network: Any) -> tuple[str, dict[str, Any], dict[str, Tensor]]:  # noqa: ANN401 - one of diffusers'
-    """Its kind, what it was made with, and its weights."""
-    return type(network).__name__, dict(network.config), network.state_dict()
+    """Its kind, what it was made with, and its weights. Arguments by place are noted as defaults, and would be left out."""
+    config = {name: value for name, value in network.config.items() if not name.startswith("_")}
+    return type(network).__name__, config, network.state_dict()
 
 
 def _read_guess(kind: str, config: dict[str, Any], weights: dict[str, Tensor]) -> Guess:

@@ -93,8 +93,9 @@ class Amortised(torch.nn.Module):
         which = torch.multinomial(sizes, len(x), replacement=True)
         for number in which.unique().tolist():
             pair, rows = self.pairs[number], (which == number).nonzero().squeeze(1).to(x.device)
+            hidden = pair.hide(x[rows], self.turns, self.holes)  # or says that a model that was read back does not learn
             assert pair.operator is not None
-            yield pair, rows, *thrown_back(pair.operator.to(x.device), *pair.hide(x[rows], self.turns, self.holes))
+            yield pair, rows, *thrown_back(pair.operator.to(x.device), *hidden)
 
     def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         """By regression on draws x `(N, *shape)`."""

@@ -105,6 +105,7 @@ def save_models(folder: Path, priors: Mapping[str, Prior], amortised: Mapping[st
     for source, prior in priors.items():
         save_checkpoint(folder / f"mixture-{places[source]}.pt", prior.mixture.state())
         about: dict[str, Any] = {"name": source, "shape": list(prior.shape), "network": isinstance(prior, DiffusionPrior)}
+        about["amortised"] = source in amortised
         if isinstance(prior, DiffusionPrior):
             prior.network.save_pretrained(folder / f"network-{places[source]}")  # type: ignore[operator]
             about |= {"sigma_data": prior.sigma_data, "drawing": asdict(prior.drawing), "levels": list(prior.levels)}
@@ -133,8 +134,8 @@ def load_models(folder: Path, described: Sequence[Mapping[str, Any]]) -> tuple[d
             network, levels = _read_network(folder / f"network-{number}"), tuple(about["levels"])
             prior = DiffusionPrior(mixture, network, about["sigma_data"], Drawing(**drawing), levels, about["dynamic"])
             priors[about["name"]] = prior
-        if (kept := folder / f"amortised-{number}.pt").exists():
-            state = load_checkpoint(kept)
+        if about["amortised"]:
+            state = load_checkpoint(kept := folder / f"amortised-{number}.pt")
             try:
                 source, guess = state.pop("source"), None
                 if state.pop("guess"):

@@ -105,22 +105,23 @@ def pairs_of(views: Views, source: str, alone: bool = False) -> list[ViewPair]:
         mask, operators = unmasked(view)
         if mask is None or any(operator.count is not None for operator in operators):
             continue
-        same = (v for v in views if set(v.sources) == others and _alike_views(v, view, others))
-        background = next(same, None)
+        same = ((v, ratio) for v in views if set(v.sources) == others and (ratio := _ratio(v, view, others)))
+        background, ratio = next(same, (None, 1.0))
         if (others and background is not None) or (alone and not others):
-            pairs.append(_pair(view, number, source, background))
+            pairs.append(_pair(view, number, source, background, ratio))
     return pairs
 
 
-def _pair(mixed: View, number: int, source: str, background: View | None) -> ViewPair:
-    """background: None where that is noise alone, which is simulated."""
+def _pair(mixed: View, number: int, source: str, background: View | None, ratio: float) -> ViewPair:
+    """background: None where that is noise alone, which is simulated. ratio: see `_ratio`."""
     operator, measured = _bare(mixed, source), _measured(mixed if background is None else background)
     if background is None:
         level = torch.zeros_like(mixed.y[0])
         n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
     else:
-        level = torch.where(measured > 0, background.y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
-        n = measured * (background.y - level)
+        y = background.y / ratio
+        level = torch.where(measured > 0, y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
+        n = measured * (y - level)
     usual = usual_size(*thrown_back(operator, n, measured))
     if not usual > 0:
         raise MvssError(f"{mixed.name}: what hides {source} does not vary: give more observations of it alone")
@@ -187,8 +188,18 @@ def _image(view: View, source: str) -> Tensor:
     return operator.forward(probe.to(view.y.device))[0].cpu()
 
 
-def _alike_views(a: View, b: View, sources: set[str]) -> bool:
-    return all(_alike(_image(a, source), _image(b, source)) for source in sources)
+def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
+    """Unit of y in one view beside that in the other, where all else is the same: a power of two, since views are brought to
+    a size of about one (`problem.units`), operators and noise alike. None where they differ in more than that."""
+    images = [(_image(background, source), _image(mixed, source)) for source in sources]
+    if any(a.shape != b.shape or not a.numel() for a, b in images):
+        return None
+    found = {2.0 ** round(math.log2(float(a.norm() / b.norm()))) for a, b in images}
+    ratio = found.pop()
+    if found or not all(torch.allclose(a, ratio * b) for a, b in images):
+        return None
+    louder = float(background.noise.variance(background.y).mean() / mixed.noise.variance(mixed.y).mean())
+    return ratio if ratio == 1 or 0.5 < louder / ratio**2 < 2 else None
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

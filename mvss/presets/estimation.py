@@ -43,7 +43,7 @@ class AscentConfig:
     independent starts; after this fraction of the phases the one of the best held-out evidence goes on.
     """
 
-    kind: Literal["ascent"] = "ascent"
+    kind: Literal["ascent"] = field(default="ascent", kw_only=True)
     components: tuple[int, ...] = (24,) * 6 + (32, 48, 48, 48)
     steps: int = 1600
     batch: int = 256
@@ -87,7 +87,7 @@ class MixtureEMConfig:
     least standard deviation of a component in any direction. noisier2noise: of sources that pairs of views tell, fit the
     mixture to estimates of each observation's in place of the observations."""
 
-    kind: Literal["em"] = "em"
+    kind: Literal["em"] = field(default="em", kw_only=True)
     components: tuple[int, ...] = (1, 8)
     ranks: tuple[int, ...] = (0, 12)
     laps: int = 20

@@ -64,7 +64,7 @@ class CGConfig:
 class ExactConfig:
     """Exact joint draws under the closed-form priors. beam: width of the search over their components."""
 
-    kind: Literal["exact"] = "exact"
+    kind: Literal["exact"] = field(default="exact", kw_only=True)
     beam: int = 64
 
 
@@ -78,7 +78,7 @@ class MomentMatchingConfig:
     that networks have learned, or for the covariances of the mixtures. chunk: observations in memory at once.
     """
 
-    kind: Literal["moment_matching"] = "moment_matching"
+    kind: Literal["moment_matching"] = field(default="moment_matching", kw_only=True)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     start: Literal["warm", "cold"] = "warm"
     components: int = 8
@@ -98,7 +98,7 @@ class MomentMatchingConfig:
 class GibbsConfig:
     """Sweeps over the sources, each drawn from noise alone given the others: the baseline. rounds: of sweeps."""
 
-    kind: Literal["gibbs"] = "gibbs"
+    kind: Literal["gibbs"] = field(default="gibbs", kw_only=True)
     rounds: int = 1
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=10.0))
     components: int = 8
@@ -116,7 +116,7 @@ class AmortisedConfig:
     is seen at each pixel, which the networks also learn between; then the others given those, and views for which no
     network has learned, by `others`."""
 
-    kind: Literal["amortised"] = "amortised"
+    kind: Literal["amortised"] = field(default="amortised", kw_only=True)
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=3.0, sigma_min=0.01))
     others: MomentMatchingConfig = field(default_factory=MomentMatchingConfig)
 

@@ -1,4 +1,4 @@
-"""Posteriors that networks learn from made mixtures: of Gaussians, beside the closed form; and in the pipeline and EM."""
+"""Posteriors that networks learn from made mixtures: of Gaussians, beside the closed form; in EM, and with the others."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from torch import Tensor
 
 import mvss.em
 import mvss.posteriors.amortised
-from mvss.em import Draws, HeldOut, Stage, run_em
-from mvss.estimation.noisier2noise import Guess
-from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised
-from mvss.posteriors.pipeline import PosteriorConfig, SourceSeparationPipeline
-from mvss.posteriors.samplers import SamplerConfig
-from mvss.posteriors.view_pairs import Pair, pairs_of, thrown_back
-from mvss.priors.diffusion import Denoiser, karras_base
+from mvss.em import FirstDraws, Lap, run_em
+from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised, AmortisedPosterior
+from mvss.posteriors.models import load_models, save_models
+from mvss.posteriors.view_pairs import pairs_of, thrown_back
+from mvss.presets.posterior import AmortisedConfig, MomentMatchingConfig, SamplerConfig
+from mvss.presets.settings import EMConfig, Settings
+from mvss.presets.training import TrainingConfig
+from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.dynamic_range import local_scale, usual_size
 from mvss.priors.networks import ImageUNet
-from mvss.priors.training import TrainingConfig, fit_denoiser
+from mvss.priors.prior import Prior
+from mvss.priors.regression import Guess
+from mvss.priors.training import fit_denoiser
+from mvss.problem.image_operators import BlockAverage
 from mvss.problem.noise import Isotropic
-from mvss.problem.operators import BlockAverage, Identity, Mask, Scale, Zero
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.operators import Identity, Mask, Scale
+from mvss.problem.units import Units
+from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
@@ -41,13 +46,22 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=RNG, dtype=torch.float64)
 
 
-def views(n: int, amplitude: float = 1.0) -> tuple[MultiViewData, Tensor]:
+def problem(n: int, amplitude: float = 1.0) -> tuple[Views, Tensor]:
     """Backgrounds LEVEL + HIDDEN z, with and without a target of standard-normal pixels; and that target."""
     here, x = Identity(SHAPE), normal(n, *SHAPE)
-    background = View(LEVEL + HIDDEN * normal(n, *SHAPE), (here, Zero(SHAPE, SHAPE)), Isotropic(0.1), "background")
+    background = View(LEVEL + HIDDEN * normal(n, *SHAPE), {"sky": here}, Isotropic(0.1), "background")
     y = LEVEL + HIDDEN * normal(n, *SHAPE) + amplitude * x
-    both = View(y, (here, Scale(amplitude, SHAPE)), Isotropic(0.1), "both")
-    return MultiViewData((background, both), (SHAPE, SHAPE)), x
+    both = View(y, {"sky": here, "target": Scale(amplitude, SHAPE)}, Isotropic(0.1), "both")
+    return Views([background, both]), x
+
+
+def amortised(network: torch.nn.Module, views: Views, source: str = "target", **options: Any) -> Amortised:  # noqa: ANN401
+    """Untrained, for all pairs of views."""
+    return Amortised(network, pairs_of(views, source), **options)
+
+
+def drawn(model: Amortised, view: View, sampler: SamplerConfig, stream: Stream) -> Tensor:
+    return model.draw(view, sampler, stream, model.guesses(view)[0])
 
 
 class Pixelwise(torch.nn.Module):
@@ -70,29 +84,28 @@ class Pixelwise(torch.nn.Module):
 
 def test_draws_have_the_moments_of_the_posterior() -> None:
     """x | y of independent Gaussian pixels: mean (y − level)/(1 + h²), variance h²/(1 + h²)."""
-    data, x = views(2000)
+    data, x = problem(2000)
     torch.manual_seed(0)
-    model = Amortised.of(Pixelwise(), data, 1)
-    torch.testing.assert_close(model.scenes[0].level.mean(), torch.tensor(LEVEL).double(), atol=0.05, rtol=0)
-    training = TrainingConfig(steps=1500, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    model = amortised(Pixelwise(), data)
+    torch.testing.assert_close(model.pairs[0].level.mean(), torch.tensor(LEVEL).double(), atol=0.05, rtol=0)
+    training = TrainingConfig(steps=700, batch=24, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
     fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
-    few, draws = data.views[1].select(torch.arange(40)), 60
-    found = torch.stack([model.draw(few, 1, SAMPLER, Stream(k), torch.arange(40))[0] for k in range(draws)])
+    few, draws = data[1].select(torch.arange(40)), 60
+    found = torch.stack([drawn(model, few, SAMPLER, Stream(k)) for k in range(draws)])
     share = 1 / (1 + HIDDEN**2)
     error = found.mean(0) - share * (few.y - LEVEL)
     assert float(error.square().mean().sqrt()) < 0.12  # of which the draws leave 0.07
     torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
 
 
-def with_blocks() -> tuple[MultiViewData, Tensor]:
-    """`views`, and the same seen as averages of 3 × 3 pixels; and the target."""
-    data, x = views(2000)
+def with_blocks() -> tuple[Views, Tensor]:
+    """`problem`, and the same seen as averages of 3 × 3 pixels; and the target."""
+    data, x = problem(2000)
     coarse = BlockAverage(SHAPE, 3)
-    shapes = coarse.observation_shape
     n, target = HIDDEN * normal(2000, *SHAPE) + LEVEL, normal(2000, *SHAPE)
-    below = View(coarse.forward(n), (coarse, Zero(SHAPE, shapes)), Isotropic(0.1), "coarse background")
-    both = View(coarse.forward(n.flip(0) + target), (coarse, coarse), Isotropic(0.1), "coarse")
-    return MultiViewData((*data.views, below, both), data.source_shapes), x
+    below = View(coarse.forward(n), {"sky": coarse}, Isotropic(0.1), "coarse background")
+    both = View(coarse.forward(n.flip(0) + target), {"sky": coarse, "target": coarse}, Isotropic(0.1), "coarse")
+    return Views([*data, below, both]), x
 
 
 def test_guesses_learn_the_posterior_mean_from_draws() -> None:
@@ -100,8 +113,8 @@ def test_guesses_learn_the_posterior_mean_from_draws() -> None:
     data, x = with_blocks()
     torch.manual_seed(0)
     guess = Guess(Pixelwise(Guess.INPUTS, Guess.OUTPUTS))
-    model = Amortised.of(Pixelwise(), data, 1, guess, anywhere=True)
-    training = TrainingConfig(steps=800, batch=32, learning_rate=3e-3, final_learning_rate=1e-4)
+    model = amortised(Pixelwise(), data, guess=guess, anywhere=True)
+    training = TrainingConfig(steps=500, batch=24, learning_rate=3e-3, final_learning_rate=1e-4)
     before = [p.clone() for p in model.network.parameters()]
     drowned = SamplerConfig("ddim", steps=1, sigma_start=1e4, sigma_min=1e4)  # the mean, which is the guess where F is zero
     for parameter in model.network.net[-1].parameters():
@@ -109,35 +122,37 @@ def test_guesses_learn_the_posterior_mean_from_draws() -> None:
     model.learn_guess(x, training, Stream(0), Accelerator(cpu=True))
     assert all(torch.equal(a, b) for a, b in zip(before[:-2], list(model.network.parameters())[:-2], strict=True))
     assert not any(p.requires_grad for p in guess.parameters())
-    for view in (data.views[1], data.views[3]):
-        found, evaluations = model.draw(view, 1, drowned, Stream(0), torch.arange(len(view)))
-        error = found - view.operators[1].pseudo_inverse(view.y - LEVEL) / (1 + HIDDEN**2)
+    for view in (data[1], data[3]):
+        found = drawn(model, view, drowned, Stream(0))
+        error = found - view.operators["target"].pseudo_inverse(view.y - LEVEL) / (1 + HIDDEN**2)
         assert float(error.square().mean().sqrt()) < 0.08  # of pixels whose deviation is 1
-        assert evaluations == 2
+        assert model.guesses(view)[1] == 1
 
 
 def test_a_model_without_a_guess_says_so_when_it_shall_learn_one() -> None:
-    data, x = views(5)
+    data, x = problem(5)
     with pytest.raises(MvssError, match="no guess"):
-        Amortised.of(Pixelwise(), data, 1).learn_guess(x, TrainingConfig(), Stream(0), Accelerator(cpu=True))
+        amortised(Pixelwise(), data).learn_guess(x, TrainingConfig(), Stream(0), Accelerator(cpu=True))
 
 
 def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
     """The same from averages of 3 × 3 pixels, beside the view at full resolution: one network for both. Given y = x̄ + n̄ of
     a block, n̄ of variance h²/9, its pixels have the mean (y − level)/(1 + h²) and the variance 1 − 1/(9 (1 + h²))."""
     data, x = with_blocks()
-    assert pairs_of(data, 1) == [Pair(1, 0), Pair(3, 2)] and pairs_of(data, 0) == []
+    pairs = pairs_of(data, "target")
+    assert [(pair.view, pair.size, pair.sharp) for pair in pairs] == [(1, 2000, True), (3, 2000, False)]
+    assert all(pair.others == ("sky",) for pair in pairs) and pairs_of(data, "sky") == []
     torch.manual_seed(0)
-    model = Amortised.of(Pixelwise(), data, 1)
-    training = TrainingConfig(steps=3000, batch=32, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    model = amortised(Pixelwise(), data)
+    training = TrainingConfig(steps=1500, batch=32, learning_rate=1e-2, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
     fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
     for view, share, variance in (
-        (data.views[1], 1 / (1 + HIDDEN**2), HIDDEN**2 / (1 + HIDDEN**2)),
-        (data.views[3], 1 / (1 + HIDDEN**2), 1 - 1 / (9 * (1 + HIDDEN**2))),
+        (data[1], 1 / (1 + HIDDEN**2), HIDDEN**2 / (1 + HIDDEN**2)),
+        (data[3], 1 / (1 + HIDDEN**2), 1 - 1 / (9 * (1 + HIDDEN**2))),
     ):
         few = view.select(torch.arange(40))
-        found = torch.stack([model.draw(few, 1, SAMPLER, Stream(k), torch.arange(40))[0] for k in range(60)])
-        u = view.operators[1].pseudo_inverse(few.y - LEVEL)
+        found = torch.stack([drawn(model, few, SAMPLER, Stream(k)) for k in range(60)])
+        u = view.operators["target"].pseudo_inverse(few.y - LEVEL)
         error = found.mean(0) - share * u
         assert (
             float(error.square().mean().sqrt()) < 0.2 * variance**0.5 + 0.03
@@ -146,16 +161,16 @@ def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
 
 
 def test_an_untrained_network_gives_the_guess_where_noise_drowns_x() -> None:
-    data, _ = views(5)
+    data, _ = problem(5)
     guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))  # zero: half of what is seen
     torch.manual_seed(0)
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess, turns=True)
-    view, index = data.views[1], torch.arange(5)
+    model = amortised(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, guess=guess, turns=True)
+    view = data[1]
     drowned = SamplerConfig("ddim", steps=1, sigma_start=1e4, sigma_min=1e4)
-    found, evaluations = model.draw(view, 1, drowned, Stream(0), index)
-    half = 0.5 * (view.y - model.scenes[0].level)
+    found = drawn(model, view, drowned, Stream(0))
+    half = 0.5 * (view.y - model.pairs[0].level)
     torch.testing.assert_close(found, half, atol=2e-3, rtol=0)
-    assert evaluations == 8 + 1  # guesses over all turns
+    assert model.guesses(view)[1] == 8  # over all turns
     assert not any(p.requires_grad for p in guess.parameters())
 
 
@@ -172,86 +187,94 @@ def test_what_is_thrown_back_is_y_over_a_where_it_was_measured() -> None:
 
 
 def test_it_applies_to_views_like_the_one_it_was_made_for() -> None:
-    data, _ = views(5)
-    model = Amortised.of(Pixelwise(), data, 1)
-    both = data.views[1]
-    assert model.applies(both, 1)
-    assert not model.applies(data.views[0], 1)  # which does not show it
-    assert not model.applies(replace(both, operators=(Identity(SHAPE), Scale(0.5, SHAPE))), 1)
-    assert not model.applies(replace(both, operators=(Zero(SHAPE, SHAPE), Identity(SHAPE))), 1)  # alone
+    data, _ = problem(5)
+    model = amortised(Pixelwise(), data)
+    both, here = data[1], Identity(SHAPE)
+
+    def seen_by(**operators: Identity | Scale | Mask) -> View:
+        return View(both.y, operators, both.noise)
+
+    assert model.applies(both)
+    assert not model.applies(data[0])  # which does not show it
+    assert not model.applies(seen_by(sky=here, target=Scale(0.5, SHAPE)))
+    assert not model.applies(seen_by(target=here))  # alone
+    assert not model.applies(seen_by(sky=here, target=here, more=here))
     mask = Mask(torch.rand(5, *SHAPE, generator=RNG) > 0.2)
-    assert model.applies(replace(both, operators=(mask, mask)), 1)
+    assert model.applies(seen_by(sky=mask, target=mask))
+    assert model.applies(seen_by(target=here, sky=here))  # in whatever order
     coarse = BlockAverage(SHAPE, 3)
-    assert not model.applies(View(coarse.forward(both.y), (coarse, coarse), Isotropic(0.1)), 1)
+    assert not model.applies(View(coarse.forward(both.y), {"sky": coarse, "target": coarse}, Isotropic(0.1)))
 
 
-def trained(
-    checkpoint: Path | None = None,
-    stop: int | None = None,
-    cpu: bool = True,
-    closed: bool = False,
-    **trainings: TrainingConfig,
-) -> tuple[MultiViewData, SourceSeparationPipeline]:
+Fit = tuple[Views, dict[str, Prior], AmortisedPosterior]
+
+
+def trained(checkpoint: Path | None = None, stop: int | None = None, closed: bool = False, **trainings: TrainingConfig) -> Fit:
     """Two laps of everything, far too short. stop: interrupt when lap `stop` has been recorded. closed: the background has no
-    network. trainings: as of `run_em`."""
-    data, x = views(12)
+    network. trainings: as of `EMConfig`."""
+    data, x = problem(12)
     torch.manual_seed(0)
-    denoisers = [Denoiser(karras_base(81, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), SHAPE, 1.0, dynamic=True) for _ in range(2)]
+    priors: dict[str, Prior] = {
+        s: DiffusionPrior(karras_base(SHAPE, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), 1.0, dynamic=True) for s in ("sky", "target")
+    }
     if closed:
-        denoisers[0] = Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0)
+        priors["sky"] = karras_base(SHAPE, 1.0)
     guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1, guess, anywhere=True)
-    config = PosteriorConfig(
-        SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05), amortised=replace(SAMPLER, steps=3)
-    )
+    model = amortised(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, guess=guess, anywhere=True)
+    others = MomentMatchingConfig(SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05))
+    config = AmortisedConfig(replace(SAMPLER, steps=3), others)
     training = TrainingConfig(steps=2, batch=4, sigma_min=0.05, sigma_max=10.0, turns=True)
+    em = EMConfig(laps=(1, 2), stages="sequential", **trainings)
+    posterior = AmortisedPosterior(config, {"target": model})
 
-    def on_lap(record: dict[str, Any], draws: Draws) -> None:
-        if record["lap"] == stop:
+    def on_lap(lap: Lap) -> None:
+        if lap.number == stop:
             raise KeyboardInterrupt
 
-    run_em(
-        data,
-        denoisers,
-        [[data.views[0].y], [data.views[1].y - x, x]],
-        [*([] if closed else [Stage((0,), 1)]), Stage((1,), 2)],
-        training,
-        config,
-        Stream(1),
-        Accelerator(cpu=cpu),
-        checkpoint=checkpoint,
-        on_lap=on_lap,
-        amortised={1: model},
-        **trainings,
-    )
-    return data, SourceSeparationPipeline(denoisers, config, {1: model})
+    first = FirstDraws([{"sky": data[0].y}, {"sky": data[1].y - x, "target": x}])
+    settings = Settings(training=training, em=em, posterior=config)
+    run_em(data, priors, posterior, first, settings, Stream(1), checkpoint, on_lap)
+    return data, priors, posterior
 
 
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def separate(fit: Fit, stream: Stream | None = None) -> Draws:
+    data, priors, posterior = fit
+    return posterior.draw(data[1], priors, stream or Stream(2)).draws
+
+
+def same(a: Draws, b: Draws) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[source], b[source]) for source in a)
+
+
+@pytest.mark.parametrize("lap", [3])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lap: int, tmp_path: Path) -> None:
     state = RNG.get_state()
-    data, whole = trained(guess_training=GUESSES)
+    whole = trained(guess=GUESSES)
     RNG.set_state(state)
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "em.pt", stop=3, guess_training=GUESSES)
+        trained(tmp_path / "em.pt", stop=lap, guess=GUESSES)
     RNG.set_state(state)
-    _, resumed = trained(tmp_path / "em.pt", guess_training=GUESSES)
-    a, b = (pipeline.posterior_sample(data.views[1], Stream(2)).draws for pipeline in (whole, resumed))
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    resumed = trained(tmp_path / "em.pt", guess=GUESSES)
+    assert same(separate(whole), separate(resumed))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_source_without_a_network_goes_to_the_gpu_with_the_others() -> None:
+def test_a_source_without_a_network_goes_to_the_gpu_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     state, draws = RNG.get_state(), []
-    for cpu in (True, False):
+    for place in ("cpu", "cuda"):
         RNG.set_state(state)
-        data, pipeline = trained(cpu=cpu, closed=True)
-        draws.append(pipeline.posterior_sample(data.views[1], Stream(2)).draws)
-    for here, there in zip(*draws, strict=True):
-        assert here.device == there.device and float((here - there).abs().max()) < 0.05
+        with monkeypatch.context() as patch:
+            patch.setattr(mvss.em, "default_accelerator", lambda cpu=place == "cpu": Accelerator(cpu=cpu))
+            data, priors, posterior = trained(closed=True)
+        assert priors["sky"].mixture.means.device.type == place
+        found = posterior.draw(data[1].to(place), priors, Stream(2)).draws
+        draws.append({source: x.cpu() for source, x in found.items()})
+    for source, here in draws[0].items():
+        assert float((here - draws[1][source]).abs().max()) < 0.05
 
 
 def test_posteriors_and_guesses_have_trainings_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of the trainings of two laps; the denoiser learns once, from the last draws but one."""
+    """Steps of the trainings of two laps; the prior learns once, from the last draws but one."""
     steps: list[int] = []
 
     def counted(denoiser: torch.nn.Module, draws: Tensor, config: TrainingConfig, *rest: Any) -> Any:  # noqa: ANN401
@@ -261,126 +284,120 @@ def test_posteriors_and_guesses_have_trainings_of_their_own(monkeypatch: pytest.
     for module in (mvss.em, mvss.posteriors.amortised):
         monkeypatch.setattr(module, "fit_denoiser", counted)
     usual = TrainingConfig(steps=2, batch=4)
-    trained(closed=True, guess_training=replace(usual, steps=3), amortised_training=replace(usual, steps=5))
+    trained(closed=True, guess=replace(usual, steps=3), amortised=replace(usual, steps=5))
     assert steps == [3, 5, 3, 5, 2]
-
-
-def test_a_network_for_posteriors_needs_their_noise_levels() -> None:
-    data, x = views(4)
-    denoisers = [Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0) for _ in range(2)]
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
-    draws, stages = [[data.views[0].y], [data.views[1].y - x, x]], [Stage((1,), 1)]
-    with pytest.raises(MvssError, match=r"posterior\.amortised"):
-        run_em(
-            data,
-            denoisers,
-            draws,
-            stages,
-            TrainingConfig(),
-            PosteriorConfig(),
-            Stream(0),
-            Accelerator(cpu=True),
-            amortised={1: model},
-        )
-
-
-def test_held_out_observations_do_not_end_laps_of_posteriors() -> None:
-    data, x = views(4)
-    denoisers = [Denoiser(karras_base(81, 1.0), None, SHAPE, 1.0) for _ in range(2)]
-    model = Amortised.of(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, 1)
-    draws = [[data.views[0].y], [data.views[1].y - x, x]]
-    config = PosteriorConfig(amortised=SAMPLER)
-    with pytest.raises(MvssError, match="held-out observations judge priors"):
-        run_em(
-            data,
-            denoisers,
-            draws,
-            [Stage((1,), 1)],
-            TrainingConfig(),
-            config,
-            Stream(0),
-            Accelerator(cpu=True),
-            amortised={1: model},
-            held_out=HeldOut(data, draws, config),
-        )
 
 
 def test_a_source_on_more_than_what_it_was_learned_on_is_not_drawn_first() -> None:
     """Of nested views, each with one source more, every posterior is for its own view alone."""
-    here, none = Identity(SHAPE), Zero(SHAPE, SHAPE)
-    operators = [(here, none, none), (here, here, none), (here, here, here)]
-    nested = MultiViewData(
-        tuple(View(normal(3, *SHAPE), o, Isotropic(0.1), str(n)) for n, o in enumerate(operators)), (SHAPE,) * 3
+    here, names = Identity(SHAPE), ("a", "b", "c")
+    nested = Views(
+        View(normal(3, *SHAPE), dict.fromkeys(names[: n + 1], here), Isotropic(0.1), str(n)) for n in range(len(names))
     )
-    models = {beta: Amortised.of(Pixelwise(), nested, beta) for beta in (1, 2)}
-    assert [[model.applies(view, beta) for view in nested.views] for beta, model in models.items()] == [
+    models = {source: amortised(Pixelwise(), nested, source) for source in ("b", "c")}
+    assert [[model.applies(view) for view in nested] for model in models.values()] == [
         [False, True, False],
         [False, False, True],
     ]
+    posterior = AmortisedPosterior(AmortisedConfig(), models)
+    assert [found and found[0] for found in map(posterior.model_of, nested)] == [None, "b", "c"]
+
+
+def test_pairs_are_told_in_whatever_units_each_view_is() -> None:
+    """Backgrounds beside bright targets are in other units than what shows both; operators that differ are no pair."""
+    data, _ = problem(5, amplitude=16.0)
+    units = Units.of(data)
+    inner = Views(map(units.inward, data))
+    factors = [view.operators["sky"].forward(torch.ones(1, *SHAPE))[0, 0, 0, 0] for view in inner]
+    assert factors[0] >= 2 * factors[1]
+    (own,), (pair,) = pairs_of(data, "target"), pairs_of(inner, "target")
+    scale = float(factors[1]) / units.scales["sky"]  # of y in the mixed view
+    torch.testing.assert_close(pair.backgrounds[:, 0], scale * own.backgrounds[:, 0])
+    torch.testing.assert_close(pair.level, scale * own.level)
+    louder = View(data[0].y, {"sky": Scale(2.0, SHAPE)}, data[0].noise)
+    assert pairs_of(Views([louder, data[1]]), "target") == []
 
 
 def test_what_hides_a_source_must_vary() -> None:
-    data, _ = views(4)
-    still = replace(data.views[0], y=torch.full_like(data.views[0].y, LEVEL))
-    with pytest.raises(MvssError, match="both: what hides source 2 does not vary"):
-        Amortised.of(Pixelwise(), MultiViewData((still, data.views[1]), data.source_shapes), 1)
+    data, _ = problem(4)
+    still = View(torch.full_like(data[0].y, LEVEL), data[0].operators, data[0].noise)
+    with pytest.raises(MvssError, match="both: what hides target does not vary"):
+        pairs_of(Views([still, data[1]]), "target")
 
 
 def test_the_other_sources_are_drawn_given_what_is_left() -> None:
-    """Sky and target add up to y within their noise, and the pipeline counts what both networks did."""
-    data, pipeline = trained()
-    found = pipeline.posterior_sample(data.views[1], Stream(2))
-    left = data.views[1].y - found.draws[0] - found.draws[1]
+    """Sky and target add up to y within their noise, and what both networks did is counted."""
+    data, priors, posterior = trained()
+    found = posterior.draw(data[1], priors, Stream(2))
+    left = data[1].y - data[1].predicted(found.draws)
+    assert list(found.draws) == ["sky", "target"]
     assert float(left.square().mean().sqrt()) < 0.3
     assert found.evaluations == 1 + 3 + 2
-    again = pipeline.posterior_samples(data.views[1], Stream(3), 2)
-    assert [x.shape for x in again] == [(2, 12, *SHAPE)] * 2
-    assert not torch.equal(again[0][0], again[0][1])
-    assert pipeline.prior_sample(1, 3, Stream(4)).shape == (3, *SHAPE)
+    again = posterior.many(data[1], priors, Stream(3), 2)
+    assert {source: x.shape for source, x in again.items()} == dict.fromkeys(("sky", "target"), (2, 12, *SHAPE))
+    assert not torch.equal(again["sky"][0], again["sky"][1])
+    assert priors["target"].sample(3, Stream(4)).shape == (3, *SHAPE)
+
+
+def test_draws_are_keyed_by_the_observations_numbers() -> None:
+    fit = data, priors, posterior = trained()
+    rows = torch.tensor([7, 0, 3])
+    part = posterior.draw(data[1].select(rows), priors, Stream(2)).draws
+    torch.testing.assert_close(part, {s: x[rows] for s, x in separate(fit).items()}, rtol=1e-4, atol=1e-5)
 
 
 def test_many_draws_share_one_guess() -> None:
     """They are those that single draws would be."""
-    data, pipeline = trained(guess_training=GUESSES)
-    guess, asked = pipeline.amortised[1].guess, []
+    fit = data, priors, posterior = trained(guess=GUESSES)
+    guess, asked = posterior.models["target"].guess, []
     assert guess is not None
     handle = guess.register_forward_hook(lambda *_: asked.append(1))
-    many = pipeline.posterior_samples(data.views[1], Stream(3), 3)
+    many = posterior.many(data[1], priors, Stream(3), 3)
     assert len(asked) == 1
     handle.remove()
     for number in range(3):
-        single = pipeline.posterior_sample(data.views[1], Stream(3).child(number)).draws
-        assert all(torch.equal(x[number], one) for x, one in zip(many, single, strict=True))
+        assert same({source: x[number] for source, x in many.items()}, separate(fit, Stream(3).child(number)))
 
 
-def test_a_pipeline_that_is_read_back_draws_the_same(tmp_path: Path) -> None:
-    data, pipeline = trained()
-    pipeline.save_pretrained(tmp_path / "model")
-    back = SourceSeparationPipeline.from_pretrained(tmp_path / "model")
-    for a, b in zip(
-        pipeline.posterior_sample(data.views[1], Stream(2)).draws,
-        back.posterior_sample(data.views[1], Stream(2)).draws,
-        strict=True,
-    ):
-        assert torch.equal(a, b)
+def read_back(folder: Path, fit: Fit) -> Fit:
+    data, priors, posterior = fit
+    priors, models = load_models(folder, save_models(folder, priors, posterior.models))
+    return data, priors, AmortisedPosterior(posterior.config, models)
 
 
-def test_a_pipeline_moves_as_a_whole() -> None:
-    _, pipeline = trained(guess_training=GUESSES)
-    assert pipeline.to("meta") is pipeline
-    places = [p.device.type for m in (*pipeline.denoisers, *pipeline.amortised.values()) for p in m.parameters()]
-    assert set(places) == {"meta"} and pipeline.denoisers[0].mixture.means.device.type == "meta"
+def test_models_that_are_read_back_draw_the_same(tmp_path: Path) -> None:
+    fit = trained()
+    assert same(separate(fit), separate(read_back(tmp_path, fit)))
+
+
+def test_a_model_that_was_read_back_does_not_learn(tmp_path: Path) -> None:
+    _, _, posterior = read_back(tmp_path, trained())
+    model = posterior.models["target"]
+    with pytest.raises(MvssError, match="does not learn") as error:
+        fit_denoiser(model, normal(4, *SHAPE), GUESSES, Stream(0), Accelerator(cpu=True))
+    assert "\n" not in str(error.value)
 
 
 def test_a_model_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
-    _, pipeline = trained()
-    pipeline.save_pretrained(tmp_path / "model")
-    state = load_checkpoint(tmp_path / "model" / "amortised-2.pt")
+    _, priors, posterior = trained()
+    described = save_models(tmp_path, priors, posterior.models)
+    state = load_checkpoint(tmp_path / "amortised-2.pt")
     del state["guess"]
-    save_checkpoint(tmp_path / "model" / "amortised-2.pt", state)
+    save_checkpoint(tmp_path / "amortised-2.pt", state)
     with pytest.raises(MvssError, match="of another version") as error:
-        SourceSeparationPipeline.from_pretrained(tmp_path / "model")
+        load_models(tmp_path, described)
     assert "\n" not in str(error.value)
+
+
+def test_a_posterior_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
+    _, priors, posterior = trained()
+    described = save_models(tmp_path, priors, posterior.models)
+    (tmp_path / "amortised-2.pt").unlink()
+    with pytest.raises(MvssError, match=r"amortised-2\.pt"):
+        load_models(tmp_path, described)
+    save_models(tmp_path, priors, posterior.models)
+    described = save_models(tmp_path, priors, {})  # over what is there
+    assert load_models(tmp_path, described)[1] == {}
 
 
 def test_local_scale_is_the_larger_of_a_pixel_and_its_surroundings() -> None:

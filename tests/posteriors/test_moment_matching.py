@@ -1,192 +1,277 @@
-"""Moment matching against exact conditionals, automatic differentiation and the azula library."""
+"""Joint draws by reversing time: settings that reach the draws, chunks, large sources, and which moments a view has."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from closed_forms import Linear, exact, plain, random_prior, random_view
-from scipy.stats import kstest
+from closed_forms import exact, named, random_prior, random_view
+from tiny_em import POSTERIOR, priors, problem
 from torch import Tensor
 
-from mvss.posteriors.exact_mixture import DenseView
-from mvss.posteriors.moment_matching import JointPosterior, Prior
-from mvss.priors.diffusion import Denoiser
+from mvss.posteriors.dense import DenseView
+from mvss.posteriors.dense_moments import DenseMoments
+from mvss.posteriors.exact import ExactPosterior
+from mvss.posteriors.gibbs import GibbsPosterior
+from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
+from mvss.posteriors.moment_matching import MomentMatching, moments_of
+from mvss.posteriors.posterior import Posterior, Separation
+from mvss.posteriors.shared_gaussians import Factors, SharedGaussians
+from mvss.posteriors.shared_moments import SharedMoments
+from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
+from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
+from mvss.problem.noise import Diagonal, Isotropic
+from mvss.problem.operators import Identity
+from mvss.problem.views import View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
-COUNT = 5
-SIGMA = torch.tensor([0.02, 0.3, 1.0, 5.0, 0.5], dtype=torch.float64)
-
-
-def noisy(sizes: tuple[int, ...]) -> list[Tensor]:
-    rng = torch.Generator().manual_seed(4)
-    return [2 * torch.randn(COUNT, d, generator=rng, dtype=torch.float64) for d in sizes]
-
-
-def brute_force(priors: list[GaussianMixture], view: DenseView, x_t: list[Tensor]) -> tuple[Tensor, ...]:
-    stacked = torch.cat(x_t, dim=1)
-    means = [exact(priors, view, i, stacked[i], float(SIGMA[i])).mean for i in range(COUNT)]
-    return torch.stack(means).split([p.dimension for p in priors], dim=1)
+STREAM = Stream(0, ("posterior",))
+VIEW = problem()[1]
+GIBBS = GibbsConfig(1, POSTERIOR.sampler, components=2, chunk=16)
+SOLVER = CGConfig(3, 1e-6)
 
 
-@pytest.mark.parametrize("components", [1, 4])
-@pytest.mark.parametrize("sizes", [(3,), (3, 2), (2, 4, 1)])
-def test_gaussian_sources_give_the_exact_mean(sizes: tuple[int, ...], components: int) -> None:
-    priors = [random_prior(1, d, i, rank=min(d, 2)) for i, d in enumerate(sizes)]
-    view, x_t = random_view(COUNT, 2, sizes), noisy(sizes)
-    found = JointPosterior([plain(p) for p in priors], view, components)(x_t, SIGMA)
-    torch.testing.assert_close(found, brute_force(priors, view, x_t))
+def trained() -> dict[str, DiffusionPrior]:
+    """Networks (float32, as in use) that say something."""
+    out = {}
+    for source, prior in priors().items():
+        torch.manual_seed(1)
+        torch.nn.init.normal_(prior.network.output.weight, std=0.1)
+        out[source] = DiffusionPrior(prior.mixture, prior.network.float().requires_grad_(False), prior.sigma_data)
+    return out
 
 
-@pytest.mark.parametrize("observed", [1, 3])
-@pytest.mark.parametrize(("sizes", "counts"), [((3,), (4,)), ((3, 2), (3, 4)), ((2, 4, 1), (2, 3, 2))])
-def test_all_components_give_the_exact_mean(sizes: tuple[int, ...], counts: tuple[int, ...], observed: int) -> None:
-    priors = [random_prior(k, d, i, rank=min(d, 2)) for i, (k, d) in enumerate(zip(counts, sizes, strict=True))]
-    view, x_t = random_view(COUNT, observed, sizes), noisy(sizes)
-    found = JointPosterior([plain(p) for p in priors], view, max(counts))(x_t, SIGMA)
-    torch.testing.assert_close(found, brute_force(priors, view, x_t))
+def mixtures() -> dict[str, GaussianMixture]:
+    return {source: prior.mixture for source, prior in priors().items()}
 
 
-def test_fewer_components_are_the_likeliest_ones() -> None:
-    """With two of three components kept, the answer is that of a mixture without the one unlikeliest given x_t."""
-    full, view, x_t = random_prior(3, 2, 0), random_view(COUNT, 1, (2,)), noisy((2,))
-    found = JointPosterior([plain(full)], view, 2)(x_t, SIGMA)[0]
-    log_weight = full.component_posteriors(x_t[0], SIGMA)[0]
-    kept_weight = JointPosterior([plain(full)], view, 2)._local(plain(full), x_t[0], SIGMA).log_weight
-    torch.testing.assert_close(kept_weight.exp().sum(1), torch.ones_like(SIGMA))
-    for i in range(COUNT):
-        kept = log_weight[i].argsort(descending=True)[:2]
-        part = GaussianMixture(full.weights[kept], full.means[kept], full.factors[kept], full.floor)
-        torch.testing.assert_close(found[i], exact([part], view, i, x_t[0][i], float(SIGMA[i])).mean)
+def separate(**options: object) -> Tensor:
+    draws = MomentMatching(replace(POSTERIOR, **options)).draw(VIEW, trained(), STREAM).draws
+    return torch.cat(list(draws.values()), dim=1)
 
 
-def test_one_component_is_moment_matching() -> None:
-    """E = x̂ + V Aᵀ (Σ + Σ A V Aᵀ)⁻¹ (y − Σ A x̂) with V = σ² ∂d/∂x_t from automatic differentiation."""
-    sizes = (3, 2)
-    denoisers = [plain(random_prior(4, d, i)) for i, d in enumerate(sizes)]
-    view, x_t = random_view(COUNT, 2, sizes), noisy(sizes)
-    found = JointPosterior(denoisers, view, 1)(x_t, SIGMA)
-    for beta, expected in enumerate(moment_match(denoisers, view, x_t)):
-        torch.testing.assert_close(found[beta], expected)
+def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvss.priors.local_law.DENSE", 0)
 
 
-def moment_match(denoisers: list[Denoiser], view: DenseView, x_t: list[Tensor]) -> list[Tensor]:
-    estimates = [d(x, SIGMA) for d, x in zip(denoisers, x_t, strict=True)]
-    spreads = [SIGMA[:, None, None] ** 2 * full_jacobian(d, x) for d, x in zip(denoisers, x_t, strict=True)]
-    system, residual = torch.diag_embed(view.noise), view.y
-    for a, x, v in zip(view.matrices, estimates, spreads, strict=True):
-        system = system + a @ (v + v.mT) @ a.mT / 2
-        residual = residual - (a @ x.unsqueeze(-1)).squeeze(-1)
-    force = torch.linalg.solve(system, residual).unsqueeze(-1)
-    return [
-        (x + ((v + v.mT) / 2 @ a.mT @ force).squeeze(-1)).detach()
-        for a, x, v in zip(view.matrices, estimates, spreads, strict=True)
-    ]
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": {"steps": 5}},
+        {"sampler": {"sigma_start": 0.7}},
+        {"sampler": {"sigma_min": 0.02}},
+        {"sampler": {"tau": 0.2}},
+        {"sampler": {"corrections": 2}},
+        {"sampler": {"method": "ddim"}},
+        {"sampler": {"method": "heun"}},
+        {"sampler": {"method": "ancestral"}},
+        {"start": "cold"},
+        {"components": 1},
+        {"components": 3},
+        {"passes": 2},
+    ],
+)
+def test_settings_reach_the_draws(options: dict) -> None:
+    base = separate()
+    if "sampler" in options:
+        options = {"sampler": replace(POSTERIOR.sampler, **options["sampler"])}
+    changed = separate(**options)
+    assert torch.isfinite(changed).all()
+    assert float((changed - base).abs().max()) > 1e-3
 
 
-def full_jacobian(denoiser: Denoiser, x_t: Tensor) -> Tensor:
-    def one(x: Tensor, sigma: Tensor) -> Tensor:
-        return denoiser(x.unsqueeze(0), sigma.unsqueeze(0)).squeeze(0)
+@pytest.mark.parametrize("kind", ["warm", "cold", "gibbs"])
+def test_chunks_change_nothing(kind: str) -> None:
+    """Also where every observation has its own noise."""
+    sigma = torch.linspace(0.05, 1.0, len(VIEW)).reshape(-1, 1).expand(-1, 2)
+    view = View(VIEW.y, VIEW.operators, Diagonal(sigma))
 
-    return torch.func.vmap(torch.func.jacrev(one))(x_t, SIGMA).detach()
+    def drawn(chunk: int) -> Separation:
+        if kind == "gibbs":
+            return GibbsPosterior(replace(GIBBS, rounds=2, chunk=chunk)).draw(view, trained(), STREAM)
+        return MomentMatching(replace(POSTERIOR, start=kind, chunk=chunk)).draw(view, trained(), STREAM)
 
-
-def test_single_source_agrees_with_azula() -> None:
-    denoise = pytest.importorskip("azula.denoise")
-    mmps = pytest.importorskip("azula.guidance.mmps")
-    covariance = pytest.importorskip("azula.linalg.covariance")
-    noise = pytest.importorskip("azula.noise")
-    level, ours, size, (x_t,) = 0.4, plain(random_prior(3, 4, 0)), 2, noisy((4,))
-
-    class Theirs(denoise.Denoiser):
-        schedule = noise.VESchedule(level, level)
-
-        def forward(self, x: Tensor, t: Tensor) -> object:
-            return denoise.DiracPosterior(ours(x, self.schedule(t)[1].expand(len(x))))
-
-    view = random_view(1, size, (4,)).select(torch.zeros(COUNT, dtype=torch.long))
-    matrix, spread = view.matrices[0][0], covariance.DiagonalCovariance(view.noise[0])
-    theirs = mmps.MMPSDenoiser(Theirs(), view.y, lambda x: x @ matrix.mT, spread, "gmres", size)
-    found = JointPosterior([ours], view, 1)([x_t], torch.full((COUNT,), level, dtype=torch.float64))[0]
-    torch.testing.assert_close(found, theirs(x_t, torch.tensor(0.5, dtype=torch.float64)).mean)
+    whole, parts = drawn(100), drawn(5)
+    torch.testing.assert_close(parts.draws, whole.draws, rtol=1e-4, atol=1e-5)  # the networks run in float32
+    assert parts.evaluations == whole.evaluations
 
 
-NETWORKS = {"linear": lambda d: Linear(d, SMALL), "perceptron": lambda d: perceptron(d)}
-SMALL = 0.001  # so that no component's covariance becomes indefinite
+def solve(view: View, monkeypatch: pytest.MonkeyPatch, **options: object) -> Separation:
+    """With conjugate gradients, for which the sources are to count as large."""
+    everything_is_large(monkeypatch)
+    options = {"solver": SOLVER, "start": "cold"} | options
+    return MomentMatching(replace(POSTERIOR, **options)).draw(view, trained(), STREAM)
 
 
-def perceptron(dimension: int) -> TimeMLP:
-    torch.manual_seed(0)
-    network = TimeMLP(dimension, hidden=(8, 8), embedding=4, inputs=2 * dimension).double()
-    torch.nn.init.normal_(network.output.weight, std=SMALL)
-    return network
+def test_conjugate_gradients_are_moment_matching_of_large_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For nearly symmetric Jacobians; each observation has an operator of its own."""
+    expected, found = separate(start="cold", components=1), solve(VIEW, monkeypatch)
+    assert float((torch.cat(list(found.draws.values()), dim=1) - expected).abs().mean()) < 0.015
+    assert 0 < found.residual < 0.1 and found.clamped == 0
+    blunt = solve(VIEW, monkeypatch, solver=CGConfig(1, 1e-6))
+    assert float((torch.cat(list(blunt.draws.values()), dim=1) - expected).abs().mean()) > 0.03
+    assert blunt.residual > found.residual
+    assert blunt.evaluations == 2 * 3 * POSTERIOR.sampler.evaluations  # sources; the denoiser and two products
 
 
-@pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_network_jacobian_is_that_of_the_whole_denoiser(kind: str, components: int) -> None:
-    """Mean and covariance of what stands for p(x | x_t), from one pass, against Tweedie's formula by jacrev."""
-    denoiser, (x_t,) = Denoiser(random_prior(3, 3, 0), NETWORKS[kind](3), (3,), 0.8), noisy((3,))
-    posterior = JointPosterior([denoiser], random_view(COUNT, 2, (3,)), components)
-    local = posterior._local(denoiser, x_t, SIGMA)
-    weight = local.log_weight.exp().unsqueeze(-1)
-    mean = (weight * local.mean).sum(1)
-    spread = local.mean - mean.unsqueeze(1)
-    covariance = (weight.unsqueeze(-1) * local.covariance).sum(1) + (weight * spread).mT @ spread
-    assert posterior.clamped == 0 and posterior.evaluations == 1 + 3
-    torch.testing.assert_close(mean, denoiser(x_t, SIGMA).detach())
-    expected = SIGMA[:, None, None] ** 2 * full_jacobian(denoiser, x_t)
-    torch.testing.assert_close(covariance, (expected + expected.mT) / 2)
+@pytest.mark.parametrize("options", [{}, {"solver": None}, {"solver": None, "sampler": SamplerConfig("ancestral", 3)}])
+def test_chunks_change_no_large_source(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator()
+    matrices = {s: torch.randn(2, d, generator=rng.manual_seed(d)) for s, d in (("one", 3), ("two", 2))}
+    view = View(VIEW.y, matrices, VIEW.noise)
+    whole, parts = (solve(view, monkeypatch, start="warm", chunk=chunk, **options) for chunk in (100, 5))
+    torch.testing.assert_close(parts.draws, whole.draws, rtol=1e-4, atol=1e-5)
 
 
-def test_corrected_sources_are_moment_matched() -> None:
-    sizes = (3, 2)
-    denoisers = [Denoiser(random_prior(3, d, i), Linear(d, 0.05, i), (d,), 0.8) for i, d in enumerate(sizes)]
-    view, x_t = random_view(COUNT, 2, sizes), noisy(sizes)
-    posterior = JointPosterior(denoisers, view, 1)
-    torch.testing.assert_close(list(posterior(x_t, SIGMA)), moment_match(denoisers, view, x_t))
-    assert posterior.clamped == 0
+def test_where_memory_runs_out_a_chunk_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, tried = solve(VIEW, monkeypatch), []
+    select = JacobianMoments.select
+
+    def cramped(moments: JacobianMoments, rows: slice) -> JacobianMoments:
+        tried.append(rows.stop - rows.start)
+        if len(tried) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
+        return select(moments, rows)
+
+    monkeypatch.setattr(JacobianMoments, "select", cramped)
+    again = solve(VIEW, monkeypatch)
+    assert tried == [16, 8, 8, 1]  # chunk 16 of 17 observations
+    torch.testing.assert_close(again.draws, whole.draws, rtol=1e-4, atol=1e-5)
+    tried.clear()
+    monkeypatch.setattr(JacobianMoments, "select", lambda *_: torch.empty(2**60))
+    with pytest.raises(MvssError, match="memory"):
+        solve(VIEW, monkeypatch)
 
 
-def test_negative_eigenvalues_are_clamped_and_counted() -> None:
-    denoiser, (x_t,) = Denoiser(random_prior(2, 3, 0), Linear(3, 3.0), (3,), 0.8), noisy((3,))
-    view = random_view(COUNT, 2, (3,))
-    posterior = JointPosterior([denoiser], view, 1)
-    raw = SIGMA[:, None, None] ** 2 * full_jacobian(denoiser, x_t)
-    values, vectors = torch.linalg.eigh((raw + raw.mT) / 2)
-    expected = vectors @ torch.diag_embed(values.clamp_min(0)) @ vectors.mT
-    torch.testing.assert_close(posterior._local(denoiser, x_t, SIGMA).covariance[:, 0], expected)
-    assert posterior.clamped == pytest.approx(float((values < 0).double().mean())) and posterior.clamped > 0
-    assert torch.isfinite(posterior([x_t], SIGMA)[0]).all()
+def test_solvers_where_they_do_not_fit_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MvssError, match="leave it out") as small:
+        separate(solver=SOLVER)
+    with pytest.raises(MvssError, match="pc, ddim or heun") as draws:
+        replace(POSTERIOR, solver=SOLVER, sampler=replace(POSTERIOR.sampler, method="ancestral"))
+    with pytest.raises(MvssError, match="start") as start:
+        solve(VIEW, monkeypatch, start="warm")
+    with pytest.raises(MvssError, match=r"posterior\.solver") as own:
+        solve(VIEW, monkeypatch, solver=None)
+    assert not any("\n" in str(error.value) for error in (small, draws, start, own))
 
 
-def test_misfit_of_exact_draws_follows_chi_square() -> None:
-    """x from the prior, y from x: then x is an exact posterior draw; at any level, for any operators."""
-    count, sizes, observed = 4000, (3, 2), 2
-    rng = torch.Generator().manual_seed(0)
-    priors = [random_prior(1, d, i) for i, d in enumerate(sizes)]
-    view = random_view(count, observed, sizes)
-    x = [p.sample(count, rng) for p in priors]
-    z = torch.randn(count, observed, generator=rng, dtype=torch.float64)
-    y = sum((a @ v.unsqueeze(-1)).squeeze(-1) for a, v in zip(view.matrices, x, strict=True)) + view.noise.sqrt() * z
-    posterior = JointPosterior([plain(p) for p in priors], DenseView(y, view.matrices, view.noise))
-    sigma = 0.05 + torch.rand(count, generator=rng, dtype=torch.float64)
-    x_t = [v + sigma[:, None] * torch.randn(v.shape, generator=rng, dtype=torch.float64) for v in x]
-    misfit = posterior.misfit(x_t, sigma)
-    assert kstest(misfit.numpy(), "chi2", (observed,)).pvalue > 0.01
-    shifted = posterior.misfit([v + 1.0 for v in x_t], sigma)
-    assert float(shifted.mean()) > 2 * float(misfit.mean())
+def test_moments_are_those_that_sources_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, factors = (1, 4, 4), Factors()
+    images = View(torch.ones(3, *shape), {"a": Identity(shape)}, 0.1)
+    plain = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32), 1.0)
+    sure = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32, outputs=2), 1.0)
+    assert isinstance(moments_of(images, [plain], 1, factors), DenseMoments)
+    assert isinstance(moments_of(images, [sure], 1, factors), LearnedMoments)
+    everything_is_large(monkeypatch)
+    assert isinstance(moments_of(images, [plain], 1, factors), SharedMoments)
+    assert isinstance(moments_of(images, [plain], 1, factors, SOLVER), JacobianMoments)
 
 
-def test_images_keep_their_shape_and_evaluations_are_counted() -> None:
-    prior, sigma = random_prior(2, 4, 0), SIGMA
-    x_t = noisy((4,))[0].reshape(COUNT, 2, 2)
-    view = random_view(COUNT, 2, (4,))
-    posterior = JointPosterior([Denoiser(prior, Linear(4, 0.05), (2, 2), 1.0)], view, 2)
-    flat = JointPosterior([Denoiser(prior, Linear(4, 0.05), (4,), 1.0)], view, 2)
-    torch.testing.assert_close(posterior([x_t], sigma)[0].flatten(1), flat([x_t.flatten(1)], sigma)[0])
-    posterior([x_t], sigma)
-    assert posterior.evaluations == 2 * (1 + 4)
-    free = Prior([plain(prior), plain(prior)])
-    torch.testing.assert_close(free([x_t.flatten(1)] * 2, sigma)[1], prior.denoise(x_t.flatten(1), sigma))
-    assert free.evaluations == 2
+@pytest.mark.parametrize("config", [POSTERIOR, replace(POSTERIOR, start="cold"), GIBBS])
+def test_the_same_number_gives_the_same_draw(config: MomentMatchingConfig | GibbsConfig) -> None:
+    posterior = GibbsPosterior(config) if isinstance(config, GibbsConfig) else MomentMatching(config)
+    whole, rows = posterior.draw(VIEW, trained(), STREAM).draws, torch.tensor([16, 2])
+    part = VIEW.select(rows)
+    found = posterior.draw(part, trained(), STREAM).draws
+    torch.testing.assert_close(found, {s: x[rows] for s, x in whole.items()}, rtol=1e-4, atol=1e-5)
+    other = posterior.draw(View(part.y, part.operators, part.noise), trained(), STREAM).draws  # numbered anew
+    assert not torch.allclose(other["one"], found["one"], atol=1e-3)
+
+
+def test_mixtures_alone_are_drawn_exactly() -> None:
+    found = MomentMatching(POSTERIOR).draw(VIEW, mixtures(), STREAM)
+    torch.testing.assert_close(found.draws, ExactPosterior().draw(VIEW, mixtures(), STREAM).draws, rtol=0, atol=0)
+    assert found.evaluations == 0 and found.clamped == 0
+    gibbs = GibbsPosterior(GIBBS).draw(VIEW, mixtures(), STREAM)
+    assert gibbs.evaluations == 2 * 6  # Gibbs is not replaced by exact draws
+
+
+def test_a_source_that_a_view_hides_is_not_drawn() -> None:
+    found = MomentMatching(POSTERIOR).draw(problem()[0], trained(), STREAM)
+    assert {source: tuple(x.shape) for source, x in found.draws.items()} == {"one": (21, 3)}
+
+
+@pytest.mark.parametrize("kind", ["warm", "cold", "gibbs", "closed"])
+def test_many_draws_are_single_ones_each_with_its_own_randomness(kind: str) -> None:
+    posterior: Posterior = GibbsPosterior(GIBBS)
+    if kind != "gibbs":
+        posterior = MomentMatching(replace(POSTERIOR, start="cold" if kind == "cold" else "warm"))
+    sources, done = mixtures() if kind == "closed" else trained(), []
+    many = posterior.many(VIEW, sources, STREAM, 3, done.append)
+    assert {s: x.shape for s, x in many.items()} == {"one": (3, 17, 3), "two": (3, 17, 2)} and done == [1 / 3, 2 / 3, 1.0]
+    for number in range(3):
+        one = posterior.draw(VIEW, sources, STREAM.child(number)).draws
+        torch.testing.assert_close({source: x[number] for source, x in many.items()}, one)
+    assert not torch.equal(many["one"][0], many["one"][1])
+
+
+SHAPE = (1, 2, 2)
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_factorisations_last_as_long_as_the_operators_and_the_noise_of_a_view(
+    network: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything_is_large(monkeypatch)
+    made: list[int] = []
+    start = SharedGaussians.__init__
+
+    def counted(self: SharedGaussians, *arguments: object) -> None:
+        made.append(1)
+        start(self, *arguments)
+
+    monkeypatch.setattr(SharedGaussians, "__init__", counted)
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, 4), torch.eye(4, dtype=torch.float64)[None], 0.1, SHAPE)
+    sampler = SamplerConfig("ancestral", 2, sigma_start=0.5, sigma_min=0.1)
+    posterior, each = MomentMatching(MomentMatchingConfig(sampler)), 1 + 2 * network  # exact, and one a level
+    sources = {"a": DiffusionPrior(prior, TimeMLP(4, (4,), 4, inputs=8), 1.0) if network else prior}
+    y = torch.ones(5, *SHAPE, dtype=torch.float64)
+    loud, quiet = (View(y, {"a": Identity(SHAPE)}, Isotropic(noise), "same name") for noise in (10.0, 0.01))
+    first = posterior.draw(loud, sources, STREAM).draws["a"]
+    again = posterior.draw(loud.select(torch.arange(5)), sources, STREAM).draws["a"]
+    assert len(made) == each and torch.equal(first, again)
+    exact_draws = posterior.draw(quiet, sources, STREAM).draws["a"]
+    assert len(made) == 2 * each and float((exact_draws - y).abs().max()) < 0.1 < float((first - y).abs().max())
+    other = posterior.draw(View(-y, quiet.operators, quiet.noise, "same name"), sources, STREAM).draws["a"]
+    assert len(made) == 2 * each and float((other + y).abs().max()) < 0.1  # of its own observations
+
+
+def test_factorisations_are_of_the_sources_that_a_view_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where two views have one name, and one operator shows other sources."""
+    everything_is_large(monkeypatch)
+    sources = {
+        name: GaussianMixture(torch.ones(1), torch.zeros(1, 4), variance * torch.eye(4, dtype=torch.float64)[None], 1e-6, SHAPE)
+        for name, variance in (("wide", 1.0), ("narrow", 1e-4))
+    }
+    posterior, y = MomentMatching(), torch.ones(5, *SHAPE, dtype=torch.float64)
+    views = {name: View(y, {name: Identity(SHAPE)}, 0.1, "one name") for name in sources}
+    found = {name: posterior.draw(view, sources, STREAM).draws[name].mean() for name, view in views.items()}
+    assert float(found["wide"]) > 0.8 and abs(float(found["narrow"])) < 0.1
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_cold_ancestral_runs_of_gaussians_give_the_joint_law(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From pure noise, by few steps, of two sources together."""
+    count, sizes = 6000, (2, 1)
+    sources, one = {s: random_prior(1, d, d) for s, d in zip("ab", sizes, strict=True)}, random_view(1, 2, sizes)
+    law = exact(list(sources.values()), one)
+    view = named(one.select(torch.zeros(count, dtype=torch.long)))
+    if large:
+        everything_is_large(monkeypatch)
+        shared = {source: operator.matrix[0] for source, operator in view.operators.items()}
+        view = View(view.y, shared, Diagonal(one.noise.sqrt()))
+    config = MomentMatchingConfig(SamplerConfig("ancestral", 4, sigma_start=50.0, sigma_min=0.01), "cold", chunk=5000)
+    x = torch.cat(list(MomentMatching(config).draw(view, sources, STREAM).draws.values()), dim=1)
+    scale = law.covariance.diagonal().sqrt()
+    assert ((x.mean(0) - law.mean).abs() < 0.06 * scale).all()
+    assert ((torch.cov(x.mT) - law.covariance).abs() < 0.07 * torch.outer(scale, scale)).all()
+
+
+def test_a_dense_view_is_the_view() -> None:
+    data = DenseView.of(VIEW)
+    draws = {source: torch.randn(len(VIEW), *shape, dtype=torch.float64) for source, shape in VIEW.shapes.items()}
+    torch.testing.assert_close(data.image(list(draws.values())), VIEW.predicted(draws))

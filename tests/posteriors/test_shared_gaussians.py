@@ -7,10 +7,13 @@ import torch
 from closed_forms import random_prior
 from torch import Tensor
 
-from mvss.posteriors.exact_mixture import DenseView, MixturePosterior
-from mvss.posteriors.shared_gaussians import Components, SharedGaussians, SharedView, is_shared
+from mvss.posteriors.dense import DenseView
+from mvss.posteriors.exact_mixture import MixturePosterior
+from mvss.posteriors.shared_gaussians import SharedGaussians
+from mvss.priors.local_law import Components
 from mvss.problem.noise import Diagonal, Isotropic
-from mvss.problem.operators import Dense, Zero
+from mvss.problem.operators import Dense
+from mvss.problem.shared_view import SharedView, is_shared
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
@@ -23,7 +26,7 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=RNG, dtype=torch.float64)
 
 
-VIEW = View(normal(9, 3), (Dense(normal(3, 4)), Dense(normal(3, 3))), Diagonal(0.3 + normal(1, 3).abs()))
+VIEW = View(normal(9, 3), {"a": Dense(normal(3, 4)), "b": Dense(normal(3, 3))}, Diagonal(0.3 + normal(1, 3).abs()))
 
 
 def test_it_agrees_with_the_dense_posterior() -> None:
@@ -79,10 +82,10 @@ def test_means_of_each_observation() -> None:
 @pytest.mark.parametrize(
     "view",
     [
-        View(normal(2, 3), (Dense(normal(2, 3, 4)), Zero((3,), (3,))), Isotropic(0.1)),
-        View(normal(2, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Isotropic(torch.tensor([0.1, 0.2]))),
-        View(normal(5, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Isotropic(torch.linspace(0.1, 0.5, 5))),
-        View(normal(5, 3), (Dense(normal(3, 4)), Zero((3,), (3,))), Diagonal(0.1 + normal(5, 3).abs())),
+        View(normal(2, 3), {"a": Dense(normal(2, 3, 4))}, Isotropic(0.1)),
+        View(normal(2, 3), {"a": Dense(normal(3, 4))}, Isotropic(torch.tensor([0.1, 0.2]))),
+        View(normal(5, 3), {"a": Dense(normal(3, 4))}, Isotropic(torch.linspace(0.1, 0.5, 5))),
+        View(normal(5, 3), {"a": Dense(normal(3, 4))}, Diagonal(0.1 + normal(5, 3).abs())),
     ],
 )
 def test_views_that_share_nothing_are_told(view: View) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mvss.posteriors.solvers import CGConfig, conjugate_gradients, factorise
+from mvss.posteriors.solvers import conjugate_gradients, factorise
+from mvss.presets.posterior import CGConfig
 from mvss.runtime.errors import MvssError
 
 

@@ -1,0 +1,263 @@
+"""The door: fits that are interrupted, new views, units, what a folder gives back, and the report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_separators import Problem, images, vectors
+from torch import Tensor
+
+from mvss import AscentConfig, Dense, ExactConfig, Isotropic, MvssError, PriorConfig, Settings, SourceSeparator, View
+from mvss.metrics.fit_report import LapReport, ViewReport
+from mvss.separator import FitEvent
+
+PROBLEMS = {"vectors": vectors, "images": images}
+
+
+class Killed(Exception):
+    pass
+
+
+def fit(problem: Problem, **options: object) -> SourceSeparator:
+    return SourceSeparator(problem.settings).fit(problem.views, verbose=False, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, tuple[Problem, SourceSeparator]]:
+    return {name: (problem(), fit(problem())) for name, problem in PROBLEMS.items()}
+
+
+Fitted = dict[str, tuple[Problem, SourceSeparator]]
+
+
+@pytest.fixture(scope="module")
+def expected(fitted: Fitted) -> dict[str, tuple[object, Tensor]]:
+    return {name: results(*parts) for name, parts in fitted.items()}
+
+
+Expected = dict[str, tuple[object, Tensor]]
+
+
+def same(found: object, expected: object) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def undone(value: object, scale: float) -> object:
+    """In units of one; powers of two round nothing."""
+    if isinstance(value, Tensor):
+        return value / scale
+    return {k: undone(v, scale) for k, v in value.items()} if isinstance(value, dict) else [undone(v, scale) for v in value]
+
+
+def results(problem: Problem, model: SourceSeparator) -> tuple[object, Tensor]:
+    """All that has the units of the sources, and log densities."""
+    drawn = [model.separate(view, 2, seed=5) for view in problem.views]
+    sampled = {source: model.sample(source, 4, seed=3) for source in model.sources}
+    return [model.draws, drawn, sampled], model.log_prob(problem.source, problem.x, problem.sigma)
+
+
+@pytest.mark.parametrize("lap", [1, 2])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(
+    name: str, lap: int, fitted: Fitted, expected: Expected, tmp_path: Path
+) -> None:
+    problem, whole = fitted[name]
+
+    def kill(event: FitEvent) -> None:
+        if event.lap is not None and event.lap.number == lap:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(problem, checkpoint=tmp_path, callback=kill)
+    resumed = fit(problem, checkpoint=tmp_path)
+    same(results(problem, resumed), expected[name])
+    again = fit(problem, checkpoint=tmp_path)  # nothing is left to do
+    same(again.draws, whole.draws)
+
+
+@pytest.mark.parametrize("scale", [2.0**-27, 2.0**20])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_units_change_nothing(name: str, scale: float, fitted: Fitted, expected: Expected) -> None:
+    """Fit, separate and sample, bit for bit, once the scale is undone; log densities but for the rounding of its logarithm."""
+    problem, model = fitted[name]
+    other = PROBLEMS[name](scale)
+    scaled = fit(other)
+    (draws, density), (found, scaled_density) = expected[name], results(other, scaled)
+    same(undone(found, scale), draws)
+    numbers = problem.x[0].numel()
+    torch.testing.assert_close(scaled_density + numbers * math.log(scale), density, rtol=0, atol=1e-9)
+    assert scaled.report.warnings == model.report.warnings and scaled.report.evidence == model.report.evidence
+
+
+def test_a_bright_target_has_its_posterior_learned(fitted: Fitted) -> None:
+    _, model = fitted["images"]
+    assert list(model.amortised) == ["target"]
+    assert "posterior of target" in model.report.laps[-1].held_out or not model.report.laps[-1].held_out
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_saved_model_gives_identical_draws_and_densities(
+    name: str, fitted: Fitted, expected: Expected, tmp_path: Path
+) -> None:
+    problem, model = fitted[name]
+    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)  # over what is there
+    again = SourceSeparator.from_pretrained(str(tmp_path))
+    assert again.settings == model.settings and again.sources == model.sources and again.units == model.units
+    again.draws = model.draws
+    same(results(problem, again), expected[name])
+    assert again.report is None
+
+
+def test_another_view_is_separated(fitted: Fitted) -> None:
+    """Other operators, noise and number of observations, in any order: each row by its number, whatever others are with it."""
+    _, model = fitted["vectors"]
+    rng = torch.Generator().manual_seed(7)
+    operators = {
+        "b": torch.randn(1, 2, generator=rng, dtype=torch.float64),
+        "a": torch.randn(9, 1, 3, generator=rng, dtype=torch.float64),
+    }
+    view = View(torch.randn(9, 1, generator=rng), operators, torch.linspace(0.1, 0.9, 9), "new")
+    whole = model.separate(view, 3)
+    assert {source: x.shape for source, x in whole.items()} == {"b": (3, 9, 2), "a": (3, 9, 3)}
+    rows = torch.tensor([8, 0, 5, 2])
+    torch.testing.assert_close(model.separate(view.select(rows), 3), {s: x[:, rows] for s, x in whole.items()})
+    one = model.separate(view.select(slice(4, 5)), 3)
+    torch.testing.assert_close(one, {s: x[:, 4:5] for s, x in whole.items()})
+    assert not torch.allclose(model.separate(view, 3, seed=1)["a"], whole["a"])
+    alone = model.separate(View(view.y, {"b": operators["b"]}, 0.1))
+    assert list(alone) == ["b"]
+
+
+def test_images_are_drawn_by_their_numbers(fitted: Fitted) -> None:
+    problem, model = fitted["images"]
+    rows = torch.tensor([11, 3, 7])
+    whole, part = model.separate(problem.views[1]), model.separate(problem.views[1].select(rows))
+    torch.testing.assert_close(part, {s: x[:, rows] for s, x in whole.items()}, rtol=1e-4, atol=1e-4)
+
+
+def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object]]]:
+    y = torch.zeros(2, 2)
+    return {
+        "source": ("c, which was not learned: known are a, b", lambda: model.separate(View(y, {"c": torch.eye(2)}, 0.1))),
+        "shape": (r"b has shape \(3,\), and \(2,\) in the fit", lambda: model.separate(View(y, {"b": torch.ones(2, 3)}, 0.1))),
+        "sample": ("no source 'c'", lambda: model.sample("c", 2)),
+        "density": ("no source 'c'", lambda: model.log_prob("c", y)),
+        "candidates": ("must be finite", lambda: model.log_prob("b", torch.zeros(2, 3))),
+        "infinite": ("must be finite", lambda: model.log_prob("b", torch.full((2, 2), math.inf))),
+    }
+
+
+@pytest.mark.parametrize("case", ["source", "shape", "sample", "density", "candidates", "infinite"])
+def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) -> None:
+    words, call = refusals(fitted["vectors"][1])[case]
+    with pytest.raises(MvssError, match=words) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_a_separator_that_was_not_fitted_says_so(tmp_path: Path) -> None:
+    model = SourceSeparator()
+    view = View(torch.zeros(2, 2), {"a": torch.eye(2)}, 0.1)
+    assert model.sources == ()
+    for call in (
+        lambda: model.separate(view),
+        lambda: model.sample("a", 2),
+        lambda: model.log_prob("a", view.y),
+        lambda: model.save_pretrained(tmp_path),
+    ):
+        with pytest.raises(MvssError, match="call fit first") as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+FILES = ["separator.json", "mixture-2.pt", "network-1/config.json", "network-1/diffusion_pytorch_model.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
+@pytest.mark.parametrize("name", [*FILES, "network-2"])
+def test_a_damaged_folder_is_refused_in_one_line(name: str, damage: str, fitted: Fitted, tmp_path: Path) -> None:
+    fitted["vectors"][1].save_pretrained(tmp_path)
+    path = tmp_path / name
+    if path.is_dir():
+        path.rename(tmp_path / "elsewhere")
+    elif damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    with pytest.raises(MvssError, match=name.split(".")[0].split("/")[0]) as error:
+        SourceSeparator.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_foreign_folder_is_refused_in_one_line(fitted: Fitted, tmp_path: Path) -> None:
+    fitted["vectors"][1].save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / "separator.json").read_text())
+    settings = whole["settings"] + "unheard_of: 1\n"
+    strange = (
+        [],
+        {},
+        "text",
+        {**whole, "version": 99},
+        {**whole, "settings": settings},
+        {**whole, "sources": [{}]},
+        {**whole, "scales": {}},
+    )
+    for content in strange:
+        (tmp_path / "separator.json").write_text(json.dumps(content))
+        with pytest.raises(MvssError) as error:
+            SourceSeparator.from_pretrained(tmp_path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(MvssError, match=r"separator\.json"):
+        SourceSeparator.from_pretrained(tmp_path / "nowhere")
+
+
+def test_fits_of_gaussians_are_explained_and_reported() -> None:
+    """χ² of exact draws of a prior in closed form is that of the noise; views that tell too little are named."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(800, 2, generator=rng, dtype=torch.float64)
+    y = x + 0.3 * torch.randn(800, 2, generator=rng, dtype=torch.float64)
+    quick = Settings(AscentConfig((1,), steps=200, starts=1), PriorConfig(network=None), posterior=ExactConfig())
+    view = View(y, {"a": torch.eye(2)}, 0.3, "alone")
+    model = SourceSeparator(quick).fit([view], verbose=False)
+    report = model.report
+    assert report.views[0].chi2 == pytest.approx(1.0, abs=0.08) and report.views[0].observations == 800
+    assert not report.warnings and [lap.number for lap in report.laps] == [0]
+    assert {"first priors", "first draws", "laps"} <= set(report.seconds) and report.peak_memory_gib > 0
+    assert "alone 1.0" in str(report) or "alone 0.9" in str(report)
+    density = model.log_prob("a", x[:5])
+    law = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double())
+    torch.testing.assert_close(density, law.log_prob(x[:5]), atol=0.3, rtol=0)
+    blind = {"a": Dense(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))}
+    wrong = View(y, blind, Isotropic(0.01), "blind")
+    lines = SourceSeparator(quick).fit([wrong], verbose=False).report.warnings
+    assert any("1 directions of a" in line for line in lines) and any(line.startswith("blind: chi2") for line in lines)
+
+
+def test_reports_list_laps_and_warn() -> None:
+    lap = LapReport(3, {"a": (0.5, 0.7), "b": (0.5, 0.4)}, 0.2, 0.0, 1.0, 1.0)
+    assert [line.split(":")[0] for line in lap.warnings()] == ["lap 3", "lap 3"]
+    assert ViewReport("v", 10, 1.0).warning() is None
+    assert "noise may be less" in ViewReport("v", 10, 0.5).warning()
+    assert "do not explain" in ViewReport("v", 10, 2.0).warning()
+
+
+def test_events_tell_phases_and_laps(fitted: Fitted, capsys: pytest.CaptureFixture) -> None:
+    problem, model = fitted["vectors"]
+    events: list[FitEvent] = []
+    SourceSeparator(problem.settings).fit(problem.views, callback=events.append)
+    order = list(dict.fromkeys(event.phase for event in events))
+    assert order == ["first priors", "first draws", "laps", "last draws"]
+    laps = [event for event in events if event.lap is not None]
+    assert [(event.lap.number, event.done) for event in laps] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert [lap.number for lap in model.report.laps] == [0, 1, 2]
+    out = capsys.readouterr()
+    assert "chi2 per number: first" in out.out and "lap 2: held-out denoising loss" in out.out and "laps:" in out.err
+    inner = laps[-1].lap.draws[1]["b"]
+    assert inner.shape == (30, 2)
