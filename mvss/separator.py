@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.em import FirstDraws, Lap, plan_stages, run_em
+from mvss.em import FirstDraws, Lap, Model, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
@@ -129,7 +129,7 @@ class SourceSeparator:
 
         posterior = posterior_of(self.settings.posterior, self.amortised)
         path = None if folder is None else folder / "em.pt"
-        draws = run_em(inner, self.priors, posterior, first, self.settings, stream.child("em"), path, on_lap)
+        draws = run_em(inner, Model(self.priors, posterior), first, self.settings, stream.child("em"), path, on_lap)
         if learning and self.settings.separating != self.settings.posterior:
             draws = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
         self.draws = [self.units.outward(parts) for parts in draws]

@@ -98,7 +98,10 @@ class FitReport:
         for lap in self.laps:
             if lap.held_out:
                 parts = [f"{name} {before:.4g} -> {after:.4g}" for name, (before, after) in lap.held_out.items()]
-                lines.append(f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}")
+                lines.append(
+                    f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}; "
+                    f"M-step {lap.m_step:.1f} s, E-step {lap.e_step:.1f} s"
+                )
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

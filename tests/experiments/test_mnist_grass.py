@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mvss.posteriors.pipeline import SourceSeparationPipeline
 
 from experiments.core.audit import run_audit
 from experiments.core.cache import fit_key
@@ -18,7 +19,6 @@ from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
-from mvss.posteriors.pipeline import SourceSeparationPipeline
 from mvss.priors.diffusion import Denoiser, karras_base
 from mvss.priors.networks import ImageUNet, TimeMLP
 from mvss.runtime.errors import MvssError
