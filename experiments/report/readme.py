@@ -66,14 +66,9 @@ BARS = (
     *(Bar("mixed-1.0-separate", metric, 0.02) for metric in SD),
     *(Bar("contrastive-3", metric, 0.1) for metric in SD),
     *(Bar("mixed-0.1-r2", metric, 0.05) for metric in SD),
-    Bar("mixed-0.1", "psnr_over_mixture_four", 3, least=True, method="joint_four"),
     *(Bar(problem, "audit_coverage_error", 0.05) for problem in ("mixed-0.1", "contrastive-2")),
 )
-TITLES = {
-    **COLUMNS,
-    "psnr_over_mixture_four": ("over its start of K = 4 (dB)", 1),
-    "audit_coverage_error": ("coverage error", 3),
-}
+TITLES = {**COLUMNS, "audit_coverage_error": ("coverage error", 3)}
 
 
 def main(root: Path = ROOT) -> int:
