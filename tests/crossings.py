@@ -14,22 +14,23 @@ __all__ = ["Trace", "count", "e_step", "trace"]
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 import torch
-from tiny_separators import IMAGES, TRAINING, images
 
+import experiments
 import mvss
+from experiments.mnist_grass.data import MnistGrassConfig, make_task
 from mvss import SourceSeparator
 from mvss.estimation import estimate_sources
 from mvss.posteriors import posterior_of
 from mvss.posteriors.exact import ExactPosterior
-from mvss.problem.views import Views
+from mvss.presets.reader import load_config
 from mvss.runtime.rng import Stream
 
-MVSS = Path(mvss.__path__[0])
+MVSS, EXPERIMENTS = Path(mvss.__path__[0]), Path(experiments.__path__[0])
 
 
 @dataclass
@@ -76,21 +77,20 @@ def _nearest(frame: FrameType | None, start: str) -> str | None:
 
 
 def e_step() -> Callable[[], object]:
-    """What is counted: one observation that shows both sources, as of mnist-grass, preset smoke, method joint: the digit by a
-    network that has its posterior, by two steps, after a guess; then the grass, which is a mixture, given that.
+    """What is counted: one observation that shows both sources, of mnist-grass, preset smoke, problem full, method joint: the
+    digit by a network that has its posterior, by two steps, after a guess; then the grass, which is a mixture, given that.
 
-    All that is known of the library's interface stands here. Everything is set up before, and the posterior is fresh, so that
-    its first call is counted, with what it keeps for later ones."""
-    views, stream = Views(images().views), Stream(0, ("crossings",))
-    prior, em = replace(IMAGES.prior, closed=("sky",)), replace(IMAGES.em, guess=TRAINING)
-    settings = replace(IMAGES, prior=prior, em=em)
-    model = SourceSeparator(settings).begin(views, estimate_sources(views, settings.estimation, stream), 0)
-    view = model.units.inward(next(v for v in views if len(v.sources) == 2))
-    index = torch.tensor([0])
+    All that is known of the experiments' and the library's interface stands here. Everything is set up before, and the
+    posterior is fresh, so that its first call is counted, with what it keeps for later ones."""
+    config = load_config(MnistGrassConfig, EXPERIMENTS / "mnist_grass/presets/smoke.yaml")
+    settings, task, stream = config.recipes()["joint"].settings, make_task("full", 0, config), Stream(0, ("crossings",))
+    model = SourceSeparator(settings)
+    model.begin(task.train, estimate_sources(task.train, settings.estimation, stream), 0)
+    view = model.units.inward(next(v for v in task.train if len(v.sources) == 2)).select(torch.tensor([0]))
     mixtures = {source: prior.mixture for source, prior in model.priors.items()}
-    start = {s: x[index] for s, x in ExactPosterior().draw(view, mixtures, stream).draws.items()}
-    one, fresh = view.select(index), posterior_of(settings.posterior, model.amortised)
-    return lambda: fresh.draw(one, model.priors, stream, start)
+    start = ExactPosterior().draw(view, mixtures, stream).draws
+    fresh = posterior_of(settings.posterior, model.amortised)
+    return lambda: fresh.draw(view, model.priors, stream, start)
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def first_draws(views: Sequence[View]) -> list[Draws]:
     sources, draws = priors(), []
     for alpha, view in enumerate(views):
         mixtures, data = MixturePosterior([sources[s].mixture for s in view.sources]), DenseView.of(view)
-        draws.append(unflatten(view, mixtures.draw(data, STREAM.child("first", alpha), view.index, mixtures.chunks(data))))
+        draws.append(unflatten(view, mixtures.draw(data, STREAM.child("first", alpha), view.numbers, mixtures.chunks(data))))
     return draws
 
 

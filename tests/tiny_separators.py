@@ -80,7 +80,7 @@ def images(scale: float = 1.0, amplitude: float = 8.0) -> Problem:
         View(scale * (sky[0] + 0.1 * normal(20, *SHAPE)), {"sky": here}, scale * 0.1, "sky"),
         View(scale * both, {"sky": here, "target": here}, scale * 0.1, "both"),
     ]
-    return Problem(IMAGES, views, "target", scale * target[:1], scale * 2.9 * amplitude)
+    return Problem(IMAGES, views, "target", scale * target[:1], scale * 1.4 * amplitude)
 
 
 def _numbers():  # noqa: ANN202 - normal numbers of one generator

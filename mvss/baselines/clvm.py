@@ -120,7 +120,7 @@ class CLVM(Method):
     def _draw(self, view: View, stream: Stream) -> Draws:
         check_background(view, self.target)
         observed = _Observed.of(view, self.target)
-        noise = stream.normal(view.index, (self.latents,), "latent")
+        noise = stream.normal(view.numbers, (self.latents,), "latent")
         with torch.no_grad():
             parts = self.model.decode(self.model.latents(observed, noise))
         shaped = [x.double().reshape(-1, *shape) for x, shape in zip(parts, self.shapes, strict=True)]

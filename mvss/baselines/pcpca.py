@@ -93,7 +93,7 @@ class PCPCA(Method):
         return Latent(loadings(operator, self.factors), y.flatten(1) - shift, variance, measured)
 
     def _draw(self, view: View, stream: Stream) -> Draws:
-        noise = stream.normal(view.index, (self.latents,), "latent")
+        noise = stream.normal(view.numbers, (self.latents,), "latent")
         z = self._latent(view, self.mean).draw(noise)
         return {self.sources[0]: self._source(z)}
 

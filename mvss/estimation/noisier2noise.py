@@ -78,7 +78,7 @@ class _MoreBackground(torch.nn.Module):
             u, both = (turned(v, turn).float().to(home) for v in (both * (y[rows] + n) / self.factor, both))
             return turned(self.guess(u, both, self.pair.usual).to(y), turn, back=True)
 
-        return torch.cat(list(in_chunks(work, len(y), BATCH)))
+        return torch.cat(in_chunks(work, len(y), BATCH))
 
     def _weights(self, z: Tensor, shown: Tensor, estimate: Tensor) -> Tensor:
         """w(z): any function of z leaves the least where it is. Beside bright light, errors are large and say little; but

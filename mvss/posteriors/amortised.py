@@ -9,7 +9,7 @@ and no start. EM is as before: new draws, new pairs. (Simulation-based inference
 2024, arXiv 2210.04872, with a simulator that is made of observations.) At σ that drowns x, d is E[x | y] itself.
 
 One network serves all pairs of views, of whatever operators: it sees u, which is y on the pixels of the source (`view_pairs`).
-u says how large x can be at each pixel (`dynamic_range`); s is that scale. Where there is a guess m(y) ≈ E[x | y], only what it
+u says how large x can be at each pixel (`regression`); s is that scale. Where there is a guess m(y) ≈ E[x | y], only what it
 lacks is drawn, else m = 0; where m is larger than u, as it is in the cores of what seeing has spread, it says s. Time is
 reversed with w = (x − m)/s, for which all pixels are alike, and σ is in units of s. With Karras et al.'s (2022) scales,
 σ_data = 0.5,
@@ -21,9 +21,10 @@ m may be known before there are draws (`noisier2noise`), and be learned from the
 
 from __future__ import annotations
 
-__all__ = ["INPUTS", "OUTPUTS", "Amortised", "AmortisedPosterior"]
+__all__ = ["INPUTS", "OUTPUTS", "Amortised", "AmortisedPosterior", "Seen"]
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ from mvss.posteriors.view_pairs import ViewPair, thrown_back
 from mvss.presets.posterior import AmortisedConfig, SamplerConfig
 from mvss.presets.training import TrainingConfig
 from mvss.priors.augmentation import TURNS, turned
-from mvss.priors.diffusion import gaussian_loss, variance_of
-from mvss.priors.dynamic_range import local_scale, middle_light
-from mvss.priors.regression import BATCH, Guess, tolerance
-from mvss.priors.samplers import sample
+from mvss.priors.diffusion import gaussian_loss
+from mvss.priors.networks import LEAST, MOST
+from mvss.priors.regression import BATCH, Guess, middle_light, source_scale, tolerance
+from mvss.priors.samplers import evaluations_of, sample
 from mvss.priors.training import fit_denoiser
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -81,9 +82,10 @@ class Amortised(torch.nn.Module):
         for pair, rows, u_here, measured_here in self.made(x):
             u[rows], measured[rows], usual[rows] = u_here, measured_here, pair.usual
             m[rows] = self._guessed(pair, u_here, measured_here, turns=1)
-        s = _scale(u, measured, m, usual)
+        s = source_scale(u, measured, m, usual)
         w = (x - m) / s
-        found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, s, u, measured, m, usual)
+        shown = torch.stack([m / s, *Guess.inputs(u, measured, usual)], dim=1)
+        found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, shown)
         weight = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
         return gaussian_loss(found, (w - base) / scale, weights, scale=weight)
 
@@ -105,32 +107,37 @@ class Amortised(torch.nn.Module):
         fit_denoiser(_Regression(self), x, training, stream, accelerator)
         self.guess.requires_grad_(False)
 
-    def estimate(
-        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float
-    ) -> tuple[Tensor, Tensor]:
-        """E and Var of each number of w given w_t and y, `(N, *shape)` each. measured: see `view_pairs.thrown_back`."""
-        found, base, scale = self._outputs(w_t, sigma, s, u, measured, m, usual)
-        return base + scale * found[:, 0], scale.square() * variance_of(found[:, 1])
+    def estimate(self, w_t: Tensor, sigma: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """E and Var of each number of w given w_t and y, `(N, *shape)` each. shown: of y, `(N, INPUTS - 1, *shape)`."""
+        found, base, scale = self._outputs(w_t, sigma, shown)
+        return base + scale * found[:, 0], scale.square() * found[:, 1].clamp(LEAST, MOST).exp()
 
-    def guesses(self, view: View) -> tuple[Tensor, int]:
-        """m of each observation, `(N, *shape)`, and evaluations per observation."""
-        return self._guesses(*self._seen(view))
+    @torch.no_grad()
+    def see(self, view: View) -> Seen | None:
+        """What the networks are shown of a view, and the guess; None where they have not learned such a view."""
+        for pair in self.pairs:
+            if (shown := pair.see(view)) is not None:
+                u, measured = (x.float() for x in shown)
+                turns = 0 if self._guess_of(pair) is None else TURNS if self.turns else 1
+                m = in_chunks(lambda rows: self._guessed(pair, u[rows], measured[rows], turns), len(u), BATCH)  # noqa: B023
+                return Seen(pair, u, measured, torch.cat(m), turns)
+        return None
 
-    def draw(self, view: View, sampler: SamplerConfig, stream: Stream, m: Tensor) -> Tensor:
-        """One draw of the source given y, `(N, *shape)`, from pure noise. m: `guesses`."""
-        pair, u, measured = self._seen(view)
-        start = stream.normal(view.index, tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
+    def draw(self, seen: Seen, sampler: SamplerConfig, stream: Stream, index: Tensor) -> Tensor:
+        """One draw of the source given y, `(N, *shape)`, from pure noise. index: numbers of the observations."""
+        u = seen.u
+        start = stream.normal(index, tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
 
         def work(rows: slice) -> Tensor:
-            given = _Given(self, pair, u[rows], measured[rows], m[rows])
-            w = sample(given, [sampler.sigma_start * start[rows]], sampler, stream, view.index[rows])[0]
+            given = _Given(self, seen, rows)
+            w = sample(given, [sampler.sigma_start * start[rows]], sampler, stream, index[rows])[0]
             return given.m + given.s * w
 
-        return torch.cat(list(in_chunks(work, len(u), BATCH)))
+        return torch.cat(in_chunks(work, len(u), BATCH))
 
     def applies(self, view: View) -> bool:
         """Whether a view shows the source as this was trained for, with other sources."""
-        return any(pair.shows(view) for pair in self.pairs)
+        return any(pair.see(view) is not None for pair in self.pairs)
 
     def state(self) -> dict[str, Any]:
         """What drawing needs beside the networks."""
@@ -141,18 +148,6 @@ class Amortised(torch.nn.Module):
         """From its `state`; it draws, but does not learn."""
         return Amortised(network, [ViewPair(**kept) for kept in state["pairs"]], guess, state["turns"], 0.0, state["anywhere"])
 
-    def _seen(self, view: View) -> tuple[ViewPair, Tensor, Tensor]:
-        """The pair that a view is like, and what the networks are shown of it: u and where it was measured."""
-        pair = next(pair for pair in self.pairs if pair.shows(view))
-        u, measured = pair.thrown_back(view)
-        return pair, u.float(), measured.float()
-
-    def _guesses(self, pair: ViewPair, u: Tensor, measured: Tensor) -> tuple[Tensor, int]:
-        """As `guesses`."""
-        turns = TURNS if self.turns else 1
-        m = torch.cat(list(in_chunks(lambda rows: self._guessed(pair, u[rows], measured[rows], turns), len(u), BATCH)))
-        return m, 0 if self._guess_of(pair) is None else turns
-
     def _guess_of(self, pair: ViewPair) -> Guess | None:
         """What guesses sources in a view, if anything does."""
         return self.guess if self.anywhere or pair.sharp else None
@@ -162,28 +157,42 @@ class Amortised(torch.nn.Module):
         """m, `(N, *shape)`, the mean over turns."""
         if (guess := self._guess_of(pair)) is None:
             return torch.zeros_like(u)
-        found = [guess(turned(u, t), turned(measured, t), pair.usual, pair.sharp) for t in range(turns)]
-        return torch.stack([turned(m, t, back=True) for t, m in enumerate(found)]).mean(0)
+        if turns == 1:
+            return guess(u, measured, pair.usual, pair.sharp)
+        guesses = [guess(turned(u, t), turned(measured, t), pair.usual, pair.sharp) for t in range(turns)]
+        return torch.stack([turned(m, t, back=True) for t, m in enumerate(guesses)]).mean(0)
 
-    def _outputs(
-        self, w_t: Tensor, sigma: Tensor, s: Tensor, u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _outputs(self, w_t: Tensor, sigma: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F and h, `(N, 2, *shape)`; what they are added to, and c_out."""
         level = _column(sigma)
         total = (DEVIATION**2 + level.square()).sqrt()
-        inputs = [w_t / total, m / s, *Guess.inputs(u, measured, usual)]
+        inputs = torch.cat([(w_t / total).unsqueeze(1), shown], dim=1)
         dtype = next(self.network.parameters()).dtype
-        out = self.network(torch.stack(inputs, dim=1).to(dtype), sigma.log().to(dtype))
+        out = self.network(inputs.to(dtype), sigma.log().to(dtype))
         skip, scale = (DEVIATION / total).square(), DEVIATION * level / total
         return out.reshape(len(w_t), OUTPUTS, *w_t.shape[1:]).to(w_t.dtype), skip * w_t, scale
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Observations as networks are shown them: u, where it was measured, and the guess m, `(N, *shape)` each; the pair of views
+    that they are like; evaluations of the guess."""
+
+    pair: ViewPair
+    u: Tensor
+    measured: Tensor
+    m: Tensor
+    evaluations: int
 
 
 class _Given:
     """For `samplers.sample`."""
 
-    def __init__(self, model: Amortised, pair: ViewPair, u: Tensor, measured: Tensor, m: Tensor) -> None:
-        self.model, self.pair, self.u, self.measured, self.m = model, pair, u, measured, m
-        self.s = _scale(u, measured, m, pair.usual)
+    def __init__(self, model: Amortised, seen: Seen, rows: slice) -> None:
+        u, measured, usual = seen.u[rows], seen.measured[rows], seen.pair.usual
+        self.model, self.m = model, seen.m[rows]
+        self.s = source_scale(u, measured, self.m, usual)
+        self.shown = torch.stack([self.m / self.s, *Guess.inputs(u, measured, usual)], dim=1)
 
     def __call__(self, w_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         return (self._estimate(w_t[0], sigma)[0],)
@@ -196,7 +205,7 @@ class _Given:
 
     @torch.no_grad()
     def _estimate(self, w_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = self.model.estimate(w_t.float(), sigma.float(), self.s, self.u, self.measured, self.m, self.pair.usual)
+        mean, variance = self.model.estimate(w_t.float(), sigma.float(), self.shown)
         return mean.double(), variance.double()
 
 
@@ -220,12 +229,7 @@ class _Regression(torch.nn.Module):
     def _error(pair: ViewPair, u: Tensor, measured: Tensor, m: Tensor) -> Tensor:
         """w^-½; as large as errors can be, where pixels were not seen by themselves."""
         seen = (measured > 0).to(u)
-        return tolerance(u - m, m, seen, pair.usual) if pair.sharp else _scale(u, measured, m, pair.usual)
-
-
-def _scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:
-    """s of each pixel."""
-    return torch.maximum(local_scale(u, (measured > 0).to(u), usual), local_scale(m, torch.ones_like(m), usual))
+        return tolerance(u - m, m, seen, pair.usual) if pair.sharp else source_scale(u, measured, m, pair.usual)
 
 
 def _column(values: Tensor) -> Tensor:
@@ -240,27 +244,29 @@ class AmortisedPosterior(Posterior):
 
     def __init__(self, config: AmortisedConfig, models: Mapping[str, Amortised]) -> None:
         self.config, self.models, self.others = config, dict(models), MomentMatching(config.others)
-
-    def model_of(self, view: View) -> tuple[str, Amortised] | None:
-        """The source that is drawn first, and its network."""
-        return next(((s, model) for s, model in self.models.items() if model.applies(view)), None)
+        self.evaluations = evaluations_of(config.sampler)
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
-        first = self.model_of(view)
-        return self.others.given(view, priors) if first is None else _Chained(self, view, priors, *first)
+        for source, model in self.models.items():
+            if (seen := model.see(view)) is not None:
+                return _Chained(self, view, priors, source, seen)
+        return self.others.given(view, priors)
 
 
+@dataclass(frozen=True)
 class _Chained:
-    def __init__(self, posterior: AmortisedPosterior, view: View, priors: Priors, source: str, model: Amortised) -> None:
-        self.posterior, self.view, self.priors, self.source, self.model = posterior, view, priors, source, model
-        self.guesses: tuple[Tensor, int] | None = None
+    posterior: AmortisedPosterior
+    view: View
+    priors: Priors
+    source: str
+    seen: Seen
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`; all draws are from pure noise."""
-        view, sampler = self.view, self.posterior.config.sampler
-        m, evaluations = self.guesses = self.guesses or self.model.guesses(view)
-        x = self.model.draw(view, sampler, stream.child("amortised"), m)
-        rest = self.posterior.others.draw(view.without(self.source, x), self.priors, stream.child("others"))
-        draws = {s: x if s == self.source else rest.draws[s] for s in view.sources}
-        return Separation(draws, sampler.evaluations + evaluations + rest.evaluations, rest.clamped, rest.residual)
+        view, config, others = self.view, self.posterior.config, self.posterior.others
+        x = self.posterior.models[self.source].draw(self.seen, config.sampler, stream.child("amortised"), view.numbers)
+        rest = others.given(view.without(self.source, x), self.priors).draw(stream.child("others"))
+        draws = {source: x if source == self.source else rest.draws[source] for source in view.operators}
+        evaluations = self.posterior.evaluations + self.seen.evaluations + rest.evaluations
+        return Separation(draws, evaluations, rest.clamped, rest.residual)

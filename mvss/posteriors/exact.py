@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, unflatten
-from mvss.posteriors.shared_gaussians import Factors, SharedGaussians
-from mvss.priors.local_law import Components, is_dense
+from mvss.posteriors.shared_gaussians import Factors, SharedExact
+from mvss.priors.local_law import is_dense
 from mvss.priors.prior import Prior
-from mvss.problem.shared_view import shared_rows
 from mvss.problem.views import Draws, View
-from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 
@@ -36,10 +34,10 @@ class ExactPosterior(Posterior):
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`. Raises MvssError for large sources under operators or noise of each observation."""
-        shown = self.select(view, priors)
+        shown = [priors[source] for source in view.operators]
         if is_small(view, shown):
             return _Searched(view, MixturePosterior([p.mixture for p in shown], beam=self.beam))
-        return _Shared(view, shown, self.factors)
+        return SharedExact(view, shown, self.factors)
 
 
 class _Searched:
@@ -53,28 +51,6 @@ class _Searched:
         """See `Posterior.draw`."""
         if self.search is None:
             self.search = list(self.mixtures.chunks(self.data))
-        flat = self.mixtures.draw(self.data, stream.child("exact"), self.view.index, self.search)
+        flat = self.mixtures.draw(self.data, stream.child("exact"), self.view.numbers, self.search)
         discarded = max(float(part.discarded.mean()) for _, _, part in self.search)
         return Separation(unflatten(self.view, flat), discarded=discarded)
-
-
-class _Shared:
-    """One factorisation for each combination of components."""
-
-    def __init__(self, view: View, priors: Sequence[Prior], factors: Factors) -> None:
-        rows = shared_rows(view)
-        if rows is None:
-            size = max(p.mixture.dimension for p in priors)
-            raise MvssError(
-                f"{view.name}: sources of {size} numbers have no exact draws where observations have operators or noise "
-                "of their own beyond a quarter of the pixels: give a start, or set posterior.start to cold"
-            )
-        sources = [Components.of(prior.mixture) for prior in priors]
-        levels = factors.levels(view, rows, priors)
-        if 0.0 not in levels:
-            levels[0.0] = SharedGaussians(rows, sources)
-        self.view, self.law = view, levels[0.0].given(rows.y, sources, rows.woodbury)
-
-    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
-        """See `Posterior.draw`."""
-        return Separation(unflatten(self.view, self.law.draw(stream.child("exact"), self.view.index)))

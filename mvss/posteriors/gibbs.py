@@ -53,7 +53,7 @@ class _Sweeps:
         def work(rows: slice) -> Separation:
             return self._run(view.select(rows), {s: x[rows] for s, x in begin.items()}, stream)
 
-        return joined(list(in_chunks(work, len(view), self.posterior.config.chunk)))
+        return joined(in_chunks(work, len(view), self.posterior.config.chunk))
 
     def _run(self, view: View, x: Draws, stream: Stream) -> Separation:
         config, evaluations = self.posterior.config, 0
@@ -64,7 +64,7 @@ class _Sweeps:
                     alone = alone if other == source else alone.without(other, x[other])
                 moments = moments_of(alone, [self.priors[source]], config.components, self.posterior.factors)
                 keyed = stream.child("gibbs", sweep, beta)
-                noise = noised([torch.zeros_like(x[source])], config.sampler.sigma_start, keyed, view.index)
-                x[source] = sample(moments, noise, config.sampler, keyed, view.index)[0]
+                noise = noised([torch.zeros_like(x[source])], config.sampler.sigma_start, keyed, view.numbers)
+                x[source] = sample(moments, noise, config.sampler, keyed, view.numbers)[0]
                 evaluations += moments.evaluations
         return Separation(x, evaluations)

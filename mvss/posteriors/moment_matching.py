@@ -96,7 +96,7 @@ class MomentMatching(Posterior):
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
-        shown, config = self.select(view, priors), self.config
+        shown, config = [priors[source] for source in view.operators], self.config
         if config.start == "warm" and all(prior.network is None for prior in shown):
             return self.exact.given(view, priors)
         moments = moments_of(view, shown, config.components, self.factors, config.solver)
@@ -131,9 +131,9 @@ class _Matched:
         begin = [start[source].to(view.y) for source in view.sources]
 
         def work(rows: slice) -> Separation:
-            return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.index[rows])
+            return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])
 
-        return joined(list(in_chunks(work, len(view), self.config.chunk)))
+        return joined(in_chunks(work, len(view), self.config.chunk))
 
     def _run(self, moments: Moments, x: Sequence[Tensor], stream: Stream, index: Tensor) -> Separation:
         sampler = self.config.sampler

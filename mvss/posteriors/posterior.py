@@ -72,11 +72,8 @@ class Posterior(ABC):
             progress((number + 1) / count)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
 
-    def select(self, view: View, priors: Priors) -> tuple[Prior, ...]:
-        """The priors of the sources that a view shows, in its order."""
-        return tuple(priors[source] for source in view.sources)
-
 
 def unflatten(view: View, flat: list[Tensor] | tuple[Tensor, ...]) -> Draws:
     """Rows of numbers, in the order of the view's sources, as draws by name."""
-    return {s: x.reshape(-1, *view.operators[s].source_shape) for s, x in zip(view.sources, flat, strict=True)}
+    parts = zip(view.operators.items(), flat, strict=True)
+    return {source: x.reshape(-1, *operator.source_shape) for (source, operator), x in parts}

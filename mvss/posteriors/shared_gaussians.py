@@ -11,7 +11,7 @@ variance of their own: S_i⁻¹ is S⁻¹ with a correction of their number (`wo
 
 from __future__ import annotations
 
-__all__ = ["Combination", "Factors", "Levels", "SharedGaussians", "SharedGiven"]
+__all__ = ["Combination", "Factors", "Levels", "SharedExact", "SharedGaussians", "SharedGiven"]
 
 import itertools
 import math
@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from mvss.posteriors.matheron import matheron
+from mvss.posteriors.posterior import Separation, unflatten
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import Components
 from mvss.priors.prior import Prior
-from mvss.problem.shared_view import SharedView
-from mvss.problem.views import View
+from mvss.problem.shared_view import SharedView, shared_rows
+from mvss.problem.views import Draws, View
 from mvss.problem.woodbury import Woodbury
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, choose
 
 NEGLIGIBLE = 1e-12
@@ -145,7 +147,9 @@ class SharedGiven:
     def draw(self, stream: Stream, index: Tensor) -> list[Tensor]:
         """One joint draw `(N, D_β)` per source. index: the observations' numbers `(N,)`, which randomness is keyed by."""
         device, view = self.log_joint.device, self.gaussians.view
-        chosen = choose(self.log_joint, stream.uniform(index, (), "combination", device=device))
+        chosen = torch.zeros_like(index, device=device)
+        if self.log_joint.shape[1] > 1:
+            chosen = choose(self.log_joint, stream.uniform(index, (), "combination", device=device))
         noise = view.draw_noise(stream.normal(index, view.noise.shape[:1], "noise", device=device), self.woodbury)
         normal = [
             stream.normal(index, (s.spread.shape[1] + s.spread.shape[2],), "source", beta, device=device)
@@ -178,13 +182,35 @@ class Factors:
 
     def levels(self, view: View, rows: SharedView, priors: Sequence[Prior]) -> Levels:
         """Those of a view, of which `rows` is what its observations share, under priors of the sources that it shows."""
-        key, mixtures = (view.name, view.sources), tuple(prior.mixture for prior in priors)
+        key, mixtures = (view.name, tuple(view.operators)), tuple(prior.mixture for prior in priors)
         if key in self._kept:
             like, before, levels = self._kept[key]
             if rows.same_factors(like) and all(a is b for a, b in zip(mixtures, before, strict=True)):
                 return levels
         self._kept[key] = (rows.select(slice(1)), mixtures, {})
         return self._kept[key][2]
+
+
+class SharedExact:
+    """`Given` of a view under the closed-form priors: one factorisation for each combination of components."""
+
+    def __init__(self, view: View, priors: Sequence[Prior], factors: Factors) -> None:
+        rows = shared_rows(view)
+        if rows is None:
+            size = max(p.mixture.dimension for p in priors)
+            raise MvssError(
+                f"{view.name}: sources of {size} numbers have no exact draws where observations have operators or noise "
+                "of their own beyond a quarter of the pixels: give a start, or set posterior.start to cold"
+            )
+        sources = [Components.of(prior.mixture) for prior in priors]
+        levels = factors.levels(view, rows, priors)
+        if 0.0 not in levels:
+            levels[0.0] = SharedGaussians(rows, sources)
+        self.view, self.law = view, levels[0.0].given(rows.y, sources, rows.woodbury)
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
+        """See `Posterior.draw`."""
+        return Separation(unflatten(self.view, self.law.draw(stream.child("exact"), self.view.numbers)))
 
 
 def _rows(values: Tensor, rows: Tensor | slice) -> Tensor:

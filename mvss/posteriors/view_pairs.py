@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mvss.priors.augmentation import TURNS, turned_each
-from mvss.priors.dynamic_range import usual_size
+from mvss.priors.regression import usual_size
 from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
 from mvss.problem.views import View, Views
@@ -55,15 +55,17 @@ class ViewPair:
         """Whether each pixel of x is seen by itself."""
         return self.factor is not None
 
-    def shows(self, view: View) -> bool:
-        """Whether a view shows the source as this does, behind the same other sources."""
-        if self.source not in view.sources or not self.others or set(view.sources) - {self.source} != set(self.others):
-            return False
-        return _alike(self.probe, _image(view, self.source))
-
-    def thrown_back(self, view: View) -> tuple[Tensor, Tensor]:
-        """Of y less its level; and how finely each pixel was seen, see `thrown_back`."""
-        return thrown_back(_bare(view, self.source), *self.observed(view))
+    def see(self, view: View) -> tuple[Tensor, Tensor] | None:
+        """y less its level, thrown back, and how finely each pixel was seen (`thrown_back`), of a view that shows the source as
+        this does, behind the same other sources; None of others."""
+        if self.source not in view.operators or not self.others or view.operators.keys() - {self.source} != set(self.others):
+            return None
+        mask, operators = unmasked(view)
+        operator = operators[list(view.operators).index(self.source)]
+        if not _alike(self.probe, _image(operator, view.y.device)):
+            return None
+        measured = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+        return thrown_back(operator, measured * (view.y - self.level.to(view.y)), measured)
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
@@ -130,7 +132,7 @@ def _pair(mixed: View, number: int, source: str, background: View | None, ratio:
         others=tuple(sorted(set(mixed.sources) - {source})),
         level=level,
         usual=usual,
-        probe=_image(mixed, source),
+        probe=_image(operator, mixed.y.device),
         factor=_tight_factor(operator),
         view=number,
         operator=operator,
@@ -152,7 +154,8 @@ def thrown_back(operator: LinearOperator, y: Tensor, measured: Tensor) -> tuple[
     """Aᵀ m y / Aᵀ m A 1 of y `(N, *observation_shape)` less its level, and how finely each pixel of the source was seen, from 0
     to 1 where it was by itself, `(N, *source_shape)` each."""
     full = operator.forward(torch.ones(1, *operator.source_shape, dtype=y.dtype, device=y.device))
-    whole, light = operator.adjoint(full), operator.adjoint(measured * full)
+    whole = operator.adjoint(full)
+    light = whole.expand(len(y), *whole.shape[1:]) if bool(measured.all()) else operator.adjoint(measured * full)
     enough = light > FAINT * whole.max()
     u = torch.where(enough, operator.adjoint(measured * y) / light, 0.0)
     fineness = (full[0].numel() / whole[0].numel()) ** 0.5  # observed pixels in the width of one of the source's
@@ -179,19 +182,18 @@ def _bare(view: View, source: str) -> LinearOperator:
     return unmasked(view)[1][view.sources.index(source)]
 
 
-def _image(view: View, source: str) -> Tensor:
+def _image(operator: LinearOperator, device: torch.device) -> Tensor:
     """What A makes of a certain image, `(*observation_shape)`, which tells operators; empty of those of observations."""
-    operator = _bare(view, source)
     if operator.count is not None:
         return torch.zeros(0)
     probe = torch.randn(1, *operator.source_shape, generator=_generator(), dtype=torch.float64)
-    return operator.forward(probe.to(view.y.device))[0].cpu()
+    return operator.forward(probe.to(device))[0].cpu()
 
 
 def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
     """Unit of y in one view beside that in the other, where all else is the same: a power of two, since views are brought to
     a size of about one (`problem.units`), operators and noise alike. None where they differ in more than that."""
-    images = [(_image(background, source), _image(mixed, source)) for source in sources]
+    images = [tuple(_image(_bare(v, source), v.y.device) for v in (background, mixed)) for source in sources]
     if any(a.shape != b.shape or not a.numel() for a, b in images):
         return None
     found = {2.0 ** round(math.log2(float(a.norm() / b.norm()))) for a, b in images}

@@ -39,12 +39,6 @@ class SamplerConfig:
         if not 0 < self.sigma_min <= self.sigma_start < math.inf:
             raise MvssError("sampler: 0 < sigma_min <= sigma_start must hold, and sigma_start be finite")
 
-    @property
-    def evaluations(self) -> int:
-        """Of the expectation, in one run."""
-        again = {"heun": self.steps - 1, "pc": self.steps * self.corrections}
-        return self.steps + again.get(self.method, 0)
-
 
 @dataclass(frozen=True)
 class CGConfig:

@@ -29,21 +29,19 @@ import torch
 from torch import Tensor
 
 from mvss.presets.posterior import SamplerConfig
-from mvss.priors.dynamic_range import local_scale
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.likelihood import flow_log_prob
 from mvss.priors.local_law import LocalLaw
-from mvss.priors.networks import network_named
+from mvss.priors.networks import LEAST, MOST, network_named, variance_of
 from mvss.priors.prior import column
+from mvss.priors.regression import local_scale
 from mvss.priors.samplers import noised, sample
 from mvss.runtime.rng import Stream
 
-__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained", "variance_of"]
+__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
-LEAST, MOST = -12.0, 3.0
-"""h is kept within these: variances are c_out² times 6e-6 to 20."""
 EXACT_TRACE, PROBES = 256, 16
 """Numbers of a source up to which log_prob takes the exact trace, and probes of its estimate for more."""
 
@@ -70,7 +68,7 @@ class DiffusionPrior(torch.nn.Module):
     mixture: the closed-form part, which also gives the source's shape. network: F(x, log σ), or F and h where its
     `outputs` are two. drawing: how its draws are made. levels: least and largest noise level that it is trained at, in
     units of the source. dynamic: of images of a large dynamic range: s is taken of each pixel of x_t instead
-    (`dynamic_range`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
+    (`regression.local_scale`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
     """
 
     def __init__(
@@ -120,8 +118,9 @@ class DiffusionPrior(torch.nn.Module):
         """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
         given. Of large sources the trace is an estimate."""
         low, high = self.levels
-        probes = 0 if self.mixture.dimension <= EXACT_TRACE else PROBES
-        return flow_log_prob(self, x, low if sigma is None else sigma, high, probes, Stream(0, ("log_prob",))).value
+        probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 1e-4)
+        stream, sigma = Stream(0, ("log_prob",)), low if sigma is None else sigma
+        return flow_log_prob(self, x, sigma, high, probes, stream, tolerance).value
 
     @property
     def learns_variance(self) -> bool:
@@ -196,11 +195,6 @@ def untrained(prior: DiffusionPrior) -> DiffusionPrior:
     fresh = network_named(type(network).__name__, network.config)
     copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
     return copied.to(prior.mixture.means.device)
-
-
-def variance_of(h: Tensor) -> Tensor:
-    """exp(h), in units of c_out²."""
-    return h.clamp(LEAST, MOST).exp()
 
 
 def gaussian_loss(

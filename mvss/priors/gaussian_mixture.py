@@ -38,6 +38,7 @@ class GaussianMixture(torch.nn.Module):
     eigenvalues: Tensor
     eigenvectors: Tensor
     floor: float
+    dimension: int
     network = None
     learns_variance = False
 
@@ -55,7 +56,7 @@ class GaussianMixture(torch.nn.Module):
                 f"mixture: weights {tuple(weights.shape)}, means {tuple(means.shape)}, factors {tuple(factors.shape)} "
                 "do not fit; they must be (K,), (K, D), (K, D, R)"
             )
-        self.floor, self.shape = float(floor), (d,) if shape is None else tuple(shape)
+        self.dimension, self.floor, self.shape = d, float(floor), (d,) if shape is None else tuple(shape)
         left, singular, _ = torch.linalg.svd(factors.double(), full_matrices=False)
         weights, total = weights.double(), weights.double().sum()
         if abs(float(total) - 1) > 1e-12:  # not again where it was done: a mixture read back must be the same to the bit
@@ -69,10 +70,6 @@ class GaussianMixture(torch.nn.Module):
 
     def __len__(self) -> int:
         return self.means.shape[0]
-
-    @property
-    def dimension(self) -> int:
-        return self.means.shape[1]
 
     @property
     def mixture(self) -> GaussianMixture:

@@ -15,7 +15,7 @@ Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` 
 
 from __future__ import annotations
 
-__all__ = ["ImageUNet", "TimeMLP", "build_network", "network_named"]
+__all__ = ["LEAST", "MOST", "ImageUNet", "TimeMLP", "build_network", "network_named", "variance_of"]
 
 import math
 from collections.abc import Mapping
@@ -36,6 +36,9 @@ CONDITIONINGS = ("film", "concat")
 # log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
 SLOWEST, FASTEST = 1 / 8, 8
 LOWEST, HIGHEST = math.log(1e-3), math.log(1e2)
+
+LEAST, MOST = -12.0, 3.0
+"""h is kept within these: variances are c_out² times 6e-6 to 20."""
 
 
 class TimeMLP(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -177,3 +180,8 @@ def network_named(kind: str, arguments: Mapping[str, Any]) -> TimeMLP | ImageUNe
     kinds: dict[str, Any] = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}
     network: TimeMLP | ImageUNet = kinds[kind](**{name: v for name, v in arguments.items() if not name.startswith("_")})
     return network
+
+
+def variance_of(h: Tensor) -> Tensor:
+    """exp(h), in units of c_out²."""
+    return h.clamp(LEAST, MOST).exp()

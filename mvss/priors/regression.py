@@ -2,18 +2,22 @@
 
     m = sigmoid(F₂) u + s F₁,    where u is blurred   m = exp(F₂) u + s F₁
 
-with s the size of u at each pixel and around it (`dynamic_range`). It sees u beside the background and beside the light of
+with s the size of u at each pixel and around it, for images whose brightest pixels are thousands of times as bright as
+their noise,
+
+    s² = N² + max(|u|, |u smoothed|)²,    N: usual size of what is dark
+
+so that no pixel's error drowns all others. It sees u beside the background and beside the light of
 the middle, where the source is taken to be, and where each pixel is.
 """
 
 from __future__ import annotations
 
-__all__ = ["BATCH", "Guess", "tolerance"]
+__all__ = ["BATCH", "Guess", "local_scale", "middle_light", "source_scale", "tolerance", "usual_size"]
 
 import torch
 from torch import Tensor
-
-from mvss.priors.dynamic_range import local_scale, middle_light
+from torch.nn import functional
 
 BATCH = 256
 """Images that go through a network at a time when nothing is learned."""
@@ -21,6 +25,10 @@ MOST = 6.0
 """F₂ is kept below this: a core is at most 400 times as bright as its blurred image."""
 RELATIVE = 0.1
 """Error that counts as much as the background does, beside the estimate's own light there."""
+MIDDLE = 0.4
+"""Where the middle of an image begins, as a share of its side."""
+COVERED = 0.2
+"""Share of a pixel's surroundings that must have been measured to be smoothed over."""
 
 
 class Guess(torch.nn.Module):
@@ -60,3 +68,27 @@ def _places(like: Tensor) -> tuple[Tensor, Tensor]:
     """Column and row of each pixel, -1 to 1: a convolution does not know where it is (Liu et al. 2018, arXiv 1807.03247)."""
     row, column = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[-2:])
     return column.expand_as(like), row[:, None].expand_as(like)
+
+
+def usual_size(n: Tensor, measured: Tensor) -> float:
+    """N: of most pixels of `(K, *shape)`, robustly; bright ones are rare."""
+    return 1.4826 * float(n[measured > 0].abs().median())
+
+
+def local_scale(y: Tensor, measured: Tensor, usual: float | Tensor) -> Tensor:
+    """s of images `(N, C, H, W)`. measured: 1 where they are, 0 elsewhere. usual: N, a number or `(N, 1, 1, 1)`."""
+    window = y.new_tensor([1.0, 2.0, 1.0])
+    kernel = (window[:, None] * window)[None, None].expand(y.shape[1], 1, 3, 3) / 16
+    light, share = (functional.conv2d(v, kernel, padding=1, groups=y.shape[1]) for v in (y * measured, measured))
+    return (usual**2 + torch.maximum((light / share.clamp_min(COVERED)).abs(), (y * measured).abs()).square()).sqrt()
+
+
+def middle_light(y: Tensor, usual: float | Tensor) -> Tensor:
+    """N and the mean size of the middle fifth of images `(N, C, H, W)`, where a centred source is, `(N, 1, 1, 1)`."""
+    rows, columns = (slice(a := min(round(MIDDLE * n), (n - 1) // 2), n - a) for n in y.shape[-2:])
+    return y[..., rows, columns].abs().mean((1, 2, 3), keepdim=True) + usual
+
+
+def source_scale(u: Tensor, measured: Tensor, m: Tensor, usual: float | Tensor) -> Tensor:
+    """s of each pixel of the source: of u, or of a guess m where that is larger, as in cores that seeing has spread."""
+    return torch.maximum(local_scale(u, (measured > 0).to(u), usual), local_scale(m, torch.ones_like(m), usual))

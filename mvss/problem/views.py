@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["Draws", "View", "Views"]
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -57,7 +57,7 @@ class View:
     operators: Mapping[str, LinearOperator]
     noise: Noise
     name: str = "view"
-    numbers: Tensor | None = None
+    numbers: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def __init__(
         self,
@@ -129,24 +129,18 @@ class View:
         """Of each source."""
         return {source: operator.source_shape for source, operator in self.operators.items()}
 
-    @property
-    def index(self) -> Tensor:
-        """The numbers of the observations, `(N,)`."""
-        assert self.numbers is not None
-        return self.numbers
-
     def select(self, rows: Tensor | slice) -> View:
         """Some of the observations, with their operators, noise and numbers."""
         rows = torch.arange(len(self))[rows]
         operators = {source: operator.select(rows) for source, operator in self.operators.items()}
-        return View(self.y[rows], operators, self.noise.select(rows), self.name, self.index[rows])
+        return View(self.y[rows], operators, self.noise.select(rows), self.name, self.numbers[rows])
 
     def to(self, device: torch.device | str) -> View:
         """The same view on `device`."""
         if self.y.device == torch.device(device):
             return self
         operators = {source: operator.to(device) for source, operator in self.operators.items()}
-        return View(self.y.to(device), operators, self.noise.to(device), self.name, self.index)
+        return View(self.y.to(device), operators, self.noise.to(device), self.name, self.numbers)
 
     def without(self, source: str, x: Tensor) -> View:
         """What is left of the observations once x `(N, *shape)` of a source is known: y − A x, which shows the others. It may
@@ -154,8 +148,8 @@ class View:
         others = {name: operator for name, operator in self.operators.items() if name != source}
         left = object.__new__(View)
         fields = {**vars(self), "operators": others, "y": self.y - self.operators[source].forward(x.to(self.y))}
-        for field, value in fields.items():
-            object.__setattr__(left, field, value)
+        for name, value in fields.items():
+            object.__setattr__(left, name, value)
         return left
 
     def predicted(self, draws: Mapping[str, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ __all__ = ["PeakMemory", "in_chunks"]
 import contextlib
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,28 +20,29 @@ SAYS = ("out of memory", "can't allocate memory")
 """What the messages of torch's allocators hold, on accelerators and on the CPU; all of them raise RuntimeErrors."""
 
 
-def in_chunks(work: Callable[[slice], T], count: int, size: int) -> Iterator[T]:
+def in_chunks(work: Callable[[slice], T], count: int, size: int) -> list[T]:
     """What `work` returns for rows 0 … count − 1, `size` at a time; where memory runs out, half as many from there on.
 
     Raises MvssError where it does not suffice for a single row.
     """
-    first = 0
+    first, parts = 0, list[T]()
     while first < count:
         size = min(size, count - first)
+        done = False
         try:
-            done = [work(slice(first, first + size))]
+            parts.append(work(slice(first, first + size)))
+            done = True
         except RuntimeError as error:
             if not any(words in str(error) for words in SAYS):
                 raise
             if size == 1:
                 raise MvssError("memory does not suffice for one observation at a time: use smaller networks") from error
-            done = []
         if done:  # a second try outside of the handler: the error holds on to the tensors of the first
-            yield done[0]
             first += size
         else:
             torch.cuda.empty_cache()
             size //= 2
+    return parts
 
 
 class PeakMemory:

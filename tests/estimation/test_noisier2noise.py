@@ -96,7 +96,7 @@ def test_pairs_are_views_that_differ_in_one_source() -> None:
     data, _ = two_views(5)
     pair = pair_of(data)
     assert (pair.source, pair.others, pair.view, pair.factor, pair.sharp) == ("target", ("background",), 1, AMPLITUDE, True)
-    assert pair.size == 5 and pair.shows(data[1]) and not pair.shows(data[0])
+    assert pair.size == 5 and pair.see(data[1]) is not None and pair.see(data[0]) is None
     assert pairs_of(data, "background") == []  # nothing shows the target alone
     half = View(data[0].y, {"background": Scale(0.5, SHAPE)}, NOISE, "half of the background")
     assert pairs_of(Views([half, data[1]]), "target") == []
@@ -104,7 +104,7 @@ def test_pairs_are_views_that_differ_in_one_source() -> None:
     views = [View(coarse.forward(v.y), dict.fromkeys(v.sources, coarse), NOISE, f"coarse {v.name}") for v in data]
     both = pairs_of(Views([*data, *views]), "target")
     assert [(pair.view, pair.factor) for pair in both] == [(1, AMPLITUDE), (3, None)]
-    assert both[1].level.shape == (1, 1, 1) and not both[1].shows(data[1]) and both[1].shows(views[1])
+    assert both[1].level.shape == (1, 1, 1) and both[1].see(data[1]) is None and both[1].see(views[1]) is not None
 
 
 def test_a_mixture_is_fitted_to_estimates_in_place_of_observations() -> None:

@@ -53,7 +53,7 @@ def test_every_source_and_view_has_a_size_between_one_and_two() -> None:
         ratio = view.y / inner.y
         assert is_power_of_two(float(ratio[0, 0])) and bool((ratio == ratio[0, 0]).all())
         assert 0.9 < float(inner.y.square().mean().sqrt() / len(view.sources) ** 0.5) < 3
-        assert inner.name == view.name and torch.equal(inner.index, view.index)
+        assert inner.name == view.name and torch.equal(inner.index, view.numbers)
 
 
 def test_inward_is_the_same_problem() -> None:

@@ -48,11 +48,11 @@ def test_selection_keeps_operators_noise_and_numbers_with_their_observations() -
     sigma = torch.arange(1.0, 6.0)
     matrices = torch.arange(1.0, 6.0).reshape(5, 1, 1) * torch.ones(5, 3, 2)
     whole = View(torch.arange(15.0).reshape(5, 3), {"a": Identity((3,)), "b": Dense(matrices)}, Isotropic(sigma), "name")
-    assert torch.equal(whole.index, torch.arange(5))
+    assert torch.equal(whole.numbers, torch.arange(5))
     rows = torch.tensor([4, 0])
     part = whole.select(rows).to("cpu")
     assert part.name == "name" and part.sources == ("a", "b")
-    assert torch.equal(part.y, whole.y[rows]) and torch.equal(part.index, rows)
+    assert torch.equal(part.y, whole.y[rows]) and torch.equal(part.numbers, rows)
     assert torch.equal(part.operators["b"].dense(), matrices[rows].double())
     assert torch.equal(part.noise.variance(part.y)[:, 0], sigma.double()[rows] ** 2)
     again = whole.select(slice(1, None)).select(torch.tensor([3, 0]))
@@ -61,7 +61,7 @@ def test_selection_keeps_operators_noise_and_numbers_with_their_observations() -
     numbered = View(Y, {"a": Identity((3,))}, 0.1, numbers=torch.tensor([9, 8, 7, 6, 5]))
     assert torch.equal(numbered.select(rows).index, torch.tensor([5, 9]))
     parts = Views([whole, whole]).select([slice(0, 2), rows])
-    assert [v.index.tolist() for v in parts] == [[0, 1], [4, 0]]
+    assert [v.numbers.tolist() for v in parts] == [[0, 1], [4, 0]]
 
 
 @pytest.mark.parametrize("kind", ["lists", "array", "integers", "single"])
