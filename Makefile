@@ -26,7 +26,7 @@ FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(str
 .PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data tables readme clean
 
 help: ## this list [1 s]
-	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
+	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
 	@echo "ONLY=\"joint full/mixture\" runs no other methods (of a problem). PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile

@@ -45,8 +45,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class FitEvent:
-    """What `fit` tells of itself. phase: "first priors", "first draws", "laps" or "last draws". done: the fraction of it. lap:
-    of laps, each as it ends, its draws in the units of the user."""
+    """What `fit` tells of itself. phase: "first priors", "first draws", "laps" or "last draws". done: the fraction of it.
+    lap: of laps, each as it ends (None in other phases), its draws in the units of the user."""
 
     phase: str
     done: float
@@ -56,11 +56,12 @@ class FitEvent:
 class SourceSeparator:
     """Separates mixtures of sources that are never seen alone or clean.
 
-    settings: the name of a preset of the library ("vectors" for sources of few numbers under any operators, "images"), the path
-    of a preset file, or `Settings`.
+    settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators), the path of a
+    YAML file, or `Settings`. Raises MvssError for a preset that there is not, an unknown key, or a value out of range.
 
     Attributes, after `fit` or `from_pretrained`: sources, their names; priors, of each, in the units of `units`. After `fit`
-    alone: report, what the fit says of itself (`FitReport`); draws, the last ones of the observations, `(N, *shape)` by view.
+    alone: report, what the fit says of itself (`FitReport`, with `warnings`); draws, the last ones of the observations, a
+    dictionary of `(N, *shape)` for each view. Units are those of the views wherever nothing else is said.
 
     >>> import torch, mvss
     >>> rng = torch.Generator().manual_seed(0)
@@ -71,6 +72,8 @@ class SourceSeparator:
     >>> model = mvss.SourceSeparator(quick).fit([view], seed=0, verbose=False)
     >>> model.separate(view, draws=3)["signal"].shape
     torch.Size([3, 256, 2])
+    >>> model.log_prob("signal", model.sample("signal", 5)).shape, model.report.warnings
+    (torch.Size([5]), [])
     """
 
     def __init__(self, settings: str | Path | Settings = "vectors") -> None:
@@ -98,12 +101,13 @@ class SourceSeparator:
     ) -> SourceSeparator:
         """Learn a prior of every source from observations alone; returns itself.
 
-        views: see `View`. seed: decides every random number. checkpoint: folder to keep the state of the fit in; the same
-        call, after whatever interrupted it, goes on from there with the same result. callback: takes every `FitEvent`.
-        estimate: first priors that are known already (`mvss.estimation`), in the units of the views. verbose: whether
-        progress and the report are printed.
+        views: see `View`; any number, in which each source has one shape. seed: decides every random number. checkpoint:
+        folder to keep the state of the fit in (made if missing); the same call, after whatever interrupted it, goes on from
+        there with the same result. It does not know its data: take another one for other views, settings or seeds, and
+        none under several processes. callback: takes every `FitEvent`. estimate: first priors that are known already
+        (`mvss.estimation`), in the units of the views. verbose: whether progress and the report are printed.
 
-        Raises MvssError where views and settings do not fit.
+        Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written.
         """
         data, stream, memory, phases = Views(views), stream_of(seed), PeakMemory(), Phases(verbose)
         folder = None if checkpoint is None else Path(checkpoint)
@@ -154,7 +158,7 @@ class SourceSeparator:
         return self.to(default_accelerator().device)
 
     def to(self, device: torch.device | str) -> SourceSeparator:
-        """The same, with all networks moved there: where it separates. Draws come back to where observations are."""
+        """Itself, with all networks moved there, such as "cuda": where it separates. Draws come back to where y is."""
         for model in (*self.priors.values(), *self.amortised.values()):
             if isinstance(model, torch.nn.Module):
                 model.to(device).eval()
@@ -167,10 +171,11 @@ class SourceSeparator:
         """Joint posterior draws of all sources that a view shows, `(draws, N, *shape)` of each by name: their spread is the
         error bar.
 
-        view: any that shows sources of the fit: its operators, noise and number of observations may be others. seed: decides
-        the draws, with the observations' numbers. progress: takes the fraction done.
+        view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
+        the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
 
-        Raises MvssError for sources that were not learned, or have another shape.
+        Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
+        that the posterior of the settings cannot serve.
         """
         posterior = self._fitted()
         for source, shape in view.shapes.items():
@@ -183,8 +188,8 @@ class SourceSeparator:
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
 
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
-        """`(count, *shape)` draws of the prior of a source, in the units of the views. stratified: as evenly spread as they
-        can be, for measuring the law itself; not independent."""
+        """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. stratified: as evenly spread
+        as they can be, for measuring the law itself; not independent. Raises MvssError for a source that was not learned."""
         prior = self._prior(source)
         return self.units.scales[source] * prior.sample(count, stream_of(seed), stratified).cpu()
 
@@ -193,6 +198,8 @@ class SourceSeparator:
 
         sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
         the prior was trained at (0 for a prior in closed form).
+
+        Raises MvssError for a source that was not learned, or candidates of another shape or with NaN.
         """
         prior, scale = self._prior(source), self.units.scales[source]
         x = torch.as_tensor(x, dtype=torch.float64)
@@ -202,7 +209,8 @@ class SourceSeparator:
         return density.to(x.device) - x[0].numel() * math.log(scale)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write networks (diffusers format), mixtures and settings to a folder."""
+        """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
+        kept. Raises MvssError before the fit, or where the folder cannot be written."""
         self._fitted()
         folder = Path(folder)
         described = save_models(folder, self.priors, self.amortised)
@@ -212,7 +220,10 @@ class SourceSeparator:
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> SourceSeparator:
-        """Read what `save_pretrained` wrote."""
+        """Read what `save_pretrained` wrote: it separates as it did before, on the CPU (`to` moves it).
+
+        Raises MvssError where the folder is no such model, is damaged, or is of another version.
+        """
         folder = Path(folder)
         try:
             content = json.loads((folder / "separator.json").read_text())

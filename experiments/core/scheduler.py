@@ -82,7 +82,7 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
-                hint = "often for lack of memory: lower workers or posterior.chunk; the same command goes on"
+                hint = "often for lack of memory: lower workers or settings.posterior.chunk; the same command goes on"
                 raise MvssError(f"a worker process was killed, {hint}") from error
             raise
         finally:

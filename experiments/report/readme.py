@@ -68,10 +68,7 @@ BARS = (
     *(Bar("mixed-0.1-r2", metric, 0.05) for metric in SD),
     *(Bar(problem, "audit_coverage_error", 0.05) for problem in ("mixed-0.1", "contrastive-2")),
 )
-TITLES = {
-    **COLUMNS,
-    "audit_coverage_error": ("coverage error", 3),
-}
+TITLES = {**COLUMNS, "audit_coverage_error": ("coverage error", 3)}
 
 
 def main(root: Path = ROOT) -> int:

@@ -32,18 +32,25 @@ class View:
     Arguments:
         y: observations `(N, *observation_shape)`: tensor, array or lists; kept in float64.
         operators: by the name of each source that the view shows, an operator or a matrix, `(M, D)` for all
-            observations or `(N, M, D)`.
+            observations or `(N, M, D)`. It takes a source `(N, *source_shape)` to its share of y, `(N, *observation_shape)`;
+            sources have the units in which y = Σ A x + η holds. A source that is not shown is left out.
         noise: of the observations, in the units of y: a standard deviation, `(N,)` of them, a map of them
             `(N or 1, *observation_shape)`, or a `Noise`.
-        name: for messages.
+        name: for messages and the report of a fit.
         numbers: of the observations, `(N,)`, which randomness is keyed by; 0 … N − 1 if not given.
 
-    Raises MvssError where shapes do not fit, y holds NaN, or no source is shown.
+    Raises MvssError where shapes do not fit, y holds NaN, an operator is zero, or no source is shown. Pixels that were not
+    measured are masked by the operators of all sources (`Mask`); y is then any finite number there.
 
     >>> import torch
     >>> view = View(torch.zeros(10, 3), {"background": torch.ones(3, 4)}, noise=0.1)
     >>> len(view), view.sources, view.shapes
     (10, ('background',), {'background': (4,)})
+    >>> from mvss import BlockAverage, Identity, Mask
+    >>> seen = Mask(torch.rand(10, 1, 8, 8) > 0.1)  # images, with missing pixels of each, one source at half the resolution
+    >>> operators = {"sky": seen @ Identity((1, 8, 8)), "galaxy": seen @ BlockAverage((1, 16, 16), 2)}
+    >>> View(torch.zeros(10, 1, 8, 8), operators, noise=0.1, name="deep").shapes
+    {'sky': (1, 8, 8), 'galaxy': (1, 16, 16)}
     """
 
     y: Tensor
@@ -136,7 +143,8 @@ class View:
         return View(self.y.to(device), operators, self.noise.to(device), self.name, self.numbers)
 
     def without(self, source: str, x: Tensor) -> View:
-        """What is left of the observations once x `(N, *shape)` of a source is known: y − A x, which shows the others."""
+        """What is left of the observations once x `(N, *shape)` of a source is known: y − A x, which shows the others. It may
+        show none."""
         others = {name: operator for name, operator in self.operators.items() if name != source}
         left = object.__new__(View)
         fields = {**vars(self), "operators": others, "y": self.y - self.operators[source].forward(x.to(self.y))}

@@ -5,25 +5,70 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from experiments.report.readme import BARS, BEGIN, COLUMNS, END, ROOT, Bar, fill, main, results
+from mvss import (
+    AscentConfig,
+    EMConfig,
+    MomentMatchingConfig,
+    NetworkConfig,
+    PriorConfig,
+    SamplerConfig,
+    Settings,
+    SourceSeparator,
+    TrainingConfig,
+)
 from mvss.runtime.errors import MvssError
 
 README = ROOT / "README.md"
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+QUICK = Settings(
+    AscentConfig(components=(2,), steps=20, batch=64, starts=1),
+    PriorConfig(NetworkConfig(hidden=(8,), embedding=4)),
+    TrainingConfig(steps=4, batch=64, sigma_min=0.02, sigma_max=1.0),
+    EMConfig(laps=1),
+    MomentMatchingConfig(SamplerConfig("ancestral", 2, 0.3, 0.02), components=2),
+)
+"""Of a fit whose numbers mean nothing."""
+
+
+def example() -> str:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    return code
+
+
+def run_example(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Its names."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"quick": QUICK}
     exec(code, names)
-    for name, count in (("background_draws", 512), ("target_draws", 512), ("prior_draws", 100)):
-        draws = names[name]
-        assert isinstance(draws, torch.Tensor) and draws.shape == (count, 4) and bool(draws.isfinite().all())
-    assert (tmp_path / "my-mixture" / "pipeline.json").exists()
+    return names
+
+
+def test_the_example_is_short_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = example()
+    assert len(code.splitlines()) <= 20 and code.count('SourceSeparator("vectors")') == 1
+    names = run_example(code.replace('"vectors"', "quick"), tmp_path, monkeypatch)
+    draws = {**names["draws"], "prior": names["prior"], "logp": names["logp"]}
+    shapes = {"background": (10, 512, 4), "target": (10, 512, 4), "prior": (100, 4), "logp": (100,)}
+    assert {name: tuple(x.shape) for name, x in draws.items()} == shapes
+    assert all(bool(x.isfinite().all()) for x in draws.values())
+    assert (tmp_path / "run" / "estimate.pt").exists()
+    again = SourceSeparator.from_pretrained(tmp_path / "my-mixture").separate(names["both"], draws=1)
+    torch.testing.assert_close(again["target"], names["draws"]["target"][:1])
+
+
+@pytest.mark.slow
+def test_the_example_as_printed_separates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_example(example(), tmp_path, monkeypatch)
+    for source, x in names["truth"].items():
+        rmse = (names["draws"][source].mean(0) - x).square().mean().sqrt()
+        assert rmse < 0.5 * (x - x.mean(0)).square().mean().sqrt(), source
 
 
 def table(value: float = 40.0) -> dict[str, object]:
