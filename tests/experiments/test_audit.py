@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def audit(method: str, folder: Path, *overrides: str) -> tuple[dict[tuple[str, s
     return {(r["source"], r["metric"]): r["value"] for r in records}, arrays
 
 
+@cache
+def _mixture(folder: Path) -> tuple[dict[tuple[str, str], float], dict[str, np.ndarray]]:
+    return audit("mixture", folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all audits of the mixture find the one fit."""
+    return tmp_path_factory.mktemp("audit")
+
+
 def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
     exact, arrays = audit("exact", tmp_path)
     poor, _ = audit("joint", tmp_path)
@@ -59,13 +71,13 @@ def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting", ["observations=32", "draws=12", "candidates=16", "distances=[0.0, 0.2]", "sigma=0.03", "methods=[joint]"]
 )
-def test_a_setting_of_the_audit_changes_it(setting: str, tmp_path: Path) -> None:
+def test_a_setting_of_the_audit_changes_it(setting: str, folder: Path) -> None:
     if setting.startswith("methods"):
         config = job("exact", f"audit.{setting}").config
         assert {j.method for j in _jobs(config, [0], True, True) if j.audit} == {"joint"}
         return
-    base, arrays = audit("mixture", tmp_path)
-    found, other = audit("mixture", tmp_path, f"audit.{setting}")
+    base, arrays = _mixture(folder)
+    found, other = audit("mixture", folder, f"audit.{setting}")
     same = found == base and all(np.array_equal(other[name], array) for name, array in arrays.items())
     assert not same
 
