@@ -174,7 +174,7 @@ def test_networks_learn_their_variance_unless_told_otherwise(task: MnistGrassTas
 
 
 def test_guesses_are_learned_where_laps_are_told_to(task: MnistGrassTask) -> None:
-    plain, learned = begun(task, method="joint"), begun(task, method="joint", *["methods.joint.settings.em.guess=null"])
+    plain, learned = begun(task), begun(task, "methods.joint.settings.em.guess=null")
     assert plain.amortised[DIGIT].guess is not None and learned.amortised[DIGIT].guess is None
 
 

@@ -14,7 +14,6 @@ from mvss.problem.image_operators import BlockAverage
 from mvss.problem.operators import Identity, Mask
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
 
 FAR = blob(8.0, x=MIDDLE + 11, y=MIDDLE + 8)
 CUT = partial(segmentation, radius=4.0)
