@@ -14,6 +14,7 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from in_process import run_here
 from torch import Tensor
 
 from experiments.core.baselines import run_baseline
@@ -226,6 +227,7 @@ def test_methods_of_their_own_and_problems_are_known_by_name(simulated: Galaxies
 def test_what_is_learned_separates_real_galaxies_into_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run_here(monkeypatch)
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
     scores = ["metrics.mean_draws=2", "metrics.coverage=4"]  # as far as a truth is known
     few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_here
 
 from experiments.core.audit import run_audit
 from experiments.core.cache import estimate_key
@@ -15,6 +17,7 @@ from experiments.core.cli import ROOT, _jobs, main, read_command
 from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
+from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
 from mvss.estimation import Estimate
@@ -112,7 +115,16 @@ def test_other_data_make_a_fit_stale() -> None:
     assert key() == key("fresh=25") == key("settings.em.laps=2")
 
 
-def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
+def learn_here(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int) -> None:
+    """Classifiers of few epochs, which are kept in a folder of their own."""
+    monkeypatch.setattr("experiments.mnist_grass.classifier.EPOCHS", epochs)
+    monkeypatch.setattr("experiments.mnist_grass.data.trained_classifier", partial(trained_classifier, folder=folder))
+
+
+def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 64)
+    learn_here(monkeypatch, tmp_path, epochs=1)
     tiny = ["problems=[full]", "observations=20", "grass_observations=20", "fresh=16", "workers=1"]
     tiny += ["settings.estimation={components: [1, 1], laps: 1}", "settings.prior.network.blocks=[8]"]
     tiny += ["settings.training.steps=1", "metrics.pqmass=16", "metrics.references=4"]
@@ -239,7 +251,10 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     MnistGrassTask(config.problems[0], 0, config)
 
 
-def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_here(monkeypatch, tmp_path, epochs=4)
     monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 600)
     task = MnistGrassTask("full", 0, MnistGrassConfig(observations=200, fresh=60, digits=(0, 1, 7)))
     (alpha,) = task.scored_views

@@ -38,6 +38,8 @@ TINY = [
     "settings.posterior.sampler.steps=2",
     "settings.separation.sampler.steps=2",
     "fresh=128",
+    "metrics.paper_sinkhorn=32",
+    "metrics.pqmass=64",
     "metrics.references=10",
     "metrics.tessellations=4",
     "workers=1",
@@ -243,12 +245,24 @@ def _latest(folder: Path) -> dict[tuple[Any, ...], float]:
     }
 
 
-@pytest.mark.parametrize("metric", ["posterior_sinkhorn", "prior_sinkhorn"])  # in the middle of a lap; in the scoring
-def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(metric: str, tmp_path: Path) -> None:
+Whole = tuple[Job, Task, Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A job, its task, its folder and what it has kept."""
     job = jobs(*TINY)["joint"]
     task = EXPERIMENT.task(job.problem, job.seed, job.config)
-    whole, broken = (tmp_path / name / "joint" for name in ("whole", "broken"))
-    saved = _run(job, task, whole)
+    whole = tmp_path_factory.mktemp("whole") / "joint"
+    return job, task, whole, _run(job, task, whole)
+
+
+@pytest.mark.parametrize("metric", ["posterior_sinkhorn", "prior_sinkhorn"])  # in the middle of a lap; in the scoring
+def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(
+    metric: str, uninterrupted: Whole, tmp_path: Path
+) -> None:
+    job, task, whole, saved = uninterrupted
+    broken = tmp_path / "joint"
     with pytest.raises(_Stop):
         _run(job, task, broken, lambda r: r["metric"] == metric and r["lap"] in (2, None))
     assert _run(job, task, broken) == saved
