@@ -13,7 +13,7 @@ denoising loss before and after its M-step.
 
 from __future__ import annotations
 
-__all__ = ["FirstDraws", "Lap", "Model", "Stage", "plan_stages", "run_em"]
+__all__ = ["FirstDraws", "Lap", "Learned", "Model", "Stage", "plan_stages", "run_em"]
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,6 +96,14 @@ class Model:
     posterior: Posterior
 
 
+@dataclass(frozen=True)
+class Learned:
+    """draws: the last ones, of each view. records: of every lap, also of those before an interruption."""
+
+    draws: list[Draws]
+    records: list[dict[str, Any]]
+
+
 def run_em(
     views: Views,
     model: Model,
@@ -104,8 +112,8 @@ def run_em(
     stream: Stream,
     checkpoint: Path | None = None,
     callback: Callable[[Lap], None] = lambda _: None,
-) -> list[Draws]:
-    """Run all stages; networks, also those of an amortised posterior, are trained in place. Returns the last draws.
+) -> Learned:
+    """Run all stages; networks, also those of an amortised posterior, are trained in place.
 
     checkpoint: file to save to after every lap, and to go on from if it exists. callback: takes every lap, and one of number
     0 before the first.
@@ -113,7 +121,7 @@ def run_em(
     em = _EM(views, model, settings, stream)
     learning = [source for source, prior in model.priors.items() if prior.network is not None]
     stages = plan_stages(views, settings, learning)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0}
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "records": []}
     draws = list(first.draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -135,10 +143,12 @@ def run_em(
         state |= {"lap": state["lap"] + 1, "within": state["within"] + 1}
         seconds = {"m_step_seconds": trained - began, "e_step_seconds": time.monotonic() - trained}
         # before the checkpoint: a kill in between repeats a record rather than losing it
-        callback(Lap(state["lap"], {"network_evaluations": state["evaluations"], **seconds, **record}, draws))
+        record = {"network_evaluations": state["evaluations"], **seconds, **record}
+        callback(Lap(state["lap"], record, draws))
+        state["records"] = [*state["records"], record]
         if checkpoint is not None and em.accelerator.is_main_process:
             save_checkpoint(checkpoint, {**state, "draws": draws, "networks": em.networks()})
-    return draws
+    return Learned(draws, state["records"])
 
 
 class _EM:

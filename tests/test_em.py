@@ -176,7 +176,7 @@ def test_the_e_step_gives_each_view_its_own_noise() -> None:
     views = Views([View(y, {"two": a}, 0.3, name) for name in ("a", "b")])
     first = FirstDraws([{"two": torch.zeros(8, 2, dtype=torch.float64)} for _ in views])
     source, settings = {"two": priors()["two"]}, Settings(training=TRAINING, em=TOGETHER)
-    found = run_em(views, Model(source, posterior_of(POSTERIOR)), first, settings, STREAM)
+    found = run_em(views, Model(source, posterior_of(POSTERIOR)), first, settings, STREAM).draws
     assert not torch.equal(found[0]["two"], found[1]["two"])
 
 
@@ -209,7 +209,9 @@ def test_sources_without_networks_stay_as_they_are() -> None:
     mixtures = {source: prior.mixture for source, prior in priors().items()}
     first = first_draws(views)
     settings = Settings(training=TRAINING, em=EM)
-    found = run_em(views, Model(mixtures, MomentMatching(POSTERIOR)), FirstDraws(first), settings, STREAM, callback=laps.append)
+    found = run_em(
+        views, Model(mixtures, MomentMatching(POSTERIOR)), FirstDraws(first), settings, STREAM, callback=laps.append
+    ).draws
     same(found, first)
     assert [lap.number for lap in laps] == [0]
     one = {"one": priors()["one"], "two": random_prior(3, 2, 2)}

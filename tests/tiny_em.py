@@ -71,7 +71,7 @@ def run(
     views, sources = views or problem(), priors()
     settings = Settings(training=TRAINING, em=em, posterior=posterior)
     first = FirstDraws(first_draws(views))
-    draws = run_em(views, Model(sources, posterior_of(posterior)), first, settings, STREAM, checkpoint, callback)
+    draws = run_em(views, Model(sources, posterior_of(posterior)), first, settings, STREAM, checkpoint, callback).draws
     return draws, sources
 
 
