@@ -85,7 +85,7 @@ def test_the_text_says_what_was_found() -> None:
     assert lines == [
         "chi2 per number: view 0 1.000 (1,500), view 1 2.000 (1,500)",
         "log-likelihood of an observation under the first priors, nats: held out -1.25, training -1.2",
-        f"lap 3: held-out denoising loss {losses}; clamped 1.0%",
+        f"lap 3: held-out denoising loss {losses}; clamped 1.0%; M-step 2.0 s, E-step 3.0 s",
         "laps 12.3 s; peak memory 1.50 GiB",
         "warning: view 1: chi2 per number is 2, not within 0.8 to 1.25: draws do not explain the data",
         "warning: lap 3: target denoises held-out draws worse than before it (0.2 to 0.25)",

@@ -56,10 +56,10 @@ def test_selection_keeps_operators_noise_and_numbers_with_their_observations() -
     assert torch.equal(part.operators["b"].dense(), matrices[rows].double())
     assert torch.equal(part.noise.variance(part.y)[:, 0], sigma.double()[rows] ** 2)
     again = whole.select(slice(1, None)).select(torch.tensor([3, 0]))
-    assert torch.equal(again.index, torch.tensor([4, 1])) and torch.equal(again.y, whole.y[[4, 1]])
-    assert torch.equal(whole.select(torch.tensor([False, True, False, False, True])).index, torch.tensor([1, 4]))
+    assert torch.equal(again.numbers, torch.tensor([4, 1])) and torch.equal(again.y, whole.y[[4, 1]])
+    assert torch.equal(whole.select(torch.tensor([False, True, False, False, True])).numbers, torch.tensor([1, 4]))
     numbered = View(Y, {"a": Identity((3,))}, 0.1, numbers=torch.tensor([9, 8, 7, 6, 5]))
-    assert torch.equal(numbered.select(rows).index, torch.tensor([5, 9]))
+    assert torch.equal(numbered.select(rows).numbers, torch.tensor([5, 9]))
     parts = Views([whole, whole]).select([slice(0, 2), rows])
     assert [v.numbers.tolist() for v in parts] == [[0, 1], [4, 0]]
 
@@ -104,7 +104,7 @@ def test_what_is_left_of_a_view_and_what_is_predicted() -> None:
     whole = View(normal(4, 3, seed=5), {"a": a, "b": b}, [0.1, 0.2, 0.3, 0.4], "v", numbers)
     torch.testing.assert_close(whole.predicted(x), a.forward(x["a"]) + b.forward(x["b"]))
     left = whole.without("a", x["a"].float())
-    assert left.sources == ("b",) and left.name == "v" and torch.equal(left.index, numbers) and left.noise is whole.noise
+    assert left.sources == ("b",) and left.name == "v" and torch.equal(left.numbers, numbers) and left.noise is whole.noise
     torch.testing.assert_close(left.y, whole.y - a.forward(x["a"].float().double()))
     torch.testing.assert_close(left.select(slice(1, 3)).predicted({"b": x["b"][1:3]}), b.forward(x["b"])[1:3])
     nothing = left.without("b", x["b"])
