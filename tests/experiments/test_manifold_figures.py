@@ -18,7 +18,7 @@ from experiments.manifolds.figures import (
     _mixing_figure,
     make_figures,
 )
-from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
+from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
 from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure
 from experiments.report.tables import build_table
 
@@ -95,8 +95,8 @@ def test_ablations_have_a_figure_of_their_own(tmp_path: Path) -> None:
 def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
     run = Run(tmp_path, table_of({0: []}), {0: []}, ("mixed-0.1",), 0)
     made = [make(run) for make in (_laps_figure, _mixing_figure, _gap_figure, _ablations_figure, priors_figure)]
-    made += [make(run) for make in (coverage_figure, ranks_figure, candidates_figure, stopping_figure)]
-    assert made == [None] * 9
+    made += [make(run) for make in (coverage_figure, ranks_figure, candidates_figure)]
+    assert made == [None] * 8
     assert marginals_figure(run, "mixed-0.1") is None
 
 

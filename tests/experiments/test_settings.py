@@ -125,8 +125,10 @@ def _task(problem: str, observations: int, fresh: int) -> ManifoldTask:
 
 @pytest.fixture(autouse=True)
 def _without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """accelerate collects garbage after every M-step, which in a process of many tests takes longer than the step."""
+    """accelerate collects garbage after every M-step, which in a process of many tests takes longer than the step; and losses
+    that are told are taken at two noise levels."""
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
+    monkeypatch.setattr("mvss.priors.training.HELD_OUT_LEVELS", 2)
 
 
 @cache
@@ -200,6 +202,12 @@ def test_a_setting_of_gibbs_changes_the_result(setting: str, folder: Path) -> No
 @cache
 def _gibbs(folder: Path) -> tuple[dict[Any, Any], dict[str, bytes]]:
     return _run(folder, *GIBBS)
+
+
+def test_each_lap_is_judged_by_what_is_held_out(folder: Path) -> None:
+    judged = {("mean", f"held_out_{when}_{b}", "train", lap) for when in ("before", "after") for b in (1, 2) for lap in (1, 2)}
+    assert judged <= _base(folder / "base")[0].keys()
+    assert not judged & _run(folder / "none", "settings.em.held_out=0.0")[0].keys()
 
 
 def test_the_chunk_changes_nothing_but_memory(folder: Path) -> None:
