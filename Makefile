@@ -110,7 +110,7 @@ galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=pap
 	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
-	@$(BIN)/python -m experiments.core.data_status
+	@$(BIN)/python -m experiments.data_status
 
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)

@@ -13,7 +13,7 @@ denoising loss before and after its M-step.
 
 from __future__ import annotations
 
-__all__ = ["FirstDraws", "Lap", "Stage", "plan_stages", "run_em"]
+__all__ = ["FirstDraws", "Lap", "Learned", "Model", "Stage", "plan_stages", "run_em"]
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,25 +88,40 @@ def plan_stages(views: Views, settings: Settings, learning: Sequence[str]) -> li
     return stages
 
 
+@dataclass(frozen=True)
+class Model:
+    """What learns: priors by source, and the posterior of the E-step, whose networks learn too where it is amortised."""
+
+    priors: Mapping[str, Prior]
+    posterior: Posterior
+
+
+@dataclass(frozen=True)
+class Learned:
+    """draws: the last ones, of each view. records: of every lap, also of those before an interruption."""
+
+    draws: list[Draws]
+    records: list[dict[str, Any]]
+
+
 def run_em(
     views: Views,
-    priors: Mapping[str, Prior],
-    posterior: Posterior,
+    model: Model,
     first: FirstDraws,
     settings: Settings,
     stream: Stream,
     checkpoint: Path | None = None,
     callback: Callable[[Lap], None] = lambda _: None,
-) -> list[Draws]:
-    """Run all stages; networks, also those of an amortised posterior, are trained in place. Returns the last draws.
+) -> Learned:
+    """Run all stages; networks, also those of an amortised posterior, are trained in place.
 
     checkpoint: file to save to after every lap, and to go on from if it exists. callback: takes every lap, and one of number
     0 before the first.
     """
-    em = _EM(views, priors, posterior, settings, stream)
-    learning = [source for source, prior in priors.items() if prior.network is not None]
+    em = _EM(views, model, settings, stream)
+    learning = [source for source, prior in model.priors.items() if prior.network is not None]
     stages = plan_stages(views, settings, learning)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0}
+    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "records": []}
     draws = list(first.draws)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
@@ -128,23 +143,24 @@ def run_em(
         state |= {"lap": state["lap"] + 1, "within": state["within"] + 1}
         seconds = {"m_step_seconds": trained - began, "e_step_seconds": time.monotonic() - trained}
         # before the checkpoint: a kill in between repeats a record rather than losing it
-        callback(Lap(state["lap"], {"network_evaluations": state["evaluations"], **seconds, **record}, draws))
+        record = {"network_evaluations": state["evaluations"], **seconds, **record}
+        callback(Lap(state["lap"], record, draws))
+        state["records"] = [*state["records"], record]
         if checkpoint is not None and em.accelerator.is_main_process:
             save_checkpoint(checkpoint, {**state, "draws": draws, "networks": em.networks()})
-    return draws
+    return Learned(draws, state["records"])
 
 
 class _EM:
     """Both steps, of whatever stage."""
 
-    def __init__(
-        self, views: Views, priors: Mapping[str, Prior], posterior: Posterior, settings: Settings, stream: Stream
-    ) -> None:
-        self.views, self.priors, self.posterior, self.settings, self.stream = views, priors, posterior, settings, stream
-        self.amortised = posterior.models if isinstance(posterior, AmortisedPosterior) else {}
+    def __init__(self, views: Views, model: Model, settings: Settings, stream: Stream) -> None:
+        self.views, self.settings, self.stream = views, settings, stream
+        self.priors, self.posterior = model.priors, model.posterior
+        self.amortised = model.posterior.models if isinstance(model.posterior, AmortisedPosterior) else {}
         self.accelerator = default_accelerator()
-        for model in self._modules().values():  # also what is not trained: what works together is in one place
-            model.to(self.accelerator.device).eval()
+        for module in self._modules().values():  # also what is not trained: what works together is in one place
+            module.to(self.accelerator.device).eval()
 
     def _modules(self) -> dict[str, torch.nn.Module]:
         priors = {f"prior {s}": p for s, p in self.priors.items() if isinstance(p, torch.nn.Module)}

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mvss.em import FirstDraws, Lap, plan_stages, run_em
+from mvss.em import FirstDraws, Lap, Model, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
@@ -123,21 +123,22 @@ class SourceSeparator:
         self.begin(data, estimate, stream.seed)
         inner = Views(map(self.units.inward, data))
         first = self._first_draws(inner, estimate, stream.child("first"), partial(tell, "first draws"))
-        laps: list[LapReport] = []
         learning = [source for source, prior in self.priors.items() if prior.network is not None]
         most = max(1, sum(stage.laps for stage in plan_stages(inner, self.settings, learning)))
 
         def on_lap(lap: Lap) -> None:
-            laps.append(LapReport.of(lap.number, lap.record, self.sources))
             tell("laps", lap.number / most, Lap(lap.number, lap.record, [self.units.outward(x) for x in lap.draws]))
 
         posterior = posterior_of(self.settings.posterior, self.amortised)
         path = None if folder is None else folder / "em.pt"
-        draws = run_em(inner, self.priors, posterior, first, self.settings, stream.child("em"), path, on_lap)
+        model, keyed = Model(self.priors, posterior), stream.child("em")
+        learned = run_em(inner, model, first, self.settings, keyed, path, on_lap)
+        draws = learned.draws
         if learning and self.settings.separating != self.settings.posterior:
             draws = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
         self.draws = [self.units.outward(parts) for parts in draws]
         chi2 = [ViewReport(v.name, len(v), _chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
+        laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
         self.report = FitReport(chi2, laps, evidence, lines, phases.seconds(), memory.gib())
         if verbose:

@@ -13,7 +13,7 @@ from tiny_em import EM, POSTERIOR, STREAM, TRAINING, first_draws, priors, proble
 from torch import Tensor
 
 import mvss.em
-from mvss.em import FirstDraws, Lap, Stage, plan_stages, run_em
+from mvss.em import FirstDraws, Lap, Model, Stage, plan_stages, run_em
 from mvss.posteriors import posterior_of
 from mvss.posteriors.moment_matching import MomentMatching
 from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
@@ -95,7 +95,7 @@ def test_earlier_sources_are_frozen_and_draws_of_later_views_wait() -> None:
     views, sources = problem(), priors()
     first = first_draws(views)
     kept, settings = list(first), Settings(training=TRAINING, em=EM)
-    run_em(views, sources, posterior_of(POSTERIOR), FirstDraws(first), settings, STREAM, callback=look)
+    run_em(views, Model(sources, posterior_of(POSTERIOR)), FirstDraws(first), settings, STREAM, callback=look)
     assert all(a is b for a, b in zip(first, kept, strict=True))  # the caller's list stays
     (w0, d0), (w1, d1), (w2, _), (w3, d3) = seen
     assert [r.get("sources") for r in records] == [None, ["one"], ["two"], ["two"]]
@@ -155,7 +155,7 @@ def test_better_first_draws_are_the_only_ones_of_the_first_m_step(monkeypatch: p
     monkeypatch.setattr(mvss.em, "fit_denoiser", spy)
     views, settings = problem(), Settings(training=TRAINING, em=replace(TOGETHER, laps=2))
     first = FirstDraws(first_draws(views), {"one": [1]})
-    run_em(views, priors(), posterior_of(POSTERIOR), first, settings, STREAM)
+    run_em(views, Model(priors(), posterior_of(POSTERIOR)), first, settings, STREAM)
     assert sizes == [17, 17, 21 + 17, 17]
 
 
@@ -176,7 +176,7 @@ def test_the_e_step_gives_each_view_its_own_noise() -> None:
     views = Views([View(y, {"two": a}, 0.3, name) for name in ("a", "b")])
     first = FirstDraws([{"two": torch.zeros(8, 2, dtype=torch.float64)} for _ in views])
     source, settings = {"two": priors()["two"]}, Settings(training=TRAINING, em=TOGETHER)
-    found = run_em(views, source, posterior_of(POSTERIOR), first, settings, STREAM)
+    found = run_em(views, Model(source, posterior_of(POSTERIOR)), first, settings, STREAM).draws
     assert not torch.equal(found[0]["two"], found[1]["two"])
 
 
@@ -209,11 +209,13 @@ def test_sources_without_networks_stay_as_they_are() -> None:
     mixtures = {source: prior.mixture for source, prior in priors().items()}
     first = first_draws(views)
     settings = Settings(training=TRAINING, em=EM)
-    found = run_em(views, mixtures, MomentMatching(POSTERIOR), FirstDraws(first), settings, STREAM, callback=laps.append)
+    found = run_em(
+        views, Model(mixtures, MomentMatching(POSTERIOR)), FirstDraws(first), settings, STREAM, callback=laps.append
+    ).draws
     same(found, first)
     assert [lap.number for lap in laps] == [0]
     one = {"one": priors()["one"], "two": random_prior(3, 2, 2)}
-    run_em(views, one, MomentMatching(POSTERIOR), FirstDraws(first), settings, STREAM, callback=laps.append)
+    run_em(views, Model(one, MomentMatching(POSTERIOR)), FirstDraws(first), settings, STREAM, callback=laps.append)
     assert [lap.record.get("sources") for lap in laps] == [None, None, ["one"]]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from closed_forms import random_prior
 
-from mvss.em import FirstDraws, Lap, run_em
+from mvss.em import FirstDraws, Lap, Model, run_em
 from mvss.posteriors import posterior_of
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import MixturePosterior
@@ -71,7 +71,7 @@ def run(
     views, sources = views or problem(), priors()
     settings = Settings(training=TRAINING, em=em, posterior=posterior)
     first = FirstDraws(first_draws(views))
-    draws = run_em(views, sources, posterior_of(posterior), first, settings, STREAM, checkpoint, callback)
+    draws = run_em(views, Model(sources, posterior_of(posterior)), first, settings, STREAM, checkpoint, callback).draws
     return draws, sources
 
 

@@ -22,7 +22,7 @@ __all__ = ["make_baseline", "run_baseline"]
 
 
 def run_baseline(
-    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], shared: Path
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], _shared: Path
 ) -> dict[str, np.ndarray]:
     """Fit and score, and keep the model in `folder`. Arguments and result as of `run.run_job`."""
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()

@@ -44,8 +44,7 @@ def settings_key(job: Job, data: Path) -> str:
     on, as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old
     one, and a default that changes is a change of code."""
     config, recipe = _settings(job)
-    made = "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
-    content = [job.problem, job.method, job.seed, job.audit, _said(recipe), _said(config), made]
+    content = [job.problem, job.method, job.seed, job.audit, _said(recipe), _said(config), _makers(data)]
     if brought := job.config.brought(job.problem):
         content.append(brought)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -99,6 +98,12 @@ def _settings(job: Job) -> tuple[Config, Recipe]:
     if recipe.truth:
         settings = replace(settings, estimation=AscentConfig())
     return config, replace(recipe, settings=settings)
+
+
+@cache
+def _makers(data: Path) -> str:
+    """The code of the experiment that makes its data."""
+    return "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
 
 
 @cache  # once, on the way in: an edit during a run must not pass for the code that ran

@@ -24,12 +24,13 @@ from typing import Any
 import torch
 
 from experiments.core.config import Config, Job, check_config
-from experiments.core.places import Experiment, Results, is_done, made_at, name_of, place_of, samples_of
+from experiments.core.places import Experiment, is_done, made_at, name_of, place_of, samples_of
 from experiments.core.records import environment, read_records
 from experiments.core.scheduler import run_all
 from experiments.report.commands import command_text
 from experiments.report.metrics import read_seeds, write_metrics
 from experiments.report.rebuild import rebuild
+from experiments.report.samples import Results
 from mvss.presets.reader import available_presets, config_hash, load_config, save_config, suggest
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError

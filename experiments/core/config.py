@@ -144,7 +144,7 @@ class Config:
         """All of them by name."""
         return {**self.methods, **self.compare, **self.ablations}
 
-    def brought(self, problem: str) -> str:
+    def brought(self, problem: str) -> str:  # noqa: ARG002 - others look at it
         """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
         return ""
 

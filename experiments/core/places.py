@@ -10,42 +10,23 @@ from __future__ import annotations
 
 __all__ = [
     "Experiment",
-    "Results",
     "estimate_path",
     "is_done",
     "key_of",
     "made_at",
     "name_of",
     "place_of",
-    "read_samples",
     "samples_of",
 ]
 
 import sys
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from experiments.core.cache import code_key, estimate_key, folder_of, settings_key
 from experiments.core.config import Config, Job, Task
-
-
-@dataclass(frozen=True)
-class Results:
-    """What figures are made from. folder: results/<experiment>/<preset>. table: as of `tables.build_table`.
-    records_by_seed: the records of each seed. problems: in the order of the panels. seed: whose draws are shown; curves
-    and bars are over all seeds."""
-
-    folder: Path
-    table: Mapping[str, Any]
-    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
-    problems: tuple[str, ...]
-    seed: int
+from experiments.report.samples import Results, samples_path
 
 
 @dataclass(frozen=True)
@@ -120,17 +101,4 @@ def estimate_path(experiment: Experiment, job: Job, folder: Path) -> Path:
 
 def samples_of(job: Job, folder: Path) -> Path:
     """What the figures show of a job."""
-    return _samples(folder, job.seed, job.problem, method_of(job))
-
-
-def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, NDArray[Any]]:
-    """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
-    try:
-        with np.load(_samples(folder, seed, problem, method)) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def _samples(folder: Path, seed: int, problem: str, method: str) -> Path:
-    return folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz"
+    return samples_path(folder, job.seed, job.problem, method_of(job))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from experiments.core.places import Results
 from experiments.galaxies.data.task import transform_of
 from experiments.galaxies.data.transforms import Transform
 from experiments.galaxies.figures_scores import against_figure, recovery_figure, residuals_figure
@@ -20,7 +19,7 @@ from experiments.galaxies.figures_stamps import (
     separations_figure,
     worst_figure,
 )
-from experiments.report.samples import kept_samples
+from experiments.report.samples import Results, kept_samples
 from experiments.report.style import save_figure, style
 
 

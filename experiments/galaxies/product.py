@@ -88,10 +88,6 @@ class Product:
         if wrong := [name for name, column in columns.items() if len(column) != count]:
             raise MvssError(f"a product of {count} galaxies needs as many rows of {', '.join(wrong)}")
 
-    def flagged(self, flag: Flag) -> Tensor:
-        """`(N,)`, bool."""
-        return (self.flags & int(flag)) != 0
-
 
 def make_product(sky: Tensor, galaxy: Tensor, stamps: Stamps, keep: int, unit: str, command: str, commit: str) -> Product:
     """From joint draws `(D, N, 1, n, n)` of both sources, D at least 6, of which `keep` are kept. commit: as of

@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.core.places import Results
-from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure, stopping_figure
+from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
 from experiments.report.methods import TRUTH, method_named, method_order
+from experiments.report.samples import Results
 from experiments.report.style import caption, save_figure, style
 
 SEPARATE = 1.14
@@ -45,7 +45,6 @@ def make_figures(results: Results) -> list[Path]:
         "coverage": coverage_figure,
         "ranks": ranks_figure,
         "candidates": candidates_figure,
-        "stopping": stopping_figure,
         "gap": _gap_figure,
         "ablations": _ablations_figure,
     }

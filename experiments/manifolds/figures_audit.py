@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["candidates_figure", "coverage_figure", "ranks_figure", "stopping_figure"]
+__all__ = ["candidates_figure", "coverage_figure", "ranks_figure"]
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import is_leftmost, legend, panels, title
-from experiments.report.methods import TRUTH, method_named
+from experiments.report.methods import method_named
 from experiments.report.style import caption
 
 CALIBRATED = ("joint", "mixture", "gibbs", "exact")
@@ -148,57 +145,3 @@ def _ranking(run: Run, top: Axes, bottom: Axes, problem: str, own: Mapping[str, 
         line = "--" if method == "exact" else "-"
         bottom.plot(list(auc), list(auc.values()), color=colour, marker=marker, markersize=4, ls=line, label=label)
     bottom.set(xscale="log", xlabel="distance off")
-
-
-def stopping_figure(run: Run) -> Figure | None:
-    """Held-out gain and the gap to the oracle, lap by lap: does the one tell when the other has stopped to fall?"""
-    curves: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-    records = run.records_by_seed.get(run.seed, ())
-    for row in records:
-        if row["metric"] == "held_out_nats":
-            curves.setdefault((row["problem"], row["method"]), {"nats": {0: 0.0}})["nats"][row["lap"]] = row["value"]
-    if not curves:
-        return None
-    for (problem, method), own in curves.items():
-        own["gap"] = _gap_by_lap(records, problem, method)
-    figure, axes = plt.subplots(1, len(curves), figsize=(max(5.4, 2.7 * len(curves)), 2.9), squeeze=False)
-    for ax, ((problem, method), own) in zip(axes[0], curves.items(), strict=True):
-        colour = method_named("joint").colour
-        ax.plot(list(own["nats"]), list(own["nats"].values()), color=colour, marker="o", markersize=3.5)
-        other = ax.twinx()
-        other.plot(list(own["gap"]), list(own["gap"].values()), color=TRUTH, marker="s", markersize=3, ls="--")
-        other.spines["right"].set_visible(True)
-        other.grid(visible=False)
-        shared = sorted(own["nats"].keys() & own["gap"].keys())
-        name = f"{title(problem)}\n{method.replace('_', ' ')}"
-        if len(shared) > 2:
-            name += f", correlation {np.corrcoef([own['nats'][k] for k in shared], [own['gap'][k] for k in shared])[0, 1]:.2f}"
-        ax.set(title=name, xlabel="EM lap")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if ax is axes[0][0]:
-            ax.set_ylabel("held-out gain (nats), ●")
-        if ax is axes[0][-1]:
-            other.set_ylabel("training draws below oracle (dB), ■")
-    caption(
-        figure,
-        f"Seed {run.seed}. What the laps have added to the log likelihood of observations that no M-step has seen; EM ends "
-        "when three laps have added nothing.",
-    )
-    return figure
-
-
-def _gap_by_lap(records: Iterable[Mapping[str, Any]], problem: str, method: str) -> dict[int, float]:
-    """Decibels of the training draws below the exact posterior's, mean over sources."""
-    oracle: dict[str, float] = {}
-    laps: dict[int, dict[str, float]] = defaultdict(dict)
-    for row in records:
-        if (row["problem"], row["metric"], row["split"]) == (problem, "posterior_psnr", "train"):
-            if row["method"] == "exact":
-                oracle[row["source"]] = row["value"]
-            elif row["method"] == method and row["lap"] is not None:
-                laps[row["lap"]][row["source"]] = row["value"]
-    return {
-        lap: float(np.mean([oracle[s] - value for s, value in by_source.items()]))
-        for lap, by_source in sorted(laps.items())
-        if oracle.keys() == by_source.keys()
-    }

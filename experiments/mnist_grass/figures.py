@@ -14,11 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.core.places import Results
 from experiments.mnist_grass.data import AMPLITUDE, problem_named
 from experiments.mnist_grass.sources import SHAPE
 from experiments.report.methods import method_named
-from experiments.report.samples import Arrays, kept_samples
+from experiments.report.samples import Arrays, Results, kept_samples
 from experiments.report.style import caption, save_animation, save_figure, style
 
 SHOWN = 8

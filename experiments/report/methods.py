@@ -72,8 +72,8 @@ METHODS = (
     Method("joint_clean", "joint, learned from clean sources", "joint, clean", "#7FB3D5", "h"),
     Method("mixture_clean", "mixture, learned from clean sources", "mixture, clean", "#F0C27B", "H"),
     # Ablations of the manifolds that are compared: tables call them what the preset does.
-    *map(_ablation, ("joint_auto", "joint_cold", "joint_cold_moment_matching", "joint_four", "joint_four_auto")),
-    *map(_ablation, ("joint_karras", "joint_paper_long", "joint_plain_em", "mixture_four")),
+    *map(_ablation, ("joint_cold", "joint_cold_moment_matching")),
+    *map(_ablation, ("joint_karras", "joint_paper_long", "joint_plain_em")),
     Method(ORACLE, "exact (oracle, floor)", "exact", TRUTH, ".", LAST),
 )
 RIVALS = tuple(method.name for method in METHODS if 0 < method.order < VARIATION)

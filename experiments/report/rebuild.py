@@ -18,11 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from experiments.core.places import Experiment
 from experiments.report.commands import command_text, made_by
 from experiments.report.metrics import Records, read_seeds, remedy
 from experiments.report.tables import build_table, write_table
@@ -31,6 +30,19 @@ from mvss.runtime.errors import MvssError
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = "overrides-"
 """How the folder of a run with overrides begins; it lies in that of the preset."""
+
+
+class Experiment(Protocol):
+    """What a table needs of its experiment. name: of the results folder. target: of make. caption: how it was scored."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def caption(self) -> str: ...
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-__all__ = ["kept_samples"]
+__all__ = ["Arrays", "Results", "kept_samples", "read_samples", "samples_path"]
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from experiments.core.places import read_samples
 from experiments.report.methods import method_named, method_order
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What figures are made from. folder: results/<experiment>/<preset>. table: as of `tables.build_table`.
+    records_by_seed: the records of each seed. problems: in the order of the panels. seed: whose draws are shown; curves
+    and bars are over all seeds."""
+
+    folder: Path
+    table: Mapping[str, Any]
+    records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]
+    problems: tuple[str, ...]
+    seed: int
 
 
 def kept_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str) -> dict[str, Arrays]:
@@ -21,3 +36,17 @@ def kept_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str
     methods = [m for m in method_order(row["method"] for row in table["rows"]) if not method_named(m).ablation]
     samples = {m: read_samples(folder, seed, problem, m) for m in methods}
     return {m: arrays for m, arrays in samples.items() if arrays}
+
+
+def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, NDArray[Any]]:
+    """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
+    try:
+        with np.load(samples_path(folder, seed, problem, method)) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def samples_path(folder: Path, seed: int, problem: str, method: str) -> Path:
+    """Where the arrays of a method are kept."""
+    return folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz"

@@ -33,7 +33,6 @@ DERIVED = (  # made from, made here, sign of (method − reference), reference, 
         for rival in RIVALS
         for kind in ("posterior", "prior")
     ),
-    ("posterior_psnr", "psnr_over_mixture_four", 1.0, "mixture_four", ("joint_four",)),
 )
 
 

@@ -200,7 +200,7 @@ class _Linear(nn.Module):
         for factor in self.factors:
             factor.data *= scale
 
-    def bound(self, observed: _Observed, rng: torch.Generator, done: float) -> Tensor:
+    def bound(self, observed: _Observed, _rng: torch.Generator, _done: float) -> Tensor:
         return self._latent(observed).log_prob()
 
     def latents(self, observed: _Observed, noise: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mvss.baselines.config import PCPCAConfig
 from mvss.baselines.contrast import Contrast, Method, Progress, background_of, descend, minibatch, without_mask
@@ -102,6 +103,7 @@ class PCPCA(Method):
         """Columns of W."""
         return self.config.latents
 
+    @override
     def _prior(self, source: str, z: Tensor) -> Tensor:
         return self._source(z)
 

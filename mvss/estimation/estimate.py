@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Estimate", "estimate_sources"]
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,8 @@ class Estimate:
 
     priors: by source. draws: estimates `(N, *shape)` of sources that pairs of views told, by source and number of the view.
     guesses: networks that made those, by source. evidence: mean log p(y) of an observation in nats, in units of size one:
-    "held_out", "train", and the share of probability that a search "discarded". seconds: what it took.
+    "held_out", "train"; the share of probability that a search "discarded"; and how far starts of nearly the same evidence
+    are apart, "rivalry", nats. seconds: what it took.
     """
 
     priors: Mapping[str, GaussianMixture]
@@ -84,6 +86,7 @@ def estimate_sources(
         part = None if checkpoint is None else checkpoint.with_suffix(".part")
         fit = ascend_evidence(inner, config, stream, progress, part)
         evidence = {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
+        evidence |= {"rivalry": fit.rivalry} if math.isfinite(fit.rivalry) else {}
         estimate = Estimate(fit.priors, evidence=evidence)
     else:
         part, estimate = None, _by_em(inner, config, units, stream, progress)

@@ -51,8 +51,8 @@ class _MoreBackground(torch.nn.Module):
         assert pair.factor is not None
         self.guess, self.pair, self.turns, self.holes, self.factor = guess, pair, turns, holes, pair.factor
 
-    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
-        """x: y and where it was measured, `(N, 2, *shape)`. sigma, noise: not looked at."""
+    def loss(self, x: Tensor, _sigma: Tensor, _noise: Tensor, weights: Tensor | None) -> Tensor:
+        """x: y and where it was measured, `(N, 2, *shape)`. Noise levels are not looked at."""
         y, measured = x.unbind(1)
         n, empty = self.pair.some(len(y), self.turns, y)
         both = measured * empty

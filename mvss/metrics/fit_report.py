@@ -14,6 +14,10 @@ CLAMPED = 0.05
 """Share of clamped eigenvalues from which covariances are not to be trusted."""
 
 
+RIVALS = 1.0
+"""Nats per draw from which first priors of other starts, of nearly the same evidence, are other priors."""
+
+
 @dataclass(frozen=True)
 class ViewReport:
     """chi2: mean over numbers of the squared residual of the last draws beside the variance of the noise, 1 where they explain
@@ -86,6 +90,8 @@ class FitReport:
     def warnings(self) -> list[str]:
         """What a user should know before trusting the fit, a line each."""
         lines = list(self.unconstrained)
+        if self.evidence.get("rivalry", 0.0) > RIVALS:
+            lines.append("fits from other starts explain the data as well and differ: sources may have traded parts")
         lines += [line for view in self.views if (line := view.warning())]
         return lines + [line for lap in self.laps for line in lap.warnings()]
 
@@ -93,12 +99,16 @@ class FitReport:
         lines = [f"chi2 per number: {', '.join(f'{v.name} {v.chi2:.3f} ({v.observations:,})' for v in self.views)}"]
         if self.evidence:
             names = {"held_out": "held out", "train": "training", "discarded": "share discarded by the search"}
+            names["rivalry"] = "distance of rival fits"
             parts = [f"{names.get(key, key)} {value:.4g}" for key, value in self.evidence.items()]
             lines.append(f"log-likelihood of an observation under the first priors, nats: {', '.join(parts)}")
         for lap in self.laps:
             if lap.held_out:
                 parts = [f"{name} {before:.4g} -> {after:.4g}" for name, (before, after) in lap.held_out.items()]
-                lines.append(f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}")
+                lines.append(
+                    f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}; "
+                    f"M-step {lap.m_step:.1f} s, E-step {lap.e_step:.1f} s"
+                )
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from typing_extensions import override
 
 from mvss.posteriors.moment_matching import MomentMatching
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
@@ -217,8 +218,8 @@ class _Regression(torch.nn.Module):
         assert model.guess is not None
         self.guess, self.made = model.guess, model.made
 
-    def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
-        """Of draws x `(N, *shape)`. sigma, noise: not looked at."""
+    def loss(self, x: Tensor, _sigma: Tensor, _noise: Tensor, weights: Tensor | None) -> Tensor:
+        """Of draws x `(N, *shape)`. Noise levels are not looked at."""
         m, error = torch.zeros_like(x), torch.ones_like(x)
         for pair, rows, u, measured in self.made(x):
             m[rows] = self.guess(u, measured, pair.usual, pair.sharp)
@@ -255,13 +256,14 @@ class AmortisedPosterior(Posterior):
 
 
 @dataclass(frozen=True)
-class _Chained:
+class _Chained(Given):
     posterior: AmortisedPosterior
     view: View
     priors: Priors
     source: str
     seen: Seen
 
+    @override
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`; all draws are from pure noise."""
         view, config, others = self.view, self.posterior.config, self.posterior.others

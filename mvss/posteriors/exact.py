@@ -10,6 +10,8 @@ __all__ = ["ExactPosterior", "is_small"]
 
 from collections.abc import Sequence
 
+from typing_extensions import override
+
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, unflatten
@@ -40,13 +42,14 @@ class ExactPosterior(Posterior):
         return SharedExact(view, shown, self.factors)
 
 
-class _Searched:
+class _Searched(Given):
     """The combinations of components that matter, kept from draw to draw."""
 
     def __init__(self, view: View, mixtures: MixturePosterior) -> None:
         self.view, self.mixtures, self.data = view, mixtures, DenseView.of(view)
         self.search: list[tuple[slice, DenseView, Combinations]] | None = None
 
+    @override
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
         if self.search is None:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mvss.posteriors.matheron import matheron
 from mvss.posteriors.shared_gaussians import SharedGaussians
@@ -64,6 +65,10 @@ class _Iterative(ABC):
     @abstractmethod
     def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         """Means `(N, *shape_β)` for x_t of the same shapes and σ `(N,)`."""
+
+    @abstractmethod
+    def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
+        """One joint draw of x, `(N, *shape_β)`. index: numbers of the observations, which randomness is keyed by."""
 
     def _posterior(
         self,
@@ -185,6 +190,7 @@ class JacobianMoments(_Iterative):
         self.evaluations += networks * (2 + self._iterations)  # the denoisers', the solver's, and the last product
         return tuple(out)
 
+    @override
     def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """Not by products alone."""
         raise MvssError("conjugate gradients give means, no draws: set sampler.method to pc, ddim or heun")

@@ -21,9 +21,10 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mvss.posteriors.matheron import matheron
-from mvss.posteriors.posterior import Separation, unflatten
+from mvss.posteriors.posterior import Given, Separation, unflatten
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import Components
 from mvss.priors.prior import Prior
@@ -191,7 +192,7 @@ class Factors:
         return self._kept[key][2]
 
 
-class SharedExact:
+class SharedExact(Given):
     """`Given` of a view under the closed-form priors: one factorisation for each combination of components."""
 
     def __init__(self, view: View, priors: Sequence[Prior], factors: Factors) -> None:
@@ -208,6 +209,7 @@ class SharedExact:
             levels[0.0] = SharedGaussians(rows, sources)
         self.view, self.law = view, levels[0.0].given(rows.y, sources, rows.woodbury)
 
+    @override
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
         return Separation(unflatten(self.view, self.law.draw(stream.child("exact"), self.view.numbers)))

@@ -178,7 +178,7 @@ class GaussianMixture(torch.nn.Module):
         log_weight, mean, _ = self.component_posteriors(x_t.flatten(1), sigma)
         return (log_weight.exp().unsqueeze(-1) * mean).sum(1).reshape(x_t.shape)
 
-    def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+    def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:  # noqa: ARG002 - of every prior
         """See `Prior`: nothing is added to a mixture."""
         return torch.zeros_like(base)
 

@@ -42,7 +42,7 @@ class Noise(ABC):
         """Σ^½ z: standard-normal numbers `(N, *shape)` to a draw of the noise."""
         return self.variance(z).sqrt() * z
 
-    def select(self, index: Tensor) -> Noise:
+    def select(self, index: Tensor) -> Noise:  # noqa: ARG002 - one for all
         """The noise of the observations in `index`."""
         return self
 
@@ -50,7 +50,7 @@ class Noise(ABC):
     def scaled(self, factor: float) -> Noise:
         """The noise of factor · y."""
 
-    def to(self, device: torch.device | str) -> Noise:
+    def to(self, device: torch.device | str) -> Noise:  # noqa: ARG002 - nothing to move
         """The same noise with its tensors on `device`."""
         return self
 

@@ -46,11 +46,11 @@ class LinearOperator(ABC):
         y = (squares @ variance.flatten(1).unsqueeze(-1)).squeeze(-1)
         return y.reshape(len(variance), *self.observation_shape)
 
-    def select(self, index: Tensor) -> LinearOperator:
+    def select(self, index: Tensor) -> LinearOperator:  # noqa: ARG002 - one for all
         """The operators of the observations in `index` `(n,)`."""
         return self
 
-    def to(self, device: torch.device | str) -> LinearOperator:
+    def to(self, device: torch.device | str) -> LinearOperator:  # noqa: ARG002 - nothing to move
         """The same operator with its tensors on `device`."""
         return self
 

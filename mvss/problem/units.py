@@ -65,10 +65,6 @@ class Units:
         """Draws of sources in the units of the user."""
         return {source: self.scales[source] * x for source, x in draws.items()}
 
-    def inward_draws(self, draws: Mapping[str, Tensor]) -> Draws:
-        """Draws of sources in these units."""
-        return {source: x / self.scales[source] for source, x in draws.items()}
-
 
 def _finest(views: Views) -> list[View]:
     """Those that show some source in as many numbers as any view does: averages spread less."""

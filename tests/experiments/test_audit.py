@@ -1,7 +1,8 @@
-"""The audit of a finished method, and laps that end by themselves."""
+"""The audit of a finished method."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,10 @@ TINY = [
     "problems=[contrastive-2]",
     "observations=96",
     "fresh=64",
-    "fits.mixture={components: [4], steps: 30, starts: 1}",
-    "training={steps: 4, batch: 32, sigma_min: 0.01, sigma_max: 1.0}",
+    "settings.estimation={components: [4], steps: 30, starts: 1}",
+    "settings.training={steps: 4, batch: 32, sigma_min: 0.01, sigma_max: 1.0}",
     "metrics={sinkhorn: 32, lap_sinkhorn: 32, paper_sinkhorn: 32, pqmass: 32, references: 8, tessellations: 4, coverage: 0}",
     "audit={observations: 64, draws: 16, candidates: 32, distances: [0.0, 0.3], sigma: 0.02}",
-    "em={held_out: 16, max_laps: 2}",
 ]
 
 
@@ -37,10 +37,21 @@ def audit(method: str, folder: Path, *overrides: str) -> tuple[dict[tuple[str, s
     which = job(method, *overrides)
     task = ManifoldTask(which.problem, 0, which.config.observations, which.config.fresh)
     if not (folder / method).exists():
-        run_job(which, task, folder / method, lambda _: None, lambda _: None)
+        run_job(which, task, folder / method, lambda _: None, lambda _: None, folder / "estimate.pt")
     records: list[dict[str, Any]] = []
-    arrays = run_audit(which, task, folder / f"{method}-audit", records.append, lambda _: None)
+    arrays = run_audit(which, task, folder / f"{method}-audit", records.append, lambda _: None, folder / "estimate.pt")
     return {(r["source"], r["metric"]): r["value"] for r in records}, arrays
+
+
+@cache
+def _mixture(folder: Path) -> tuple[dict[tuple[str, str], float], dict[str, np.ndarray]]:
+    return audit("mixture", folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all audits of the mixture find the one fit."""
+    return tmp_path_factory.mktemp("audit")
 
 
 def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
@@ -60,43 +71,19 @@ def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting", ["observations=32", "draws=12", "candidates=16", "distances=[0.0, 0.2]", "sigma=0.03", "methods=[joint]"]
 )
-def test_a_setting_of_the_audit_changes_it(setting: str, tmp_path: Path) -> None:
+def test_a_setting_of_the_audit_changes_it(setting: str, folder: Path) -> None:
     if setting.startswith("methods"):
         config = job("exact", f"audit.{setting}").config
         assert {j.method for j in _jobs(config, [0], True, True) if j.audit} == {"joint"}
         return
-    base, arrays = audit("mixture", tmp_path)
-    found, other = audit("mixture", tmp_path, f"audit.{setting}")
+    base, arrays = _mixture(folder)
+    found, other = audit("mixture", folder, f"audit.{setting}")
     same = found == base and all(np.array_equal(other[name], array) for name, array in arrays.items())
     assert not same
 
 
-def test_laps_that_end_by_themselves(tmp_path: Path) -> None:
-    which = job("joint_auto")
-    task = ManifoldTask(which.problem, 0, which.config.observations, which.config.fresh)
-
-    def run(which: Job, folder: Path) -> list[dict[str, Any]]:
-        records: list[dict[str, Any]] = []
-        run_job(which, task, folder / "joint_auto", records.append, lambda _: None)
-        return records
-
-    records = run(which, tmp_path)
-    laps = {r["lap"] for r in records if r["metric"] == "held_out_nats"}
-    assert laps in ({1}, {1, 2})
-    psnr = [r for r in records if r["metric"] == "posterior_psnr" and r["split"] == "train"]
-    assert {r["samples"] for r in psnr} == {96 - 16}  # what is held out is in no training draw
-    (tmp_path / "other").mkdir()
-    fewer = run(job("joint_auto", "em.held_out=24"), tmp_path / "other")
-    assert {r["samples"] for r in fewer if r["metric"] == "posterior_psnr" and r["split"] == "train"} == {72}
-    with pytest.raises(MvssError, match="held_out"):
-        job("joint_auto", "em.held_out=0")
-    (tmp_path / "most").mkdir()
-    with pytest.raises(MvssError, match="more than half of a view of 96"):
-        run(job("joint_auto", "em.held_out=60"), tmp_path / "most")
+def test_what_the_audit_is_not_for_is_refused() -> None:
     with pytest.raises(MvssError, match="not for baselines"):
         job("joint", "audit.methods=[joint, pcpca]")
     with pytest.raises(MvssError, match="begin with 0"):
         job("joint", "audit.distances=[0.1, 0.3]")
-    (tmp_path / "all").mkdir()
-    every = run(job("joint", "em.laps=auto"), tmp_path / "all")  # for every method that does not say otherwise
-    assert any(r["metric"] == "held_out_nats" for r in every)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.core import data_status as module
+from experiments import data_status as module
 from experiments.core.cache import ROOT
-from experiments.core.data_status import data_status
+from experiments.data_status import data_status
 
 
 def _states(folder: Path) -> dict[str, str]:
@@ -37,7 +37,7 @@ def test_a_download_is_found_where_scikit_learn_keeps_it(tmp_path: Path) -> None
 
 
 def test_the_command_ends_well_and_covers_every_experiment() -> None:
-    done = subprocess.run([sys.executable, "-m", "experiments.core.data_status"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "experiments.data_status"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     told = {line.split()[0] for line in done.stdout.splitlines()}
     assert {p.parent.name.replace("_", "-") for p in (ROOT / "experiments").glob("*/data.py")} <= told

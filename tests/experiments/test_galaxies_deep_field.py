@@ -24,7 +24,7 @@ from experiments.galaxies.data.deep_field import (
 from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import flux, within
-from mvss.priors.training import turned
+from mvss.priors.augmentation import turned
 from mvss.runtime.errors import MvssError
 
 PARTS: tuple[Part, ...] = get_args(Part)

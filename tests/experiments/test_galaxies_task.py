@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +14,14 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from in_process import run_here
 from torch import Tensor
 
 from experiments.core.baselines import run_baseline
 from experiments.core.cli import _jobs, main, read_command
 from experiments.core.config import Job, Recipe
 from experiments.core.places import is_done
-from experiments.core.run import Fit, _clean, build_pipeline, run_job
+from experiments.core.run import clean_views, run_job
 from experiments.core.scores import Record
 from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
@@ -31,12 +33,14 @@ from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask, _rounde
 from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.product import read_product
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
-from mvss.priors.diffusion import karras_base
-from mvss.priors.training import turned, turned_each
+from mvss.estimation import Estimate
+from mvss.priors.augmentation import turned, turned_each
+from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.problem.noise import Diagonal, Stationary
-from mvss.problem.views import View
+from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream, generator
+from mvss.runtime.rng import Stream, generator, stream_of
+from mvss.separator import SourceSeparator
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
@@ -58,20 +62,24 @@ def real() -> GalaxiesTask:
 
 def residual(task: GalaxiesTask, alpha: int) -> Tensor:
     """(y − A x) / σ of the measured pixels of a view, x the truth."""
-    view, truth = task.train.views[alpha], task.train_truth[alpha]
-    clean = sum(view.operators[b].forward(truth[b]) for b in view.shown)
-    left = (view.y - clean) / view.noise.variance(view.y).sqrt()
+    view, truth = task.train[alpha], known(task.train_truth[alpha])
+    left = (view.y - view.predicted(truth)) / view.noise.variance(view.y).sqrt()
     return left[view.operators[SKY].forward(torch.ones_like(truth[SKY])) > 0]
 
 
+def known(truth: Sequence[Tensor | None]) -> Draws:
+    """Of sky and galaxy, by name."""
+    return {source: x for source, x in zip((SKY, GALAXY), truth, strict=True) if x is not None}
+
+
 def test_views_are_sky_and_sky_with_a_galaxy_under_the_noise_that_they_say(simulated: GalaxiesTask) -> None:
-    assert [view.shown for view in simulated.train.views] == [(SKY,), (SKY, GALAXY)]
-    assert [len(view) for view in simulated.train.views] == [14, 12] and len(simulated.fresh.views[1]) == 8
+    assert [view.sources for view in simulated.train] == [(SKY,), (SKY, GALAXY)]
+    assert [len(view) for view in simulated.train] == [14, 12] and len(simulated.fresh[1]) == 8
     for alpha in (0, 1):
         left = residual(simulated, alpha)
         assert abs(float(left.std()) - 1) < 0.05 and abs(float(left.mean())) < 0.1
-    assert not torch.equal(simulated.fresh_truth[1][GALAXY], simulated.train_truth[1][GALAXY][:8])
-    assert any(isinstance(view.noise, Diagonal) for view in simulated.train.views)  # some exposures were lost
+    assert not torch.equal(simulated.fresh_truth[1][1], simulated.train_truth[1][1][:8])
+    assert any(isinstance(view.noise, Diagonal) for view in simulated.train)  # some exposures were lost
 
 
 def test_maps_of_noise_are_rounded_to_what_few_pixels_of_their_own_can_say() -> None:
@@ -90,32 +98,32 @@ def test_maps_of_noise_are_rounded_to_what_few_pixels_of_their_own_can_say() -> 
 
 def test_a_stationary_model_leaves_out_the_pixels_with_more_noise() -> None:
     task = small("simulated", noise="stationary")
-    assert all(isinstance(view.noise, Stationary) for view in task.train.views)
+    assert all(isinstance(view.noise, Stationary) for view in task.train)
     assert abs(float(residual(task, 1).std()) - 1) < 0.05
     both = small("multi-resolution", noise="stationary", pixels=32)
-    assert not any(isinstance(view.noise, Stationary) for view in both.train.views)  # none of its noise is correlated
+    assert not any(isinstance(view.noise, Stationary) for view in both.train)  # none of its noise is correlated
 
 
 def test_the_ground_sees_the_same_sources_through_air_in_coarser_pixels() -> None:
     task = small("multi-resolution", pixels=32)
-    assert [tuple(view.observation_shape) for view in task.train.views] == [(1, 11, 11)] * 2 + [(1, 32, 32)] * 2
+    assert [tuple(view.observation_shape) for view in task.train] == [(1, 11, 11)] * 2 + [(1, 32, 32)] * 2
     for alpha in range(4):
         assert 0.8 < float(residual(task, alpha).std()) < 1.25, alpha  # the kernel is a model of the air
     alone = small("ground", pixels=32)
-    assert torch.equal(alone.fresh.views[1].y, task.fresh.views[1].y) and len(alone.train.views) == 2
+    assert torch.equal(alone.fresh[1].y, task.fresh[1].y) and len(alone.train) == 2
     with pytest.raises(MvssError, match="other pixels"):
         task.separate(SimpleNamespace(), Stream(0))
 
 
 def test_nobody_knows_real_sky_but_injected_galaxies_are_known(real: GalaxiesTask) -> None:
-    assert real.train_truth[1] == (None, None) and real.fresh_truth[1][SKY] is None
-    galaxy, y = real.fresh_truth[1][GALAXY], real.fresh.views[1].y
+    assert real.train_truth[1] == (None, None) and real.fresh_truth[1][0] is None
+    galaxy, y = real.fresh_truth[1][1], real.fresh[1].y
     assert float(galaxy.amax((1, 2, 3)).min()) > 0
     assert float(galaxy.min()) >= 0  # a model, without noise
     assert float((y - galaxy).median()) == pytest.approx(0.05, abs=0.02)  # the level of the sky
-    assert len(real.sample_truth(SKY, 5, generator(0))) == 0 and len(real.sample_truth(GALAXY, 5, generator(0))) == 5
+    assert len(real.sample_truth(0, 5, generator(0))) == 0 and len(real.sample_truth(1, 5, generator(0))) == 5
     with pytest.raises(MvssError, match="nobody knows"):
-        _clean(real)
+        clean_views(real)
 
 
 def test_the_transform_has_an_inverse_and_a_slope() -> None:
@@ -127,10 +135,10 @@ def test_the_transform_has_an_inverse_and_a_slope() -> None:
 
 def test_the_same_sky_is_there_with_and_without_asinh(simulated: GalaxiesTask) -> None:
     seen = small("simulated-asinh")
-    good = simulated.fresh.views[1].operators[SKY].forward(torch.ones_like(simulated.fresh_truth[1][SKY])) > 0
+    good = simulated.fresh[1].operators[SKY].forward(torch.ones_like(simulated.fresh_truth[1][0])) > 0
     for plain, bent in zip(
-        (simulated.fresh.views[1].y[good], *simulated.fresh_truth[1]),
-        (seen.fresh.views[1].y[good], *seen.fresh_truth[1]),
+        (simulated.fresh[1].y[good], *simulated.fresh_truth[1]),
+        (seen.fresh[1].y[good], *seen.fresh_truth[1]),
         strict=True,
     ):
         torch.testing.assert_close(transformed(plain, "asinh"), bent)
@@ -139,13 +147,19 @@ def test_the_same_sky_is_there_with_and_without_asinh(simulated: GalaxiesTask) -
 class Oracle:
     """Draws around the truth of the fresh galaxies, with an error of `width`."""
 
-    def __init__(self, task: GalaxiesTask, width: float, sources: tuple[int, ...] = (SKY, GALAXY)) -> None:
-        self.truth, self.width, self.sources = task.fresh_truth[1], width, sources
+    sources = (SKY, GALAXY)
 
-    def posterior_samples(self, view: object, stream: Stream, draws: int) -> tuple[Tensor, ...]:
-        shape = (draws, *self.truth[GALAXY].shape)
-        noise = torch.randn(2, *shape, generator=stream.generator(), dtype=torch.float64)
-        return tuple(self.truth[b] + self.width * noise[b] for b in self.sources)
+    def __init__(self, task: GalaxiesTask, width: float) -> None:
+        self.truth, self.width = known(task.fresh_truth[1]), width
+
+    def separate(
+        self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = lambda _: None
+    ) -> Draws:
+        noise = torch.randn(2, draws, *self.truth[GALAXY].shape, generator=stream_of(seed).generator(), dtype=torch.float64)
+        return {source: x + self.width * z for (source, x), z in zip(self.truth.items(), noise, strict=True)}
+
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
+        raise NotImplementedError
 
 
 class Blind:
@@ -153,8 +167,13 @@ class Blind:
 
     sources = (SKY, GALAXY)
 
-    def posterior_samples(self, view: View, stream: Stream, draws: int) -> tuple[Tensor, ...]:
-        return tuple(torch.zeros(draws, *view.y.shape, dtype=torch.float64) for _ in self.sources)
+    def separate(
+        self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = lambda _: None
+    ) -> Draws:
+        return {source: torch.zeros(draws, *view.y.shape, dtype=torch.float64) for source in self.sources}
+
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
+        raise NotImplementedError
 
 
 def test_a_perfect_separation_is_judged_perfect(simulated: GalaxiesTask) -> None:
@@ -173,32 +192,34 @@ def test_pixels_are_held_out_of_the_first_stamps_alone(simulated: GalaxiesTask, 
     seen: list[int] = []
 
     class Counting(Oracle):
-        def posterior_samples(self, view: View, stream: Stream, draws: int) -> tuple[Tensor, ...]:
+        def separate(
+            self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = lambda _: None
+        ) -> Draws:
             seen.append(len(view))
-            return tuple(x[:, : len(view)] for x in super().posterior_samples(view, stream, draws))
+            return {source: x[:, : len(view)] for source, x in super().separate(view, draws, seed).items()}
 
     scores = simulated.judge(Counting(simulated, 1e-6), Stream(0)).scores
     assert seen == [8, 3] and scores["mean", "held_out_chi2"][1] == 3
 
 
 def test_clean_sources_are_had_of_stamps_with_noise_of_their_own(simulated: GalaxiesTask) -> None:
-    assert [len(view) for view in _clean(simulated).views] == [26, 12]
+    assert [len(view) for view in clean_views(simulated)] == [26, 12]
 
 
 def test_a_method_without_a_sky_has_no_residual(simulated: GalaxiesTask) -> None:
-    scores = simulated.judge(simulated.own_model("segmentation"), Stream(0)).scores
+    scores = simulated.judge(simulated.rival("segmentation"), Stream(0)).scores
     assert ("2", "psnr_peak") in scores and not {("mean", "residual_chi2"), ("2", "flux_coverage")} & scores.keys()
 
 
 def test_methods_of_their_own_and_problems_are_known_by_name(simulated: GalaxiesTask, tmp_path: Path) -> None:
     with pytest.raises(MvssError, match="known: segmentation, aperture"):
-        simulated.own_model("photometry")
+        simulated.rival("photometry")
     with pytest.raises(MvssError, match="did you mean 'simulated'"):
         problem_named("simulate")
     config = read_command(MANIFOLDS, ["--preset", "smoke"], ROOT).config
-    job = Job("mixed-0.1", "own", 0, Recipe(own="segmentation"), config)
+    job = Job("mixed-0.1", "cut", 0, Recipe(model="segmentation"), config)
     with pytest.raises(MvssError, match="another experiment"):
-        run_baseline(job, MANIFOLDS.task("mixed-0.1", 0, config), tmp_path, lambda _: None, lambda _: None)
+        run_baseline(job, MANIFOLDS.task("mixed-0.1", 0, config), tmp_path, lambda _: None, lambda _: None, tmp_path)
     with pytest.raises(MvssError, match="draws must be 6"):
         GalaxiesConfig(draws=2)
 
@@ -206,6 +227,8 @@ def test_methods_of_their_own_and_problems_are_known_by_name(simulated: Galaxies
 def test_what_is_learned_separates_real_galaxies_into_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr("experiments.galaxies.data.injection.MODELS", 20)
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
     scores = ["metrics.mean_draws=2", "metrics.coverage=4"]  # as far as a truth is known
     few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]
@@ -258,11 +281,11 @@ def test_a_users_mosaics_need_no_more_than_positions(
     assert separate.main(["--problem", "archive", "--preset", "smoke"]) == 2
     assert "give FOLDER=, PIXELS= and ARGS=" in capsys.readouterr().err
     task = make_task("archive", 0, command.config)
-    assert len(task.train.views[1]) > 200 and len(task.train.views[0]) == 16
+    assert len(task.train[1]) > 200 and len(task.train[0]) == 16
     monkeypatch.setattr("experiments.galaxies.data.task.AT_ONCE", 100)
     parts = list(task.separate(Blind(), Stream(0)))
     stamps = parts[-1][2]
-    assert sum(len(part[2]) for part in parts) == len(open_archive(own.path, "all", True)) > len(task.train.views[1])
+    assert sum(len(part[2]) for part in parts) == len(open_archive(own.path, "all", True)) > len(task.train[1])
     world = WCS(fits.Header.fromstring(stamps.wcs[3])).all_pix2world([[7.5, 7.5]], 0)[0]
     assert np.hypot(*((own.sky - world) * [np.cos(np.radians(2)), 1]).T).min() < 0.8 * own.scale
 
@@ -275,58 +298,47 @@ def test_every_preset_loads(preset: str) -> None:
 
 
 def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp_path: Path) -> None:
-    sizes = [
-        "fresh=8",
-        "observations=16",
-        "random_fields=16",
-        "pixels=16",
-        "draws=6",
-        f"archive={own.path}",
-        "training.turns=false",
-    ]
-    shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("network", "methods.joint_paper.architecture")]
-    trained = (
-        "training",
-        "fits.estimated.noisier2noise.training",
-        "methods.joint.guess_training",
-        "methods.joint_paper.training",
-    )
+    sizes = ["fresh=8", "observations=16", "random_fields=16", "pixels=16", "draws=6", f"archive={own.path}"]
+    of = {name: f"methods.{name}.settings" for name in ("joint", "joint_paper")}
+    pairs = f"{of['joint']}.estimation.noisier2noise"
+    shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("settings.prior.network", f"{pairs}.network")]
+    trained = ("settings.training", f"{pairs}.training", f"{of['joint']}.em.guess", f"{of['joint_paper']}.training")
     few = [f"{name}.steps=2" for name in trained]
-    drawn = [
-        f"{name}.steps=2" for name in ("posterior.amortised", "separation.amortised", "posterior.prior", "separation.prior")
-    ]
-    laps = [f"methods.{name}.laps=[1,1]" for name in ("joint", "joint_paper")]
-    ranks = [f"fits.{name}.ranks=[4,4]" for name in ("mixture", "estimated")]
-    cuts = [*sizes, *shallow, *few, *drawn, *laps, *ranks, "methods.joint_paper.posterior.sampler.steps=2"]
-    config = read_command(EXPERIMENT, ["--preset", "paper", "--", *cuts, "separation.prior.steps=2"], ROOT).config
+    drawn = ("settings.posterior", "settings.posterior.others", f"{of['joint_paper']}.posterior")
+    few += [f"{name}.sampler.steps=2" for name in drawn] + ["settings.prior.sampler.steps=2"]
+    laps = [f"{settings}.em.laps=[1,1]" for settings in of.values()]
+    cuts = [*sizes, *shallow, *few, *laps, "settings.estimation.ranks=[4,4]"]
+    config = read_command(EXPERIMENT, ["--preset", "paper", "--", *cuts], ROOT).config
     task = make_task("archive", 0, config)
     for job in _jobs(config, [0], False):
         if job.method.startswith("joint"):
             found: list[Record] = []
-            run_job(job, task, tmp_path / job.method, found.append, lambda _: None)
+            shared = tmp_path / f"estimate-{job.method}.pt"
+            run_job(job, task, tmp_path / job.method, found.append, lambda _: None, shared)
             assert {r["value"] for r in found if r["metric"] == "laps"} == {2}
 
 
 def test_galaxies_are_drawn_by_what_has_learned_to() -> None:
     """Wherever a view of random fields is another less the galaxy, from the ground, too; with dynamic networks."""
-    config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
-    base = karras_base(16 * 16, 0.3)
-    for problem, method, expected in (("simulated", "joint", [GALAXY]), ("ground", "joint_wide", [GALAXY])):
+    base = karras_base((1, 16, 16), 0.3)
+
+    def begun(problem: str, method: str, *overrides: str) -> SourceSeparator:
+        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
         task = make_task(problem, 0, config)
-        job = Job(problem, method, 0, config.methods[method], config)
-        pipeline = build_pipeline(job, task, Fit([base, base]))
-        assert list(pipeline.amortised) == expected
-        assert all(d.dynamic and d.learns_variance for d in pipeline.denoisers)
-    posterior = replace(config.posterior, amortised=None)
-    job = replace(job, problem="simulated", config=replace(config, posterior=posterior), recipe=config.methods["joint"])
-    assert not build_pipeline(job, make_task("simulated", 0, config), Fit([base, base])).amortised
-    own = replace(job.recipe, amortised_training=replace(config.training, turns=False, holes=0.3))
-    learner = build_pipeline(Job("simulated", "joint", 0, own, config), make_task("simulated", 0, config), Fit([base, base]))
-    assert (learner.amortised[GALAXY].turns, learner.amortised[GALAXY].holes) == (False, 0.3)
-    with pytest.raises(MvssError, match="laps=auto judges priors"):
-        read_command(EXPERIMENT, ["--preset", "smoke", "--", "em.laps=auto", "em.held_out=4"], ROOT)
-    closed = Job("simulated", "joint", 0, replace(job.recipe, closed=(2,)), config)  # nothing of it is learned
-    assert not build_pipeline(closed, make_task("simulated", 0, config), Fit([base, base])).amortised
+        estimate = Estimate(dict.fromkeys(task.train.sources, base))
+        return SourceSeparator(config.methods[method].settings).begin(task.train, estimate, 0)
+
+    for problem, method in (("simulated", "joint"), ("ground", "joint_wide")):
+        model = begun(problem, method)
+        assert list(model.amortised) == [GALAXY]
+        priors = [prior for prior in model.priors.values() if isinstance(prior, DiffusionPrior)]
+        assert len(priors) == 2 and all(prior.dynamic and prior.learns_variance for prior in priors)
+    matching = "settings.posterior={kind: moment_matching, sampler: {steps: 2}}"
+    assert not begun("simulated", "joint", matching).amortised
+    learner = begun("simulated", "joint", "methods.joint.settings.em.amortised={turns: false, holes: 0.3}").amortised[GALAXY]
+    assert (learner.turns, learner.holes) == (False, 0.3)
+    # nothing of it is learned
+    assert not begun("simulated", "joint", "settings.prior.closed=[galaxy]").amortised
 
 
 def test_turned_batches_hold_each_of_the_eight_turns() -> None:

@@ -22,9 +22,9 @@ from experiments.galaxies.figures_stamps import Run, laps_figure
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.scores.judging import BINNED
 from experiments.report.style import style
-from mvss.problem.noise import Isotropic
+from mvss.em import Lap
 from mvss.problem.operators import Identity
-from mvss.problem.views import MultiViewData, View
+from mvss.problem.views import View, Views
 from mvss.runtime.rng import Stream
 
 STAMPS, PIXELS = 10, 8
@@ -163,18 +163,18 @@ def test_of_many_laps_some_are_shown(tmp_path: Path) -> None:
 
 def test_draws_of_a_lap_are_kept_though_nobody_knows_the_truth() -> None:
     draws = torch.arange(12.0, dtype=torch.float64).reshape(3, 1, 2, 2)
-    view = View(draws, (Identity((1, 2, 2)),), Isotropic(torch.tensor(1.0)), "galaxies")
+    view = View(draws, {"galaxy": Identity((1, 2, 2))}, 1.0, "galaxies")
     nothing = torch.zeros(0, 1, 2, 2)
     task = SimpleNamespace(
-        train=MultiViewData((view,), ((1, 2, 2),)),
+        train=Views([view]),
         train_truth=[[None]],
         scored_views=(0,),
         sample_truth=lambda *_, **__: nothing,
     )
     metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, coverage=0, saved=2)
     job = SimpleNamespace(seed=0, problem="real", config=SimpleNamespace(metrics=metrics))
-    score = Scorer(job, task, (0,), Stream(0), lambda _: None)  # type: ignore[arg-type]
-    score.lap({"lap": 3}, [[draws]])
+    score = Scorer(job, task, ("galaxy",), Stream(0), lambda _: None)  # type: ignore[arg-type]
+    score.lap(Lap(3, {}, [{"galaxy": draws}]))
     assert score.saved["lap3_1"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert "lap_truth_1" not in score.saved
 

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_here
 
 from experiments.core.audit import run_audit
-from experiments.core.cache import fit_key
+from experiments.core.cache import estimate_key
 from experiments.core.cli import ROOT, _jobs, main, read_command
-from experiments.core.config import NetworkConfig
-from experiments.core.run import Fit, _clean, _fewer, _network, _with_estimates, build_pipeline
+from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
-from experiments.mnist_grass.data import AMPLITUDE, MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.classifier import trained_classifier
+from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassConfig, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
-from mvss.posteriors.pipeline import SourceSeparationPipeline
-from mvss.priors.diffusion import Denoiser, karras_base
-from mvss.priors.networks import ImageUNet, TimeMLP
+from mvss.estimation import Estimate
+from mvss.posteriors import posterior_of
+from mvss.presets.posterior import SamplerConfig
+from mvss.presets.training import NetworkConfig
+from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.networks import ImageUNet, TimeMLP, build_network
+from mvss.problem.views import Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
+from mvss.separator import SourceSeparator
 
 CONFIG = MnistGrassConfig(observations=31, fresh=9)
 
@@ -47,11 +55,12 @@ def test_crops_stay_in_their_region_and_differ() -> None:
 @pytest.mark.parametrize("problem", ["full", "downsampled"])
 def test_observations_are_the_sum_of_the_sources(problem: str) -> None:
     task = MnistGrassTask(problem, 0, CONFIG)
-    assert [v.shown for v in task.train.views] == [(0,)] * (len(task.train.views) // 2) + [(0, 1)] * len(task.scored_views)
-    assert sum(len(task.train.views[a]) for a in task.scored_views) == 31
-    for view, truth in zip(task.train.views, task.train_truth, strict=True):
+    alone, both = (GRASS,), (GRASS, DIGIT)
+    assert [v.sources for v in task.train] == [alone] * (len(task.train) // 2) + [both] * len(task.scored_views)
+    assert sum(len(task.train[a]) for a in task.scored_views) == 31
+    for view, truth in zip(task.train, task.train_truth, strict=True):
         pixels = 28 // view.y.shape[-1]
-        clean = truth[0] + (AMPLITUDE * truth[1] if 1 in view.shown else 0)
+        clean = truth[0] + (AMPLITUDE * truth[1] if DIGIT in view.sources else 0)
         coarse = torch.nn.functional.avg_pool2d(clean, pixels)
         assert float((view.y - coarse).std()) == pytest.approx(0.01, rel=0.15)
 
@@ -59,14 +68,14 @@ def test_observations_are_the_sum_of_the_sources(problem: str) -> None:
 @pytest.mark.parametrize(("problem", "sizes"), [("full", [50, 31]), ("downsampled", [17, 17, 16, 11, 10, 10])])
 def test_views_may_have_different_numbers_of_observations(problem: str, sizes: list[int]) -> None:
     task = MnistGrassTask(problem, 0, replace(CONFIG, grass_observations=50))
-    assert [len(view) for view in task.train.views] == sizes
+    assert [len(view) for view in task.train] == sizes
     assert [[len(x) for x in truth] for truth in task.train_truth] == [[n, n] for n in sizes]
-    for view, truth in zip(task.train.views, task.train_truth, strict=True):
-        coarse = view.operators[0].forward(truth[0]) + view.operators[1].forward(truth[1])
-        assert float((view.y - coarse).std()) == pytest.approx(0.01, rel=0.15)
+    for view, truth in zip(task.train, task.train_truth, strict=True):
+        left = view.y - view.predicted(dict(zip((GRASS, DIGIT), truth, strict=True)))
+        assert float(left.std()) == pytest.approx(0.01, rel=0.15)
     plain = MnistGrassTask(problem, 0, CONFIG)
-    assert torch.equal(task.train.views[-1].y, plain.train.views[-1].y)
-    assert torch.equal(task.fresh.views[0].y, plain.fresh.views[0].y)
+    assert torch.equal(task.train[-1].y, plain.train[-1].y)
+    assert torch.equal(task.fresh[0].y, plain.fresh[0].y)
     with pytest.raises(MvssError, match="observations=2: the problem downsampled needs at least 3"):
         MnistGrassTask("downsampled", 0, replace(CONFIG, grass_observations=2))
 
@@ -100,17 +109,27 @@ def test_bad_settings_are_refused(settings: dict, says: str) -> None:
 def test_other_data_make_a_fit_stale() -> None:
     def key(*overrides: str) -> str:
         command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
-        return fit_key(_jobs(command.config, [0], False)[0], EXPERIMENT.data)
+        return estimate_key(_jobs(command.config, [0], False)[0], EXPERIMENT.data)
 
     assert len({key(), key("texture=gravel"), key("digits=[7]"), key("observations=61"), key("grass_observations=61")}) == 5
-    assert key() == key("fresh=25") == key("em.laps=2")
+    assert key() == key("fresh=25") == key("settings.em.laps=2")
 
 
-def test_other_digits_and_another_texture_are_overrides(tmp_path: Path) -> None:
-    tiny = ["problems=[full]", "observations=20", "fresh=16", "fits.mixture.components=[1,1]", "fits.mixture.laps=1"]
-    tiny += ["training.steps=1", "network.blocks=[8]", "metrics.pqmass=16", "metrics.references=4"]
-    tiny += ["posterior.sampler.steps=1", "separation.sampler.steps=1"]
-    tiny += ["posterior.sampler.method=ddim", "posterior.solver={iterations: 2}"]
+def learn_here(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int) -> None:
+    """Classifiers of few epochs, which are kept in a folder of their own."""
+    monkeypatch.setattr("experiments.mnist_grass.classifier.EPOCHS", epochs)
+    monkeypatch.setattr("experiments.mnist_grass.data.trained_classifier", partial(trained_classifier, folder=folder))
+
+
+def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 64)
+    learn_here(monkeypatch, tmp_path, epochs=1)
+    tiny = ["problems=[full]", "observations=20", "grass_observations=20", "fresh=16", "workers=1"]
+    tiny += ["settings.estimation={components: [1, 1], laps: 1}", "settings.prior.network.blocks=[8]"]
+    tiny += ["settings.training.steps=1", "metrics.pqmass=16", "metrics.references=4"]
+    solver = "{kind: moment_matching, start: cold, solver: {iterations: 2}, sampler: {method: ddim, steps: 1}}"
+    tiny += [f"settings.posterior={solver}", f"settings.separation={solver}"]
     other = ["texture=gravel", "digits=[7]"]
     assert main(EXPERIMENT, ["--preset", "smoke", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
@@ -124,57 +143,87 @@ def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
     config = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[full]"], ROOT).config
     job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
     with pytest.raises(MvssError, match="not known"):
-        run_audit(job, MnistGrassTask("full", 0, CONFIG), tmp_path / "joint-audit", lambda _: None, lambda _: None)
+        run_audit(job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda _: None, tmp_path / "estimate.pt")
 
 
-def test_settings_of_the_network_reach_it() -> None:
+def begun(task: MnistGrassTask, *overrides: str, method: str = "joint") -> SourceSeparator:
+    """As a method of the smoke preset is before its first lap."""
+    config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
+    estimate = Estimate(dict.fromkeys(task.train.sources, _gaussian(0.3)))
+    return SourceSeparator(config.recipes()[method].settings).begin(task.train, estimate, 0)
+
+
+def _gaussian(spread: float) -> GaussianMixture:
+    """Of images, around their mean."""
+    zero = torch.zeros(1, 784, dtype=torch.float64)
+    return GaussianMixture(torch.ones(1), zero, torch.zeros(1, 784, 0, dtype=torch.float64), spread, (1, 28, 28))
+
+
+@pytest.fixture(scope="module")
+def task() -> MnistGrassTask:
+    return MnistGrassTask("full", 0, CONFIG)
+
+
+def test_settings_of_the_network_reach_it(task: MnistGrassTask) -> None:
     def size(*overrides: str) -> int:
-        network = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config.network
-        return sum(p.numel() for p in _network(network, (1, 28, 28), 2, 1).parameters())
+        network = begun(task, *overrides).priors[DIGIT].network
+        assert network is not None
+        return sum(p.numel() for p in network.parameters())
 
-    assert len({size(), size("network.blocks=[8]"), size("network.layers=2")}) == 3
+    changes = ("settings.prior.network.blocks=[8]", "settings.prior.network.layers=2", "settings.prior.network.variance=false")
+    assert len({size(), *map(size, changes)}) == 4
 
 
-def test_networks_learn_their_variance_unless_told_otherwise() -> None:
-    task, prior = MnistGrassTask("full", 0, CONFIG), karras_base(784, 0.3)
+def test_networks_learn_their_variance_unless_told_otherwise(task: MnistGrassTask) -> None:
+    def learns(*overrides: str) -> dict[str, bool]:
+        return {source: prior.learns_variance for source, prior in begun(task, *overrides).priors.items()}
 
-    def learns(*overrides: str) -> list[bool]:
-        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
-        job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
-        return [d.learns_variance for d in build_pipeline(job, task, Fit([prior, prior])).denoisers]
+    assert learns() == {GRASS: False, DIGIT: True}  # the grass has no network
+    assert learns("settings.prior.network.variance=false") == {GRASS: False, DIGIT: False}
+    # it has Jacobians
+    solver = "{kind: moment_matching, start: cold, solver: {iterations: 1}, sampler: {method: ddim}}"
+    assert learns(f"settings.posterior={solver}", f"settings.separation={solver}") == {GRASS: False, DIGIT: False}
 
-    assert learns() == [False, True]  # the grass has no network
-    assert learns("network.variance=false") == [False, False]
-    assert learns("posterior.solver={iterations: 1}", "posterior.sampler.method=ddim") == [False, False]  # it has Jacobians
+
+def test_guesses_are_learned_where_laps_are_told_to(task: MnistGrassTask) -> None:
+    plain, learned = begun(task), begun(task, "methods.joint.settings.em.guess=null")
+    assert plain.amortised[DIGIT].guess is not None and learned.amortised[DIGIT].guess is None
 
 
 def test_first_draws_are_the_estimates_where_there_are_any() -> None:
     task = MnistGrassTask("downsampled", 0, CONFIG)
-    x = torch.rand(len(task.train.views[3]), 1, 28, 28, dtype=torch.float64)
-    draws = [[torch.zeros(len(v), 1, 28, 28, dtype=torch.float64) for _ in v.shown] for v in task.train.views]
-    first = _with_estimates(task.train, draws, {1: {3: x}})
-    assert torch.equal(first[3][1], x) and torch.equal(first[4][1], draws[4][1])
-    torch.testing.assert_close(first[3][0] + AMPLITUDE * x, task.train.views[3].y)
+    model = begun(task)
+    x = torch.rand(len(task.train[3]), 1, 28, 28, dtype=torch.float64)
+    priors = dict.fromkeys(task.train.sources, _gaussian(0.3))
+    inner = Views(map(model.units.inward, task.train))
+    first = [model._first_draws(inner, Estimate(priors, draws), Stream(0), lambda _: None) for draws in ({}, {DIGIT: {3: x}})]
+    assert first[1].better == {DIGIT: [3]} and not first[0].better
+    plain, found = ([model.units.outward(parts) for parts in given.draws] for given in first)
+    torch.testing.assert_close(found[3][DIGIT], x)
+    assert torch.equal(found[4][DIGIT], plain[4][DIGIT])
+    torch.testing.assert_close(found[3][GRASS] + AMPLITUDE * x, task.train[3].y)
 
 
 @pytest.mark.parametrize("part", ["posterior", "separation"])
-def test_settings_of_the_solver_reach_the_draws(part: str) -> None:
+def test_settings_of_the_solver_reach_the_draws(part: str, task: MnistGrassTask) -> None:
     """Of the E-step and of what is scored, with images of untrained networks that say something."""
-    task = MnistGrassTask("full", 0, CONFIG)
-    view = task.train.views[1].select(torch.arange(2))
-    start = [torch.zeros(2, 1, 28, 28, dtype=torch.float64)] * 2
-    sources = []
-    for beta in (0, 1):
+    view = task.train[1].select(torch.arange(2))
+    start = dict.fromkeys(view.sources, torch.zeros(2, 1, 28, 28, dtype=torch.float64))
+    sources = {}
+    for beta, source in enumerate(view.sources):
         torch.manual_seed(beta)
         network = ImageUNet(blocks=(8,), layers=1)
         torch.nn.init.normal_(network.net.conv_out.weight, std=0.05)
-        sources.append(Denoiser(karras_base(784, 0.3), network.requires_grad_(False), (1, 28, 28), 0.3))
+        drawing = Drawing(SamplerConfig(), True, 1)
+        base = karras_base((1, 28, 28), 0.3)
+        sources[source] = DiffusionPrior(base, network.requires_grad_(False), 0.3, drawing, (0.02, 1.0), False)
 
     def draws(solver: str) -> torch.Tensor:
-        overrides = f"{part}.sampler.method=ddim", f"{part}.solver={{{solver}}}"
-        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config
-        used = {"posterior": config.posterior_of, "separation": config.separation_of}[part](config.methods["joint"])
-        return torch.cat(SourceSeparationPipeline(sources, used).posterior_sample(view, Stream(0, ("solver",)), start).draws)
+        sampler = "{method: ddim, steps: 2, sigma_start: 1.0, sigma_min: 0.02}"
+        override = f"settings.{part}={{kind: moment_matching, sampler: {sampler}, solver: {{{solver}}}}}"
+        settings = read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT).config.methods["joint"].settings
+        posterior = posterior_of({"posterior": settings.posterior, "separation": settings.separating}[part], {})
+        return torch.cat(list(posterior.draw(view, sources, Stream(0, ("solver",)), start).draws.values()))
 
     base = draws("iterations: 2, tolerance: 0.0")
     for other in ("3, tolerance: 0.0", "2, tolerance: 0.99", "2, tolerance: 0.0, regularisation: 0.1"):
@@ -185,7 +234,13 @@ def test_the_papers_preset_has_its_numbers() -> None:
     config = read_command(EXPERIMENT, ["--preset", "paper", "--compare"], ROOT).config
     assert isinstance(config, MnistGrassConfig)
     assert (config.mnist, config.observations, config.grass_observations) == ("openml", 13824, 32768)
-    assert config.network.blocks == (32, 64, 128) and config.training.sigma_max == 100.0 and config.em.laps == 64
+    settings = config.settings
+    assert (
+        settings.prior.network
+        and settings.prior.network.blocks == (32, 64, 128)
+        and settings.training.sigma_max == 400.0
+        and settings.em.laps == 64
+    )
 
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "gpu"])
@@ -196,7 +251,10 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     MnistGrassTask(config.problems[0], 0, config)
 
 
-def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_here(monkeypatch, tmp_path, epochs=4)
     monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 600)
     task = MnistGrassTask("full", 0, MnistGrassConfig(observations=200, fresh=60, digits=(0, 1, 7)))
     (alpha,) = task.scored_views
@@ -208,7 +266,7 @@ def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(monke
     assert task.scores(1, "fresh", {alpha: task.fresh_truth[alpha][1]}) == {}  # the classifier knows those digits
     assert task.scores(0, "train", {alpha: grass})["remains_auc"] == pytest.approx(0.5)
     assert task.scores(0, "train", {alpha: grass + AMPLITUDE * digits})["remains_auc"] > 0.9
-    assert _fewer(task, 0.25).scores(1, "train", {alpha: digits[:50]})["class_accuracy"] > 0.8
+    assert fewer(task, 0.25).scores(1, "train", {alpha: digits[:50]})["class_accuracy"] > 0.8
 
 
 def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
@@ -216,37 +274,30 @@ def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
     jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
     assert {"joint_mlp", "joint_data_half", "joint_together"} <= jobs.keys() - {job.method for job in _jobs(config, [0], True)}
     task = MnistGrassTask("full", 0, MnistGrassConfig(observations=31, grass_observations=40, fresh=9))
-    part = _fewer(task, 0.5)
-    assert [len(v) for v in part.train.views] == [20, 16] and [len(v) for v in task.train.views] == [40, 31]
+    part = fewer(task, 0.5)
+    assert [len(v) for v in part.train] == [20, 16] and [len(v) for v in task.train] == [40, 31]
     assert torch.equal(part.train_truth[1][1], task.train_truth[1][1][:16])
-    assert fit_key(jobs["joint_data_half"], EXPERIMENT.data) != fit_key(jobs["joint"], EXPERIMENT.data)
-    for override, says in (
-        ("ablations.joint_data_half.fit=mixture", "not that of"),
-        ("ablations.joint_mlp.share=2", r"\(0, 1\]"),
-    ):
-        with pytest.raises(MvssError, match=says):
-            read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT)
+    assert estimate_key(jobs["joint_data_half"], EXPERIMENT.data) != estimate_key(jobs["joint"], EXPERIMENT.data)
+    with pytest.raises(MvssError, match=r"\(0, 1\]"):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", "ablations.joint_mlp.share=2"], ROOT)
 
 
 def test_a_method_may_learn_from_the_clean_sources() -> None:
     task = MnistGrassTask("downsampled", 0, MnistGrassConfig(observations=31, grass_observations=40, fresh=9))
-    data = _clean(task)
-    assert [view.shown for view in data.views] == [(0,), (1,)] and [len(view) for view in data.views] == [71, 31]
+    data = clean_views(task)
+    assert [view.sources for view in data] == [(GRASS,), (DIGIT,)] and [len(view) for view in data] == [71, 31]
     digits = torch.cat([truth[1] for truth in task.train_truth[3:]])
-    assert float((data.views[1].y - digits).abs().max()) == 0.0
+    assert float((data[1].y - digits).abs().max()) == 0.0
     config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
     jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
-    assert fit_key(jobs["joint_clean"], EXPERIMENT.data) != fit_key(jobs["joint"], EXPERIMENT.data)
-    for override, says in (
-        ("ablations.joint_clean.fit=mixture", "not that of"),
-        ("ablations.joint_clean.laps=auto", "give a number"),
-    ):
-        with pytest.raises(MvssError, match=says):
-            read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT)
+    assert estimate_key(jobs["joint_clean"], EXPERIMENT.data) != estimate_key(jobs["joint"], EXPERIMENT.data)
+    pairs = "{noisier2noise: {averages: 2}}"
+    with pytest.raises(MvssError, match="clean sources need no noisier2noise"):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", f"ablations.joint_clean.settings.estimation={pairs}"], ROOT)
 
 
 def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
-    network = _network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28), 2, 1)
+    network = build_network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28), 2, 1, Stream(0))
     assert isinstance(network, TimeMLP)
     assert network(torch.zeros(3, 2, 1, 28, 28), torch.zeros(3)).reshape(3, 1, 28, 28).shape == (3, 1, 28, 28)
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.core.cache import ROOT, fit_key, settings_key
+from experiments.core.cache import ROOT, estimate_key, settings_key
 from experiments.core.cli import _jobs, main, read_command
 from experiments.mnist_grass import sources
 from experiments.mnist_grass.__main__ import EXPERIMENT
@@ -35,7 +35,7 @@ def _fresh_caches() -> Iterator[None]:
 def _checksum(task: MnistGrassTask) -> str:
     digest = hashlib.sha256()
     for data, truth in ((task.train, task.train_truth), (task.fresh, task.fresh_truth)):
-        for view, pair in zip(data.views, truth, strict=True):
+        for view, pair in zip(data, truth, strict=True):
             for x in (view.y, *pair):
                 digest.update(x.numpy().tobytes())
     for source in (0, 1):
@@ -113,7 +113,7 @@ def test_other_photographs_make_a_job_stale(tmp_path: Path) -> None:
         texture_named.cache_clear()
         command = read_command(EXPERIMENT, ["--preset", "smoke", "--", f"texture={tmp_path}"], ROOT)
         job = _jobs(command.config, [0], False)[0]
-        return {settings_key(job, EXPERIMENT.data), fit_key(job, EXPERIMENT.data)}
+        return {settings_key(job, EXPERIMENT.data), estimate_key(job, EXPERIMENT.data)}
 
     _write_photographs(tmp_path, 4)
     before = keys()

@@ -19,25 +19,27 @@ import torch
 
 from experiments.core import config as recipes
 from experiments.core import scheduler as pool
-from experiments.core.cache import ROOT, _parsed, fit_key, settings_key, sources_of, work_of
+from experiments.core.cache import ROOT, _parsed, estimate_key, settings_key, sources_of, work_of
 from experiments.core.cli import _jobs, main, read_command
 from experiments.core.config import Job, Task
 from experiments.core.growth import measure_growth
-from experiments.core.places import is_done
+from experiments.core.places import estimate_path, is_done, name_of
 from experiments.core.records import Records, read_records
 from experiments.core.scheduler import _next
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.manifolds.__main__ import EXPERIMENT
+from mvss.runtime.errors import MvssError
 
 TINY = [
     "problems=[contrastive-2]",
     "observations=128",
-    "training.steps=4",
-    "fits.mixture.components=[2]",
-    "fits.mixture.steps=4",
-    "fits.mixture.starts=1",
-    "posterior.sampler.steps=2",
+    "settings.training.steps=4",
+    "settings.estimation={components: [2], steps: 4, starts: 1}",
+    "settings.posterior.sampler.steps=2",
+    "settings.separation.sampler.steps=2",
     "fresh=128",
+    "metrics.paper_sinkhorn=32",
+    "metrics.pqmass=64",
     "metrics.references=10",
     "metrics.tessellations=4",
     "workers=1",
@@ -67,11 +69,15 @@ def keys(*overrides: str) -> dict[str, str]:
     [
         (["--preset", "cpus"], "unknown preset 'cpus'"),
         (["--preset", "gpu", "--compare"], "the preset gpu has nothing under compare: take another one, such as PRESET=cpu"),
-        (["--preset", "smoke", "--", "em.lap=3"], "did you mean 'laps'"),
-        (["--preset", "smoke", "--", "em.laps=many"], "em.laps"),
-        (["--preset", "smoke", "--", "em.laps"], "malformed override"),
+        (["--preset", "smoke", "--", "settings.em.lap=3"], "did you mean 'laps'"),
+        (["--preset", "smoke", "--", "settings.em.laps=many"], "settings.em.laps"),
+        (["--preset", "smoke", "--", "settings.em.laps"], "malformed override"),
         (["--preset", "smoke", "--", "problems=[mixed-0.2]"], "unknown problem 'mixed-0.2'; did you mean"),
-        (["--preset", "smoke", "--", "methods.joint.fit=mixtur"], "fit='mixtur' is not among fits"),
+        (["--preset", "smoke", "--", "em.laps=3"], "unknown key 'em'"),
+        (["--preset", "smoke", "--", "methods.joint.settings.em.lap=3"], "did you mean 'laps'"),
+        (["--preset", "smoke", "--", "methods.joint={settings: {em: {lap: 3}}}"], "did you mean 'laps'"),
+        (["--preset", "smoke", "--", "settings.posterior.kind=exakt"], "did you mean 'exact'"),
+        (["--preset", "smoke", "--", "methods.joint.pcpca={}", "methods.joint.model=x"], "either pcpca, clvm or model"),
         (["--preset", "smoke", "--", "metrics.sinkhorn=4096"], "metrics.sinkhorn=4096 needs as many draws"),
         (["--preset", "smoke", "--", "fresh=64"], "there are fresh=64"),
         (["--preset", "smoke", "--", "metrics.references=1000"], "metrics.references=1000 needs 4000 points"),
@@ -121,20 +127,23 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
 
     every, baselines = set(base), {"pcpca", "clvm_linear", "clvm_vae"}
     trained = every - {"exact", "mixture"} - baselines
-    assert changed("em.laps=3") == trained - {"joint_auto"}
-    assert changed("em.max_laps=4") == changed("em.held_out=32") == {"joint_auto"}
-    assert changed("training.steps=41") == changed("network.hidden=[16]") == trained
-    assert changed("posterior.sampler.steps=5") == every - {"exact", "gibbs"} - baselines
+    assert changed("settings.em.laps=3") == changed("settings.em.held_out=0.1") == trained == {"joint", "gibbs"}
+    assert changed("settings.training.steps=41") == changed("settings.prior.network.hidden=[16]") == trained
+    # those of the method that has them, of another kind, or without a choice
+    assert changed("settings.posterior.sampler.steps=5") == every - {"exact", "gibbs"} - baselines
+    assert changed("settings.separation.components=3") == every - {"exact", "gibbs"} - baselines
     assert changed("compare.pcpca.pcpca.gamma=0.5") == {"pcpca"}
-    assert changed("compare.joint_auto.problems=null") == changed("audit.draws=9") == set()
-    assert changed("methods.gibbs.posterior.gibbs_rounds=2") == {"gibbs"}
-    assert changed("fits.gaussian.steps=61") == {"gibbs"}
-    assert changed("fits.mixture.steps=61") == {"mixture", "joint", "joint_auto"}
+    assert changed("compare.pcpca.problems=null") == changed("audit.draws=9") == set()
+    assert changed("methods.gibbs.settings.posterior.rounds=2") == {"gibbs"}
+    assert changed("methods.gibbs.settings.estimation.steps=61") == {"gibbs"}
+    assert changed("settings.estimation.steps=61") == {"mixture", "joint", "gibbs"}
+    assert changed("settings.estimation.components=[3]") == {"mixture", "joint"}
+    assert changed("methods.joint.share=0.5") == changed("methods.joint.clean=true") == {"joint"}
     assert changed("observations=513") == changed("metrics.sinkhorn=127") == every
-    assert changed("workers=1") == changed("problems=[contrastive-2]") == changed("fits.four.steps=7") == set()
-    # a method with laps of its own does not heed em.laps
-    assert keys("methods.joint.laps=2")["joint"] == keys("methods.joint.laps=2", "em.laps=9")["joint"]
-    assert base["joint"] != keys("methods.joint.laps=2")["joint"]
+    assert changed("workers=1") == changed("problems=[contrastive-2]") == set()
+    # a method with laps of its own does not heed those of all
+    own = "methods.joint.settings.em.laps=3"
+    assert keys(own)["joint"] == keys(own, "settings.em.laps=9")["joint"] != base["joint"]
 
 
 def test_a_new_setting_at_its_default_makes_no_other_job() -> None:
@@ -154,21 +163,31 @@ def test_a_new_setting_at_its_default_makes_no_other_job() -> None:
     assert key() == before != key(novelty=1)
 
 
-def test_jobs_that_share_a_fit_agree_on_what_makes_it_stale() -> None:
+def test_jobs_that_share_first_priors_agree_on_what_makes_them_stale() -> None:
+    def key(job: Job) -> str:
+        return estimate_key(job, EXPERIMENT.data)
+
     own = jobs()
-    key = fit_key(own["mixture"], EXPERIMENT.data)
-    assert key == fit_key(own["joint"], EXPERIMENT.data) == fit_key(replace(own["joint"], audit=True), EXPERIMENT.data)
-    assert key != fit_key(jobs("fits.mixture.steps=61")["joint"], EXPERIMENT.data)
+    assert key(own["mixture"]) == key(own["joint"]) == key(replace(own["joint"], audit=True)) != key(own["gibbs"])
+    for other in ("settings.estimation.steps=61", "observations=513", "methods.joint.share=0.5", "methods.joint.clean=true"):
+        assert key(jobs(other)["joint"]) != key(own["joint"])
+    for other in ("settings.em.laps=3", "settings.posterior.components=2", "fresh=257", "methods.gibbs.settings.em.laps=3"):
+        assert key(jobs(other)["joint"]) == key(own["joint"])
 
 
 def test_who_waits_for_whom(tmp_path: Path) -> None:
-    """A fit is made once, an audit waits for its method, a baseline for nobody."""
+    """First priors are made once, an audit waits for its method, a baseline for nobody."""
     own = jobs()
+    paths = {name_of(job): estimate_path(EXPERIMENT, job, tmp_path) for job in own.values() if not job.recipe.baseline}
     audit = replace(own["joint"], audit=True)
-    assert _next([own["joint"], own["pcpca"]], [own["mixture"]], tmp_path) == own["pcpca"]
-    assert _next([own["gibbs"]], [own["mixture"]], tmp_path) == own["gibbs"]
-    assert _next([own["joint"]], [own["mixture"]], tmp_path) is None
-    assert _next([audit], [own["joint"]], tmp_path) is None and _next([audit], [], tmp_path) == audit
+    assert _next([own["joint"], own["pcpca"]], [own["mixture"]], paths) == own["pcpca"]
+    assert _next([own["gibbs"]], [own["mixture"]], paths) == own["gibbs"]
+    assert _next([own["joint"]], [own["mixture"]], paths) is None
+    assert _next([audit], [own["joint"]], paths) is None and _next([audit], [], paths) == audit
+    made = paths[name_of(own["joint"])]
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"")
+    assert _next([own["joint"]], [own["mixture"]], paths) == own["joint"]
 
 
 def test_a_job_depends_on_the_code_that_it_imports_and_on_no_other() -> None:
@@ -214,7 +233,7 @@ def _run(job: Job, task: Task, folder: Path, stop: Callable[[dict[str, Any]], bo
         if stop is not None and stop(record):
             raise _Stop
 
-    saved = work_of(job)(job, task, folder, append, lambda done: None)
+    saved = work_of(job)(job, task, folder, append, lambda done: None, estimate_path(EXPERIMENT, job, folder.parent))
     return {name: array.tobytes() for name, array in saved.items()}
 
 
@@ -226,12 +245,24 @@ def _latest(folder: Path) -> dict[tuple[Any, ...], float]:
     }
 
 
-@pytest.mark.parametrize("metric", ["posterior_sinkhorn", "prior_sinkhorn"])  # in the middle of a lap; in the scoring
-def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(metric: str, tmp_path: Path) -> None:
+Whole = tuple[Job, Task, Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A job, its task, its folder and what it has kept."""
     job = jobs(*TINY)["joint"]
     task = EXPERIMENT.task(job.problem, job.seed, job.config)
-    whole, broken = (tmp_path / name / "joint" for name in ("whole", "broken"))
-    saved = _run(job, task, whole)
+    whole = tmp_path_factory.mktemp("whole") / "joint"
+    return job, task, whole, _run(job, task, whole)
+
+
+@pytest.mark.parametrize("metric", ["posterior_sinkhorn", "prior_sinkhorn"])  # in the middle of a lap; in the scoring
+def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(
+    metric: str, uninterrupted: Whole, tmp_path: Path
+) -> None:
+    job, task, whole, saved = uninterrupted
+    broken = tmp_path / "joint"
     with pytest.raises(_Stop):
         _run(job, task, broken, lambda r: r["metric"] == metric and r["lap"] in (2, None))
     assert _run(job, task, broken) == saved
@@ -256,7 +287,7 @@ def _metrics(root: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path: Path) -> None:
-    overrides = ("em.laps=3", "training.steps=60")
+    overrides = ("settings.em.laps=3", "settings.training.steps=60")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = _start(killed, *overrides)
     try:
@@ -277,14 +308,14 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
     (table,) = whole.rglob("table.json")
     assert table.parent.parent == whole / "results" / "manifolds" / "smoke"
     assert table.parent.name.startswith("overrides-")
-    assert json.loads(table.read_text())["command"].endswith('em.laps=3 training.steps=60"')
+    assert json.loads(table.read_text())["command"].endswith('settings.em.laps=3 settings.training.steps=60"')
 
 
 def test_overrides_have_a_folder_each() -> None:
-    more = ([], ["--"], ["--", "em.laps=3"])
+    more = ([], ["--"], ["--", "settings.em.laps=3"])
     folders = [read_command(EXPERIMENT, ["--preset", "smoke", *each], ROOT).folder for each in more]
     assert folders[0] == folders[1] == ROOT / "results" / "manifolds" / "smoke"
-    other = read_command(EXPERIMENT, ["--preset", "smoke", "--", "em.laps=4"], ROOT).folder
+    other = read_command(EXPERIMENT, ["--preset", "smoke", "--", "settings.em.laps=4"], ROOT).folder
     assert folders[2].parent == other.parent == folders[0] and folders[2] != other
 
 
@@ -300,34 +331,34 @@ def test_what_users_bring_has_a_folder_each(monkeypatch: pytest.MonkeyPatch) -> 
 PAPER = [
     "observations=64",
     "fresh=64",
-    "training.steps=2",
-    "posterior.sampler.steps=2",
-    "fits.mixture.components=[2]",
-    "fits.mixture.steps=2",
-    "fits.mixture.starts=1",
-    "fits.gaussian.steps=2",
+    "settings.training.steps=2",
+    "settings.posterior.sampler.steps=2",
+    "settings.estimation={components: [2], steps: 2, starts: 1}",
     "metrics.sinkhorn=64",
     "metrics.lap_sinkhorn=64",
     "metrics.paper_sinkhorn=64",
     "metrics.pqmass=64",
     "metrics.references=8",
     "metrics.tessellations=2",
-    "methods.exact.posterior.beam=8",
-    "compare.joint.laps=1",
-    "compare.joint.posterior.sampler.steps=2",
+    "methods.exact.settings.posterior.beam=8",
+    "methods.joint_paper.settings.estimation.steps=2",
+    "compare.joint.settings.em.laps=1",
+    "compare.joint.settings.posterior.sampler.steps=2",
 ]
 BASELINES = ["compare.pcpca.pcpca.steps=2", "compare.clvm_linear.clvm.steps=2", "compare.clvm_vae.clvm.steps=2"]
 CUTS = {
-    "paper": ("contrastive-3", ["methods.joint_paper.laps=[1,1,1]", "methods.gibbs.laps=[1,0,0]", *BASELINES], "gibbs"),
-    "paper-mixed": ("mixed-0.1", ["methods.joint_paper.laps=1", "methods.gibbs_8x.laps=1"], "gibbs_8x"),
+    "paper": ("contrastive-3", {"joint_paper": "[1,1,1]", "gibbs": "[1,0,0]"}, "gibbs", BASELINES),
+    "paper-mixed": ("mixed-0.1", {"joint_paper": "1", "gibbs_8x": "1"}, "gibbs_8x", []),
 }
 
 
 @pytest.mark.parametrize("preset", CUTS)
 def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_path: Path) -> None:
-    problem, cuts, gibbs = CUTS[preset]
-    posterior = f"methods.{gibbs}.posterior"
-    cuts = [*PAPER, *cuts, f"{posterior}.gibbs_rounds=1", f"{posterior}.sampler.steps=2", f"problems=[{problem}]"]
+    problem, laps, gibbs, cuts = CUTS[preset]
+    posterior = f"methods.{gibbs}.settings.posterior"
+    cuts = [*PAPER, *cuts, f"{posterior}.rounds=1", f"{posterior}.sampler.steps=2", f"problems=[{problem}]"]
+    cuts += [f"methods.{method}.settings.em.laps={count}" for method, count in laps.items()]
+    cuts += [f"methods.{gibbs}.settings.estimation.steps=2"]
     command = read_command(EXPERIMENT, ["--preset", preset, "--compare", "--", *cuts], tmp_path)
     task = EXPERIMENT.task(problem, 0, command.config)
     for job in _jobs(command.config, [0], True):
@@ -362,15 +393,11 @@ def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.Mon
     assert "make manifolds-growth PRESET=smoke" in table.with_name("growth.md").read_text()
 
 
-def test_a_preset_with_too_few_laps_is_refused() -> None:
-    job = jobs(*TINY, "methods.joint.stages=sequential")["joint"]
-    from experiments.core.run import _laps
-    from mvss.runtime.errors import MvssError
-
-    assert _laps(job.config, job.recipe, 2) == (2, 2)
-    assert _laps(job.config, replace(job.recipe, laps=(3, 1, 9)), 2) == (3, 1)
+def test_a_preset_with_too_few_laps_is_refused(tmp_path: Path) -> None:
+    sequential = "methods.joint.settings.em={stages: sequential, laps: [3]}"
+    job = jobs(*TINY, sequential)["joint"]
     with pytest.raises(MvssError, match="fewer than the 2 stages"):
-        _laps(job.config, replace(job.recipe, laps=(3,)), 2)
+        _run(job, EXPERIMENT.task(job.problem, job.seed, job.config), tmp_path / "joint")
 
 
 def test_a_report_of_nothing_leaves_the_table_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

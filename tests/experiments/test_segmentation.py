@@ -8,13 +8,12 @@ import pytest
 import torch
 from blobs import MIDDLE, N, blob, stamps_of
 
-from experiments.galaxies.data.stamps import NOISE
+from experiments.galaxies.data.stamps import GALAXY, NOISE, SKY
 from experiments.galaxies.segmentation import Extractor, aperture, segmentation, sized
-from mvss.problem.noise import Isotropic
-from mvss.problem.operators import BlockAverage, Identity, Zero
+from mvss.problem.image_operators import BlockAverage
+from mvss.problem.operators import Identity, Mask
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
 
 FAR = blob(8.0, x=MIDDLE + 11, y=MIDDLE + 8)
 CUT = partial(segmentation, radius=4.0)
@@ -88,32 +87,28 @@ def test_sizes_and_neighbours_are_measured() -> None:
 
 def test_as_a_model() -> None:
     shape, stamps = (1, N, N), stamps_of(torch.stack([blob(5.0)] * 3))
-    model, stream = Extractor(CUT), Stream(0)
-    view = View(stamps.y, (Identity(shape), Identity(shape)), Isotropic(NOISE))
+    model = Extractor(CUT)
+    view = View(stamps.y, {SKY: Identity(shape), GALAXY: Identity(shape)}, NOISE)
     expected = CUT(stamps).galaxy
-    assert torch.equal(model.posterior_sample(view, stream).draws[0], expected)
-    (draws,) = model.posterior_samples(view, stream, 4)
-    assert draws.shape == (4, 3, *shape) and torch.equal(draws[3], expected)
-    assert model.posterior_sample(View(stamps.y, (Identity(shape), Zero(shape, shape)), Isotropic(NOISE)), stream).draws == ()
+    found = model.separate(view, 4)
+    assert model.sources == (GALAXY,) and list(found) == [GALAXY]
+    assert found[GALAXY].shape == (4, 3, *shape) and all(torch.equal(x, expected) for x in found[GALAXY])
+    assert model.separate(View(stamps.y, {SKY: Identity(shape)}, NOISE)) == {}
     with pytest.raises(MvssError, match="no prior"):
-        model.prior_sample(1, 3, stream)
-    coarse = View(stamps.y, (Identity(shape), BlockAverage((1, 2 * N, 2 * N), 2)), Isotropic(NOISE))
+        model.sample(GALAXY, 3)
+    coarse = View(stamps.y, {SKY: Identity(shape), GALAXY: BlockAverage((1, 2 * N, 2 * N), 2)}, NOISE)
     with pytest.raises(MvssError, match="resolution"):
-        model.posterior_sample(coarse, stream)
+        model.separate(coarse)
 
 
 def test_a_model_sees_the_mask_of_an_operator() -> None:
     stamps = stamps_of(torch.stack([blob(5.0)] * 2))
     good = torch.ones(2, 1, N, N, dtype=torch.bool)
     good[:, :, 17:20, 17:20] = False
-
-    class Gaps(Identity):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * good
-
     shape, model = (1, N, N), Extractor(CUT)
-    masked = View(stamps.y, (Gaps(shape), Gaps(shape)), Isotropic(NOISE))
-    whole = View(stamps.y, (Identity(shape), Identity(shape)), Isotropic(NOISE))
-    found = model.posterior_sample(masked, Stream(0)).draws[0]
+    gaps = Mask(good) @ Identity(shape)
+    masked = View(stamps.y, {SKY: gaps, GALAXY: gaps}, NOISE)
+    whole = View(stamps.y, {SKY: Identity(shape), GALAXY: Identity(shape)}, NOISE)
+    found = model.separate(masked)[GALAXY][0]
     assert float(found[..., 17:20, 17:20].abs().max()) == 0
-    assert torch.equal(found, model.posterior_sample(whole, Stream(0), good).draws[0])
+    assert torch.equal(found, model.galaxies(whole, good))

@@ -6,77 +6,92 @@ import gc
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 
-from experiments.core.cache import ROOT
-from experiments.core.cli import _jobs, read_command
+from experiments.core.cli import _jobs
+from experiments.core.config import Config
+from experiments.core.places import estimate_path
 from experiments.core.run import run_job
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.manifolds.data import ManifoldTask
+from mvss.presets.reader import load_config
 
-TINY = [
-    "problems=[contrastive-2]",
-    "observations=48",
-    "em.held_out=8",
-    "fresh=40",
-    "network={hidden: [8], embedding: 8}",
-    "fits.mixture={components: [2, 3, 3], steps: 8, batch: 16, starts: 8, trial: 0.5, cooled: 0.6, held_out: 0.25}",
-    "training={steps: 8, batch: 16, learning_rate: 0.01, sigma_min: 0.01, sigma_max: 2.0, ema_decay: 0.5}",
-    "posterior={sampler: {method: pc, steps: 2, sigma_start: 0.5, sigma_min: 0.05}, components: 2, jumps: [0.5]}",
-    "separation={sampler: {method: pc, steps: 2, sigma_start: 0.4, sigma_min: 0.05}, components: 2, jumps: [0.5]}",
-    "em={laps: 2, relaxation: 1.2}",
-    "metrics={sinkhorn: 24, lap_sinkhorn: 24, paper_sinkhorn: 24, pqmass: 24, references: 8, tessellations: 4, coverage: 8}",
-    "metrics.coverage_draws=4",
-    "metrics.saved=24",
-]
+TINY = """
+problems: [contrastive-2]
+observations: 48
+fresh: 40
+settings:
+  estimation:
+    {kind: ascent, components: [2, 2, 3], steps: 8, batch: 16, starts: 8, trial: 0.7, cooled: 0.6, held_out: 0.25}
+  prior: {network: {hidden: [8], embedding: 8}}
+  training: {steps: 8, batch: 16, learning_rate: 0.01, sigma_min: 0.01, sigma_max: 2.0, beta: [1.0, 1.0], ema_decay: 0.5}
+  em: {laps: 2, relaxation: 1.2, held_out: 0.2}
+  posterior:
+    kind: moment_matching
+    sampler: {method: pc, steps: 2, sigma_start: 0.5, sigma_min: 0.05}
+    components: 2
+  separation:
+    kind: moment_matching
+    sampler: {method: pc, steps: 2, sigma_start: 0.4, sigma_min: 0.05}
+    components: 2
+metrics:
+  {sinkhorn: 24, lap_sinkhorn: 24, paper_sinkhorn: 0, pqmass: 24, references: 8, tessellations: 4, coverage: 8,
+   coverage_draws: 4, saved: 24}
+methods:
+  joint: {}
+"""
 SAMPLER = {"method": "ancestral", "steps": 3, "sigma_start": 0.8, "sigma_min": 0.02, "corrections": 2, "tau": 0.3}
 POSTERIOR = {
     **{f"sampler.{name}": value for name, value in SAMPLER.items()},
+    "kind": "gibbs",
     "passes": 2,
     "start": "cold",
     "components": 1,
-    "jumps": "[0.9]",
-    "gibbs_rounds": 1,
 }
 OTHER: dict[str, Any] = {
     "observations": 56,
     "fresh": 44,
-    "fits.mixture.components": "[2, 2, 2]",
-    "fits.mixture.steps": 10,
-    "fits.mixture.batch": 20,
-    "fits.mixture.learning_rate": 0.05,
-    "fits.mixture.final_learning_rate": 0.01,
-    "fits.mixture.temperature": 0.2,
-    "fits.mixture.cooled": 0.9,
-    "fits.mixture.floor": 3.0,
-    "fits.mixture.held_out": 0.5,
-    "fits.mixture.starts": 1,
-    "fits.mixture.trial": 0.7,
-    "network.hidden": "[12]",
-    "network.embedding": 12,
-    "network.conditioning": "concat",
-    "training.steps": 9,
-    "training.batch": 12,
-    "training.learning_rate": 0.02,
-    "training.final_learning_rate": 0.005,
-    "training.schedule": "cosine",
-    "training.warmup": 4,
-    "training.decay": 0.5,
-    "training.ema_decay": 0.2,
-    "training.gradient_clip": 1e-4,
-    "training.sigma_min": 0.1,
-    "training.sigma_max": 1.0,
-    "training.beta": "[3.0, 3.0]",
-    **{f"posterior.{name}": value for name, value in POSTERIOR.items()},
-    **{f"separation.{name}": value for name, value in POSTERIOR.items()},
-    "separation.prior": "{method: ancestral, steps: 3, sigma_start: 0.8, sigma_min: 0.02}",
-    "em.laps": 1,
-    "em.relaxation": 1.5,
+    "settings.estimation.components": "[2, 2, 2]",
+    "settings.estimation.steps": 10,
+    "settings.estimation.batch": 20,
+    "settings.estimation.learning_rate": 0.05,
+    "settings.estimation.final_learning_rate": 0.01,
+    "settings.estimation.temperature": 0.2,
+    "settings.estimation.cooled": 0.9,
+    "settings.estimation.floor": 3.0,
+    "settings.estimation.held_out": 0.5,
+    "settings.estimation.starts": 1,
+    "settings.estimation.trial": 0.4,
+    "settings.prior.network.hidden": "[12]",
+    "settings.prior.network.embedding": 12,
+    "settings.prior.network.conditioning": "concat",
+    "settings.prior.base": "karras",
+    "settings.prior.closed": "['1']",
+    "settings.prior.sampler": "{method: ancestral, steps: 3, sigma_start: 0.8, sigma_min: 0.02}",
+    "settings.training.steps": 9,
+    "settings.training.batch": 12,
+    "settings.training.learning_rate": 0.02,
+    "settings.training.final_learning_rate": 0.005,
+    "settings.training.schedule": "cosine",
+    "settings.training.warmup": 4,
+    "settings.training.decay": 0.5,
+    "settings.training.ema_decay": 0.2,
+    "settings.training.gradient_clip": 1e-4,
+    "settings.training.sigma_min": 0.1,
+    "settings.training.sigma_max": 1.0,
+    "settings.training.beta": "[3.0, 3.0]",
+    **{f"settings.posterior.{name}": value for name, value in POSTERIOR.items()},
+    **{f"settings.separation.{name}": value for name, value in POSTERIOR.items()},
+    "settings.em.laps": 1,
+    "settings.em.stages": "sequential",
+    "settings.em.relaxation": 1.5,
+    "settings.em.held_out": 0.4,
     "metrics.sinkhorn": 28,
     "metrics.lap_sinkhorn": 28,
-    "metrics.paper_sinkhorn": 28,
+    "metrics.paper_sinkhorn": 24,
     "metrics.pqmass": 30,
     "metrics.references": 9,
     "metrics.tessellations": 6,
@@ -85,21 +100,22 @@ OTHER: dict[str, Any] = {
     "metrics.mean_draws": 2,
     "metrics.saved": 20,
 }
-SILENT = {
-    *(f"{name}.{setting}" for name in ("posterior", "separation") for setting in ("chunk", "beam")),  # see the tests below
+OF_A_METHOD = {"truth": "true", "share": 0.5, "clean": "true"}
+OF_GIBBS = {"rounds": 2, "components": 1, "sampler.steps": 3}
+SILENT = {  # see the test below; a beam is for thousands of combinations
+    *(f"settings.{name}.{setting}" for name in ("posterior", "separation") for setting in ("chunk", "beam")),
     "workers",
 }
-LISTS = ("problems", "methods", "compare", "fits.gaussian", "fits.four")  # not settings
-# of the audit and of laps: auto, see test_audit.py; what only images have, see test_mnist_grass.py and test_galaxies_task.py
+LISTS = ("problems", "methods", "compare", "ablations")  # not settings
+# of the audit, see test_audit.py; what only images have, see test_mnist_grass.py and test_galaxies_task.py
 IMAGES = (
-    *(f"network.{setting}" for setting in ("blocks", "layers", "variance", "dynamic")),
-    *(f"{name}.{setting}" for name in ("posterior", "separation") for setting in ("solver", "amortised")),
-    "training.turns",
-    "training.shifts",
-    "training.holes",
+    "settings.estimation.kind",
+    *(f"settings.prior.network.{setting}" for setting in ("blocks", "layers", "variance", "dynamic")),
+    *(f"settings.{name}.solver" for name in ("posterior", "separation")),
+    *(f"settings.em.{setting}" for setting in ("amortised", "guess")),
+    *(f"settings.training.{setting}" for setting in ("turns", "shifts", "holes")),
 )
-# prior draws are the separation's
-ELSEWHERE = ("audit", "em.max_laps", "em.held_out", "posterior.prior", *IMAGES)
+ELSEWHERE = ("audit", *IMAGES)
 
 
 @cache
@@ -113,12 +129,20 @@ def _without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
+@cache
+def _preset() -> Path:
+    path = Path(mkdtemp()) / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
 def _run(folder: Path, *overrides: str) -> tuple[dict[Any, Any], dict[str, bytes]]:
-    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY, *overrides], ROOT)
-    (job,) = (job for job in _jobs(command.config, [0], False) if job.method == "joint")
+    config = load_config(Config, _preset(), overrides)
+    (job,) = _jobs(config, [0], False)
+    shared = estimate_path(EXPERIMENT, job, folder.parent)  # also by its name: who asks for others gets others
     records: list[dict[str, Any]] = []
-    task = _task(job.problem, command.config.observations, command.config.fresh)
-    saved = run_job(job, task, folder / "joint", records.append, lambda _: None)
+    task = _task(job.problem, config.observations, config.fresh)
+    saved = run_job(job, task, folder / "joint", records.append, lambda _: None, shared)
     values = {
         (r["source"], r["metric"], r["split"], r["lap"]): (r["value"], r["samples"])
         for r in records
@@ -134,11 +158,11 @@ def _base(folder: Path) -> tuple[dict[Any, Any], dict[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("base")
+    return tmp_path_factory.mktemp("settings")
 
 
 def test_every_setting_is_tried() -> None:
-    config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY], ROOT).config
+    config = load_config(Config, _preset())
 
     def leaves(content: dict[str, Any], prefix: str = "") -> set[str]:
         found = set()
@@ -152,13 +176,35 @@ def test_every_setting_is_tried() -> None:
 
 
 @pytest.mark.parametrize("setting", OTHER)
-def test_a_setting_changes_the_result(setting: str, folder: Path, tmp_path: Path) -> None:
-    assert _run(tmp_path, f"{setting}={OTHER[setting]}") != _base(folder)
+def test_a_setting_changes_the_result(setting: str, folder: Path) -> None:
+    assert _run(folder / setting, f"{setting}={OTHER[setting]}") != _base(folder / "base")
 
 
-def test_the_chunk_changes_nothing_but_memory(folder: Path, tmp_path: Path) -> None:
-    values, _ = _run(tmp_path, "posterior.chunk=7", "separation.chunk=7")
-    expected, _ = _base(folder)
+@pytest.mark.parametrize("setting", OF_A_METHOD)
+def test_a_setting_of_the_method_changes_the_result(setting: str, folder: Path) -> None:
+    assert _run(folder / setting, f"methods.joint.{setting}={OF_A_METHOD[setting]}") != _base(folder / "base")
+
+
+GIBBS = (
+    "settings.posterior={kind: gibbs, rounds: 1, components: 2, sampler: {steps: 2, sigma_start: 2.0}}",
+    "settings.separation=null",
+)
+
+
+@pytest.mark.parametrize("setting", OF_GIBBS)
+def test_a_setting_of_gibbs_changes_the_result(setting: str, folder: Path) -> None:
+    base = _gibbs(folder / "gibbs")
+    assert _run(folder / f"gibbs {setting}", *GIBBS, f"settings.posterior.{setting}={OF_GIBBS[setting]}") != base
+
+
+@cache
+def _gibbs(folder: Path) -> tuple[dict[Any, Any], dict[str, bytes]]:
+    return _run(folder, *GIBBS)
+
+
+def test_the_chunk_changes_nothing_but_memory(folder: Path) -> None:
+    values, _ = _run(folder / "chunk", "settings.posterior.chunk=7", "settings.separation.chunk=7")
+    expected, _ = _base(folder / "base")
     assert values.keys() == expected.keys()
     assert values["mean", "network_evaluations", "train", 2] == expected["mean", "network_evaluations", "train", 2]
     psnr = ("1", "posterior_psnr", "fresh", None)

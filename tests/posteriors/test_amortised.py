@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mvss.em
 import mvss.posteriors.amortised
-from mvss.em import FirstDraws, Lap, run_em
+from mvss.em import FirstDraws, Lap, Model, run_em
 from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised, AmortisedPosterior
 from mvss.posteriors.models import load_models, save_models
 from mvss.posteriors.view_pairs import pairs_of, thrown_back
@@ -234,7 +234,7 @@ def trained(checkpoint: Path | None = None, stop: int | None = None, closed: boo
 
     first = FirstDraws([{"sky": data[0].y}, {"sky": data[1].y - x, "target": x}])
     settings = Settings(training=training, em=em, posterior=config)
-    run_em(data, priors, posterior, first, settings, Stream(1), checkpoint, on_lap)
+    run_em(data, Model(priors, posterior), first, settings, Stream(1), checkpoint, on_lap)
     return data, priors, posterior
 
 

@@ -53,7 +53,7 @@ def test_every_source_and_view_has_a_size_between_one_and_two() -> None:
         ratio = view.y / inner.y
         assert is_power_of_two(float(ratio[0, 0])) and bool((ratio == ratio[0, 0]).all())
         assert 0.9 < float(inner.y.square().mean().sqrt() / len(view.sources) ** 0.5) < 3
-        assert inner.name == view.name and torch.equal(inner.index, view.numbers)
+        assert inner.name == view.name and torch.equal(inner.numbers, view.numbers)
 
 
 def test_inward_is_the_same_problem() -> None:
@@ -63,7 +63,7 @@ def test_inward_is_the_same_problem() -> None:
     inner = units.inward(view)
     s = float(view.y[0, 0] / inner.y[0, 0])
     x = {"large": source("large", 0), "small": source("small", 1)}
-    inside = units.inward_draws(x)
+    inside = {name: v / units.scales[name] for name, v in x.items()}
     assert torch.equal(s * inner.predicted(inside), view.predicted(x))
     assert torch.equal(s**2 * inner.noise.variance(inner.y), view.noise.variance(view.y))
     assert torch.equal(s * inner.y, view.y)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mvss.runtime.errors import MvssError
 
 SKY, GALAXY = "sky", "galaxy"
-"""Numbers of the sources."""
+"""Names of the sources."""
 NOISE = 0.02
 """Standard deviation of the noise of a usual pixel, in the units of the fluxes."""
 

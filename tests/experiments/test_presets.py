@@ -1,0 +1,89 @@
+"""Every method of every preset is one that there is: a separator whose networks are built, with laps for all its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from experiments.core.cli import ROOT, read_command
+from experiments.core.config import Recipe, Task
+from experiments.core.places import Experiment
+from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
+from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask
+from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
+from experiments.manifolds.data import ManifoldTask
+from experiments.mnist_grass.__main__ import EXPERIMENT as MNIST_GRASS
+from experiments.mnist_grass.data import MnistGrassConfig, MnistGrassTask
+from mvss.em import plan_stages
+from mvss.estimation import Estimate
+from mvss.presets.posterior import AmortisedConfig
+from mvss.presets.reader import available_presets
+from mvss.presets.settings import Settings
+from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.problem.views import Views
+from mvss.separator import SourceSeparator
+
+
+@cache
+def manifolds(problem: str) -> Task:
+    return ManifoldTask(problem, 0, 16, 16)
+
+
+@cache
+def mnist_grass(problem: str) -> Task:
+    return MnistGrassTask(problem, 0, MnistGrassConfig(observations=12, grass_observations=12, fresh=6))
+
+
+@cache
+def galaxies(problem: str) -> Task:
+    """An archive's views are as those of the simulation."""
+    config = GalaxiesConfig(observations=6, random_fields=6, fresh=6, pixels=16)
+    return GalaxiesTask("simulated" if problem == "archive" else problem, 0, config)
+
+
+TASKS: dict[str, tuple[Experiment, Callable[[str], Task]]] = {
+    "manifolds": (MANIFOLDS, manifolds),
+    "mnist_grass": (MNIST_GRASS, mnist_grass),
+    "galaxies": (GALAXIES, galaxies),
+}
+PRESETS = [(name, preset) for name, (e, _) in TASKS.items() for preset in available_presets(e.folder / "presets")]
+
+
+def narrow(settings: Settings) -> Settings:
+    """The same with networks as deep, but cheap."""
+    network = settings.prior.network
+    if network is None:
+        return settings
+    return replace(settings, prior=replace(settings.prior, network=replace(network, blocks=(8,) * len(network.blocks))))
+
+
+def begun(recipe: Recipe, views: Views) -> SourceSeparator:
+    estimate = Estimate({source: karras_base(shape, 0.3) for source, shape in views.shapes.items()})
+    return SourceSeparator(narrow(recipe.settings)).begin(views, estimate, 0)
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_method_of_a_preset_can_begin(name: str, preset: str) -> None:
+    experiment, task_of = TASKS[name]
+    config = read_command(experiment, ["--preset", preset], ROOT).config
+    for method, recipe in config.recipes().items():
+        if recipe.baseline:
+            continue
+        settings = recipe.settings
+        for problem in recipe.problems or config.problems:
+            views = task_of(problem).train
+            model, where = begun(recipe, views), f"{method} on {problem}"
+            assert model.sources == views.sources, where
+            learning = [source for source in views.sources if settings.prior.network and source not in settings.prior.closed]
+            assert [s for s, prior in model.priors.items() if isinstance(prior, DiffusionPrior)] == learning, where
+            stages = plan_stages(views, settings, learning)
+            assert {source for stage in stages for source in stage.sources} == set(learning), where
+            assert bool(model.amortised) == (bool(learning) and isinstance(settings.posterior, AmortisedConfig)), where
+
+
+def test_every_preset_is_tried() -> None:
+    there = {(path.parents[1].name, path.stem) for path in (ROOT / "experiments").glob("*/presets/*.yaml")}
+    assert there == set(PRESETS)
