@@ -103,7 +103,7 @@ class Amortised(torch.nn.Module):
     def learn_guess(self, x: Tensor, training: TrainingConfig, stream: Stream, accelerator: Accelerator) -> None:
         """By regression on draws x `(N, *shape)`."""
         if self.guess is None:
-            raise MvssError("amortised: there is no guess to train: leave guess_training out")
+            raise MvssError("amortised: there is no guess to train: leave em.guess out")
         self.guess.requires_grad_(True)
         fit_denoiser(_Regression(self), x, training, stream, accelerator)
         self.guess.requires_grad_(False)

@@ -52,7 +52,7 @@ def run_example(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dic
 
 def test_the_example_is_short_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = example()
-    assert len(code.splitlines()) <= 20 and code.count('SourceSeparator("vectors")') == 1
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 20 and code.count('SourceSeparator("vectors")') == 1
     names = run_example(code.replace('"vectors"', "quick"), tmp_path, monkeypatch)
     draws = {**names["draws"], "prior": names["prior"], "logp": names["logp"]}
     shapes = {"background": (10, 512, 4), "target": (10, 512, 4), "prior": (100, 4), "logp": (100,)}
