@@ -119,6 +119,8 @@ class SourceSeparator:
 
         if estimate is None:
             path, keyed = None if folder is None else folder / "estimate.pt", stream.child("estimate")
+            if path is not None and not path.exists() and not default_accelerator().is_main_process:
+                path = None  # one process writes what all make
             progress = partial(tell, "first priors")
             estimate = estimate_sources(data, self.settings.estimation, keyed, progress, path)
         self.begin(data, estimate, stream.seed)
