@@ -104,8 +104,8 @@ class SourceSeparator:
 
         views: see `View`; any number, in which each source has one shape. seed: decides every random number. checkpoint:
         folder to keep the state of the fit in (made if missing); the same call, after whatever interrupted it, goes on from
-        there with the same result. It does not know its data: take another one for other views, settings or seeds, and
-        none under several processes. callback: takes every `FitEvent`. estimate: first priors that are known already
+        there with the same result. It does not know its data: take another one for other views, settings or seeds. Of several
+        processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known already
         (`mvss.estimation`), in the units of the views. verbose: whether progress and the report are printed.
 
         Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written.
