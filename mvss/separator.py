@@ -118,6 +118,7 @@ class SourceSeparator:
             callback(FitEvent(phase, done, lap))
 
         if estimate is None:
+            tell("first priors", 0.0)  # each phase begins before its first result
             path, keyed = None if folder is None else folder / "estimate.pt", stream.child("estimate")
             if path is not None and not path.exists() and not default_accelerator().is_main_process:
                 path = None  # one process writes what all make
@@ -135,6 +136,7 @@ class SourceSeparator:
         posterior = posterior_of(self.settings.posterior, self.amortised)
         path = None if folder is None else folder / "em.pt"
         model, keyed = Model(self.priors, posterior), stream.child("em")
+        tell("laps", 0.0)
         learned = run_em(inner, model, first, self.settings, keyed, path, on_lap)
         draws = learned.draws
         if learning and self.settings.separating != self.settings.posterior:

@@ -254,6 +254,7 @@ def test_events_tell_phases_and_laps(fitted: Fitted, capsys: pytest.CaptureFixtu
     SourceSeparator(problem.settings).fit(problem.views, callback=events.append)
     order = list(dict.fromkeys(event.phase for event in events))
     assert order == ["first priors", "first draws", "laps", "last draws"]
+    assert (events[0].phase, events[0].done) == ("first priors", 0.0)  # told, and timed, from its beginning
     laps = [event for event in events if event.lap is not None]
     assert [(event.lap.number, event.done) for event in laps] == [(0, 0.0), (1, 0.5), (2, 1.0)]
     assert [lap.number for lap in model.report.laps] == [1, 2]
