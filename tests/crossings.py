@@ -20,8 +20,8 @@ from types import FrameType
 
 import torch
 
-import experiments
 import mvss
+from experiments import mnist_grass
 from experiments.mnist_grass.data import MnistGrassConfig, make_task
 from mvss import SourceSeparator
 from mvss.estimation import estimate_sources
@@ -30,7 +30,7 @@ from mvss.posteriors.exact import ExactPosterior
 from mvss.presets.reader import load_config
 from mvss.runtime.rng import Stream
 
-MVSS, EXPERIMENTS = Path(mvss.__path__[0]), Path(experiments.__path__[0])
+MVSS, PRESETS = Path(mvss.__path__[0]), Path(mnist_grass.__path__[0]) / "presets"
 
 
 @dataclass
@@ -82,7 +82,7 @@ def e_step() -> Callable[[], object]:
 
     All that is known of the experiments' and the library's interface stands here. Everything is set up before, and the
     posterior is fresh, so that its first call is counted, with what it keeps for later ones."""
-    config = load_config(MnistGrassConfig, EXPERIMENTS / "mnist_grass/presets/smoke.yaml")
+    config = load_config(MnistGrassConfig, PRESETS / "smoke.yaml")
     settings, task, stream = config.recipes()["joint"].settings, make_task("full", 0, config), Stream(0, ("crossings",))
     model = SourceSeparator(settings)
     model.begin(task.train, estimate_sources(task.train, settings.estimation, stream), 0)
