@@ -81,7 +81,8 @@ def config_hash(config: Any) -> str:  # noqa: ANN401 - any dataclass instance
 def _read_preset(schema: type, path: Path) -> DictConfig:
     if not path.is_file():
         names = available_presets(path.parent)
-        raise MvssError(f"unknown preset '{path.stem}'{suggest(path.stem, names)}")
+        known = suggest(path.stem, names) if names else f": there is no file {path}"
+        raise MvssError(f"unknown preset '{path.stem}'{known}")
     try:
         preset = OmegaConf.load(path)
         if not isinstance(preset, DictConfig):

@@ -99,7 +99,10 @@ def test_bad_presets_are_refused_in_one_line(text: str, words: list[str], tmp_pa
 
 
 def test_unknown_names_are_refused_in_one_line() -> None:
-    for name, words in (("vector", "did you mean 'vectors'"), ("there/is/none.yaml", "unknown preset 'none'")):
+    for name, words in (
+        ("vector", "did you mean 'vectors'"),
+        ("there/is/none.yaml", "unknown preset 'none': there is no file there/is/none.yaml"),
+    ):
         with pytest.raises(MvssError, match=words) as caught:
             load_settings(name)
         assert "\n" not in str(caught.value)
