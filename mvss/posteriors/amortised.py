@@ -138,7 +138,7 @@ class Amortised(torch.nn.Module):
 
     def applies(self, view: View) -> bool:
         """Whether a view shows the source as this was trained for, with other sources."""
-        return any(pair.see(view) is not None for pair in self.pairs)
+        return any(pair.matches(view) for pair in self.pairs)
 
     def state(self) -> dict[str, Any]:
         """What drawing needs beside the networks."""

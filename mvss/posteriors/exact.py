@@ -6,9 +6,10 @@ operators and noise that a view shares, by one factorisation for each (`shared_g
 
 from __future__ import annotations
 
-__all__ = ["ExactPosterior", "is_small"]
+__all__ = ["ExactPosterior", "ExactStart", "is_small"]
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from typing_extensions import override
 
@@ -57,3 +58,18 @@ class _Searched(Given):
         flat = self.mixtures.draw(self.data, stream.child("exact"), self.view.numbers, self.search)
         discarded = max(float(part.discarded.mean()) for _, _, part in self.search)
         return Separation(unflatten(self.view, flat), discarded=discarded)
+
+
+@dataclass
+class ExactStart:
+    """Exact draws to start from, prepared when they are first asked for: many runs are given their start."""
+
+    exact: ExactPosterior
+    view: View
+    priors: Priors
+    _given: Given | None = None
+
+    def draw(self, stream: Stream) -> Draws:
+        """One of each observation."""
+        self._given = self._given or self.exact.given(self.view, self.priors)
+        return self._given.draw(stream).draws

@@ -13,9 +13,9 @@ __all__ = ["GibbsPosterior"]
 
 import torch
 
-from mvss.posteriors.exact import ExactPosterior
+from mvss.posteriors.exact import ExactPosterior, ExactStart
 from mvss.posteriors.moment_matching import joined, moments_of
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.posteriors.posterior import Posterior, Priors, Separation
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.presets.posterior import GibbsConfig
 from mvss.priors.samplers import noised, sample
@@ -40,14 +40,13 @@ class GibbsPosterior(Posterior):
 class _Sweeps:
     def __init__(self, posterior: GibbsPosterior, view: View, priors: Priors) -> None:
         self.posterior, self.view, self.priors = posterior, view, priors
-        self._exact: Given | None = None
+        self.exact = ExactStart(posterior.exact, view, priors)
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
         view = self.view
         if start is None:
-            self._exact = self._exact or self.posterior.exact.given(view, self.priors)
-            start = self._exact.draw(stream).draws
+            start = self.exact.draw(stream)
         begin = {source: start[source].to(view.y) for source in view.sources}
 
         def work(rows: slice) -> Separation:

@@ -9,6 +9,7 @@ __all__ = ["build_amortised", "build_priors", "load_models", "save_models"]
 
 import copy
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,15 +56,8 @@ def _learns_variance(settings: Settings, views: Views, source: str) -> bool:
     network, posterior = settings.prior.network, settings.posterior
     if network is None or not network.variance or getattr(posterior, "solver", None):
         return False
-    size = _numbers(views.shapes[source])
-    return any(not is_dense(size, _numbers(views[a].observation_shape)) for a in views.showing([source]))
-
-
-def _numbers(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
+    size = math.prod(views.shapes[source])
+    return any(not is_dense(size, math.prod(views[a].observation_shape)) for a in views.showing([source]))
 
 
 def _drawing(settings: Settings) -> Drawing:

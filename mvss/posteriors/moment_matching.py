@@ -18,7 +18,6 @@ from __future__ import annotations
 __all__ = ["MomentMatching", "Moments", "joined", "moments_of"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.dense_moments import DenseMoments
-from mvss.posteriors.exact import ExactPosterior, is_small
+from mvss.posteriors.exact import ExactPosterior, ExactStart, is_small
 from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
 from mvss.posteriors.shared_gaussians import Factors
@@ -100,25 +99,11 @@ class MomentMatching(Posterior):
         if config.start == "warm" and all(prior.network is None for prior in shown):
             return self.exact.given(view, priors)
         moments = moments_of(view, shown, config.components, self.factors, config.solver)
-        return _Matched(view, moments, config, None if config.start == "cold" else _Later(self.exact, view, priors))
-
-
-@dataclass
-class _Later:
-    """Exact draws, prepared when they are first asked for."""
-
-    exact: ExactPosterior
-    view: View
-    priors: Priors
-    _given: Given | None = None
-
-    def draw(self, stream: Stream) -> Draws:
-        self._given = self._given or self.exact.given(self.view, self.priors)
-        return self._given.draw(stream).draws
+        return _Matched(view, moments, config, None if config.start == "cold" else ExactStart(self.exact, view, priors))
 
 
 class _Matched:
-    def __init__(self, view: View, moments: Moments, config: MomentMatchingConfig, exact: _Later | None) -> None:
+    def __init__(self, view: View, moments: Moments, config: MomentMatchingConfig, exact: ExactStart | None) -> None:
         self.view, self.moments, self.config, self.exact = view, moments, config, exact
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:

@@ -55,17 +55,25 @@ class ViewPair:
         """Whether each pixel of x is seen by itself."""
         return self.factor is not None
 
-    def see(self, view: View) -> tuple[Tensor, Tensor] | None:
-        """y less its level, thrown back, and how finely each pixel was seen (`thrown_back`), of a view that shows the source as
-        this does, behind the same other sources; None of others."""
+    def matches(self, view: View) -> bool:
+        """Whether a view shows the source as this does, behind the same other sources."""
+        return self._matching(view) is not None
+
+    def _matching(self, view: View) -> tuple[LinearOperator, Tensor] | None:
+        """A but for masks, and where pixels were measured, of a view that matches."""
         if self.source not in view.operators or not self.others or view.operators.keys() - {self.source} != set(self.others):
             return None
-        mask, operators = unmasked(view)
-        operator = operators[list(view.operators).index(self.source)]
-        if not _alike(self.probe, _image(operator, view.y.device)):
+        operators, measured = _split(view)
+        alike = _alike(self.probe, _image(operators[self.source], view.y.device))
+        return (operators[self.source], measured) if alike else None
+
+    def see(self, view: View) -> tuple[Tensor, Tensor] | None:
+        """y less its level, thrown back, and how finely each pixel was seen (`thrown_back`), of a view that matches; None of
+        others."""
+        if (found := self._matching(view)) is None:
             return None
-        measured = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
-        return thrown_back(operator, measured * (view.y - self.level.to(view.y)), measured)
+        operator, measured = found
+        return thrown_back(operator, measured * self._above_level(view), measured)
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
@@ -73,8 +81,11 @@ class ViewPair:
 
     def observed(self, view: View) -> tuple[Tensor, Tensor]:
         """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""
-        measured = _measured(view)
-        return measured * (view.y - self.level.to(view.y)), measured
+        _, measured = _split(view)
+        return measured * self._above_level(view), measured
+
+    def _above_level(self, view: View) -> Tensor:
+        return view.y - self.level.to(view.y)
 
     def hide(self, x: Tensor, turns: bool, holes: float) -> tuple[Tensor, Tensor]:
         """A x + n', n' chosen by the global generator, which `fit_denoiser` seeds; and where it was measured, `(N, *shape)`."""
@@ -116,7 +127,7 @@ def pairs_of(views: Views, source: str, alone: bool = False) -> list[ViewPair]:
 
 def _pair(mixed: View, number: int, source: str, background: View | None, ratio: float) -> ViewPair:
     """background: None where that is noise alone, which is simulated. ratio: see `_ratio`."""
-    operator, measured = _bare(mixed, source), _measured(mixed if background is None else background)
+    operator, measured = _split(mixed)[0][source], _split(mixed if background is None else background)[1]
     if background is None:
         level = torch.zeros_like(mixed.y[0])
         n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
@@ -171,15 +182,11 @@ def _tight_factor(operator: LinearOperator) -> float | None:
     return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
 
 
-def _measured(view: View) -> Tensor:
-    """1 where a pixel was measured, `(N, *shape)`."""
-    mask, _ = unmasked(view)
-    return torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
-
-
-def _bare(view: View, source: str) -> LinearOperator:
-    """A without its mask."""
-    return unmasked(view)[1][view.sources.index(source)]
+def _split(view: View) -> tuple[dict[str, LinearOperator], Tensor]:
+    """Operators without their mask, by source, and 1 where a pixel was measured, `(N, *shape)`."""
+    mask, operators = unmasked(view)
+    measured = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+    return dict(zip(view.operators, operators, strict=True)), measured
 
 
 def _image(operator: LinearOperator, device: torch.device) -> Tensor:
@@ -193,7 +200,7 @@ def _image(operator: LinearOperator, device: torch.device) -> Tensor:
 def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
     """Unit of y in one view beside that in the other, where all else is the same: a power of two, since views are brought to
     a size of about one (`problem.units`), operators and noise alike. None where they differ in more than that."""
-    images = [tuple(_image(_bare(v, source), v.y.device) for v in (background, mixed)) for source in sources]
+    images = [tuple(_image(_split(v)[0][source], v.y.device) for v in (background, mixed)) for source in sources]
     if any(a.shape != b.shape or not a.numel() for a, b in images):
         return None
     found = {2.0 ** round(math.log2(float(a.norm() / b.norm()))) for a, b in images}
