@@ -13,9 +13,20 @@ BINNING ?= 1
 PROBLEM ?=
 ONLY ?=
 
+# A variable that is misspelt would do nothing, in silence.
+KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING PROBLEM ONLY
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(if $(filter-out $(KNOWN),$(GIVEN)),$(error unknown variable $(firstword $(filter-out $(KNOWN),$(GIVEN))); there are: $(KNOWN)))
+# The user's command, to be told again.
+export AGAIN := $(strip $(MAKECMDGOALS) $(foreach name,$(filter-out PYTHON,$(GIVEN)),$(name)="$($(name))"))
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# One line in place of the screen that pip fills; all of its words are kept.
+install = @$(PIP) $(1) 2>$(VENV)/pip.log || { if grep -qE 'NameResolutionError|NewConnectionError|ConnectTimeoutError|ProxyError' $(VENV)/pip.log; \
+	  then echo "pip cannot reach its package index (see $(VENV)/pip.log): when there is a network, run make $$AGAIN again"; \
+	  else echo "pip: $$(grep . $(VENV)/pip.log | tail -n 1) (all of it: $(VENV)/pip.log)"; fi >&2; exit 1; }
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 SWEEP := $(VENV)/.installed-sweep
@@ -34,30 +45,29 @@ help: ## this list [1 s]
 setup: $(READY) ## make .venv and install everything that a run needs [2-10 min once, mostly download]
 
 $(READY): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(if $(shell $(PYTHON) -c 'import sys; print("new" * (sys.version_info >= (3, 11)))' 2>/dev/null),,$(error Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make $(AGAIN) PYTHON=python3.12))
 	@echo "Installing into $(VENV): a few minutes the first time."
 	@$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),cpu)
-	@$(PIP) --index-url https://download.pytorch.org/whl/cpu $$(grep '^torch==' requirements.txt)
+	$(call install,--index-url https://download.pytorch.org/whl/cpu $$(grep '^torch==' requirements.txt))
 endif
-	@$(PIP) -r requirements.txt
-	@$(PIP) --no-deps -e .
+	$(call install,-r requirements.txt)
+	$(call install,--no-deps -e .)
 	@touch $@
 
 # azula 0.11.1 declares torchvision, which does not work beside torch 2.13.0 and breaks diffusers' import: install it alone.
 $(DEV): requirements-dev.txt $(GALAXIES)
 	@echo "Installing the tools for tests and lint."
-	@$(PIP) -r requirements-dev.txt
-	@$(PIP) --no-deps azula==0.11.1
+	$(call install,-r requirements-dev.txt)
+	$(call install,--no-deps azula==0.11.1)
 	@touch $@
 
 $(SWEEP): requirements-sweep.txt $(READY)
-	@$(PIP) -r requirements-sweep.txt
+	$(call install,-r requirements-sweep.txt)
 	@touch $@
 
 $(GALAXIES): requirements-galaxies.txt $(READY)
-	@$(PIP) -r requirements-galaxies.txt
+	$(call install,-r requirements-galaxies.txt)
 	@touch $@
 
 test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [7 min on two cores]

@@ -40,12 +40,12 @@ from mvss.runtime.rng import Stream
 
 @dataclass(frozen=True)
 class MetricsConfig:
-    """Sample counts of the scores: the same for every method; 0 leaves a score out.
+    """Sample counts of the scores: the same for every method.
 
     sinkhorn: points per cloud. lap_sinkhorn: the same for the draws of a lap. paper_sinkhorn: points of the paper's
-    form. pqmass: points; references, tessellations: its cells and repetitions. coverage: observations, and
-    coverage_draws: draws for each. mean_draws: draws behind a posterior mean, which is scored too. saved: points per cloud
-    kept for the figures.
+    form. pqmass: points; references, tessellations: its cells and repetitions. frechet: points, of sources that have
+    features. coverage: observations, and coverage_draws: draws for each. mean_draws: draws behind a posterior mean, which is
+    scored too. 0 leaves the score of each of these out. saved: points per cloud kept for the figures.
     """
 
     sinkhorn: int = 2048
@@ -54,17 +54,26 @@ class MetricsConfig:
     pqmass: int = 1024
     references: int = 100
     tessellations: int = 300
+    frechet: int = 1024
     coverage: int = 256
     coverage_draws: int = 50
     mean_draws: int = 0
     saved: int = 1000
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws"), 0)
+        least |= {"references": 2, "tessellations": 1, "coverage_draws": 1, "saved": 1}
+        for name, low in least.items():
+            value, alone = getattr(self, name), name in ("frechet", "mean_draws") and getattr(self, name) == 1
+            if value < low or alone:  # of one there is no spread
+                raise MvssError(f"metrics.{name}={value} must be {'0, or at least 2' if alone else f'at least {low}'}")
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """What `make ...-audit` looks at, of the methods named: calibration, with `draws` posterior draws for each of
     `observations` fresh ones; and log p of `candidates` per source at each of `distances` from the truth, in the units of the
-    source, at the noise level `sigma`."""
+    source, at the noise level `sigma`; 0 candidates leave those out."""
 
     methods: tuple[str, ...] = ("joint", "mixture", "exact")
     observations: int = 4096
@@ -74,6 +83,8 @@ class AuditConfig:
     sigma: float = 0.01
 
     def __post_init__(self) -> None:
+        if min(self.observations, self.draws) < 1 or self.candidates < 0:
+            raise MvssError("audit: observations and draws must be at least 1, candidates at least 0")
         if not self.distances or self.distances[0] != 0 or min(self.distances[1:], default=1.0) <= 0 or not self.sigma > 0:
             raise MvssError(
                 "audit.distances must begin with 0, for the truth itself, and go on positive; sigma must be positive"
@@ -256,6 +267,8 @@ def check_config(config: Config) -> None:
         needed, there = getattr(m, metric), getattr(config, among)
         if needed > there:
             raise MvssError(f"metrics.{metric}={needed} needs as many draws, there are {among}={there}: lower it")
+    if m.frechet and config.fresh < 2:
+        raise MvssError(f"metrics.frechet needs 2 draws, there are fresh={config.fresh}: raise it, or set metrics.frechet=0")
     points = m.pqmass + min(m.pqmass, config.fresh)
     if m.pqmass and points < 4 * m.references:
         raise MvssError(f"metrics.references={m.references} needs {4 * m.references} points, not {points}: lower it")

@@ -40,11 +40,14 @@ class Scorer:
         self.saved: dict[str, np.ndarray] = {}
         # The same truth for every method: its key names no method.
         keyed, m = Stream(job.seed, (job.problem, "independent")), self.metrics
-        independent = max(m.paper_sinkhorn, m.pqmass)
-        self.truth = {b: task.sample_truth(b, independent, keyed.generator(b, 0)).flatten(1) for b in self.sources}
+        points = {b: max(m.paper_sinkhorn, m.pqmass, m.frechet * self._has_features(b)) for b in self.sources}
+        self.truth = {b: task.sample_truth(b, n, keyed.generator(b, 0)).flatten(1) for b, n in points.items()}
         # Divergences are taken from truth spread evenly over its law, which halves their noise and more.
         self.law = {b: self._evenly(b, m.sinkhorn, keyed.generator(b, 1)) for b in self.sources}
         self.lap_law = {b: self._evenly(b, m.lap_sinkhorn, keyed.generator(b, 2)) for b in self.sources}
+
+    def _has_features(self, b: int) -> bool:
+        return self.metrics.frechet > 0 and self.task.features(b) is not None
 
     def _evenly(self, b: int, count: int, rng: torch.Generator) -> Tensor:
         return self.task.sample_truth(b, count, rng, stratified=True).flatten(1)
@@ -222,10 +225,10 @@ class Scorer:
             mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
             self.add(source, f"{kind}_pqmass", mass.p_value, n, split)
             self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
-        features = self.task.features(b)
+        features = self.task.features(b) if m.frechet else None
         if features is not None and finite:
             shape = self.task.train.shapes[self.names[b]]
-            n = min(len(x), len(truth))
+            n = min(m.frechet, len(x))
             full, means = frechet(*(features(v[:n].reshape(-1, *shape)) for v in (x, truth)))
             self.add(source, f"{kind}_frechet", full, n, split)
             self.add(source, f"{kind}_frechet_mean_only", means, n, split)

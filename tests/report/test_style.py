@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -54,3 +57,11 @@ def test_an_animation_has_a_frame_for_each_image(tmp_path: Path) -> None:
     frames = [np.full((4, 6), grey) for grey in (0.0, 0.5, 1.0)]
     with Image.open(save_animation(frames, tmp_path, "laps")) as image:
         assert (image.n_frames, image.size) == (3, (18, 12))
+
+
+def test_the_backend_of_a_notebook_is_not_asked_for() -> None:
+    """A name that this installation does not have stops matplotlib's own import."""
+    script = "import experiments, matplotlib; print(matplotlib.get_backend())"
+    environment = os.environ | {"MPLBACKEND": "module://nowhere.backend_inline"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().lower() == "agg"

@@ -1,0 +1,61 @@
+"""What make says to a user who slipped: one line, with the user's own command in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CALL = ("manifolds", "PRESET=smoke", "SEEDS=0 1", "ARGS=settings.em.laps=3 'methods.joint={}'")
+SAID = """make manifolds PRESET="smoke" SEEDS="0 1" ARGS="settings.em.laps=3 'methods.joint={}'\""""
+PYTHON = """#!/bin/sh
+case "$1 $2" in
+  "-c "*) {new};;
+  "-m venv") mkdir -p $3/bin; printf '#!/bin/sh\\necho "{words}" >&2; exit 1\\n' > $3/bin/python; chmod +x $3/bin/python;;
+esac
+"""
+"""An interpreter, perhaps new enough, whose pip has nothing but words."""
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """What a call that fails says on stderr, without make's own last line of a command that failed."""
+    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+        shutil.copy(ROOT / name, folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2, done.stdout
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def interpreter(folder: Path, new: str, words: str = "") -> str:
+    path = folder / "python"
+    path.write_text(PYTHON.format(new=new, words=words))
+    path.chmod(0o755)
+    return f"PYTHON={path}"
+
+
+@pytest.mark.parametrize("slip", ["PRSET=smoke", "preset=smoke", "SEED=1"])
+def test_a_variable_that_make_does_not_know_is_refused(tmp_path: Path, slip: str) -> None:
+    assert f"unknown variable {slip.partition('=')[0]}; there are: PYTHON PRESET" in make(tmp_path, "help", slip)
+
+
+def test_the_hint_of_an_old_python_repeats_the_command(tmp_path: Path) -> None:
+    assert f"try {SAID} PYTHON=python3.12." in make(tmp_path, *CALL, interpreter(tmp_path, "exit 1"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("broken by NewConnectionError(...)\\nERROR: No matching distribution", f"when there is a network, run {SAID} again"),
+        ("WARNING: so\\nERROR: no space", "pip: ERROR: no space (all of it: .venv/pip.log)"),
+    ],
+)
+def test_pip_is_told_in_one_line(tmp_path: Path, words: str, says: str) -> None:
+    assert says in make(tmp_path, *CALL, interpreter(tmp_path, "echo new", words))
+    assert (tmp_path / ".venv" / "pip.log").read_text().count("ERROR") == 1
