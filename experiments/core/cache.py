@@ -10,7 +10,7 @@ __all__ = ["code_key", "estimate_key", "folder_of", "settings_key", "sources_of"
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,9 +26,12 @@ from mvss.estimation.estimate import estimate_sources
 from mvss.presets.estimation import AscentConfig
 from mvss.presets.settings import EMConfig, Settings
 from mvss.presets.training import TrainingConfig
+from mvss.runtime import fingerprint
+from mvss.runtime.fingerprint import code_of, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
-SILENT = ("experiments/core/records.py",)
+PACKAGES = ("experiments", "mvss")
+SILENT = ("experiments.core.records",)
 """Modules that decide no number."""
 
 
@@ -72,7 +75,7 @@ def _said(value: object) -> object:
 
 def code_key(job: Job, data: Path) -> str:
     """Hash of the code that its result depends on. data: the experiment's module that makes its tasks."""
-    return _code_hash(work_of(job).__module__, data)[:32]
+    return _code_hash(work_of(job).__module__, data)
 
 
 def estimate_key(job: Job, data: Path) -> str:
@@ -103,48 +106,18 @@ def _settings(job: Job) -> tuple[Config, Recipe]:
 @cache
 def _makers(data: Path) -> str:
     """The code of the experiment that makes its data."""
-    return "".join(ast.dump(_parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
+    return "".join(ast.dump(parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
 
 
-@cache  # once, on the way in: an edit during a run must not pass for the code that ran
 def _code_hash(module: str, data: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sources_of(ROOT / f"{module.replace('.', '/')}.py", data):
-        digest.update(ast.dump(_parsed(path)).encode())  # comments and layout decide nothing
-    return digest.hexdigest()
-
-
-def _parsed(path: Path) -> ast.Module:
-    """The code of a file without its docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
-    return tree
+    return code_of(module, _name(data), packages=PACKAGES, silent=SILENT)
 
 
 def sources_of(*modules: Path) -> list[Path]:
     """These files of the project and those that they import, at any depth, but for what decides no number."""
-    found, waiting = set(), list(modules)
-    while waiting:
-        path = waiting.pop()
-        if path not in found and path.relative_to(ROOT).as_posix() not in SILENT:
-            found.add(path)
-            waiting += _imports(path)
-    return sorted(found)
+    return sorted(fingerprint.sources_of(*map(_name, modules), packages=PACKAGES, silent=SILENT).values())
 
 
-def _imports(path: Path) -> Iterator[Path]:
-    """The project's files that a file imports, wherever in it."""
-    for node in ast.walk(_parsed(path)):
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        for name in names:
-            place = ROOT / name.replace(".", "/")
-            for file in (place.with_suffix(".py"), place / "__init__.py"):
-                if file.is_file():
-                    yield file
+def _name(module: Path) -> str:
+    """Of a file of the project, as a module."""
+    return ".".join(module.relative_to(ROOT).with_suffix("").parts)

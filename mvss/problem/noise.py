@@ -129,6 +129,9 @@ class Stationary(Noise):
             )
         self._factors: dict[Shape, Tensor] = {}
 
+    def __getstate__(self) -> dict[str, object]:  # what use has left decides nothing
+        return {**vars(self), "_factors": {}}
+
     def variance(self, like: Tensor) -> Tensor:
         self._cholesky(like)  # a covariance that is none is refused before it is used
         height, width = self.covariance.shape

@@ -19,7 +19,7 @@ import torch
 
 from experiments.core import config as recipes
 from experiments.core import scheduler as pool
-from experiments.core.cache import ROOT, _parsed, estimate_key, settings_key, sources_of, work_of
+from experiments.core.cache import ROOT, estimate_key, settings_key, sources_of, work_of
 from experiments.core.cli import _jobs, main, read_command
 from experiments.core.config import Job, Task
 from experiments.core.growth import measure_growth
@@ -29,6 +29,7 @@ from experiments.core.scheduler import _next
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.manifolds.__main__ import EXPERIMENT
 from mvss.runtime.errors import MvssError
+from mvss.runtime.fingerprint import parsed
 
 TINY = [
     "problems=[contrastive-2]",
@@ -213,7 +214,7 @@ def test_a_job_depends_on_the_code_that_it_imports_and_on_no_other() -> None:
 def test_comments_and_docstrings_make_nothing_stale(tmp_path: Path) -> None:
     def dump(text: str) -> str:
         (tmp_path / "module.py").write_text(text)
-        return ast.dump(_parsed(tmp_path / "module.py"))
+        return ast.dump(parsed(tmp_path / "module.py"))
 
     plain = dump("def f(x):\n    return x + 1\n")
     assert dump('"""What."""\n\n\ndef f(x):\n    """Why."""\n    return x + 1  # so\n') == plain

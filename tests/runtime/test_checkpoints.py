@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from mvss.runtime.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
+from mvss.runtime.checkpoints import atomic_write_text, load_checkpoint, replacing, save_checkpoint
 from mvss.runtime.errors import MvssError
+from mvss.runtime.fingerprint import digest
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "seed-0" / "state.pt"
+    path = tmp_path / "seed-0" / "state.safetensors"
     state = {"lap": 3, "draws": (torch.randn(4, 2, dtype=torch.float64),), "history": [0.5, None, "x"]}
     save_checkpoint(path, {"old": 1})
     save_checkpoint(path, state)
     loaded = load_checkpoint(path)
     assert torch.equal(loaded.pop("draws")[0], state.pop("draws")[0])  # type: ignore[index]
     assert loaded == state
-    assert os.listdir(path.parent) == ["state.pt"]
+    assert os.listdir(path.parent) == ["state.safetensors"]
 
 
 def test_text_is_replaced(tmp_path: Path) -> None:
@@ -32,7 +38,7 @@ def test_text_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number, message", [(errno.ENOSPC, "no space left"), (errno.EIO, "cannot write")])
 def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
-    path = tmp_path / "state.pt"
+    path = tmp_path / "state.safetensors"
     save_checkpoint(path, {"lap": 1})
 
     def fail(descriptor: int) -> None:
@@ -43,12 +49,12 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         save_checkpoint(path, {"lap": 2})
     assert "\n" not in str(caught.value)
     assert load_checkpoint(path) == {"lap": 1}
-    assert os.listdir(tmp_path) == ["state.pt"]
+    assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
 def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    path = tmp_path / "state.pt"
+    path = tmp_path / "state.safetensors"
     save_checkpoint(path, {"lap": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
@@ -58,40 +64,118 @@ def test_file_size_limit_of_the_system(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(path) == {"lap": 1}
-    assert os.listdir(tmp_path) == ["state.pt"]
+    assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
 def test_interrupt_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path / "state.pt", {"lap": 1})
+    save_checkpoint(tmp_path / "state.safetensors", {"lap": 1})
 
     def interrupt(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mvss.runtime.checkpoints.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path / "state.pt", {"lap": 2})
-    assert load_checkpoint(tmp_path / "state.pt") == {"lap": 1}
-    assert os.listdir(tmp_path) == ["state.pt"]
+        save_checkpoint(tmp_path / "state.safetensors", {"lap": 2})
+    assert load_checkpoint(tmp_path / "state.safetensors") == {"lap": 1}
+    assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
-def test_leftover_of_a_kill_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "state.pt.tmp").write_bytes(b"half")
-    save_checkpoint(tmp_path / "state.pt", {"lap": 1})
-    assert os.listdir(tmp_path) == ["state.pt"]
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    with replacing(tmp_path / "state.safetensors") as living:
+        living.write_bytes(b"half")
+        dead = living.with_name(living.name.replace(f".{os.getpid()}.", f".{ended()}."))
+        far = dead.with_name(dead.name.replace(dead.name.split(".")[2], "0" * 8))
+        other = dead.with_name(dead.name.replace("state.", "other."))
+        for path in (dead, far, other):
+            path.write_bytes(b"half")
+        save_checkpoint(tmp_path / "state.safetensors", {"lap": 1})
+        assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "state.safetensors", living, far, other])
+    assert (tmp_path / "state.safetensors").read_bytes() == b"half" and not living.exists()
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text"])
+def ended() -> int:
+    """The number of a process that runs no more."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        atomic_write_text(tmp_path / "one", str(number) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(300)))
+    text = (tmp_path / "one").read_text()
+    assert text == text[: len(text) // 1000] * 1000 and os.listdir(tmp_path) == ["one"]
+
+
+STATE = {"weights": torch.arange(1000.0), "lap": 3, "name": ("a", None)}
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "truncated", "longer", "text", "zip"])
 def test_damage_is_one_line(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "state.pt"
-    save_checkpoint(path, {"weights": torch.zeros(1000)})
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes({"empty": b"", "truncated": data[:-100], "flipped": bytes(data), "text": b"lap: 1\n"}[damage])
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, STATE)
+    data = path.read_bytes()
+    texts = {"empty": b"", "short": data[:5], "truncated": data[:-100], "longer": data + b"\0", "text": b"lap: 1\n"}
+    path.write_bytes({**texts, "zip": b"PK\x03\x04" + data}[damage])
     with pytest.raises(MvssError, match="delete it to start again") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
 
 
+def test_no_flip_of_a_bit_is_believed(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, STATE, {"data": "a"})
+    data, rng = path.read_bytes(), random.Random(0)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place in [*range(8), *rng.sample(range(8, header), 150), *rng.sample(range(header, len(data)), 50)]:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = load_checkpoint(path, fingerprint={"data": "a"})
+        except MvssError as error:
+            assert "\n" not in str(error) and "delete it" in str(error)
+        else:  # what the header says of no tensor and no content: spaces that fill it up
+            assert place < header and torch.equal(found["weights"], STATE["weights"]) and found["lap"] == 3
+    path.write_bytes(data)
+    assert load_checkpoint(path)["name"] == ("a", None)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "mvss 0"}])
+def test_other_files_of_tensors_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    save_file({"0": torch.zeros(2)}, tmp_path / "state.safetensors", metadata)
+    with pytest.raises(MvssError, match="was not written as a checkpoint of this version"):
+        load_checkpoint(tmp_path / "state.safetensors")
+
+
+def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, {"lap": 1}, {"data": "a", "settings": "b", "code": "c"})
+    assert load_checkpoint(path, fingerprint={"data": "a", "settings": "b", "code": "c"}) == {"lap": 1} == load_checkpoint(path)
+    with pytest.raises(MvssError, match="is of a run with other data, code: take another folder, or delete it") as caught:
+        load_checkpoint(path, fingerprint={"data": "x", "settings": "b", "code": "y"})
+    assert "\n" not in str(caught.value)
+    save_checkpoint(path, {"lap": 1})
+    with pytest.raises(MvssError, match="other data"):
+        load_checkpoint(path, fingerprint={"data": "a"})
+
+
+def test_every_kind_of_state_comes_back(tmp_path: Path) -> None:
+    x = torch.randn(4, 6, dtype=torch.float64)
+    kinds = {"bf16": x.bfloat16(), "bool": x > 0, "int": x.long(), "number": torch.tensor(2.0), "none": torch.zeros(0, 3)}
+    state = {
+        "tensors": kinds, "shared": [x, x[:2], x.mT, x[:1].expand(4, 6)], "by number": {0: {1: x}}, "$x": {"$tensor": "0"},
+        "plain": [float("nan"), float("-inf"), 0.1, 2**80, True, None, "é", (), {}],
+    }  # fmt: skip
+    save_checkpoint(tmp_path / "state.safetensors", state)
+    found = load_checkpoint(tmp_path / "state.safetensors")
+    assert digest(found) == digest(state)
+    assert all(t.data_ptr() % 16 == 0 for t in (*found["tensors"].values(), *found["shared"]) if t.numel())
+
+
 def test_missing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MvssError, match="there is no checkpoint"):
-        load_checkpoint(tmp_path / "state.pt")
+        load_checkpoint(tmp_path / "state.safetensors")
