@@ -24,7 +24,7 @@ from mvss.posteriors import posterior_of
 from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.models import build_amortised, build_priors, load_models, save_models
-from mvss.posteriors.posterior import Posterior
+from mvss.posteriors.posterior import Posterior, shown
 from mvss.presets import load_settings, settings_from, settings_text
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
@@ -36,6 +36,7 @@ from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import PeakMemory
+from mvss.runtime.numbers import real
 from mvss.runtime.progress import Phases
 from mvss.runtime.rng import Stream, stream_of
 
@@ -184,11 +185,9 @@ class SourceSeparator:
         that the posterior of the settings cannot serve.
         """
         posterior = self._fitted()
-        for source, shape in view.shapes.items():
-            if source not in self.priors:
-                raise MvssError(f"{view.name} shows {source}, which was not learned: known are {', '.join(self.sources)}")
-            if shape != self.priors[source].shape:
-                raise MvssError(f"{view.name}: {source} has shape {shape}, and {self.priors[source].shape} in the fit")
+        shown(view, self.priors)
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise MvssError(f"separate: draws={draws} must be a whole number of at least 1")
         inner = self.units.inward(view).to(self._device)
         found = posterior.many(inner, self.priors, stream_of(seed), draws, progress)
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
@@ -208,7 +207,7 @@ class SourceSeparator:
         Raises MvssError for a source that was not learned, or candidates of another shape or with NaN.
         """
         prior, scale = self._prior(source), self.units.scales[source]
-        x = torch.as_tensor(x, dtype=torch.float64)
+        x = real(x, f"log_prob: candidates of {source}")
         if x.shape[1:] != prior.shape or not bool(torch.isfinite(x).all()):
             raise MvssError(f"log_prob: candidates of {source} must be finite and (N, {', '.join(map(str, prior.shape))})")
         density = prior.log_prob(x.to(self._device) / scale, None if sigma is None else sigma / scale)

@@ -146,6 +146,10 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
     return {
         "source": ("c, which was not learned: known are a, b", lambda: model.separate(View(y, {"c": torch.eye(2)}, 0.1))),
         "shape": (r"b has shape \(3,\), and \(2,\) in the fit", lambda: model.separate(View(y, {"b": torch.ones(2, 3)}, 0.1))),
+        "list": ("one mvss.View, not list", lambda: model.separate([View(y, {"b": torch.eye(2)}, 0.1)])),  # type: ignore[arg-type]
+        "draws": ("draws=0 must be a whole number", lambda: model.separate(View(y, {"b": torch.eye(2)}, 0.1), 0)),
+        "complex": ("must be real numbers", lambda: model.log_prob("b", y + 1j)),
+        "bool": ("must be real numbers", lambda: model.log_prob("b", y > 0)),
         "sample": ("no source 'c'", lambda: model.sample("c", 2)),
         "density": ("no source 'c'", lambda: model.log_prob("c", y)),
         "candidates": ("must be finite", lambda: model.log_prob("b", torch.zeros(2, 3))),
@@ -153,7 +157,9 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
     }
 
 
-@pytest.mark.parametrize("case", ["source", "shape", "sample", "density", "candidates", "infinite"])
+@pytest.mark.parametrize(
+    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "density", "candidates", "infinite"]
+)
 def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) -> None:
     words, call = refusals(fitted["vectors"][1])[case]
     with pytest.raises(MvssError, match=words) as error:

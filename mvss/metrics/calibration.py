@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
 
 
 def tarp_coverage(draws: Tensor, truth: Tensor, references: Tensor, levels: Tensor) -> Tensor:
@@ -34,14 +35,15 @@ def tarp_coverage(draws: Tensor, truth: Tensor, references: Tensor, levels: Tens
     Raises:
         MvssError: The shapes do not match.
     """
-    _check(draws, truth)
+    draws, truth = _check(draws, truth)
+    references, levels = real(references, "TARP: references"), real(levels, "TARP: levels")
     if references.shape != truth.shape:
         shapes = f"{tuple(references.shape)} for {tuple(truth.shape)}"
         raise MvssError(f"TARP needs a reference per truth, got {shapes}: pass equal shapes.")
     radius = (truth - references).flatten(1).norm(dim=1)
     # Draw by draw: all the differences at once would double the memory that the draws take.
     closer = sum((draw - references).flatten(1).norm(dim=1) < radius for draw in draws)
-    inside = (len(draws) + 1) * levels.double()[:, None] - torch.as_tensor(closer).double()
+    inside = (len(draws) + 1) * levels[:, None] - torch.as_tensor(closer).double()
     return inside.clamp(0, 1).mean(1)
 
 
@@ -60,7 +62,7 @@ def rank_statistics(draws: Tensor, truth: Tensor) -> Tensor:
     Returns:
         Integers in 0..L, (N, *shape).
     """
-    _check(draws, truth)
+    draws, truth = _check(draws, truth)
     return (draws < truth).sum(0)
 
 
@@ -84,11 +86,15 @@ def informed_references(estimate: Tensor, spread: float | Tensor, generator: tor
             broadcasts against the estimate.
         generator: CPU generator for z.
     """
+    estimate = real(estimate, "TARP: estimates")
     noise = torch.randn(estimate.shape, generator=generator, dtype=torch.float64)
     return estimate + spread * noise.to(estimate)
 
 
-def _check(draws: Tensor, truth: Tensor) -> None:
+def _check(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64."""
+    draws, truth = real(draws, "calibration: draws"), real(truth, "calibration: truths")
     if draws.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"{tuple(draws.shape)} and {tuple(truth.shape)}"
         raise MvssError(f"Calibration needs draws (L, N, ...) of truths (N, ...), got {shapes}: stack L draws per truth.")
+    return draws, truth

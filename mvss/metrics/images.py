@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
 
 
 def psnr(draw: Tensor, truth: Tensor, data_range: float) -> Tensor:
@@ -25,10 +26,11 @@ def psnr(draw: Tensor, truth: Tensor, data_range: float) -> Tensor:
     Raises:
         MvssError: The shapes differ (broadcasting would score the wrong pairs).
     """
+    draw, truth = real(draw, "PSNR: draws"), real(truth, "PSNR: truths")
     if draw.shape != truth.shape:
         shapes = f"{tuple(draw.shape)} and {tuple(truth.shape)}"
         raise MvssError(f"PSNR needs draws paired with truths, got {shapes}: pass equal shapes.")
-    error = (draw - truth).double().square().flatten(1).mean(1)
+    error = (draw - truth).square().flatten(1).mean(1)
     return 10 * (data_range**2 / error).log10()
 
 
@@ -37,11 +39,12 @@ def ssim(x: Tensor, truth: Tensor, data_range: float) -> Tensor:
 
     Gaussian window of 1.5 pixels, as in the original; computed by scikit-image.
     """
+    x, truth = real(x, "SSIM: images"), real(truth, "SSIM: truths")
     if x.shape != truth.shape or x.ndim != 4 or min(x.shape[-2:]) < 11:
         shapes = f"{tuple(x.shape)} and {tuple(truth.shape)}"
         raise MvssError(f"SSIM needs two batches of images (N, C, H, W) of one shape, at least 11 x 11, got {shapes}.")
     settings = {"data_range": data_range, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    pairs = zip(x.double().cpu().numpy(), truth.double().cpu().numpy(), strict=True)
+    pairs = zip(x.cpu().numpy(), truth.cpu().numpy(), strict=True)
     return torch.tensor([structural_similarity(a, b, channel_axis=0, **settings) for a, b in pairs], dtype=torch.float64)
 
 
@@ -51,10 +54,10 @@ def frechet(features: Tensor, reference: Tensor) -> tuple[float, float]:
     The paper's released code uses one covariance twice, which leaves the part of the means: that is what to compare with its
     column. Both depend on the features, and are biased upwards for few samples: compare at equal N only.
     """
-    if features.ndim != 2 or features.shape[1:] != reference.shape[1:] or min(len(features), len(reference)) < 2:
-        shapes = f"{tuple(features.shape)} and {tuple(reference.shape)}"
+    x, y = real(features, "Fréchet: features"), real(reference, "Fréchet: the reference")
+    if x.ndim != 2 or x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
+        shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise MvssError(f"Fréchet needs two sets of at least two features of one size, got {shapes}.")
-    x, y = features.double(), reference.double()
     means = float((x.mean(0) - y.mean(0)).square().sum())
     c, d = x.T.cov(), y.T.cov()
     values, vectors = torch.linalg.eigh(c)

@@ -17,11 +17,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from pqm.pqm import _pqm_test
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def pqmass(x: Tensor, truth: Tensor, references: int = 100, repeats: int = 1000,
     Raises:
         MvssError: Too few points, shapes that differ, or non-finite values.
     """
-    samples, truths = (points.detach().flatten(1).to("cpu", torch.float64) for points in (x, truth))
+    samples, truths = (real(points, "PQMass: samples").detach().flatten(1).cpu() for points in (x, truth))
     if samples.shape[1:] != truths.shape[1:]:
         sizes = f"{samples.shape[1]} and {truths.shape[1]}"
         raise MvssError(f"PQMass got points of sizes {sizes}: pass draws and truths of one source.")

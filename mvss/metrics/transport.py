@@ -21,11 +21,11 @@ from typing import TypeAlias
 
 import numpy as np
 import ot
-import torch
 from scipy import sparse
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
 
 Kernel: TypeAlias = "np.ndarray | sparse.csr_array"
 Scalings: TypeAlias = tuple[np.ndarray, np.ndarray, float, float, int]  # u, v, marginal error, mass of the plan, iterations
@@ -171,7 +171,7 @@ def _drift(u: np.ndarray, v: np.ndarray) -> float:
 
 
 def _points(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    x, y = (sample.detach().flatten(1).to("cpu", torch.float64) for sample in (x, y))
+    x, y = (real(sample, "Sinkhorn divergence: samples").detach().flatten(1).cpu() for sample in (x, y))
     if x.shape != y.shape:
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise MvssError(f"Sinkhorn divergence needs samples of one shape, got {shapes}: cut both to one size.")

@@ -33,7 +33,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mvss.posteriors.moment_matching import MomentMatching
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown
 from mvss.posteriors.view_pairs import ViewPair, thrown_back
 from mvss.presets.posterior import AmortisedConfig, SamplerConfig
 from mvss.presets.training import TrainingConfig
@@ -249,6 +249,7 @@ class AmortisedPosterior(Posterior):
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
+        shown(view, priors)
         for source, model in self.models.items():
             if (seen := model.see(view)) is not None:
                 return _Chained(self, view, priors, source, seen)

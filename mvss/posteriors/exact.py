@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, unflatten
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown, unflatten
 from mvss.posteriors.shared_gaussians import Factors, SharedExact
 from mvss.priors.local_law import is_dense
 from mvss.priors.prior import Prior
@@ -37,10 +37,10 @@ class ExactPosterior(Posterior):
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`. Raises MvssError for large sources under operators or noise of each observation."""
-        shown = [priors[source] for source in view.operators]
-        if is_small(view, shown):
-            return _Searched(view, MixturePosterior([p.mixture for p in shown], beam=self.beam))
-        return SharedExact(view, shown, self.factors)
+        sources = shown(view, priors)
+        if is_small(view, sources):
+            return _Searched(view, MixturePosterior([p.mixture for p in sources], beam=self.beam))
+        return SharedExact(view, sources, self.factors)
 
 
 class _Searched(Given):

@@ -15,7 +15,7 @@ import torch
 
 from mvss.posteriors.exact import ExactPosterior, ExactStart
 from mvss.posteriors.moment_matching import joined, moments_of
-from mvss.posteriors.posterior import Posterior, Priors, Separation
+from mvss.posteriors.posterior import Posterior, Priors, Separation, shown, started
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.presets.posterior import GibbsConfig
 from mvss.priors.samplers import noised, sample
@@ -34,6 +34,7 @@ class GibbsPosterior(Posterior):
 
     def given(self, view: View, priors: Priors) -> _Sweeps:
         """See `Posterior`."""
+        shown(view, priors)
         return _Sweeps(self, view, priors)
 
 
@@ -47,7 +48,7 @@ class _Sweeps:
         view = self.view
         if start is None:
             start = self.exact.draw(stream)
-        begin = {source: start[source].to(view.y) for source in view.sources}
+        begin = started(view, start)
 
         def work(rows: slice) -> Separation:
             return self._run(view.select(rows), {s: x[rows] for s, x in begin.items()}, stream)

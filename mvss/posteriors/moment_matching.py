@@ -27,7 +27,7 @@ from mvss.posteriors.dense import DenseView
 from mvss.posteriors.dense_moments import DenseMoments
 from mvss.posteriors.exact import ExactPosterior, ExactStart, is_small
 from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown, started
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.posteriors.shared_moments import SharedMoments
 from mvss.presets.posterior import CGConfig, MomentMatchingConfig
@@ -95,10 +95,10 @@ class MomentMatching(Posterior):
 
     def given(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
-        shown, config = [priors[source] for source in view.operators], self.config
-        if config.start == "warm" and all(prior.network is None for prior in shown):
+        sources, config = shown(view, priors), self.config
+        if config.start == "warm" and all(prior.network is None for prior in sources):
             return self.exact.given(view, priors)
-        moments = moments_of(view, shown, config.components, self.factors, config.solver)
+        moments = moments_of(view, sources, config.components, self.factors, config.solver)
         return _Matched(view, moments, config, None if config.start == "cold" else ExactStart(self.exact, view, priors))
 
 
@@ -113,7 +113,7 @@ class _Matched:
             start = {s: view.y.new_zeros(len(view), *shape) for s, shape in view.shapes.items()}
         elif start is None:
             start = self.exact.draw(stream)
-        begin = [start[source].to(view.y) for source in view.sources]
+        begin = list(started(view, start).values())
 
         def work(rows: slice) -> Separation:
             return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Given", "Posterior", "Priors", "Separation", "unflatten"]
+__all__ = ["Given", "Posterior", "Priors", "Separation", "shown", "started", "unflatten"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mvss.priors.prior import Prior
 from mvss.problem.views import Draws, View
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 Priors = Mapping[str, Prior]
@@ -71,6 +72,30 @@ class Posterior(ABC):
             pieces.append(given.draw(stream.child(number)).draws)
             progress((number + 1) / count)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
+
+
+def shown(view: View, priors: Priors) -> list[Prior]:
+    """Priors of the sources that a view shows, in its order: the one place where a view is compared with what was learned.
+
+    Raises MvssError for what is no view, for sources that have no prior, or another shape than theirs.
+    """
+    if not isinstance(view, View):
+        raise MvssError(f"what is separated must be one mvss.View, not {type(view).__name__}")
+    for source, shape in view.shapes.items():
+        if source not in priors:
+            raise MvssError(f"{view.name} shows {source}, which was not learned: known are {', '.join(priors)}")
+        if shape != priors[source].shape:
+            raise MvssError(f"{view.name}: {source} has shape {shape}, and {priors[source].shape} in the fit")
+    return [priors[source] for source in view.operators]
+
+
+def started(view: View, start: Draws) -> Draws:
+    """Earlier draws of the sources of a view. Raises MvssError where they are not of its sources and observations."""
+    for source, shape in view.shapes.items():
+        if source not in start or start[source].shape != (len(view), *shape):
+            found = f"of shape {tuple(start[source].shape)}" if source in start else "missing"
+            raise MvssError(f"{view.name}: draws of {source} to start from are {found}, not {(len(view), *shape)}")
+    return {source: start[source].to(view.y) for source in view.sources}
 
 
 def unflatten(view: View, flat: list[Tensor] | tuple[Tensor, ...]) -> Draws:

@@ -9,11 +9,13 @@ from __future__ import annotations
 __all__ = ["BlockAverage", "Convolve"]
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from mvss.problem.operators import LinearOperator, Shape
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import floating, real
 
 
 class Convolve(LinearOperator):
@@ -23,7 +25,8 @@ class Convolve(LinearOperator):
     nothing is assumed about what lies outside the source, or "same", where it is as large and the outside is dark.
     """
 
-    def __init__(self, shape: Shape, kernel: Tensor, mode: str) -> None:
+    def __init__(self, shape: Shape, kernel: Tensor | ArrayLike, mode: str) -> None:
+        kernel = real(kernel, "Convolve operator: the kernel")
         if len(shape) != 3:
             raise MvssError(f"Convolve operator: images must have shape (C, H, W), got {tuple(shape)}")
         if kernel.ndim != 2 or not all(size % 2 for size in kernel.shape):
@@ -45,12 +48,12 @@ class Convolve(LinearOperator):
         return self.kernel.flip(0, 1).to(like)[None, None]  # torch's convolutions are correlations
 
     def forward(self, x: Tensor) -> Tensor:
-        planes = x.reshape(-1, 1, *self.source_shape[1:])
-        return conv2d(planes, self._weight(x), padding=self.padding).reshape(-1, *self.observation_shape)
+        planes = floating(x).reshape(-1, 1, *self.source_shape[1:])
+        return conv2d(planes, self._weight(planes), padding=self.padding).reshape(-1, *self.observation_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        planes = y.reshape(-1, 1, *self.observation_shape[1:])
-        return conv_transpose2d(planes, self._weight(y), padding=self.padding).reshape(-1, *self.source_shape)
+        planes = floating(y).reshape(-1, 1, *self.observation_shape[1:])
+        return conv_transpose2d(planes, self._weight(planes), padding=self.padding).reshape(-1, *self.source_shape)
 
     def to(self, device: torch.device | str) -> Convolve:
         return Convolve(self.source_shape, self.kernel.to(device), self.mode)
@@ -67,11 +70,11 @@ class BlockAverage(LinearOperator):
 
     def forward(self, x: Tensor) -> Tensor:
         f = self.factor
-        return x.unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
+        return floating(x).unflatten(-1, (-1, f)).unflatten(-3, (-1, f)).mean((-3, -1))
 
     def adjoint(self, y: Tensor) -> Tensor:
         f = self.factor
-        return y.repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
+        return floating(y).repeat_interleave(f, -1).repeat_interleave(f, -2) / f**2
 
     def power(self, variance: Tensor) -> Tensor:
         return self.forward(variance) / self.factor**2

@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import pad
 
 from mvss.problem.operators import Shape
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import floating, real
 
 __all__ = ["Diagonal", "Isotropic", "Noise", "Stationary"]
 
@@ -55,7 +57,8 @@ class Noise(ABC):
         return self
 
 
-def _check(sigma: Tensor) -> Tensor:
+def _check(values: Tensor | ArrayLike) -> Tensor:
+    sigma = real(values, "noise: standard deviations")
     if not bool(torch.isfinite(sigma).all()) or bool((sigma <= 0).any()):
         raise MvssError(
             "noise: every standard deviation must be positive and finite; "
@@ -67,12 +70,13 @@ def _check(sigma: Tensor) -> Tensor:
 class Isotropic(Noise):
     """Σ_i = σ_i² I, with one standard deviation for all, or one per observation `(N,)`."""
 
-    def __init__(self, sigma: float | Tensor) -> None:
-        self.sigma = _check(torch.as_tensor(sigma, dtype=torch.float64))
+    def __init__(self, sigma: Tensor | ArrayLike) -> None:
+        self.sigma = _check(sigma)
         if self.sigma.ndim > 1:
             raise MvssError(f"Isotropic noise: sigma must be a number or (N,), got {tuple(self.sigma.shape)}")
 
     def variance(self, like: Tensor) -> Tensor:
+        like = floating(like)
         sigma = self.sigma.to(like)
         return (sigma**2).reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)
 
@@ -86,10 +90,11 @@ class Isotropic(Noise):
 class Diagonal(Noise):
     """Σ_i = diag(σ_i²), with standard deviations `(N, *shape)`, one map per observation, or `(1, *shape)` for all."""
 
-    def __init__(self, sigma: Tensor) -> None:
+    def __init__(self, sigma: Tensor | ArrayLike) -> None:
         self.sigma = _check(sigma)
 
     def variance(self, like: Tensor) -> Tensor:
+        like = floating(like)
         if self.sigma.ndim != like.ndim:  # a map without the axis of observations would fit, and be selected wrongly
             raise MvssError(
                 f"Diagonal noise: sigma has shape {tuple(self.sigma.shape)} for observations {tuple(like.shape)}; "
@@ -117,12 +122,13 @@ class Stationary(Noise):
 
     is_white = False
 
-    def __init__(self, covariance: Tensor) -> None:
+    def __init__(self, covariance: Tensor | ArrayLike) -> None:
+        covariance = real(covariance, "Stationary noise: the covariance")
         if covariance.ndim != 2 or not all(size % 2 for size in covariance.shape):
             raise MvssError(f"Stationary noise: covariance must be (h, w) with odd h and w, got {tuple(covariance.shape)}")
         if not bool(torch.isfinite(covariance).all()):
             raise MvssError("Stationary noise: the covariance holds NaN or infinite values")
-        self.covariance = covariance.double()
+        self.covariance = covariance
         if not torch.allclose(self.covariance, self.covariance.flip(0, 1), atol=1e-8 * float(self.covariance.abs().max())):
             raise MvssError(
                 "Stationary noise: the covariance must be the same at opposite differences; average c with c.flip(0, 1)"
@@ -133,6 +139,7 @@ class Stationary(Noise):
         return {**vars(self), "_factors": {}}
 
     def variance(self, like: Tensor) -> Tensor:
+        like = floating(like)
         self._cholesky(like)  # a covariance that is none is refused before it is used
         height, width = self.covariance.shape
         return self.covariance[height // 2, width // 2].to(like).expand_as(like)
@@ -142,6 +149,7 @@ class Stationary(Noise):
         return torch.block_diag(*[self._toeplitz(like)] * like.shape[1])
 
     def apply(self, v: Tensor) -> Tensor:
+        v = floating(v)
         height, width = v.shape[-2:]
         lags = self._lags(height, width)
         ring = pad(lags, (0, 1, 0, 1)).roll((1 - height, 1 - width), (0, 1)).to(v)  # difference 0 first, negative ones last
@@ -149,6 +157,7 @@ class Stationary(Noise):
         return torch.fft.irfft2(spectrum * torch.fft.rfft2(v, s=ring.shape), s=ring.shape)[..., :height, :width]
 
     def color(self, z: Tensor) -> Tensor:
+        z = floating(z)
         factor = self._cholesky(z)
         return (z.reshape(-1, len(factor)) @ factor.mT).reshape(z.shape)
 

@@ -5,13 +5,14 @@ An operator is either the same for a whole view (`count` is None) or holds one m
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import finite, flags, floating, real
 
 __all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale"]
 
@@ -36,12 +37,14 @@ class LinearOperator(ABC):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A⁺ y: `(N, *observation_shape)` to `(N, *source_shape)`; by the matrix, where no operator knows better."""
+        y = floating(y)
         x = torch.linalg.pinv(self.dense(y.dtype)).to(y.device) @ y.flatten(1).unsqueeze(-1)
         return x.reshape(len(y), *self.source_shape)
 
     def power(self, variance: Tensor) -> Tensor:
         """The diagonal of A diag(variance) Aᵀ: `(N, *source_shape)` to `(N, *observation_shape)`; by the matrix, where no
         operator knows better."""
+        variance = floating(variance)
         squares = self.dense(variance.dtype).square().to(variance.device)
         y = (squares @ variance.flatten(1).unsqueeze(-1)).squeeze(-1)
         return y.reshape(len(variance), *self.observation_shape)
@@ -97,7 +100,8 @@ class LinearOperator(ABC):
 class Dense(LinearOperator):
     """An explicit matrix: `(N, M, D)` for one per observation, `(M, D)` for a whole view."""
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor | ArrayLike) -> None:
+        matrix = real(matrix, "Dense operator: the matrix")
         if matrix.ndim not in (2, 3):
             raise MvssError(f"Dense operator: matrix must be (M, D) or (N, M, D), got shape {tuple(matrix.shape)}")
         if not bool(torch.isfinite(matrix).all()):
@@ -108,10 +112,12 @@ class Dense(LinearOperator):
         self.source_shape = (matrix.shape[-1],)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = floating(x)
         matrix = self.matrix.to(x.dtype)
         return x @ matrix.mT if self.count is None else (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
     def adjoint(self, y: Tensor) -> Tensor:
+        y = floating(y)
         matrix = self.matrix.to(y.dtype)
         return y @ matrix if self.count is None else (matrix.mT @ y.unsqueeze(-1)).squeeze(-1)
 
@@ -161,9 +167,10 @@ class Mask(LinearOperator):
     mask: True where measured, `(N, *shape)`, one per observation, or `(1, *shape)` for all.
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        if mask.dtype != torch.bool or mask.ndim < 2:
-            raise MvssError(f"Mask operator: mask must be bool, (N or 1, *shape), got {mask.dtype} {tuple(mask.shape)}")
+    def __init__(self, mask: Tensor | ArrayLike) -> None:
+        mask = flags(mask, "Mask operator: mask")
+        if mask.ndim < 2:
+            raise MvssError(f"Mask operator: mask must be (N or 1, *shape), got {tuple(mask.shape)}")
         if not bool(mask.flatten(1).any(1).all()):
             raise MvssError("Mask operator: an observation has no measured pixel; leave it out")
         self.mask = mask
@@ -203,22 +210,20 @@ class Scale(LinearOperator):
     """A = c·I, c a number: a mixing weight. `Scale(c, shape) @ B` weighs any operator B."""
 
     def __init__(self, factor: float, shape: Shape) -> None:
-        self.factor = float(factor)
-        if not math.isfinite(self.factor):
-            raise MvssError(f"Scale operator: the factor must be finite, got {self.factor}")
+        self.factor = finite(factor, "Scale operator: the factor")
         self.source_shape = self.observation_shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.factor * x
+        return self.factor * floating(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.factor * y
+        return self.factor * floating(y)
 
     def power(self, variance: Tensor) -> Tensor:
-        return self.factor**2 * variance
+        return self.factor**2 * floating(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        return 0 * y if self.is_zero else y / self.factor
+        return 0 * floating(y) if self.is_zero else floating(y) / self.factor
 
     def times(self, matrix: Tensor) -> Tensor:
         return self.factor * matrix

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from mvss.problem.noise import Diagonal, Isotropic, Noise
 from mvss.problem.operators import Dense, LinearOperator, Shape
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
 
 Draws = dict[str, Tensor]
 """One draw `(N, *shape)` of each source that a view shows, by name."""
@@ -65,16 +65,18 @@ class View:
         operators: Mapping[str, LinearOperator | Tensor | ArrayLike],
         noise: float | Tensor | ArrayLike | Noise,
         name: str = "view",
-        numbers: Tensor | None = None,
+        numbers: Tensor | ArrayLike | None = None,
     ) -> None:
         set_field = lambda field, value: object.__setattr__(self, field, value)  # noqa: E731 - the class is frozen
         set_field("name", name)
-        set_field("y", _numbers(y, f"{name}: y"))
+        set_field("y", real(y, f"{name}: y"))
         self._check_y()
-        set_field("operators", {key: self._operator(key, value) for key, value in dict(operators).items()})
+        if not isinstance(operators, Mapping) or not all(isinstance(source, str) for source in operators):
+            raise MvssError(f"{name}: operators must be a dictionary, by the name of each source that the view shows")
+        set_field("operators", {key: self._operator(key, value) for key, value in operators.items()})
         self._check_operators()
         set_field("noise", self._noise(noise))
-        set_field("numbers", torch.arange(len(self)) if numbers is None else numbers)
+        set_field("numbers", torch.arange(len(self)) if numbers is None else self._numbered(numbers))
 
     def _check_y(self) -> None:
         if self.y.ndim < 2 or self.y.shape[0] == 0:
@@ -85,7 +87,7 @@ class View:
     def _operator(self, source: str, operator: LinearOperator | Tensor | ArrayLike) -> LinearOperator:
         if isinstance(operator, LinearOperator):
             return operator
-        return Dense(_numbers(operator, f"{self.name}: the matrix of {source}").to(self.y.device))
+        return Dense(real(operator, f"{self.name}: the matrix of {source}").to(self.y.device))
 
     def _check_operators(self) -> None:
         for source, operator in self.operators.items():
@@ -103,13 +105,20 @@ class View:
 
     def _noise(self, noise: float | Tensor | ArrayLike | Noise) -> Noise:
         if not isinstance(noise, Noise):
-            sigma = _numbers(noise, f"{self.name}: the noise").to(self.y.device)
+            sigma = real(noise, f"{self.name}: the noise").to(self.y.device)
             noise = Isotropic(sigma) if sigma.ndim < 2 else Diagonal(sigma)
         try:
             noise.variance(self.y)
         except RuntimeError as error:
             raise MvssError(f"{self.name}: the noise does not fit y of shape {tuple(self.y.shape)}") from error
         return noise
+
+    def _numbered(self, numbers: Tensor | ArrayLike) -> Tensor:
+        numbers = torch.as_tensor(numbers)
+        whole = not numbers.is_floating_point() and not numbers.is_complex() and numbers.dtype != torch.bool
+        if not whole or numbers.shape != (len(self),) or bool((numbers < 0).any()):
+            raise MvssError(f"{self.name}: numbers must be {len(self)} whole numbers of at least 0, one of each observation")
+        return numbers.long()
 
     def __len__(self) -> int:
         return self.y.shape[0]
@@ -165,7 +174,10 @@ class Views(Sequence[View]):
     views: tuple[View, ...]
 
     def __init__(self, views: Iterable[View]) -> None:
-        object.__setattr__(self, "views", tuple(views))
+        several = () if isinstance(views, View) else tuple(views)
+        if isinstance(views, View) or not all(isinstance(view, View) for view in several):
+            raise MvssError("views must be a list of mvss.View, also where there is only one")
+        object.__setattr__(self, "views", several)
         if not self.views:
             raise MvssError("there is no view: give at least one")
         shapes: dict[str, Shape] = {}
@@ -214,14 +226,3 @@ class Views(Sequence[View]):
     def select(self, rows: Sequence[Tensor | slice]) -> Views:
         """Some of the observations of each view."""
         return Views(view.select(part) for view, part in zip(self.views, rows, strict=True))
-
-
-def _numbers(values: Tensor | ArrayLike, what: str) -> Tensor:
-    """As float64."""
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-        if tensor.is_complex():
-            raise TypeError("complex")
-        return tensor.double()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise MvssError(f"{what} must be real numbers of one shape: {error}") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from closed_forms import exact, random_prior
+from closed_forms import Linear, exact, random_prior
 from tiny_separators import images, vectors
 
 from mvss import SourceSeparator, View
@@ -19,7 +21,9 @@ from mvss.presets.posterior import (
     PosteriorConfig,
     SamplerConfig,
 )
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.views import Draws
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 STREAM = Stream(0, ("posteriors",))
@@ -82,6 +86,38 @@ def test_many_draws_are_single_ones(case: Case) -> None:
     given = posterior.given(view, priors)
     given.draw(STREAM.child("before"))
     close(given.draw(STREAM).draws, posterior.draw(view, priors, STREAM).draws)
+
+
+LEARNED: Priors = {name: random_prior(1, size, size) for name, size in (("a", 2), ("b", 1))}
+Y = torch.zeros(3, 2)
+UNLIKE: dict[str, tuple[str, object]] = {
+    "an unknown source": ("c, which was not learned: known are a, b", View(Y, {"a": torch.eye(2), "c": torch.eye(2)}, 0.1)),
+    "a source too many": (
+        "c, which was not learned",
+        View(Y, {"a": torch.eye(2), "b": torch.ones(2, 1), "c": torch.eye(2)}, 0.1),
+    ),
+    "another shape": (r"b has shape \(2,\), and \(1,\) in the fit", View(Y, {"a": torch.eye(2), "b": torch.eye(2)}, 0.1)),
+    "no view": ("must be one mvss.View, not Tensor", Y),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_view_unlike_the_fit_is_refused_by_name(kind: str, case: str) -> None:
+    words, view = UNLIKE[case]
+    with pytest.raises(MvssError, match=words) as error:
+        posterior_of(CONFIGS[kind]).given(view, LEARNED)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["moment matching", "gibbs"])
+def test_draws_to_start_from_are_of_the_sources_and_observations(kind: str) -> None:
+    view, config = View(Y, {"a": torch.eye(2)}, 0.1), CONFIGS[kind]
+    posterior = posterior_of(replace(config, start="warm") if kind == "moment matching" else config)
+    priors = {"a": DiffusionPrior(LEARNED["a"].mixture, Linear(2, 0.1), 1.0)}
+    for start, words in (({}, "are missing"), ({"a": Y[:2]}, r"\(2, 2\), not \(3, 2\)"), ({"a": Y[:, :1]}, r"\(3, 1\), not")):
+        with pytest.raises(MvssError, match=words):
+            posterior.draw(view, priors, STREAM, start)
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -159,6 +159,10 @@ def bad_operator() -> LinearOperator:
         (lambda: view(noise=torch.ones(4, 3), a=Identity((3,))), "noise does not fit"),
         (lambda: view(noise=Diagonal(torch.ones(3)), a=Identity((3,))), "Diagonal noise"),
         (lambda: Views([]), "there is no view"),
+        (lambda: Views(FIRST), "a list of mvss.View"),  # type: ignore[arg-type]
+        (lambda: Views([Y]), "a list of mvss.View"),  # type: ignore[list-item]
+        (lambda: View(Y, [Identity((3,))], 0.1), "a dictionary, by the name"),  # type: ignore[arg-type]
+        (lambda: View(Y, {1: Identity((3,))}, 0.1), "a dictionary, by the name"),  # type: ignore[dict-item]
         (
             lambda: Views([FIRST, View(Y, {"a": Dense(torch.ones(3, 2))}, NOISE, "the view")]),
             r"the view: a has shape \(2,\) here",

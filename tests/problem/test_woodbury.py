@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from closed_forms import random_prior
+from closed_forms import random_prior, shaped
 from torch import Tensor
 
 from mvss.estimation.mixture_em import _lap, expectation_maximisation, factor_analysis
@@ -194,7 +194,7 @@ def test_odd_pixels_go_with_their_rows() -> None:
     for x, y in zip(whole, part, strict=True):
         torch.testing.assert_close(x[4:9], y)
     shape = (1, 10, 10)
-    large = {s: random_prior(2, 100, seed, rank=3) for seed, s in enumerate(("a", "b"), 1)}
+    large = {s: shaped(random_prior(2, 100, seed, rank=3), shape) for seed, s in enumerate(("a", "b"), 1)}
     mask, stream = uniform(N, *shape) > 0.05, Stream(0, ("pipe",))
     sigma = torch.where(uniform(N, *shape) < 0.02, 0.9, 0.3)
     view = View(normal(N, *shape), dict.fromkeys(large, Mask(mask) @ Identity(shape)), Diagonal(sigma))
@@ -277,7 +277,9 @@ def test_a_posterior_under_other_priors_is_that_of_a_new_one(make: type[Posterio
     """Factorisations are of the covariances that they were made with."""
     shape = (1, 10, 10)
     view = View(normal(N, *shape), dict.fromkeys(("a", "b"), Identity(shape)), 0.3)
-    one, other = ({s: random_prior(2, 100, seed + k, rank=3) for k, s in enumerate(view.sources)} for seed in (1, 7))
+    one, other = (
+        {s: shaped(random_prior(2, 100, seed + k, rank=3), shape) for k, s in enumerate(view.sources)} for seed in (1, 7)
+    )
     used = make()
     used.draw(view, one, Stream(0))
     found, expected = (posterior.draw(view, other, Stream(0)).draws for posterior in (used, make()))
