@@ -8,7 +8,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.mnist_grass.sources import DATA, TEXTURES, openml_file
+from experiments.mnist_grass.config import TEXTURES
+from experiments.mnist_grass.sources import DATA, openml_file
 
 
 @dataclass(frozen=True)

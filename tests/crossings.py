@@ -22,7 +22,8 @@ import torch
 
 import mvss
 from experiments import mnist_grass
-from experiments.mnist_grass.data import MnistGrassConfig, make_task
+from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.data import make_task
 from mvss import SourceSeparator
 from mvss.estimation import estimate_sources
 from mvss.posteriors import posterior_of

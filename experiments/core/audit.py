@@ -15,8 +15,9 @@ from scipy.stats import mannwhitneyu, spearmanr
 from torch import Tensor
 
 from experiments.core.calibration import Calibration, calibrate
-from experiments.core.config import Job, Task
+from experiments.core.config import Job
 from experiments.core.run import load_model
+from experiments.core.task import Task
 from mvss.metrics.calibration import coverage_error, rank_error
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.runtime.rng import Stream

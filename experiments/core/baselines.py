@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 
-from experiments.core.config import Job, Model, Recipe, Rivals, Task
+from experiments.core.config import Job, Recipe
 from experiments.core.scores import Record, Scorer
-from mvss.baselines.clvm import CLVM
+from experiments.core.task import Model, Rivals, Task
 from mvss.baselines.contrast import Method
-from mvss.baselines.pcpca import PCPCA
 from mvss.problem.views import Draws
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import PeakMemory
@@ -50,8 +50,7 @@ def run_baseline(
 
 def make_baseline(recipe: Recipe) -> Method:
     """The baseline that a recipe names, not fitted yet."""
-    if recipe.pcpca:
-        return PCPCA(recipe.pcpca)
-    if recipe.clvm:
-        return CLVM(recipe.clvm)
-    raise MvssError("the recipe names no baseline: set pcpca or clvm")
+    if (settings := recipe.pcpca or recipe.clvm) is None:
+        raise MvssError("the recipe names no baseline: set pcpca or clvm")
+    baseline: Method = resolve_name(settings.implementation)(settings)
+    return baseline

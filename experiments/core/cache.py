@@ -5,7 +5,7 @@ key = hash(job, its part of the configuration, the sources of the modules that i
 
 from __future__ import annotations
 
-__all__ = ["code_key", "estimate_key", "folder_of", "settings_key", "sources_of", "work_of"]
+__all__ = ["code_key", "estimate_key", "settings_key", "sources_of", "work_of"]
 
 import ast
 import hashlib
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from experiments.core.audit import run_audit
 from experiments.core.baselines import run_baseline
 from experiments.core.config import AuditConfig, Config, Job, Recipe
+from experiments.core.experiment import folder_of
 from experiments.core.run import run_job
 from mvss.estimation.estimate import estimate_sources
 from mvss.presets.estimation import AscentConfig
@@ -51,11 +52,6 @@ def settings_key(job: Job, data: Path) -> str:
     if brought := job.config.brought(job.problem):
         content.append(brought)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def folder_of(data: Path) -> Path:
-    """The folder of the experiment whose tasks are made in the file `data`."""
-    return next(folder for folder in data.parents if folder.parent.name == "experiments")
 
 
 def _said(value: object) -> object:

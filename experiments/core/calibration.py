@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.core.config import Job, Model, Task
+from experiments.core.config import Job
+from experiments.core.task import Model, Task
 from mvss.metrics.calibration import informed_references, rank_statistics, tarp_coverage
 from mvss.posteriors.dense import DenseView
 from mvss.problem.views import Draws, View

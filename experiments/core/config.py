@@ -1,41 +1,19 @@
-"""Every method as one recipe, and what a preset may say; all experiments share them.
+"""Every method as one recipe, and what a preset may say; all experiments share them. No implementation is imported.
 
 A recipe is the settings of a `SourceSeparator`, or of a baseline, and what an experiment does with it.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "AuditConfig",
-    "Bounded",
-    "Config",
-    "Job",
-    "Judge",
-    "Judgement",
-    "MetricsConfig",
-    "Model",
-    "OwnScores",
-    "Recipe",
-    "Rivals",
-    "Task",
-    "check_config",
-]
+__all__ = ["AuditConfig", "Config", "Job", "MetricsConfig", "Recipe", "check_config"]
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any
 
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.presets.reader import merged
 from mvss.presets.settings import Settings
-from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
 
 
 @dataclass(frozen=True)
@@ -97,7 +75,7 @@ class Recipe:
 
     problems: those it is run on; null for all. settings: of a `SourceSeparator`, what the preset's own `settings` do not say
     for all methods. pcpca, clvm: the settings of a baseline, model: the name of one that only this experiment has
-    (`Rivals`); it is then the method, and the rest of the recipe does not matter.
+    (`task.Rivals`); it is then the method, and the rest of the recipe does not matter.
     truth: whether it starts from the true priors, where they are known. share: of the observations of each view that are
     learned from, the first ones. clean: learn from the truth behind the training observations instead, with the same
     estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find.
@@ -158,83 +136,6 @@ class Config:
     def brought(self, problem: str) -> str:  # noqa: ARG002 - others look at it
         """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
         return ""
-
-
-class Task(Protocol):
-    """What an experiment supplies for one problem and seed. Sources are numbered in the order of `train.sources`. Truth is by
-    view and source; None where nobody knows it."""
-
-    data_range: float
-    train: Views
-    fresh: Views
-    train_truth: Sequence[Sequence[Tensor | None]]
-    fresh_truth: Sequence[Sequence[Tensor | None]]
-    scored_views: Sequence[int]
-
-    def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
-        """Independent truth, `(count, *shape)`; stratified: spread evenly over its law."""
-
-    def training_sources(self, source: int, count: int) -> Tensor:
-        """`(count, *shape)` of the sources behind the training observations, spread evenly over them: all that a learner
-        could know who had seen each of them clean."""
-
-    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
-        """What Fréchet distances of a source are taken in: `(N, *shape)` to `(N, F)`; None where there is no such thing."""
-
-    def exact_priors(self) -> Sequence[GaussianMixture]:
-        """The true priors, where they are known."""
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """A task whose sources can have no values but those between two: draws of every method are cut to that before they are
-    scored or shown."""
-
-    support: tuple[float, float]
-
-
-@runtime_checkable
-class OwnScores(Protocol):
-    """A task with scores that no other experiment has."""
-
-    def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
-        """By name, of the draws of a source by view, `(N_α, *shape)`, for the observations of "train" or "fresh"."""
-
-
-class Judgement(Protocol):
-    """scores: by (source, from "1", or "mean"; metric) the value and the number of observations. arrays: for the figures."""
-
-    scores: Mapping[tuple[str, str], tuple[float, int]]
-    arrays: Mapping[str, np.ndarray]
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """A task with scores of its own that need the model, not one draw for each observation."""
-
-    def judge(self, model: Model, stream: Stream) -> Judgement:
-        """Scores of a model as fitted."""
-
-
-@runtime_checkable
-class Rivals(Protocol):
-    """A task with methods that no other experiment has, and that nothing is learned for."""
-
-    def rival(self, name: str) -> Model:
-        """By name. They have no prior, and give no draws of one."""
-
-
-class Model(Protocol):
-    """What is scored: a `SourceSeparator`, or a baseline. sources: names of those that it separates."""
-
-    @property
-    def sources(self) -> tuple[str, ...]: ...
-
-    def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = ...) -> Draws:
-        """`(draws, N, *shape)` of each of `sources` that the view shows."""
-
-    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
-        """`(count, *shape)` draws of a source."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an experiment is, where each of its jobs keeps its files, and whether it is done.
+"""Where each job of an experiment keeps its files, and whether it is done.
 
 seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (finished with, and the commit)
 seed-N/model/<problem>/<method>-audit/    the same of its audit
@@ -19,40 +19,12 @@ __all__ = [
     "samples_of",
 ]
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.core.cache import code_key, estimate_key, folder_of, settings_key
-from experiments.core.config import Config, Job, Task
-from experiments.report.samples import Results, samples_path
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
-    (problem, seed, config) to a task, in the experiment's data.py; called in worker processes, so that it must be
-    importable. figures: makes all that there is something to show for, and returns the files, PNG and PDF of each.
-    caption: how it was scored. schema: of its configuration."""
-
-    name: str
-    target: str
-    check: Callable[[str], object]
-    task: Callable[[str, int, Config], Task]
-    figures: Callable[[Results], list[Path]]
-    caption: str
-    schema: type[Config] = Config
-
-    @property
-    def data(self) -> Path:
-        """The file that makes the tasks."""
-        return Path(sys.modules[self.task.__module__].__file__ or "").resolve()
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the experiment, which holds its presets."""
-        return folder_of(self.data)
+from experiments.core.cache import code_key, estimate_key, settings_key
+from experiments.core.config import Job
+from experiments.core.experiment import Experiment
+from experiments.report.samples import samples_path
 
 
 def place_of(job: Job, folder: Path) -> Path:

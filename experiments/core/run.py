@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from experiments.core.config import Job, Task
+from experiments.core.config import Job
 from experiments.core.scores import Record, Scorer
+from experiments.core.task import Task
 from mvss.em import Lap
 from mvss.estimation import Estimate, estimate_sources
 from mvss.priors.training import default_accelerator

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.core.calibration import calibrate, unknown_sources
-from experiments.core.config import Bounded, Job, Judge, Model, OwnScores, Task
+from experiments.core.config import Job
+from experiments.core.task import Bounded, Judge, Model, OwnScores, Task
 from mvss.em import Lap
 from mvss.metrics.calibration import coverage_error
 from mvss.metrics.images import frechet, psnr, ssim

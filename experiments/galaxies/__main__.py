@@ -6,9 +6,8 @@ from __future__ import annotations
 import sys
 
 from experiments.core.cli import main
-from experiments.core.places import Experiment
-from experiments.galaxies.data.task import GalaxiesConfig, make_task, problem_named
-from experiments.galaxies.figures import make_figures
+from experiments.core.experiment import Experiment, Named
+from experiments.galaxies.config import GalaxiesConfig, problem_named
 
 CAPTION = (
     "Source 1 is the sky (neighbours, background), source 2 the galaxy. Scored on fresh stamps with the model as fitted, by "
@@ -21,7 +20,15 @@ CAPTION = (
     "its cost, of stamps of 128 × 128 pixels on GPUs, stands beside `real`."
 )
 
-EXPERIMENT = Experiment("galaxies", "galaxies", problem_named, make_task, make_figures, CAPTION, GalaxiesConfig)
+EXPERIMENT = Experiment(
+    "galaxies",
+    "galaxies",
+    problem_named,
+    Named("experiments.galaxies.data.task:make_task"),
+    Named("experiments.galaxies.figures:make_figures"),
+    CAPTION,
+    GalaxiesConfig,
+)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))

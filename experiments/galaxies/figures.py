@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from experiments.galaxies.config import Transform
 from experiments.galaxies.data.task import transform_of
-from experiments.galaxies.data.transforms import Transform
 from experiments.galaxies.figures_scores import against_figure, recovery_figure, residuals_figure
 from experiments.galaxies.figures_stamps import (
     Run,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments.galaxies.data.transforms import Transform, fluxes
+from experiments.galaxies.config import Transform
+from experiments.galaxies.data.transforms import fluxes
 from experiments.galaxies.panels import Array, peaks_of, two_contrasts
 from experiments.report.methods import method_named
 

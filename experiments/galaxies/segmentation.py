@@ -24,7 +24,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 from typing_extensions import override
 
-from experiments.core.config import Model
+from experiments.core.task import Model
 from experiments.galaxies.data.stamps import GALAXY, Stamps
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -117,7 +117,7 @@ def sized(stamps: Stamps) -> Stamps:
 
 
 class Extractor(Model):
-    """One of the above as `config.Model`; nothing is learned, and all draws are equal.
+    """One of the above as `core.task.Model`; nothing is learned, and all draws are equal.
 
     extract: stamps to the galaxies cut out of them, e.g. `partial(aperture, radius=6.0)`, in the units of the
     observations, which must be linear in flux.

@@ -11,7 +11,6 @@ __all__ = ["main"]
 
 import argparse
 import sys
-from pathlib import Path
 
 from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Job
@@ -20,8 +19,9 @@ from experiments.core.run import load_model
 from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
 from experiments.galaxies.archive.shards import read_attributes
+from experiments.galaxies.config import GalaxiesConfig
 from experiments.galaxies.data.stamps import NOISE
-from experiments.galaxies.data.task import GalaxiesConfig, make_task
+from experiments.galaxies.data.task import make_task
 from experiments.galaxies.product import joined, make_product, write_product
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
@@ -75,7 +75,7 @@ def _unit(problem: str, config: Config) -> str:
     if problem != "archive":
         return f"flux of a pixel, where the usual noise is {NOISE:g}"
     assert isinstance(config, GalaxiesConfig)
-    found = read_attributes(Path(config.archive))
+    found = read_attributes(config.archive)
     return f"{found['unit']}; factor = {float(found['factor']):.8g}"
 
 

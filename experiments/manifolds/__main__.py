@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 
 from experiments.core.cli import main
-from experiments.core.growth import measure_growth
-from experiments.core.places import Experiment
-from experiments.manifolds.data import make_task, problem_named
-from experiments.manifolds.figures import make_figures
+from experiments.core.experiment import Experiment, Named
+from experiments.manifolds.problems import problem_named
 
 CAPTION = (
     "Scored on fresh observations (new sources, matrices and noise from the same manifolds) with the model as "
@@ -26,10 +24,19 @@ CAPTION = (
 )
 
 
-EXPERIMENT = Experiment("manifolds", "manifolds", problem_named, make_task, make_figures, CAPTION)
+EXPERIMENT = Experiment(
+    "manifolds",
+    "manifolds",
+    problem_named,
+    Named("experiments.manifolds.data:make_task"),
+    Named("experiments.manifolds.figures:make_figures"),
+    CAPTION,
+)
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["growth"]:
+        from experiments.core.growth import measure_growth
+
         sys.exit(measure_growth(EXPERIMENT, ("contrastive-2", "contrastive-3"), sys.argv[2:]))
     if sys.argv[1:2] == ["sweep"]:
         from experiments.core.sweep import sweep  # needs optuna, which `make manifolds-sweep` installs

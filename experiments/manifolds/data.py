@@ -9,31 +9,28 @@ rows.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from experiments.core.config import Config, Task
+from experiments.core.config import Config
+from experiments.core.task import Task
+from experiments.manifolds.problems import Problem, problem_named
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import Dense, LinearOperator, Scale
 from mvss.problem.views import View, Views
-from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, generator
 
 __all__ = [
     "DATA_RANGE",
-    "PROBLEMS",
     "Manifold",
     "ManifoldTask",
-    "Problem",
     "Split",
     "make_manifolds",
     "make_split",
     "make_task",
-    "problem_named",
 ]
 
 DIMENSION = 5
@@ -43,66 +40,6 @@ FREQUENCIES = 100
 SEGMENTS = 512  # of the exact prior: the oracle's PSNR changes by 0.1 dB from 256 to 1,024
 DATA_RANGE = 4.0
 """Each coordinate spans [−2, 2]."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
-
-    scored_views: the views on which separations are scored, those that show every source.
-    """
-
-    name: str
-    mixing: tuple[tuple[float, ...], ...]
-    observed: int = 3
-    separate_matrices: bool = False
-
-    @property
-    def sources(self) -> int:
-        return len(self.mixing[0])
-
-    @property
-    def scored_views(self) -> tuple[int, ...]:
-        """The views that show every source."""
-        return tuple(a for a, row in enumerate(self.mixing) if all(row))
-
-    @property
-    def target(self) -> int:
-        """The newest source, with which the paper's number goes."""
-        return self.sources - 1
-
-
-def _contrastive(sources: int) -> Problem:
-    mixing = tuple(tuple(1.0 if b <= a else 0.0 for b in range(sources)) for a in range(sources))
-    return Problem(f"contrastive-{sources}", mixing)
-
-
-def _mixed(name: str, fraction: float, observed: int = 3, separate_matrices: bool = False) -> Problem:
-    return Problem(name, ((1.0, fraction), (fraction, 1.0)), observed, separate_matrices)
-
-
-PROBLEMS = {
-    problem.name: problem
-    for problem in (
-        _contrastive(2),
-        _contrastive(3),
-        _mixed("mixed-0.0", 0.0),
-        _mixed("mixed-0.1", 0.1),
-        _mixed("mixed-0.5", 0.5),
-        _mixed("mixed-0.9", 0.9),
-        _mixed("mixed-1.0-separate", 1.0, separate_matrices=True),
-        _mixed("mixed-0.1-r2", 0.1, observed=2),
-    )
-}
-
-
-def problem_named(name: str) -> Problem:
-    """The problem of that name."""
-    if name not in PROBLEMS:
-        close = difflib.get_close_matches(name, PROBLEMS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
-    return PROBLEMS[name]
 
 
 class Manifold:

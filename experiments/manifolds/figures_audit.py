@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.manifolds.data import PROBLEMS
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import is_leftmost, legend, panels, title
+from experiments.manifolds.problems import PROBLEMS
 from experiments.report.methods import method_named
 from experiments.report.style import caption
 

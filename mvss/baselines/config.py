@@ -1,11 +1,11 @@
-"""Settings of the baselines."""
+"""Settings of the baselines: `implementation` says where each is; nothing of it is imported here."""
 
 from __future__ import annotations
 
 __all__ = ["CLVMConfig", "PCPCAConfig"]
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mvss.runtime.errors import MvssError
 
@@ -15,6 +15,7 @@ class PCPCAConfig:
     """gamma: γ, the weight of the background, in [0, 1). latents: columns of W. steps of Adam on minibatches of `batch`
     observations of each view, at a learning rate in the units of the source that falls to a tenth."""
 
+    implementation: ClassVar = "mvss.baselines.pcpca:PCPCA"
     gamma: float = 0.3
     latents: int = 5
     steps: int = 500
@@ -33,6 +34,7 @@ class CLVMConfig:
     falls to a hundredth (cosine).
     temperature: of the annealed noise (mlp only), relative to the observations' spread; gone after half of the steps."""
 
+    implementation: ClassVar = "mvss.baselines.clvm:CLVM"
     decoder: Literal["linear", "mlp"] = "linear"
     background: int = 4
     target: int = 5

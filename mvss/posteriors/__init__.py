@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from mvss.posteriors.amortised import Amortised, AmortisedPosterior
-from mvss.posteriors.exact import ExactPosterior
-from mvss.posteriors.gibbs import GibbsPosterior
-from mvss.posteriors.moment_matching import MomentMatching
 from mvss.posteriors.posterior import Posterior
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, PosteriorConfig
+from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig
+
+if TYPE_CHECKING:
+    from mvss.posteriors.amortised import Amortised
 
 __all__ = ["posterior_of"]
 
 
 def posterior_of(config: PosteriorConfig, models: Mapping[str, Amortised] | None = None) -> Posterior:
-    """The posterior that settings name. models: networks that have learned posteriors, by source, for "amortised"."""
+    """The posterior that settings name, of which no other is imported. models: networks that have learned posteriors, by
+    source, for "amortised"."""
+    implementation = resolve_name(config.implementation)
     if isinstance(config, ExactConfig):
-        return ExactPosterior(config.beam)
-    if isinstance(config, GibbsConfig):
-        return GibbsPosterior(config)
-    if isinstance(config, AmortisedConfig):
-        return AmortisedPosterior(config, models or {})
-    return MomentMatching(config)
+        return implementation(config.beam)
+    return implementation(config, models or {}) if isinstance(config, AmortisedConfig) else implementation(config)

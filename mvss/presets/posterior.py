@@ -1,4 +1,4 @@
-"""Settings of posteriors: `kind` names which."""
+"""Settings of posteriors: `kind` names which, `implementation` where it is; nothing of it is imported here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = [
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mvss.runtime.errors import MvssError
 
@@ -58,6 +58,7 @@ class CGConfig:
 class ExactConfig:
     """Exact joint draws under the closed-form priors. beam: width of the search over their components."""
 
+    implementation: ClassVar = "mvss.posteriors.exact:ExactPosterior"
     kind: Literal["exact"] = field(default="exact", kw_only=True)
     beam: int = 64
 
@@ -72,6 +73,7 @@ class MomentMatchingConfig:
     that networks have learned, or for the covariances of the mixtures. chunk: observations in memory at once.
     """
 
+    implementation: ClassVar = "mvss.posteriors.moment_matching:MomentMatching"
     kind: Literal["moment_matching"] = field(default="moment_matching", kw_only=True)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     start: Literal["warm", "cold"] = "warm"
@@ -92,6 +94,7 @@ class MomentMatchingConfig:
 class GibbsConfig:
     """Sweeps over the sources, each drawn from noise alone given the others: the baseline. rounds: of sweeps."""
 
+    implementation: ClassVar = "mvss.posteriors.gibbs:GibbsPosterior"
     kind: Literal["gibbs"] = field(default="gibbs", kw_only=True)
     rounds: int = 1
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=10.0))
@@ -110,6 +113,7 @@ class AmortisedConfig:
     is seen at each pixel, which the networks also learn between; then the others given those, and views for which no
     network has learned, by `others`."""
 
+    implementation: ClassVar = "mvss.posteriors.amortised:AmortisedPosterior"
     kind: Literal["amortised"] = field(default="amortised", kw_only=True)
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=3.0, sigma_min=0.01))
     others: MomentMatchingConfig = field(default_factory=MomentMatchingConfig)

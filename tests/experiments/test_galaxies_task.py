@@ -27,9 +27,10 @@ from experiments.galaxies import separate
 from experiments.galaxies.__main__ import EXPERIMENT
 from experiments.galaxies.archive.cut import build
 from experiments.galaxies.archive.parts import open_archive
+from experiments.galaxies.config import GalaxiesConfig, problem_named
 from experiments.galaxies.data.deep_field import LIMIT, detections, grey
 from experiments.galaxies.data.stamps import GALAXY, NOISE, SKY, Stamps
-from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask, _rounded, make_task, problem_named, transform_of
+from experiments.galaxies.data.task import GalaxiesTask, _rounded, make_task, transform_of
 from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.product import read_product
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
+from experiments.galaxies.config import DENSITY
 from experiments.galaxies.data.population import draw_galaxies
 from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
-from experiments.galaxies.data.sky import DENSITY, GROUND, SPACE, WIDE, Scene, Survey, draw_images, draw_scene
+from experiments.galaxies.data.sky import GROUND, SPACE, WIDE, Scene, Survey, draw_images, draw_scene
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
 

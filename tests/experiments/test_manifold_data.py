@@ -9,12 +9,11 @@ from torch import Tensor
 from experiments.manifolds.data import (
     DATA_RANGE,
     NOISE,
-    PROBLEMS,
     SMOOTHNESS,
     make_manifolds,
     make_split,
-    problem_named,
 )
+from experiments.manifolds.problems import PROBLEMS, problem_named
 from mvss.problem.operators import Composition, Dense, Scale
 from mvss.problem.views import View
 from mvss.runtime.errors import MvssError

@@ -18,7 +18,8 @@ from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
-from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
 from mvss.estimation import Estimate
 from mvss.posteriors import posterior_of

@@ -18,7 +18,8 @@ from experiments.core.cache import ROOT, estimate_key, settings_key
 from experiments.core.cli import _jobs, main, read_command
 from experiments.mnist_grass import sources
 from experiments.mnist_grass.__main__ import EXPERIMENT
-from experiments.mnist_grass.data import MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.data import MnistGrassTask
 from experiments.mnist_grass.sources import mnist_digits, texture_named
 from mvss.runtime.errors import MvssError
 

@@ -9,14 +9,17 @@ from functools import cache
 import pytest
 
 from experiments.core.cli import ROOT, read_command
-from experiments.core.config import Recipe, Task
+from experiments.core.config import Recipe
 from experiments.core.places import Experiment
+from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
-from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask
+from experiments.galaxies.config import GalaxiesConfig
+from experiments.galaxies.data.task import GalaxiesTask
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from experiments.manifolds.data import ManifoldTask
 from experiments.mnist_grass.__main__ import EXPERIMENT as MNIST_GRASS
-from experiments.mnist_grass.data import MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.data import MnistGrassTask
 from mvss.em import plan_stages
 from mvss.estimation import Estimate
 from mvss.presets.posterior import AmortisedConfig

@@ -21,11 +21,12 @@ from experiments.core import config as recipes
 from experiments.core import scheduler as pool
 from experiments.core.cache import ROOT, estimate_key, settings_key, sources_of, work_of
 from experiments.core.cli import _jobs, main, read_command
-from experiments.core.config import Job, Task
+from experiments.core.config import Job
 from experiments.core.growth import measure_growth
 from experiments.core.places import estimate_path, is_done, name_of
 from experiments.core.records import Records, read_records
 from experiments.core.scheduler import _next
+from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.manifolds.__main__ import EXPERIMENT
 from mvss.runtime.errors import MvssError

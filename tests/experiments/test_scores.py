@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.core.config import Config, Job, MetricsConfig, Recipe, Task
+from experiments.core.config import Config, Job, MetricsConfig, Recipe
 from experiments.core.scores import Scorer
-from experiments.galaxies.data.task import GalaxiesConfig, GalaxiesTask
+from experiments.core.task import Task
+from experiments.galaxies.config import GalaxiesConfig
+from experiments.galaxies.data.task import GalaxiesTask
 from experiments.manifolds.data import ManifoldTask
 from experiments.mnist_grass.classifier import trained_classifier
-from experiments.mnist_grass.data import MnistGrassConfig, MnistGrassTask
+from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.data import MnistGrassTask
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, stream_of

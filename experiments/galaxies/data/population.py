@@ -8,22 +8,20 @@
                    to tell
     ellipticity    |g| of Rayleigh's law with 0.26 per component, the shape noise of Leauthaud et al. (2007, ApJS 172, 219),
                    and below 0.7; |g| = (a − b)/(a + b), at a random position angle
-    density        `REAL_DENSITY`: 1.2 million objects to magnitude 26.5 in 1.64 square degrees (Leauthaud et al. 2007)
+    density        `config.REAL_DENSITY`: 1.2 million objects to magnitude 26.5 in 1.64 square degrees (Leauthaud et al. 2007)
 
 Not in it: stars, spiral arms, dust, clustering, colours.
 """
 
 from __future__ import annotations
 
-__all__ = ["REAL_DENSITY", "Galaxy", "draw_galaxies"]
+__all__ = ["Galaxy", "draw_galaxies"]
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import gamma
 
-REAL_DENSITY = 203.0
-"""Galaxies brighter than magnitude 26.5 per square arcminute of real sky."""
 SLOPE = 0.35
 FAINT = 24.5
 """Magnitude from which every galaxy is a plain exponential disc."""

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from experiments.galaxies.config import DENSITY
 from experiments.galaxies.data.sky import (
-    DENSITY,
     FACTOR,
     GROUND,
     KERNEL,

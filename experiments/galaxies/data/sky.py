@@ -11,7 +11,6 @@ falls in it.
 from __future__ import annotations
 
 __all__ = [
-    "DENSITY",
     "FACTOR",
     "GROUND",
     "KERNEL",
@@ -33,13 +32,10 @@ import galsim
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.galaxies.data.population import REAL_DENSITY, Galaxy, draw_galaxies
+from experiments.galaxies.data.population import Galaxy, draw_galaxies
 from experiments.galaxies.data.stamps import NOISE
 from mvss.runtime.errors import MvssError
 
-DENSITY = 10 * REAL_DENSITY
-"""Galaxies per square arcminute: ten times the real sky's, so that a stamp of 3.2″ holds six, of which two stand
-out."""
 CENTRAL, NEIGHBOURS = (20.5, 24.0), (20.0, 26.5)
 """Magnitudes of galaxies in the centre, and of all others."""
 DETECTED = 2.5

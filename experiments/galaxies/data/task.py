@@ -16,25 +16,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from experiments.core.config import Config, Model, Task
+from experiments.core.config import Config
+from experiments.core.task import Model, Task
 from experiments.galaxies.archive.parts import open_archive
-from experiments.galaxies.archive.shards import read_attributes
+from experiments.galaxies.config import GalaxiesConfig, Transform, problem_named
 from experiments.galaxies.data.deep_field import deep_field
 from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
-from experiments.galaxies.data.sky import DENSITY, FACTOR, WIDE
+from experiments.galaxies.data.sky import FACTOR, WIDE
 from experiments.galaxies.data.stamps import GALAXY, SKY, Stamps
-from experiments.galaxies.data.transforms import Transform, fluxes, slope_of, transformed
+from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.scores.judging import Judgement, judge_held_out, judge_known, judge_real
 from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
-from mvss.presets.reader import suggest
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
@@ -43,9 +42,8 @@ from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-__all__ = ["GalaxiesConfig", "GalaxiesTask", "make_task", "problem_named", "transform_of"]
+__all__ = ["GalaxiesTask", "make_task", "transform_of"]
 
-PROBLEMS = ("simulated", "simulated-asinh", "real", "archive", "multi-resolution", "ground")
 OTHERS = 1_000_000
 """What is added to a seed for the simulation's fresh stamps."""
 AT_ONCE = 500
@@ -55,41 +53,6 @@ PREDICTED = 150
 ALIKE, OWN = 0.1, 0.2
 """Noise within a tenth of the usual is taken for it; so is more, until the pixels with noise of their own and the masked ones
 are a fifth of a stamp: more would need a factorisation for each."""
-
-
-@dataclass(frozen=True)
-class GalaxiesConfig(Config):
-    """observations: galaxies to learn from, fresh: to score on, random_fields: of view 1; of real sky as many as there are,
-    the deep field's galaxies with their copies. pixels: side of a stamp. transform: what the model sees (`transform_of`).
-    noise: the model of the noise, which in the simulation is that of HST's mosaics, whose correlation a stationary model
-    knows and a white one leaves to the sky. density: of the simulated sky, galaxies per square arcminute. copies: how often
-    each galaxy of the deep field enters, turned. archive: file of `make galaxies-data`. draws: of the posterior of each
-    galaxy, for the scores.
-    """
-
-    random_fields: int = 1200
-    pixels: int = 32
-    transform: Transform = "linear"
-    noise: Literal["white", "stationary"] = "white"
-    density: float = DENSITY
-    copies: int = 4
-    archive: str = "data/galaxies.h5"
-    draws: int = 16
-
-    def __post_init__(self) -> None:
-        if self.draws < 6 or self.random_fields < 1:
-            raise MvssError("galaxies: draws must be 6 or more, for their 68 % intervals, and random_fields at least 1")
-
-    def brought(self, problem: str) -> str:
-        """Of the archive: hash of the mosaics, the catalogue and the settings that it was made from."""
-        return str(read_attributes(Path(self.archive))["inputs"]) if problem == "archive" else ""
-
-
-def problem_named(name: str) -> str:
-    """The same, if there is such a problem."""
-    if name not in PROBLEMS:
-        raise MvssError(f"unknown problem {name!r}{suggest(name, PROBLEMS)}")
-    return name
 
 
 def transform_of(problem: str, configured: Transform) -> Transform:
@@ -165,7 +128,7 @@ class GalaxiesTask(Task):
         return _seen(fields), _seen(galaxies.select(slice(c.observations))), _seen(injected_into(blank, self._real))
 
     def _archive(self) -> tuple[_Seen, _Seen, _Seen]:
-        c, path = self.config, Path(self.config.archive)
+        c, path = self.config, self.config.archive
         fields, galaxies = (open_archive(path, "train", g, n) for g, n in ((False, c.random_fields), (True, c.observations)))
         if fields.pixels != c.pixels:
             raise MvssError(f"{path} has stamps of {fields.pixels} pixels, not {c.pixels}: set pixels={fields.pixels}")
@@ -229,7 +192,7 @@ class GalaxiesTask(Task):
         raise MvssError("the true laws of sky and galaxies are not known: neither an oracle nor an audit can be made of them")
 
     def rival(self, name: str) -> Model:
-        """Of `config.Rivals`: segmentation or aperture, which are taken of fluxes. Apertures have twice the
+        """Of `core.task.Rivals`: segmentation or aperture, which are taken of fluxes. Apertures have twice the
         median half-light radius of the galaxies to learn from."""
         radius = 2 * float(self._galaxies.catalogue["half_light_radius"].median())
         cuts = {
@@ -249,7 +212,7 @@ class GalaxiesTask(Task):
         return Extractor(extract)
 
     def judge(self, model: Model, stream: Stream) -> Judgement:
-        """Of `config.Judge`."""
+        """Of `core.task.Judge`."""
         draw = partial(self._draw, model, stream)
         stamps, seen = self._fresh.stamps, None
         if self._fresh.ground:  # scored at the sources' pixels, where nothing was observed
@@ -276,7 +239,7 @@ class GalaxiesTask(Task):
             raise MvssError("galaxies seen from the ground have other pixels than their stamps: no file is made of them")
         seen = self._fresh if self._real is None else _seen(self._real)
         if self._name == "archive":
-            seen = _seen(sized(open_archive(Path(self.config.archive), "all", True)))
+            seen = _seen(sized(open_archive(self.config.archive, "all", True)))
         return self._separated(model, stream, seen)
 
     def _separated(self, model: Model, stream: Stream, seen: _Seen) -> Iterator[tuple[Tensor, Tensor, Stamps]]:

@@ -7,14 +7,13 @@ asinh     0.2 · asinh(y / 0.1), clipped at ± 2 (the paper's, for its galaxies)
 
 from __future__ import annotations
 
-__all__ = ["Transform", "fluxes", "slope_of", "transformed"]
-
-from typing import Literal
+__all__ = ["fluxes", "slope_of", "transformed"]
 
 import torch
 from torch import Tensor
 
-Transform = Literal["linear", "asinh"]
+from experiments.galaxies.config import Transform
+
 SOFTENING, SCALE, CLIP = 0.1, 0.2, 2.0
 
 

