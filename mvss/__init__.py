@@ -3,16 +3,21 @@
 model = mvss.SourceSeparator("vectors").fit([alone, both])      draws = model.separate(both, draws=10)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
 from mvss.presets.posterior import AmortisedConfig, CGConfig, ExactConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
 from mvss.presets.settings import EMConfig, PriorConfig, Settings
 from mvss.presets.training import NetworkConfig, TrainingConfig
-from mvss.problem.image_operators import BlockAverage, Convolve
-from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
-from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
-from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
-from mvss.separator import SourceSeparator
+
+if TYPE_CHECKING:
+    from mvss.problem.image_operators import BlockAverage, Convolve
+    from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
+    from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
+    from mvss.problem.views import View
+    from mvss.separator import SourceSeparator
 
 __version__ = "0.1.0"
 
@@ -47,3 +52,36 @@ __all__ = [
     "SamplerConfig",
     "CGConfig",
 ]
+
+_LATER = {
+    "mvss.problem.image_operators": (
+        "BlockAverage",
+        "Convolve",
+    ),
+    "mvss.problem.noise": (
+        "Diagonal",
+        "Isotropic",
+        "Noise",
+        "Stationary",
+    ),
+    "mvss.problem.operators": (
+        "Composition",
+        "Dense",
+        "Identity",
+        "LinearOperator",
+        "Mask",
+        "Scale",
+    ),
+    "mvss.problem.views": ("View",),
+    "mvss.separator": ("SourceSeparator",),
+}
+"""Names by the module that has them: all that need torch, which takes seconds to import."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
+    """Import what is asked for first now."""
+    for module, names in _LATER.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(module), name)
+            return found
+    raise AttributeError(f"module 'mvss' has no attribute {name!r}")

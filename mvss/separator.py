@@ -33,8 +33,8 @@ from mvss.problem.constraints import unconstrained
 from mvss.problem.shared_view import unmasked
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import PeakMemory
 from mvss.runtime.numbers import real
 from mvss.runtime.progress import Phases

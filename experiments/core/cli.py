@@ -32,8 +32,8 @@ from experiments.report.metrics import read_seeds, write_metrics
 from experiments.report.rebuild import rebuild
 from experiments.report.samples import Results
 from mvss.presets.reader import available_presets, config_hash, load_config, save_config, suggest
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 

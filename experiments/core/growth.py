@@ -25,8 +25,8 @@ from experiments.core.config import Config
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
 from mvss.presets.estimation import AscentConfig
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent, SourceSeparator
 

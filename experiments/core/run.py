@@ -25,8 +25,9 @@ from mvss.estimation import Estimate, estimate_sources
 from mvss.priors.training import default_accelerator
 from mvss.problem.operators import Identity
 from mvss.problem.views import Draws, View, Views
-from mvss.runtime.checkpoints import atomic_write_text, load_checkpoint, save_checkpoint
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import PeakMemory
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent, SourceSeparator

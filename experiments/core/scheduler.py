@@ -29,8 +29,8 @@ from experiments.core.cache import work_of
 from experiments.core.config import Job
 from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
 from experiments.core.records import Records, environment
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 Reports: TypeAlias = "Queue[tuple[str, float]]"
 """Names of jobs, and the share of each that is done."""

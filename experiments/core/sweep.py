@@ -35,8 +35,8 @@ from experiments.core.scheduler import code_label
 from mvss.baselines.clvm import CLVM
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.metrics.images import psnr
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 from mvss.runtime.rng import Stream
 
 SEEDS = (100, 101)

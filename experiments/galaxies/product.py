@@ -30,8 +30,8 @@ from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import RADII, flux, interval, within
-from mvss.runtime.checkpoints import atomic_write_bytes
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_bytes
 
 FORMAT = "mvss separated galaxies 1"
 FLUXES = ("mean", "sd", "p16", "p84")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 Records = list[dict[str, Any]]
 FIELDS: Mapping[str, tuple[type, ...]] = {

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from experiments.report.methods import ORACLE, OURS, method_named
 from experiments.report.tables import lookup
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 Rows = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
 """Rows of a table by (problem, method, source, metric)."""

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvss.runtime.checkpoints import atomic_write_bytes
+from mvss.runtime.files import atomic_write_bytes
 
 
 def style() -> None:

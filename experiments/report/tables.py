@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from experiments.report.markdown import markdown
 from experiments.report.methods import ORACLE, OURS, RIVALS, method_order
 from experiments.report.paper import paper_value
-from mvss.runtime.checkpoints import atomic_write_text
+from mvss.runtime.files import atomic_write_text
 
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
     ("posterior_psnr", "oracle_gap_db", -1.0, ORACLE, ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,7 @@ def load_settings(name: str | Path) -> Settings:
 
     Raises MvssError for a name that there is not, an unknown key or a value out of range.
     """
-    path = Path(name).expanduser()
+    path = Path(expanduser(name))
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in available_presets(FOLDER):
             raise MvssError(f"unknown preset {str(name)!r}{suggest(str(name), available_presets(FOLDER))}, or a .yaml file")

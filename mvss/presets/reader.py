@@ -16,6 +16,7 @@ import hashlib
 import json
 import types
 from collections.abc import Iterable, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -23,8 +24,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 T = TypeVar("T")
 
@@ -265,7 +266,7 @@ def _build_scalar(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - of 
     if hint is float and type(value) is int:
         return float(value)
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        return Path(expanduser(value))
     # Exact, since a bool is an int in Python but hardly meant as one.
     if type(value) is hint:
         return value

@@ -1,26 +1,11 @@
-"""Files that are either the old one or the new one, never half of one, and that tell damage.
-
-    write path.HOST.PROCESS.RANDOM.tmp  →  fsync  →  rename it to path
-
-A kill, a crash or a full disk at any point leaves the last good file where it was. Writers of one file have names of
-their own for what is unfinished; what a killed one left goes with the next write.
-
-A checkpoint is one safetensors file, whose header holds what is no tensor (`states`), and a SHA-256 of all of it.
-"""
+"""A checkpoint is one safetensors file, whose header holds what is no tensor (`states`), and a SHA-256 of all of it."""
 
 from __future__ import annotations
 
 __all__ = ["atomic_write_bytes", "atomic_write_text", "load_checkpoint", "replacing", "save_checkpoint"]
 
-import contextlib
-import errno
-import hashlib
 import json
-import os
-import secrets
-import socket
-from collections.abc import Iterator, Mapping
-from glob import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,61 +15,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_bytes, atomic_write_text, replacing
 from mvss.runtime.fingerprint import Fingerprint, differing
-from mvss.runtime.locks import alive
 from mvss.runtime.states import checksum, plain, restored
 
 FORMAT = "mvss 1"
 """Of checkpoints."""
-
-
-@contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of the one at `path` when the block has ended without an error;
-    folders are made.
-
-    Raises:
-        MvssError: the file cannot be written, e.g. as no space is left.
-    """
-    path = Path(path)
-    here = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    temporary = path.with_name(f"{path.name}.{here}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f"{escape(path.name)}.{here}.*.*.tmp"):
-            process = left.name.split(".")[-3]
-            if process.isdigit() and not alive(int(process)):
-                left.unlink(missing_ok=True)
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MvssError(f"no space left to write {path}: free some, then run the same command again") from error
-        raise MvssError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:
-    """Replace the file at `path` by `data`, whole or not at all; folders are made.
-
-    Raises:
-        MvssError: the file cannot be written, e.g. as no space is left.
-    """
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def atomic_write_text(path: Path | str, text: str) -> None:
-    """Replace the file at `path` by `text` (UTF-8), whole or not at all; folders are made.
-
-    Raises:
-        MvssError: the file cannot be written, e.g. as no space is left.
-    """
-    atomic_write_bytes(path, text.encode())
 
 
 def save_checkpoint(path: Path | str, state: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> None:

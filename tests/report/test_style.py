@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.report.style import caption, save_animation, save_figure, style
-from mvss.runtime import checkpoints
+from mvss.runtime import files
 from mvss.runtime.errors import MvssError
 
 
@@ -45,7 +45,7 @@ def test_a_failed_write_leaves_the_old_figure(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(MvssError, match="no space left"):
         save_figure(draw(), tmp_path, "points")
     plt.close("all")

@@ -13,7 +13,7 @@ from experiments.report.columns import AUDIT, COST, PAPERS, QUALITY
 from experiments.report.markdown import markdown
 from experiments.report.paper import paper_value
 from experiments.report.tables import build_table, lookup, write_table
-from mvss.runtime import checkpoints
+from mvss.runtime import files
 from mvss.runtime.errors import MvssError
 
 
@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(MvssError, match="no space left"):
         write_table(tmp_path, {**table, "command": "other"}, "second")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before

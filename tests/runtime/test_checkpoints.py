@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mvss.runtime.checkpoints import atomic_write_text, load_checkpoint, replacing, save_checkpoint
+from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text, replacing
 from mvss.runtime.fingerprint import digest
 
 
@@ -44,7 +45,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("mvss.runtime.checkpoints.os.fsync", fail)
+    monkeypatch.setattr("mvss.runtime.files.os.fsync", fail)
     with pytest.raises(MvssError, match=message) as caught:
         save_checkpoint(path, {"lap": 2})
     assert "\n" not in str(caught.value)
@@ -73,7 +74,7 @@ def test_interrupt_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupt(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mvss.runtime.checkpoints.os.fsync", interrupt)
+    monkeypatch.setattr("mvss.runtime.files.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path / "state.safetensors", {"lap": 2})
     assert load_checkpoint(tmp_path / "state.safetensors") == {"lap": 1}

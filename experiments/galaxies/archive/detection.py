@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from experiments.galaxies.archive.mosaics import Mosaic
 from experiments.galaxies.data.deep_field import DETECTION, KERNEL
-from mvss.runtime.checkpoints import atomic_write_text
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
 
 SIGNIFICANT = 30.0
 """Least flux, in standard deviations of the noise of its pixels."""
