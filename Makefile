@@ -29,12 +29,11 @@ install = @$(PIP) $(1) 2>$(VENV)/pip.log || { if grep -qE 'NameResolutionError|N
 	  else echo "pip: $$(grep . $(VENV)/pip.log | tail -n 1) (all of it: $(VENV)/pip.log)"; fi >&2; exit 1; }
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
-SWEEP := $(VENV)/.installed-sweep
 GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data tables readme clean
+.PHONY: help setup lock test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data tables readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -44,31 +43,46 @@ help: ## this list [1 s]
 
 setup: $(READY) ## make .venv and install everything that a run needs [2-10 min once, mostly download]
 
-$(READY): requirements.txt pyproject.toml
-	$(if $(shell $(PYTHON) -c 'import sys; print("new" * (sys.version_info >= (3, 11)))' 2>/dev/null),,$(error Python 3.11 or newer is needed, and '$(PYTHON)' is not: try make $(AGAIN) PYTHON=python3.12))
+# The locks name everything, hence --no-deps. PyPI's torch has its hashes there, with the CUDA libraries that it needs. Another
+# build of that version (+cpu) has not: it comes from PyTorch's index with TORCH=cpu, or from where pip is told to look.
+LOCKED := --no-deps --require-hashes -r
+VERSION = $$(grep -o '^torch==[^ ]*' requirements-torch.txt)
+OTHER_BUILD = $(BIN)/python -m pip install --dry-run --no-deps $(VERSION) 2>/dev/null | grep -q '^Would install torch-.*+'
+$(READY): requirements-torch.txt requirements.txt pyproject.toml
+	$(if $(shell $(PYTHON) -c 'import sys; print("good" * ((3, 11) <= sys.version_info < (3, 15)))' 2>/dev/null),,$(error Python 3.11 to 3.14 is needed, and '$(PYTHON)' is not: try make $(AGAIN) PYTHON=python3.12))
 	@echo "Installing into $(VENV): a few minutes the first time."
 	@$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),cpu)
-	$(call install,--index-url https://download.pytorch.org/whl/cpu $$(grep '^torch==' requirements.txt))
+	$(call install,--no-deps --index-url https://download.pytorch.org/whl/cpu $(VERSION))
+else
+	$(call install,$$($(OTHER_BUILD) && echo --no-deps $(VERSION) || echo $(LOCKED) requirements-torch.txt))
 endif
-	$(call install,-r requirements.txt)
-	$(call install,--no-deps -e .)
-	@touch $@
-
-# azula 0.11.1 declares torchvision, which does not work beside torch 2.13.0 and breaks diffusers' import: install it alone.
-$(DEV): requirements-dev.txt $(GALAXIES)
-	@echo "Installing the tools for tests and lint."
-	$(call install,-r requirements-dev.txt)
-	$(call install,--no-deps azula==0.11.1)
-	@touch $@
-
-$(SWEEP): requirements-sweep.txt $(READY)
-	$(call install,-r requirements-sweep.txt)
+	$(call install,$(LOCKED) requirements.txt)
+	$(call install,--no-deps --no-build-isolation -e .)
 	@touch $@
 
 $(GALAXIES): requirements-galaxies.txt $(READY)
-	$(call install,-r requirements-galaxies.txt)
+	$(call install,$(LOCKED) requirements-galaxies.txt)
 	@touch $@
+
+$(DEV): requirements-dev.txt $(GALAXIES)
+	@echo "Installing the tools for tests and lint."
+	$(call install,$(LOCKED) requirements-dev.txt)
+	@touch $@
+
+# Locked versions stay where pyproject.toml allows them. What only PyPI's torch needs is kept apart: see above.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-annotate --quiet -o $(VENV)/lock.txt
+OF_TORCH := /^[a-z]/ { torch = /^(torch=|triton=|cuda-|nvidia-)/ }
+lock: export UV_CUSTOM_COMPILE_COMMAND = make lock
+lock: $(DEV) ## resolve pyproject.toml into requirements*.txt; ARGS=--upgrade takes the newest versions [10 s]
+	@cat requirements-torch.txt requirements-dev.txt > $(VENV)/lock.txt
+	@$(COMPILE) $(ARGS) --extra dev
+	@awk '$(OF_TORCH) torch || /^#/' $(VENV)/lock.txt > requirements-torch.txt
+	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements-dev.txt
+	@$(COMPILE) --extra experiments --extra galaxies
+	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements-galaxies.txt
+	@$(COMPILE) --extra experiments
+	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements.txt
 
 test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [7 min on two cores]
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
@@ -94,7 +108,7 @@ manifolds-growth: $(READY) ## cost against the numbers of observations and sourc
 manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and log p of candidates [cpu: 30 min a seed]
 	@$(BIN)/python -m experiments.manifolds --audit $(FLAGS)
 
-manifolds-sweep: $(SWEEP) ## tune the baselines on seeds of their own [cpu: 20 min]
+manifolds-sweep: $(READY) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
 mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1.5 min; cpu: 1 h a seed]

@@ -1,4 +1,4 @@
-"""What make says to a user who slipped: one line, with the user's own command in it."""
+"""What make says to a user who slipped: one line, with the user's own command in it. What it has pip install."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ esac
 """An interpreter, perhaps new enough, whose pip has nothing but words."""
 
 
-def make(folder: Path, *arguments: str) -> str:
-    """What a call that fails says on stderr, without make's own last line of a command that failed."""
-    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A call in a folder that has what make looks at."""
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-torch.txt"):
         shutil.copy(ROOT / name, folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """What a call that fails says on stderr, without make's own last line of a command that failed."""
+    done = run(folder, *arguments)
     assert done.returncode == 2, done.stdout
     lines = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
     assert len(lines) == 1, done.stderr
@@ -59,3 +64,33 @@ def test_the_hint_of_an_old_python_repeats_the_command(tmp_path: Path) -> None:
 def test_pip_is_told_in_one_line(tmp_path: Path, words: str, says: str) -> None:
     assert says in make(tmp_path, *CALL, interpreter(tmp_path, "echo new", words))
     assert (tmp_path / ".venv" / "pip.log").read_text().count("ERROR") == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "call", "torch"),
+    [
+        ("2.13.0", ["setup"], "--no-deps --require-hashes -r requirements-torch.txt"),
+        ("2.13.0+cu130", ["setup"], "--no-deps torch=="),
+        ("", ["setup", "TORCH=cpu"], "--no-deps --index-url https://download.pytorch.org/whl/cpu torch=="),
+    ],
+)
+def test_all_but_another_build_of_torch_is_installed_by_its_hash(
+    tmp_path: Path, build: str, call: list[str], torch: str
+) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "python").write_text(
+        f"""#!/bin/sh
+case "$*" in
+  "-c "*) echo new;;
+  "-m venv "*) mkdir -p $3/bin; cp $0 $3/bin/python;;
+  *--dry-run*) echo Would install torch-{build};;
+  *) echo "$@" >> {log};;
+esac
+"""
+    )
+    (tmp_path / "python").chmod(0o755)
+    done = run(tmp_path, *call, f"PYTHON={tmp_path / 'python'}")
+    assert done.returncode == 0, done.stderr
+    first, rest, library = (line.partition("--disable-pip-version-check ")[2] for line in log.read_text().splitlines())
+    assert first.startswith(torch)
+    assert rest == "--no-deps --require-hashes -r requirements.txt" and library.endswith("-e .")
