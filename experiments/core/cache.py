@@ -1,20 +1,21 @@
 """What a job's result depends on: when any of it changes, the job is stale.
 
-key = hash(job, its part of the configuration, the sources of the modules that its work imports)
+    settings = hash(what the job receives, the modules that make its data)
+    code     = hash(the module of its work, those that its settings name, and all that these import)
+
+A job receives its configuration without what is for others, and every value that it receives is in the hash, defaults
+too. Settings say which module implements them (`implementation`), and only that one is imported: a change of CLVM is
+none for Gibbs.
 """
 
 from __future__ import annotations
 
-__all__ = ["code_key", "estimate_key", "settings_key", "sources_of", "work_of"]
+__all__ = ["code_key", "estimate_key", "received", "settings_key", "work_of"]
 
-import ast
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from numpy.typing import NDArray
 
@@ -27,8 +28,7 @@ from mvss.estimation.estimate import estimate_sources
 from mvss.presets.estimation import AscentConfig
 from mvss.presets.settings import EMConfig, Settings
 from mvss.presets.training import TrainingConfig
-from mvss.runtime import fingerprint
-from mvss.runtime.fingerprint import code_of, parsed
+from mvss.runtime.fingerprint import code_of, digest, sources_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("experiments", "mvss")
@@ -43,77 +43,85 @@ def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
     return run_baseline if job.recipe.baseline else run_job
 
 
-def settings_key(job: Job, data: Path) -> str:
-    """Hash of the job, of the modules of its experiment that make its data, and of the settings that its result depends
-    on, as far as they differ from their defaults: a setting that is new, at its default, makes no other job of an old
-    one, and a default that changes is a change of code."""
-    config, recipe = _settings(job)
-    content = [job.problem, job.method, job.seed, job.audit, _said(recipe), _said(config), _makers(data)]
-    if brought := job.config.brought(job.problem):
-        content.append(brought)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _said(value: object) -> object:
-    """Plain values of a configuration, without those that are the defaults of their class."""
-    if is_dataclass(value):
-        said = {}
-        for field in fields(value):
-            own = getattr(value, field.name)
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            if own != default:
-                said[field.name] = _said(own)
-        return {type(value).__name__: said}
-    if isinstance(value, dict):
-        return {key: _said(item) for key, item in value.items()}
-    return [_said(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def code_key(job: Job, data: Path) -> str:
-    """Hash of the code that its result depends on. data: the experiment's module that makes its tasks."""
-    return _code_hash(work_of(job).__module__, data)
-
-
-def estimate_key(job: Job, data: Path) -> str:
-    """The same for the first priors that a job starts from, which jobs share, and their audits."""
-    shared = {field.name for field in fields(Config)}
-    made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
-    content = [_said(job.recipe.settings.estimation), job.config.observations, job.recipe.share, job.recipe.clean]
-    content += [_said(made), job.config.brought(job.problem), _code_hash(estimate_sources.__module__, data)]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _settings(job: Job) -> tuple[Config, Recipe]:
-    """Configuration and recipe with what does not matter to this job at its default."""
-    recipe = replace(job.recipe, problems=None)
+def received(job: Job) -> Job:
+    """The job as it is run: with everything that is for other jobs at its default, so that it cannot matter."""
     config = replace(job.config, settings=Settings(), problems=(), methods={}, compare={}, ablations={}, workers=1)
     if not job.audit:
         config = replace(config, audit=AuditConfig())
-    settings = recipe.settings
-    if recipe.baseline:
+    settings = job.recipe.settings
+    if job.recipe.baseline:
         settings = Settings()
     elif settings.prior.network is None:
         settings = replace(settings, training=TrainingConfig(), em=EMConfig())
-    if recipe.truth:
+    if job.recipe.truth:
         settings = replace(settings, estimation=AscentConfig())
-    return config, replace(recipe, settings=settings)
+    return replace(job, config=config, recipe=replace(job.recipe, problems=None, settings=settings))
 
 
-@cache
+def settings_key(job: Job, data: Path) -> str:
+    """Hash of what the job receives, of what a user brought for it, and of the code of its experiment that makes its data,
+    in the module `data`."""
+    return digest(received(job), job.config.brought(job.problem), _makers(data))
+
+
+def code_key(job: Job, data: Path) -> str:
+    """Hash of the code that the job can run."""
+    return _code(work_of(job).__module__, data, received(job))
+
+
+def estimate_key(job: Job, data: Path) -> str:
+    """Hash of settings and code of the first priors that a job starts from, which jobs share, and their audits."""
+    shared = {field.name for field in fields(Config)}
+    made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
+    own = received(job)
+    settings = own.recipe.settings.estimation
+    content = (settings, own.config.observations, own.recipe.share, own.recipe.clean, made, own.config.brought(job.problem))
+    return digest(content, _code(estimate_sources.__module__, data, (settings, own.config)))[:16]
+
+
+def _code(work: str, data: Path, settings: object) -> str:
+    """Of a module, of that which makes the data, and of those that settings name. A module of settings counts where there
+    is a value of its classes: their checks and properties may decide something then."""
+    parts = list(_parts(settings))
+    named = {part.implementation.partition(":")[0] for part in parts if hasattr(type(part), "implementation")}
+    schemas = {schema for part in parts if isinstance(part, Config) for schema in _schemas(type(part))}
+    silent = schemas - {type(part).__module__ for part in parts}
+    return code_of(work, _name(data), *sorted(named), packages=PACKAGES, silent=(*SILENT, *sorted(silent)))
+
+
+def _parts(value: Any) -> Iterator[Any]:  # noqa: ANN401 - settings, and what holds them
+    """All dataclasses that a value is made of."""
+    if is_dataclass(value):
+        yield value
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _parts(item)
+
+
+def _schemas(schema: type) -> frozenset[str]:
+    """The modules of all classes that a configuration may hold."""
+    found, waiting = set[type](), [schema, Recipe]
+    while waiting:
+        hint = waiting.pop()
+        if isinstance(hint, type) and is_dataclass(hint) and hint not in found:
+            found.add(hint)
+            waiting += get_type_hints(hint).values()
+        else:
+            waiting += get_args(hint)
+    return frozenset(each.__module__ for each in found)
+
+
 def _makers(data: Path) -> str:
-    """The code of the experiment that makes its data."""
-    return "".join(ast.dump(parsed(path)) for path in sources_of(data) if path.is_relative_to(folder_of(data)))
-
-
-def _code_hash(module: str, data: Path) -> str:
-    return code_of(module, _name(data), packages=PACKAGES, silent=SILENT)
-
-
-def sources_of(*modules: Path) -> list[Path]:
-    """These files of the project and those that they import, at any depth, but for what decides no number."""
-    return sorted(fingerprint.sources_of(*map(_name, modules), packages=PACKAGES, silent=SILENT).values())
+    """The code of the experiment that makes its data, without what that imports of others."""
+    own = sources_of(_name(data), packages=PACKAGES, silent=SILENT)
+    inside = _name(folder_of(data))
+    others = tuple(name for name in own if not name.startswith(f"{inside}."))
+    return code_of(_name(data), packages=PACKAGES, silent=others)
 
 
 def _name(module: Path) -> str:
-    """Of a file of the project, as a module."""
+    """Of a file or folder of the project, as a module."""
     return ".".join(module.relative_to(ROOT).with_suffix("").parts)

@@ -117,13 +117,13 @@ def _parts(value: object) -> Collection[object]:
     return [(k, v) for k, v in state.items() if k not in cached] if isinstance(state, dict) else (state,)
 
 
-@cache  # once, on the way in: an edit during a run must not pass for the code that ran
+@cache
 def code_of(*modules: str, packages: tuple[str, ...] = ("mvss",), silent: tuple[str, ...] = ()) -> str:
     """32 letters of the code of modules, by name, and of all that they import at any depth inside `packages`. silent: names
     of modules that decide nothing."""
     found = hashlib.sha256()
     for name, path in sources_of(*modules, packages=packages, silent=silent).items():
-        found.update(f"{name} {ast.dump(parsed(path))}\n".encode())
+        found.update(f"{name} {_read(name, path)[0]}\n".encode())
     return found.hexdigest()[:LETTERS]
 
 
@@ -137,19 +137,36 @@ def sources_of(*modules: str, packages: Collection[str] = ("mvss",), silent: Col
         path = _file(name)
         if path is not None:
             found[name] = path
-            waiting += _imports(name, path)
+            waiting += _read(name, path)[1]
     return dict(sorted(found.items()))
 
 
+@cache  # once, on the way in: an edit during a run must not pass for the code that ran
+def _read(module: str, path: Path) -> tuple[str, tuple[str, ...]]:
+    """A hash of a file's code, and the names that it imports."""
+    tree = parsed(path)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_imports(module, path, tree))
+
+
 def parsed(path: Path) -> ast.Module:
-    """The code of a file without its docstrings."""
+    """The code of a file without its docstrings, and without what only type checkers see."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            node.body = [statement for statement in node.body if not _is_silent(statement)]
     return tree
 
 
+def _is_silent(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Expr(ast.Constant()):
+            return True
+        case ast.If(ast.Name("TYPE_CHECKING"), orelse=[]):
+            return True
+    return False
+
+
+@cache
 def _file(module: str) -> Path | None:
     """Where a module is, None for a name that is none (that of a function, say); it is not imported."""
     package, *inner = module.split(".")
@@ -162,10 +179,10 @@ def _file(module: str) -> Path | None:
     return None
 
 
-def _imports(module: str, path: Path) -> Iterator[str]:
+def _imports(module: str, path: Path, tree: ast.Module) -> Iterator[str]:
     """Names that a file imports, as modules or from them."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(parsed(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

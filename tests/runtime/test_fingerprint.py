@@ -16,7 +16,7 @@ from mvss.problem.noise import Stationary
 from mvss.problem.operators import Dense, Identity, LinearOperator
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
-from mvss.runtime.fingerprint import code_of, differing, digest, sources_of
+from mvss.runtime.fingerprint import _read, code_of, differing, digest, sources_of
 from mvss.runtime.rng import Stream
 
 
@@ -128,6 +128,7 @@ def test_code_is_what_python_sees_of_all_that_is_imported(package: Path) -> None
 
     def code(silent: tuple[str, ...] = ()) -> str:
         code_of.cache_clear()
+        _read.cache_clear()
         return code_of(f"{name}.top", packages=(name,), silent=silent)
 
     assert list(sources_of(f"{name}.top", packages=[name])) == [
