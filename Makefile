@@ -12,9 +12,11 @@ PIXELS ?= $(if $(filter paper,$(PRESET)),128,32)
 BINNING ?= 1
 PROBLEM ?=
 ONLY ?=
+OUT ?=
+RUN ?=
 
 # A variable that is misspelt would do nothing, in silence.
-KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING PROBLEM ONLY
+KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING PROBLEM ONLY OUT RUN
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(if $(filter-out $(KNOWN),$(GIVEN)),$(error unknown variable $(firstword $(filter-out $(KNOWN),$(GIVEN))); there are: $(KNOWN)))
 # The user's command, to be told again.
@@ -30,13 +32,14 @@ install = @$(PIP) $(1) 2>$(VENV)/pip.log || { if grep -qE 'NameResolutionError|N
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 GALAXIES := $(VENV)/.installed-galaxies
-FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
+FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data tables readme clean
+.PHONY: help setup lock test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data publish tables readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
+	@echo "OUT=folder takes a run's results, in place of results/runs; make publish RUN=... makes committed ones of them."
 	@echo "ONLY=\"joint full/mixture\" runs no other methods (of a problem). PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
@@ -139,14 +142,18 @@ data: $(READY) ## what data there is, what is missing and how to get it; downloa
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
-tables: $(READY) ## write table.json and table.md of all results that are here again, from their metrics.jsonl [5 s]
+publish: $(READY) ## copy what is committed of the finished run RUN=results/runs/<experiment>/<preset> into results/ [10 s]
+	$(if $(strip $(RUN)),,$(error publish needs RUN=, such as RUN=results/runs/manifolds/cpu))
+	@$(BIN)/python -m experiments.core.publish "$(RUN)" $(ARGS)
+
+tables: $(READY) ## write table.json and table.md of all published results again, from their metrics.jsonl [5 s]
 	@$(BIN)/python -m experiments.report.rebuild
 
-readme: $(READY) ## write the README's results from the cpu preset's table.json [1 s]
+readme: $(READY) ## write the README's results from the published table.json of the cpu preset [1 s]
 	@$(BIN)/python -m experiments.report.readme
 
-# git clean -X takes only what .gitignore names: committed tables and figures are never touched.
-clean: ## remove caches and run state that git ignores (checkpoints, smoke and override runs, separated galaxies) [1 s]
+# By name: what else lies here may be anybody's. Without an environment no run is going on.
+clean: ## remove caches and results/runs (runs, their checkpoints and tables), unless a run is going on [3 s]
+	@if [ -d results/runs ]; then $(if $(wildcard $(BIN)/python),$(BIN)/python -m experiments.core.clean,rm -rf results/runs); fi
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	@if [ -d results ]; then git clean -fdXq -- results; fi

@@ -1,6 +1,6 @@
-"""Where each job of an experiment keeps its files, and whether it is done.
+"""Where each job of an experiment keeps its files.
 
-seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (finished with, and the commit)
+seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (`finished`)
 seed-N/model/<problem>/<method>-audit/    the same of its audit
 seed-N/model/<problem>/estimate-<key>.pt  first priors that jobs share
 seed-N/samples/<problem>/<method>.npz     what the figures show
@@ -11,24 +11,39 @@ from __future__ import annotations
 __all__ = [
     "Experiment",
     "estimate_path",
-    "is_done",
+    "jobs_of",
     "key_of",
-    "made_at",
     "name_of",
     "place_of",
     "samples_of",
 ]
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from experiments.core.cache import code_key, estimate_key, settings_key
-from experiments.core.config import Job
+from experiments.core.config import Config, Job
 from experiments.core.experiment import Experiment
 from experiments.report.samples import samples_path
 
 
+def jobs_of(
+    config: Config, seeds: Sequence[int], compare: bool = False, ablations: bool = False, audit: bool = False
+) -> list[Job]:
+    """All jobs of a command, those that others wait for first."""
+    jobs = []
+    for seed in seeds:
+        for problem in config.problems:
+            recipes = config.methods | (config.compare if compare else {}) | (config.ablations if ablations else {})
+            here = {name: r for name, r in recipes.items() if r.problems is None or problem in r.problems}
+            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in here.items()]
+    audited = [job for job in jobs if job.method in config.audit.methods] if audit else []
+    return jobs + [replace(job, audit=True) for job in audited]
+
+
 def place_of(job: Job, folder: Path) -> Path:
-    """The folder of a job's state. folder: results/<experiment>/<preset>, here and below."""
+    """The folder of a job's state. folder: of the run, results/runs/<experiment>/<preset>, here and below."""
     return folder / f"seed-{job.seed}" / "model" / job.problem / method_of(job)
 
 
@@ -40,24 +55,6 @@ def method_of(job: Job) -> str:
 def key_of(experiment: Experiment, job: Job) -> str:
     """Settings and code, see `cache`."""
     return f"{settings_key(job, experiment.data)}-{code_key(job, experiment.data)}"
-
-
-def done_of(job: Job, folder: Path) -> tuple[str, str]:
-    """The key that a job was finished with, and the commit of the code that did it; empty where it is not."""
-    path = place_of(job, folder) / "done"
-    key, _, commit = path.read_text().partition(" ") if path.exists() else ("", "", "")
-    return key, commit
-
-
-def is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
-    """Whether a job was finished with these settings by this code."""
-    return done_of(job, folder)[0] == key_of(experiment, job)
-
-
-def made_at(experiment: Experiment, job: Job, folder: Path) -> str:
-    """The commit whose code has finished this job with these settings, if any has."""
-    key, commit = done_of(job, folder)
-    return commit if key.partition("-")[0] == settings_key(job, experiment.data) else ""
 
 
 def name_of(job: Job) -> str:

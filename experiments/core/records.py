@@ -2,7 +2,8 @@
 
     metrics.jsonl:  {"lap": 0, "metric": ..., ...}\\n  {"lap": 1, ...}\\n  ...
 
-One line per record, appended and flushed, so that a kill costs at most the line that was being written.
+One line per record, on the disk before the next is made: a kill or a power cut costs at most the line that was being
+written, and what is saved later never knows of records that are not there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Records:
         self.path = Path(path)
 
     def append(self, record: dict[str, Any]) -> None:
-        """Append one record (JSON values, arrays, tensors), flushed; a line that a kill cut short is dropped first.
+        """Append one record (JSON values, arrays, tensors), to the disk; a line that a kill cut short is dropped first.
 
         Raises:
             MvssError: the file cannot be written.
@@ -46,6 +47,8 @@ class Records:
             with self.path.open("a+b") as file:
                 _repair(file)
                 file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise MvssError(f"cannot append to {self.path}: {error.strerror or error}") from error
 

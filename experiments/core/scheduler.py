@@ -4,21 +4,15 @@ from __future__ import annotations
 
 __all__ = ["code_label", "run_all"]
 
-import multiprocessing
+import io
 import os
-import queue
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +21,13 @@ from tqdm import tqdm
 
 from experiments.core.cache import work_of
 from experiments.core.config import Job
+from experiments.core.finished import finish, lost_records
 from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
-from experiments.core.records import Records, environment
+from experiments.core.records import Records, environment, read_records
+from experiments.core.scores import Record
+from experiments.core.workers import Ended, Report, Workers
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_text
-
-Reports: TypeAlias = "Queue[tuple[str, float]]"
-"""Names of jobs, and the share of each that is done."""
+from mvss.runtime.files import atomic_write_bytes, atomic_write_text
 
 
 def code_label() -> str:
@@ -49,44 +43,62 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     if not jobs:
         return
     estimates = {name_of(job): estimate_path(experiment, job, folder) for job in jobs if not job.recipe.baseline}
-    context = multiprocessing.get_context("spawn")
-    terminal = sys.stderr.isatty()  # in a log a line per finished job says more than a bar
-    layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
-    reports: Reports = context.Queue()
-    began, commit = time.monotonic(), code_label()
     # One thread a job: on arrays this small, threads that share a core with another job wait more than they work.
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    waiting = list(jobs)
-    running: dict[Future[None], Job] = {}
-    progress: dict[str, float] = {}
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
-    with tqdm(total=len(jobs), bar_format=layout, disable=not terminal) as bar:
-        try:
-            while waiting or running:
-                while len(running) < workers and (job := _next(waiting, list(running.values()), estimates)):
-                    waiting.remove(job)
-                    running[pool.submit(_work, experiment, job, folder, key_of(experiment, job), commit)] = job
-                time.sleep(0.2)
-                _drain(reports, progress)
-                for future in [f for f in running if f.done()]:
-                    job = running.pop(future)
-                    future.result()
-                    progress[name_of(job)] = 1.0
-                    if not terminal:
-                        share = f"{len(jobs) - len(waiting) - len(running)}/{len(jobs)}"
-                        _log(share, job, time.monotonic() - began, list(running.values()))
-                bar.set_postfix_str("; ".join(k for k, v in progress.items() if v < 1.0), refresh=False)
-                bar.n = sum(progress.values())
-                bar.refresh()
-        except BaseException as error:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            if isinstance(error, BrokenProcessPool):
-                hint = "often for lack of memory: lower workers or settings.posterior.chunk; the same command goes on"
-                raise MvssError(f"a worker process was killed, {hint}") from error
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    waiting, commit = list(jobs), code_label()
+    running: dict[str, Job] = {}
+    with _Progress(len(jobs)) as progress, Workers() as pool:
+        while waiting or running:
+            while len(running) < workers and (job := _next(waiting, list(running.values()), estimates)):
+                waiting.remove(job)
+                running[name_of(job)] = job
+                pool.start(name_of(job), _work, experiment, job, folder, key_of(experiment, job), commit)
+            for name, event in _events(pool):
+                if isinstance(event, Ended):
+                    del running[name]
+                    if event.error is not None:
+                        raise event.error
+                progress.note(name, event, running)
+            progress.show()
+
+
+def _events(pool: Workers) -> list[tuple[str, float | Ended]]:
+    try:
+        return pool.events(1.0)
+    except ChildProcessError as error:
+        hint = "often for lack of memory: lower workers or settings.posterior.chunk; the same command goes on"
+        raise MvssError(f"{error}, {hint}") from error
+
+
+class _Progress:
+    """One bar over all jobs; in a log a line per finished job, which says more there."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs, self.began, self.shares = jobs, time.monotonic(), dict[str, float]()
+        self.terminal = sys.stderr.isatty()
+        layout = "{percentage:3.0f}% |{bar}| {elapsed}<{remaining} {postfix}"
+        self.bar = tqdm(total=jobs, bar_format=layout, disable=not self.terminal)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def note(self, name: str, event: float | Ended, running: Iterable[str]) -> None:
+        """A job has come so far, or has ended."""
+        self.shares[name] = 1.0 if isinstance(event, Ended) else min(event, 0.99)
+        if isinstance(event, Ended) and not self.terminal:
+            # No guess of what is left: a baseline of seconds says nothing of a network's fit.
+            done, minutes = sum(share == 1.0 for share in self.shares.values()), (time.monotonic() - self.began) / 60
+            rest = f"; running: {', '.join(running)}" if running else ""
+            print(f"{done}/{self.jobs} {name}: done after {minutes:.0f} min{rest}", file=sys.stderr, flush=True)
+
+    def show(self) -> None:
+        """The bar as it is now."""
+        self.bar.set_postfix_str("; ".join(k for k, v in self.shares.items() if v < 1.0), refresh=False)
+        self.bar.n = sum(self.shares.values())
+        self.bar.refresh()
 
 
 def _next(waiting: Sequence[Job], running: Sequence[Job], estimates: Mapping[str, Path]) -> Job | None:
@@ -100,71 +112,46 @@ def _next(waiting: Sequence[Job], running: Sequence[Job], estimates: Mapping[str
     return None
 
 
-_reports: Reports
-"""A worker's end of the queue to its parent; only workers have one."""
-
-
-def _start_worker(reports: Reports) -> None:
-    """Ctrl-C is for the parent to handle, and no worker outlives a parent that was killed: two would write one file."""
-    global _reports
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _log(share: str, job: Job, spent: float, running: Sequence[Job]) -> None:
-    """No guess of what is left: a baseline of seconds says nothing of a network's fit."""
-    rest = f"; running: {', '.join(map(name_of, running))}" if running else ""
-    print(f"{share} {name_of(job)}: done after {spent / 60:.0f} min{rest}", file=sys.stderr, flush=True)
-
-
-def _drain(reports: Reports, progress: dict[str, float]) -> None:
-    while True:
-        try:
-            name, value = reports.get_nowait()
-        except queue.Empty:
-            return
-        progress[name] = min(value, 0.99)
-
-
-def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str) -> None:
+def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str, report: Report) -> None:
     """One job in a worker process."""
-    place, name = place_of(job, folder), name_of(job)
+    torch.set_num_threads(1)
     if key != key_of(experiment, job):  # a worker that starts late reads the files as they are then
         raise MvssError("the code was changed during the run: start it again")
-    # the audit of a method that is fitted anew is stale
-    _forget_if_stale(place / "key", key, [place] if job.audit else [place, place_of(replace(job, audit=True), folder)])
-    _reports.put((name, 0.0))
+    place = place_of(job, folder)
+    _forget_if_stale(job, folder, key)
+    report(0.0)
     records = Records(place / "records.jsonl")
+    count = len(read_records(records.path))
     identity = {"seed": job.seed, "problem": job.problem, "method": job.method}
+
+    def append(record: Record) -> None:
+        nonlocal count
+        records.append({**identity, **record})
+        count += 1
+
     config = replace(job.config, fresh=max(job.config.fresh, job.config.audit.observations)) if job.audit else job.config
     task = experiment.task(job.problem, job.seed, config)
-    append, progress = (lambda r: records.append({**identity, **r})), (lambda v: _reports.put((name, v)))
-    saved = work_of(job)(job, task, place, append, progress, estimate_path(experiment, job, folder))
+    saved = work_of(job)(job, task, place, append, report, estimate_path(experiment, job, folder))
     _save_arrays(samples_of(job, folder), saved)
-    atomic_write_text(place / "done", f"{key} {commit}")
+    finish(job, folder, count, key, commit)
 
 
-def _forget_if_stale(marker: Path, key: str, paths: Sequence[Path]) -> None:
-    """Remove what was made with another key, and note this one."""
-    if not marker.exists() or marker.read_text() != key:
-        for path in paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(marker, key)
+def _forget_if_stale(job: Job, folder: Path, key: str) -> None:
+    """Remove what was made with another key, or what has lost records since it was finished, and note this one."""
+    place = place_of(job, folder)
+    marker = place / "key"
+    if marker.exists() and marker.read_text() == key and not lost_records(job, folder):
+        (place / "done").unlink(missing_ok=True)
+        return
+    # the audit of a method that is fitted anew is stale
+    for path in [place] if job.audit else [place, place_of(replace(job, audit=True), folder)]:
+        (path / "key").unlink(missing_ok=True)  # first: what a kill leaves here is not taken for whole
+        if path.exists():
+            shutil.rmtree(path)
+    atomic_write_text(marker, key)
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".tmp")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    part.replace(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    atomic_write_bytes(path, buffer.getbuffer())

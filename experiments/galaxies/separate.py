@@ -12,9 +12,10 @@ __all__ = ["main"]
 import argparse
 import sys
 
-from experiments.core.cli import ROOT, read_command, report_errors
-from experiments.core.config import Config, Job
-from experiments.core.places import estimate_path, made_at, name_of, place_of
+from experiments.core.cli import ROOT, Command, read_command, report_errors
+from experiments.core.config import Config, Job, Recipe
+from experiments.core.finished import made_at
+from experiments.core.places import estimate_path, name_of, place_of
 from experiments.core.run import load_model
 from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
@@ -24,6 +25,7 @@ from experiments.galaxies.data.stamps import NOISE
 from experiments.galaxies.data.task import make_task
 from experiments.galaxies.product import joined, make_product, write_product
 from mvss.runtime.errors import MvssError
+from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 
 KEPT = 6
@@ -49,6 +51,12 @@ def _separate(problem: str, arguments: list[str]) -> int:
     recipe = command.config.recipes()["joint"]
     if recipe.problems and problem not in recipe.problems:
         raise MvssError(f"no file is made of {problem}: joint, which makes them, is for {', '.join(recipe.problems)}")
+    with locked(command.folder / "lock"):
+        return _write(problem, command, recipe)
+
+
+def _write(problem: str, command: Command, recipe: Recipe) -> int:
+    """The file of each seed."""
     for seed in command.seeds:
         job = Job(problem, "joint", seed, recipe, command.config)
         if not made_at(EXPERIMENT, job, command.folder):

@@ -90,7 +90,7 @@ class Run(Results):
 
     def draws(self, problem: str, method: str) -> Draws:
         """The kept samples of one seed; none where they are missing or unreadable."""
-        return read_samples(self.folder, self.seed, problem, method)
+        return read_samples(self.folder, self.table, self.seed, problem, method)
 
 
 def problem_figure(run: Run) -> Figure:

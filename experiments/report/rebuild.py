@@ -5,12 +5,12 @@
 python -m experiments.report.rebuild [results/<experiment>/<preset> ...]        (make tables)
 
 A run ends with the same step, so that a fresh clone has the table that the run had. Without a folder: of all presets
-that are in results/.
+that are published in results/.
 """
 
 from __future__ import annotations
 
-__all__ = ["main", "rebuild"]
+__all__ = ["OVERRIDES", "experiment_named", "main", "rebuild"]
 
 import importlib
 import json
@@ -91,11 +91,14 @@ def rebuild(
 def _experiment_of(folder: Path) -> Experiment:
     """The experiment whose results a folder holds."""
     path = folder.resolve()
-    name = (path.parent if path.name.startswith(OVERRIDES) else path).parent.name
+    return experiment_named((path.parent if path.name.startswith(OVERRIDES) else path).parent.name, folder)
+
+
+def experiment_named(name: str, folder: Path) -> Any:  # noqa: ANN401 - core's Experiment, which is above this room
+    """An experiment by the name of its folder. folder: of results, for the error."""
     if not (ROOT / "experiments" / name / "__main__.py").is_file():
         raise MvssError(f"{folder} is of no experiment: name a folder results/<experiment>/<preset>")
-    experiment: Experiment = importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
-    return experiment
+    return importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
 
 
 def _shared_config(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:

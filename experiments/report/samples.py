@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.report.methods import method_named, method_order
+from experiments.report.tables import is_audit
 
 Arrays = dict[str, NDArray[Any]]
+AUDIT = "-audit"
 
 
 @dataclass(frozen=True)
 class Results:
-    """What figures are made from. folder: results/<experiment>/<preset>. table: as of `tables.build_table`.
+    """What figures are made from. folder: of a run. table: as of `tables.build_table`.
     records_by_seed: the records of each seed. problems: in the order of the panels. seed: whose draws are shown; curves
     and bars are over all seeds."""
 
@@ -34,19 +36,25 @@ class Results:
 def kept_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str) -> dict[str, Arrays]:
     """Return the arrays of each method of a table, in their order; ablations, and who has kept none, are left out."""
     methods = [m for m in method_order(row["method"] for row in table["rows"]) if not method_named(m).ablation]
-    samples = {m: read_samples(folder, seed, problem, m) for m in methods}
+    samples = {m: read_samples(folder, table, seed, problem, m) for m in methods}
     return {m: arrays for m, arrays in samples.items() if arrays}
 
 
-def read_samples(folder: Path, seed: int, problem: str, method: str) -> dict[str, NDArray[Any]]:
-    """The arrays that a job has kept for the figures; none where they are missing or unreadable."""
+def read_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str, name: str) -> Arrays:
+    """The arrays that a job has kept for the figures; none where they are missing, unreadable, or not of the table.
+
+    name: of a method, or of its audit, <method>-audit."""
+    method, audit = name.removesuffix(AUDIT), name.endswith(AUDIT)
+    rows = (row for row in table["rows"] if (row["problem"], row["method"]) == (problem, method) and seed in row["seeds"])
+    if not any(is_audit(row["metric"]) == audit for row in rows):
+        return {}
     try:
-        with np.load(samples_path(folder, seed, problem, method)) as archive:
+        with np.load(samples_path(folder, seed, problem, name)) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return {}
 
 
-def samples_path(folder: Path, seed: int, problem: str, method: str) -> Path:
-    """Where the arrays of a method are kept."""
-    return folder / f"seed-{seed}" / "samples" / problem / f"{method}.npz"
+def samples_path(folder: Path, seed: int, problem: str, name: str) -> Path:
+    """Where the arrays of a method or of its audit are kept."""
+    return folder / f"seed-{seed}" / "samples" / problem / f"{name}.npz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +16,6 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
         for job in jobs:
-            scheduler._work(experiment, job, folder, key_of(experiment, job), "unknown")
+            scheduler._work(experiment, job, folder, key_of(experiment, job), "unknown", lambda _: None)
 
-    monkeypatch.setattr(scheduler, "_reports", SimpleNamespace(put=lambda _: None), raising=False)
     monkeypatch.setattr("experiments.core.cli.run_all", run_all)

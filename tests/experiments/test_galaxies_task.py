@@ -18,9 +18,10 @@ from in_process import run_here
 from torch import Tensor
 
 from experiments.core.baselines import run_baseline
-from experiments.core.cli import _jobs, main, read_command
+from experiments.core.cli import main, read_command
 from experiments.core.config import Job, Recipe
-from experiments.core.places import is_done
+from experiments.core.finished import is_done
+from experiments.core.places import jobs_of
 from experiments.core.run import clean_views, run_job
 from experiments.core.scores import Record
 from experiments.galaxies import separate
@@ -241,7 +242,7 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     assert separate.main(arguments) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
-    assert {job.method for job in _jobs(command.config, (0,), False)} == {"joint", "segmentation"}
+    assert {job.method for job in jobs_of(command.config, (0,))} == {"joint", "segmentation"}
     product = read_product(command.folder / "seed-0" / "separated-real.h5")
     assert product.draws.shape[1:] == (6, 16, 16) and "half_light_radius" in product.catalogue
     assert "PROBLEM=real" in product.command
@@ -271,7 +272,7 @@ def test_a_users_mosaics_need_no_more_than_positions(
     arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
-    (job,) = (job for job in _jobs(command.config, (0,), False) if job.method == "segmentation")
+    (job,) = (job for job in jobs_of(command.config, (0,)) if job.method == "segmentation")
     assert is_done(EXPERIMENT, job, command.folder)
     with h5py.File(own.path, "r+") as file:  # as another folder of mosaics would have it
         inputs, file.attrs["inputs"] = file.attrs["inputs"], "other"
@@ -295,7 +296,7 @@ def test_a_users_mosaics_need_no_more_than_positions(
 def test_every_preset_loads(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     config = replace(config, problems=("archive",))
-    assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in _jobs(config, [0], False)}
+    assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in jobs_of(config, [0])}
 
 
 def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
     cuts = [*sizes, *shallow, *few, *laps, "settings.estimation.ranks=[4,4]"]
     config = read_command(EXPERIMENT, ["--preset", "paper", "--", *cuts], ROOT).config
     task = make_task("archive", 0, config)
-    for job in _jobs(config, [0], False):
+    for job in jobs_of(config, [0]):
         if job.method.startswith("joint"):
             found: list[Record] = []
             shared = tmp_path / f"estimate-{job.method}.pt"

@@ -64,7 +64,8 @@ def keep(folder: Path, problem: str, method: str, kept: dict[str, np.ndarray]) -
 
 
 def made(folder: Path, *problems: str, methods: tuple[str, ...] = ("joint", "aperture")) -> list[str]:
-    table: dict[str, Any] = {"rows": [{"method": method} for method in methods]}
+    row = {"metric": "posterior_psnr", "seeds": [0]}
+    table: dict[str, Any] = {"rows": [{"problem": p, "method": m, **row} for p in problems for m in methods]}
     written = make_figures(Results(folder, table, {0: []}, problems, 0))
     assert all(path.stat().st_size > 1000 for path in written)
     assert [path.suffix for path in written] == [".png", ".pdf"] * (len(written) // 2)

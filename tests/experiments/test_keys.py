@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from experiments.core.cache import ROOT, _schemas, code_key, estimate_key, received, settings_key
-from experiments.core.cli import _jobs, read_command
+from experiments.core.cli import read_command
 from experiments.core.config import Job
+from experiments.core.places import jobs_of
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.galaxies.config import GalaxiesConfig
 from experiments.manifolds.__main__ import EXPERIMENT
@@ -23,7 +24,7 @@ BASELINES = {"pcpca", "clvm_linear", "clvm_vae"}
 
 def jobs(*overrides: str) -> dict[str, Job]:
     command = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[contrastive-2]", *overrides], ROOT)
-    return {job.method: job for job in _jobs(command.config, [0], True)}
+    return {job.method: job for job in jobs_of(command.config, [0], compare=True)}
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_two_sizes_of_a_guess_are_two_jobs() -> None:
     def keys(blocks: str) -> set[str]:
         pairs = f"{{kind: em, noisier2noise: {{network: {{blocks: {blocks}}}}}}}"
         command = read_command(GALAXIES, ["--preset", "smoke", "--", f"methods.joint.settings.estimation={pairs}"], ROOT)
-        own = next(job for job in _jobs(command.config, [0], False) if job.method == "joint")
+        own = next(job for job in jobs_of(command.config, [0]) if job.method == "joint")
         return {settings_key(own, GALAXIES.data), estimate_key(own, GALAXIES.data)}
 
     assert not keys("[8]") & keys("[32, 64, 128]") and keys("[32, 64, 128]") == keys("[32, 64, 128]")

@@ -13,7 +13,8 @@ from in_process import run_here
 
 from experiments.core.audit import run_audit
 from experiments.core.cache import estimate_key
-from experiments.core.cli import ROOT, _jobs, main, read_command
+from experiments.core.cli import ROOT, main, read_command
+from experiments.core.places import jobs_of
 from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
@@ -110,7 +111,7 @@ def test_bad_settings_are_refused(settings: dict, says: str) -> None:
 def test_other_data_make_a_fit_stale() -> None:
     def key(*overrides: str) -> str:
         command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
-        return estimate_key(_jobs(command.config, [0], False)[0], EXPERIMENT.data)
+        return estimate_key(jobs_of(command.config, [0])[0], EXPERIMENT.data)
 
     assert len({key(), key("texture=gravel"), key("digits=[7]"), key("observations=61"), key("grass_observations=61")}) == 5
     assert key() == key("fresh=25") == key("settings.em.laps=2")
@@ -142,7 +143,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
 
 def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
     config = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[full]"], ROOT).config
-    job = next(j for j in _jobs(config, [0], False) if j.method == "joint")
+    job = next(j for j in jobs_of(config, [0]) if j.method == "joint")
     with pytest.raises(MvssError, match="not known"):
         run_audit(job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda _: None, tmp_path / "estimate.pt")
 
@@ -248,7 +249,7 @@ def test_the_papers_preset_has_its_numbers() -> None:
 def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     assert isinstance(config, MnistGrassConfig)
-    assert {job.method for job in _jobs(config, [0], False)} == {"mixture", "joint"}
+    assert {job.method for job in jobs_of(config, [0])} == {"mixture", "joint"}
     MnistGrassTask(config.problems[0], 0, config)
 
 
@@ -272,8 +273,10 @@ def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(
 
 def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
     config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
-    jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
-    assert {"joint_mlp", "joint_data_half", "joint_together"} <= jobs.keys() - {job.method for job in _jobs(config, [0], True)}
+    jobs = {job.method: job for job in jobs_of(config, [0], ablations=True)}
+    assert {"joint_mlp", "joint_data_half", "joint_together"} <= jobs.keys() - {
+        job.method for job in jobs_of(config, [0], compare=True)
+    }
     task = MnistGrassTask("full", 0, MnistGrassConfig(observations=31, grass_observations=40, fresh=9))
     part = fewer(task, 0.5)
     assert [len(v) for v in part.train] == [20, 16] and [len(v) for v in task.train] == [40, 31]
@@ -290,7 +293,7 @@ def test_a_method_may_learn_from_the_clean_sources() -> None:
     digits = torch.cat([truth[1] for truth in task.train_truth[3:]])
     assert float((data[1].y - digits).abs().max()) == 0.0
     config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
-    jobs = {job.method: job for job in _jobs(config, [0], False, ablations=True)}
+    jobs = {job.method: job for job in jobs_of(config, [0], ablations=True)}
     assert estimate_key(jobs["joint_clean"], EXPERIMENT.data) != estimate_key(jobs["joint"], EXPERIMENT.data)
     pairs = "{noisier2noise: {averages: 2}}"
     with pytest.raises(MvssError, match="clean sources need no noisier2noise"):

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from experiments.core.cache import ROOT, estimate_key, settings_key
-from experiments.core.cli import _jobs, main, read_command
+from experiments.core.cli import main, read_command
+from experiments.core.places import jobs_of
 from experiments.mnist_grass import sources
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.config import MnistGrassConfig
@@ -113,7 +114,7 @@ def test_other_photographs_make_a_job_stale(tmp_path: Path) -> None:
     def keys() -> set[str]:
         texture_named.cache_clear()
         command = read_command(EXPERIMENT, ["--preset", "smoke", "--", f"texture={tmp_path}"], ROOT)
-        job = _jobs(command.config, [0], False)[0]
+        job = jobs_of(command.config, [0])[0]
         return {settings_key(job, EXPERIMENT.data), estimate_key(job, EXPERIMENT.data)}
 
     _write_photographs(tmp_path, 4)

@@ -18,16 +18,18 @@ import torch
 
 from experiments.core import scheduler as pool
 from experiments.core.cache import ROOT, estimate_key, settings_key, work_of
-from experiments.core.cli import _jobs, main, read_command
+from experiments.core.cli import main, read_command
 from experiments.core.config import Job
+from experiments.core.finished import finish, is_done
 from experiments.core.growth import measure_growth
-from experiments.core.places import estimate_path, is_done, name_of
+from experiments.core.places import estimate_path, jobs_of, name_of, place_of
 from experiments.core.records import Records, read_records
 from experiments.core.scheduler import _next
 from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.manifolds.__main__ import EXPERIMENT
 from mvss.runtime.errors import MvssError
+from mvss.runtime.locks import locked
 
 TINY = [
     "problems=[contrastive-2]",
@@ -56,7 +58,7 @@ def written(root: Path) -> list[Path]:
 
 def jobs(*overrides: str) -> dict[str, Job]:
     command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
-    return {job.method: job for job in _jobs(command.config, [0], True) if job.problem == "contrastive-2"}
+    return {job.method: job for job in jobs_of(command.config, [0], compare=True) if job.problem == "contrastive-2"}
 
 
 def keys(*overrides: str) -> dict[str, str]:
@@ -258,7 +260,7 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
     assert methods == {"exact", "mixture", "joint", "gibbs"}
     # overrides have a folder of their own; the preset's own results are not there, so nothing was overwritten
     (table,) = whole.rglob("table.json")
-    assert table.parent.parent == whole / "results" / "manifolds" / "smoke"
+    assert table.parent.parent == whole / "results" / "runs" / "manifolds" / "smoke"
     assert table.parent.name.startswith("overrides-")
     assert json.loads(table.read_text())["command"].endswith('settings.em.laps=3 settings.training.steps=60"')
 
@@ -266,7 +268,7 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
 def test_overrides_have_a_folder_each() -> None:
     more = ([], ["--"], ["--", "settings.em.laps=3"])
     folders = [read_command(EXPERIMENT, ["--preset", "smoke", *each], ROOT).folder for each in more]
-    assert folders[0] == folders[1] == ROOT / "results" / "manifolds" / "smoke"
+    assert folders[0] == folders[1] == ROOT / "results" / "runs" / "manifolds" / "smoke"
     other = read_command(EXPERIMENT, ["--preset", "smoke", "--", "settings.em.laps=4"], ROOT).folder
     assert folders[2].parent == other.parent == folders[0] and folders[2] != other
 
@@ -313,7 +315,7 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
     cuts += [f"methods.{gibbs}.settings.estimation.steps=2"]
     command = read_command(EXPERIMENT, ["--preset", preset, "--compare", "--", *cuts], tmp_path)
     task = EXPERIMENT.task(problem, 0, command.config)
-    for job in _jobs(command.config, [0], True):
+    for job in jobs_of(command.config, [0], compare=True):
         folder = tmp_path / problem / job.method
         _run(job, task, folder)
         found = _latest(folder)
@@ -330,7 +332,7 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
 def test_every_preset_loads_and_names_the_problems_that_there_are(preset: str) -> None:
     command = read_command(EXPERIMENT, ["--preset", preset], ROOT)
     assert {"exact", "mixture"} <= set(command.config.methods)
-    assert len(_jobs(command.config, [0, 1], True)) >= 2 * len(command.config.problems)
+    assert len(jobs_of(command.config, [0, 1], compare=True)) >= 2 * len(command.config.problems)
 
 
 def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +355,7 @@ def test_a_preset_with_too_few_laps_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_report_of_nothing_leaves_the_table_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = tmp_path / "results" / "manifolds" / "smoke" / "table.md"
+    table = tmp_path / "results" / "runs" / "manifolds" / "smoke" / "table.md"
     table.parent.mkdir(parents=True)
     table.write_text("kept\n")
     assert main(EXPERIMENT, ["--preset", "smoke", "--report"], root=tmp_path) == 2
@@ -361,26 +363,40 @@ def test_a_report_of_nothing_leaves_the_table_alone(tmp_path: Path, capsys: pyte
     assert table.read_text() == "kept\n"
 
 
-def test_a_report_drops_the_samples_of_jobs_that_are_not_up_to_date(tmp_path: Path) -> None:
+def test_a_folder_of_the_users_takes_the_results(tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere"
+    assert read_command(EXPERIMENT, ["--preset", "smoke", "--out", str(out)], ROOT).folder == out / "manifolds" / "smoke"
+    assert read_command(EXPERIMENT, ["--preset", "smoke", "--out", "~/x"], ROOT).folder == Path.home() / "x/manifolds/smoke"
+
+
+def test_a_report_has_the_rows_of_other_code_under_its_commit(tmp_path: Path) -> None:
     experiment = replace(EXPERIMENT, figures=lambda *_: [])
     command = read_command(experiment, ["--preset", "smoke", "--report", "--", *TINY], tmp_path)
-    home = command.folder / "seed-0"
-    job = next(job for job in _jobs(command.config, [0], False) if job.method == "mixture")
-    place = home / "model" / job.problem / job.method
+    job = next(job for job in jobs_of(command.config, [0]) if job.method == "mixture")
     score = {"source": "1", "metric": "posterior_psnr", "split": "fresh", "lap": None, "value": 1.0, "samples": 2}
-    Records(place / "records.jsonl").append({"seed": 0, "problem": job.problem, "method": job.method, **score})
-    key = f"{settings_key(job, EXPERIMENT.data)}-{'0' * 32}"
-    (place / "done").write_text(f"{key} abc1234")  # by other code: it stays, under its commit
-    samples = home / "samples" / job.problem
+    record = {"seed": 0, "problem": job.problem, "method": job.method, **score}
+    Records(place_of(job, command.folder) / "records.jsonl").append(record)
+    finish(job, command.folder, 1, f"{settings_key(job, EXPERIMENT.data)}-{'0' * 32}", "abc1234")
+    samples = command.folder / "seed-0" / "samples" / job.problem
     samples.mkdir(parents=True)
-    for name in ("mixture.npz", "joint.npz", "renamed.npz"):
+    for name in ("joint.npz", "renamed.npz"):  # a report is of what is done, and deletes nothing
         (samples / name).write_bytes(b"")
     assert main(experiment, ["--preset", "smoke", "--seeds", "0", "1", "--report", "--", *TINY], tmp_path) == 0
     assert not (command.folder / "seed-1").exists()  # nothing of it is done: it is left as it was
-    assert [path.name for path in samples.iterdir()] == ["mixture.npz"]
+    assert {path.name for path in samples.iterdir()} == {"joint.npz", "renamed.npz"}
     table = json.loads((command.folder / "table.json").read_text())
     assert table["commits"] == {"abc1234": {job.problem: ["mixture"]}}
     assert not is_done(experiment, job, command.folder)
+
+
+def test_two_commands_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY], tmp_path)
+    with locked(command.folder / "lock"):
+        before = written(tmp_path)
+        assert main(EXPERIMENT, ["--preset", "smoke", "--", *TINY], tmp_path) == 2
+        assert written(tmp_path) == before
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"process {os.getpid()}" in error
 
 
 def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from experiments.core.cli import _jobs
 from experiments.core.config import Config
-from experiments.core.places import estimate_path
+from experiments.core.places import estimate_path, jobs_of
 from experiments.core.run import run_job
 from experiments.manifolds.__main__ import EXPERIMENT
 from experiments.manifolds.data import ManifoldTask
@@ -141,7 +140,7 @@ def _preset() -> Path:
 
 def _run(folder: Path, *overrides: str) -> tuple[dict[Any, Any], dict[str, bytes]]:
     config = load_config(Config, _preset(), overrides)
-    (job,) = _jobs(config, [0], False)
+    (job,) = jobs_of(config, [0])
     shared = estimate_path(EXPERIMENT, job, folder.parent)  # also by its name: who asks for others gets others
     records: list[dict[str, Any]] = []
     task = _task(job.problem, config.observations, config.fresh)

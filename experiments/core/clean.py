@@ -1,0 +1,35 @@
+"""`make clean`: remove results/runs, all of it and nothing else, unless a run is going on there."""
+
+from __future__ import annotations
+
+__all__ = ["clean", "main"]
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from experiments.core.cli import ROOT, report_errors
+from mvss.runtime.errors import MvssError
+from mvss.runtime.locks import locked
+
+
+def main(root: Path = ROOT) -> int:
+    """Command line; returns the exit status. root: the folder that holds results/."""
+    return report_errors("clean", lambda: clean(root / "results" / "runs"))
+
+
+def clean(runs: Path) -> int:
+    """Remove the runs in a folder. Raises MvssError where one of them is going on, or they cannot be removed."""
+    with ExitStack() as held:
+        for lock in sorted(runs.rglob("lock")):
+            held.enter_context(locked(lock))
+        try:
+            if runs.exists():
+                shutil.rmtree(runs)
+        except OSError as error:
+            raise MvssError(f"cannot remove {error.filename}: {error.strerror}") from error
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,89 @@
+"""Whether a job is done: what it has left must be what it has finished with.
+
+done = {"key", "commit", "records": {"count", "sha256"}, "samples": sha256}        written last, read before every report
+"""
+
+from __future__ import annotations
+
+__all__ = ["damage", "finish", "is_done", "lost_records", "made_at"]
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.core.cache import settings_key
+from experiments.core.config import Job
+from experiments.core.places import Experiment, key_of, name_of, place_of, samples_of
+from experiments.core.records import read_records
+from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
+
+
+def finish(job: Job, folder: Path, count: int, key: str, commit: str) -> None:
+    """Note that a job is done. count: of its records. key, commit: of its settings and code.
+
+    Raises:
+        MvssError: there are fewer records than were made, or others: somebody has taken them away meanwhile.
+    """
+    place = place_of(job, folder)
+    if (there := len(read_records(place / "records.jsonl"))) != count:
+        (place / "key").unlink(missing_ok=True)  # it starts from nothing
+        raise MvssError(
+            f"{name_of(job)}: {there} of {count} records are left, others changed its files meanwhile: run it again"
+        )
+    records = {"count": count, "sha256": _hash(place / "records.jsonl")}
+    done = {"key": key, "commit": commit, "records": records, "samples": _hash(samples_of(job, folder))}
+    atomic_write_text(place / "done", json.dumps(done) + "\n")
+
+
+def is_done(experiment: Experiment, job: Job, folder: Path) -> bool:
+    """Whether a job was finished with these settings by this code, and nothing of it is lost."""
+    return _done(job, folder).get("key") == key_of(experiment, job) and not damage(job, folder)
+
+
+def made_at(experiment: Experiment, job: Job, folder: Path) -> str:
+    """The commit whose code has finished this job with these settings, if any has; "" where something of it is lost."""
+    done = _done(job, folder)
+    made = done.get("key", "").partition("-")[0] == settings_key(job, experiment.data)
+    return str(done["commit"]) if made and not damage(job, folder) else ""
+
+
+def damage(job: Job, folder: Path) -> str:
+    """What of a finished job is lost, in words; "" where it is whole, or was never finished."""
+    done = _done(job, folder)
+    if not done:
+        return ""
+    if lost_records(job, folder):
+        there, count = _count(place_of(job, folder) / "records.jsonl"), done["records"]["count"]
+        return f"{there} of {count} records are left" if there != count else "records were changed"
+    return "" if done["samples"] == _hash(samples_of(job, folder)) else "samples are missing or were changed"
+
+
+def lost_records(job: Job, folder: Path) -> bool:
+    """Whether a finished job has other records than it has finished with."""
+    done = _done(job, folder)
+    return bool(done) and done["records"]["sha256"] != _hash(place_of(job, folder) / "records.jsonl")
+
+
+def _done(job: Job, folder: Path) -> dict[str, Any]:
+    """What a job has finished with; empty where it has not."""
+    try:
+        done = json.loads((place_of(job, folder) / "done").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(done, dict) and {"key", "commit", "records", "samples"} <= done.keys()
+    return done if whole and isinstance(done["records"], dict) and {"count", "sha256"} <= done["records"].keys() else {}
+
+
+def _count(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _hash(path: Path) -> str:
+    """Of a file; "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,126 @@
+"""Committed results from a run that is finished: `make publish RUN=results/runs/<experiment>/<preset>`.
+
+    results/runs/<experiment>/<preset>/  →  results/<experiment>/<preset>/
+        table.{json, md}, growth.*, sweep.*, figures/, seed-N/{config.yaml, environment.json, metrics.jsonl},
+        seed-N/samples/ of the seed that the figures show
+
+Table and figures are made anew first. What is there and not in the run stays: nothing is deleted, and no row of a
+published table is lost, unless `--partial` says so.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main", "publish"]
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.core.cli import ROOT, report_errors
+from experiments.core.config import Config, Job
+from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
+from experiments.core.reporting import Report, report
+from experiments.report.rebuild import OVERRIDES, experiment_named
+from mvss.presets.reader import load_config
+from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_bytes
+from mvss.runtime.locks import locked
+
+NAMED = 5
+"""Of what is missing so many are named."""
+COPIED = ("table.json", "table.md", "growth.json", "growth.md", "sweep.json", "sweep.md")
+OF_A_SEED = ("config.yaml", "environment.json", "metrics.jsonl")
+
+
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
+    """Command line; returns the exit status. root: the folder that holds results/."""
+    parser = argparse.ArgumentParser(prog="publish")
+    parser.add_argument("run", help="the folder of a run, <experiment>/<preset> under results/runs or where OUT= was")
+    parser.add_argument("--partial", action="store_true", help="also of a run that is not finished")
+    options = parser.parse_args(arguments)
+    return report_errors("publish", lambda: publish(Path(options.run).expanduser(), root, options.partial))
+
+
+def publish(folder: Path, root: Path, partial: bool = False) -> int:
+    """Report a run and copy what is committed of it into `root`/results/<experiment>/<preset>.
+
+    Raises:
+        MvssError: the run is not finished, or the published table has what it has not, and `partial` does not say so; the
+            published results have other seeds; the folder is no run; a file cannot be read or written.
+    """
+    if folder.resolve().name.startswith(OVERRIDES):
+        raise MvssError(f"{folder} is of a run with ARGS: only runs of a preset as it is are published")
+    name, preset = folder.resolve().parts[-2:]
+    experiment: Experiment = experiment_named(name, folder)
+    target = root / "results" / name / preset
+    if not (seeds := _seeds(folder)):
+        raise MvssError(f"{folder} holds no run: name a folder <experiment>/<preset> that a run has written")
+    with locked(folder / "lock"), locked(target / "lock"):
+        paths = [path for seed in seeds if (path := folder / f"seed-{seed}" / "config.yaml").exists()]
+        if not paths:
+            raise MvssError(f"{folder} has no table yet: let the run finish")
+        config = load_config(experiment.schema, paths[0])
+        found = report(experiment, config, seeds, folder)
+        if other := sorted(set(_seeds(target)) - set(found.seeds)):
+            raise MvssError(f"{target} has seeds {other} which {folder} has not: run them too, or remove them there first")
+        undone = [name_of(job) for job in _asked(config, seeds, folder) if job not in found.jobs]
+        lacking = [*undone, *_lost(target, found)]
+        if lacking and not partial:
+            raise MvssError(f"the run is not finished: {_listed(lacking)}; finish it, or say ARGS=--partial")
+        copied = list(_files(found, folder))
+        for path in copied:
+            atomic_write_bytes(target / path, (folder / path).read_bytes())
+    print(f"published: {target} ({len(copied)} files{', partial: without ' + _listed(lacking) if lacking else ''})")
+    if older := sorted({p.name for p in (target / "figures").glob("*")} - {path.name for path in copied}):
+        print(f"older figures, which this table does not hold, are there still: {', '.join(older)}")
+    return 0
+
+
+def _seeds(folder: Path) -> list[int]:
+    """Those that a folder has, begun or finished."""
+    names = (path.name.removeprefix("seed-") for path in folder.glob("seed-*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _asked(config: Config, seeds: Sequence[int], folder: Path) -> list[Job]:
+    """The jobs of a finished run: all methods, and all of every further kind that was begun."""
+
+    def begun(jobs: Sequence[Job]) -> Sequence[Job]:
+        return jobs if any((place_of(job, folder) / "key").exists() for job in jobs) else ()
+
+    jobs = jobs_of(config, seeds)
+    for every in (jobs_of(config, seeds, compare=True), jobs_of(config, seeds, ablations=True)):
+        jobs += begun([job for job in every if job not in jobs])
+    return [*jobs, *begun([replace(job, audit=True) for job in jobs if job.method in config.audit.methods])]
+
+
+def _lost(target: Path, found: Report) -> Iterator[str]:
+    """Rows of the published table that the new one has not, by problem and method."""
+    path = target / "table.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    there = {(row["problem"], row["method"]) for row in found.table["rows"]}
+    lost = dict.fromkeys((row["problem"], row["method"]) for row in rows)
+    yield from (f"the published {problem} {method}" for problem, method in lost if (problem, method) not in there)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _files(found: Report, folder: Path) -> Iterator[Path]:
+    """What is published, by its place in the folder."""
+    yield from (Path(name) for name in COPIED if (folder / name).exists())
+    yield from (path.relative_to(folder) for path in found.figures)
+    for seed in found.seeds:
+        home = Path(f"seed-{seed}")
+        yield from (home / name for name in OF_A_SEED if (folder / home / name).exists())
+    for job in found.jobs:
+        if job.seed == found.seeds[0] and samples_of(job, folder).exists():
+            yield samples_of(job, folder).relative_to(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
