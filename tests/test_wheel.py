@@ -29,9 +29,6 @@ from structure import modules
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-SAVED_BY = {"safetensors"}
-"""What diffusers writes networks with, on our word."""
-
 QUICK = """
 estimation: {kind: ascent, components: [2], steps: 20, batch: 64, starts: 1}
 prior: {network: {hidden: [8], embedding: 4}}
@@ -79,8 +76,8 @@ def _imports(parent: ast.AST, lazy: bool) -> Iterator[tuple[str, bool]]:
 
 def test_mvss_imports_its_dependencies_and_nothing_else() -> None:
     found = imported("mvss")
-    assert {name: places for name, places in found.items() if name not in CORE} == {}
-    assert CORE - set(found) <= SAVED_BY
+    assert {name: places for name, places in found.items() if name not in CORE} == {}  # says where
+    assert set(found) == CORE
 
 
 def test_experiments_import_what_their_extras_name() -> None:
