@@ -17,6 +17,7 @@ from __future__ import annotations
 __all__ = ["Flag", "Product", "joined", "make_product", "read_product", "write_product"]
 
 import io
+import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
@@ -181,8 +182,11 @@ def read_product(path: Path | str) -> Product:
                 catalogue={name: _tensor(column) for name, column in file.get("catalogue", {}).items()},
                 wcs=tuple(file["wcs"].asstr()[:]) if "wcs" in file else (),
             )
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises any of these on damaged files
-        raise MvssError(f"{path} is damaged (truncated or overwritten): delete it and make it again") from error
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises any of these on what HDF5 cannot read
+        if isinstance(error, OSError) and error.errno:
+            raise MvssError(f"cannot read {path}: {os.strerror(error.errno)}") from error
+        cause = str(error).partition("\n")[0]
+        raise MvssError(f"{path} is not a whole file of separated galaxies ({cause}): make it again") from error
 
 
 def _tensor(data: h5py.Dataset) -> Tensor:

@@ -202,11 +202,14 @@ def _grey(file: Path) -> tuple[str, Tensor]:
     """The hash of a file, and its photograph `(100, 100)`, uint8."""
     try:
         content = file.read_bytes()
+    except OSError as error:
+        raise MvssError(f"cannot read {file} ({error.strerror}): put another photograph in its place, or none") from error
+    try:
         with Image.open(io.BytesIO(content)) as image:
             deep = image.mode.startswith(("I", "F"))
             grey = image.convert("L").resize((WIDTH, WIDTH), Image.Resampling.BILINEAR)  # averages where it makes smaller
     except Exception as error:  # what is raised for a broken file depends on its format: OSError, SyntaxError, struct.error ...
-        raise MvssError(f"{file} cannot be read as a photograph, it is broken or no image: replace or remove it") from error
+        raise MvssError(f"{file} cannot be decoded as an image: put another photograph in its place, or none") from error
     if deep:  # these would become white, or black
-        raise MvssError(f"{file} has more than 8 bits a pixel and channel: save it with 8, or remove it")
+        raise MvssError(f"{file} has more than 8 bits a pixel and channel: put a photograph of 8 in its place, or none")
     return hashlib.sha256(content).hexdigest(), torch.from_numpy(np.array(grey))

@@ -114,8 +114,10 @@ def _shared_config(folder: Path, seeds: Sequence[int]) -> dict[str, Any]:
 def _configuration(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MvssError(f"cannot read {path}: {remedy(path)}") from error
+    except OSError as error:
+        raise MvssError(f"cannot read {path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MvssError(f"{path} is not valid YAML: {remedy(path)}") from error
     if not isinstance(content, dict):
         raise MvssError(f"{path} is no configuration: {remedy(path)}")
     return content
@@ -125,8 +127,10 @@ def _command_of(path: Path) -> str:
     """The command that an old table.json names."""
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["command"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MvssError(f"{path} is missing or broken, and alone knows the ARGS of that run: make it again") from error
+    except OSError as error:
+        raise MvssError(f"cannot read {path}, which alone knows the ARGS of that run: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MvssError(f"{path} names no command, and alone knows the ARGS of that run: make it again") from error
 
 
 if __name__ == "__main__":

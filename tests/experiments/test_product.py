@@ -100,7 +100,7 @@ def test_a_truncated_file_is_told_in_one_line(tmp_path: Path, share: float) -> N
     path = tmp_path / "separated.h5"
     write_product(path, product())
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(MvssError, match="damaged") as caught:
+    with pytest.raises(MvssError, match="not a whole file") as caught:
         read_product(path)
     assert "\n" not in str(caught.value)
 
@@ -113,7 +113,19 @@ def test_a_changed_byte_is_found(tmp_path: Path) -> None:
         chunk = file["galaxy/mean"].id.get_chunk_info(2)
     content[chunk.byte_offset + chunk.size // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(MvssError, match="damaged"):
+    with pytest.raises(MvssError, match=r"not a whole file .*filter"):
+        read_product(path)
+
+
+def test_what_the_machine_refuses_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "separated.h5"
+    write_product(path, product())
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(MvssError, match=f"cannot read {path}: Permission denied$"):
         read_product(path)
 
 

@@ -118,7 +118,7 @@ def test_damaged_metrics_end_in_one_line(
     [
         (lambda folder: (folder / "seed-1" / "config.yaml").unlink(), "cannot read"),
         (lambda folder: (folder / "seed-1" / "config.yaml").write_text("a: 1\n"), "so they have no mean"),
-        (lambda folder: [(folder / f"seed-{s}" / "config.yaml").write_text("a: [") for s in (0, 1)], "cannot read"),
+        (lambda folder: [(folder / f"seed-{s}" / "config.yaml").write_text("a: [") for s in (0, 1)], "not valid YAML"),
         (lambda folder: (folder / "seed-0" / "config.yaml").write_text("- 1\n"), "no configuration"),
         (lambda folder: [shutil.rmtree(folder / f"seed-{s}") for s in (0, 1)], "has no seed-*/metrics.jsonl"),
     ],
