@@ -35,7 +35,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data publish tables readme clean
+.PHONY: help setup lock test test-all lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data publish tables readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -89,6 +89,9 @@ lock: $(DEV) ## resolve pyproject.toml into requirements*.txt; ARGS=--upgrade ta
 
 test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [7 min on two cores]
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-all: $(DEV) ## the same with those that take minutes: before any larger change is called done
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "" $(ARGS)
 
 lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
 	@$(BIN)/ruff check .

@@ -1,41 +1,26 @@
-"""The one loop of all experiments: what is stale is run, a few jobs at a time, and the table and figures are made anew.
-
-    results/runs/<experiment>/<preset>/                 table.json, table.md, figures/
-        seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
-        seed-N/model/                                   see `places`
-
-A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends
-on and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap.
-Overrides get a folder of their own. One process at a time works in a folder; `publish` makes committed results of it.
-"""
+"""The command line of all experiments. What is wrong in it is told before anything that takes seconds is imported."""
 
 from __future__ import annotations
 
 __all__ = ["Command", "main", "read_command", "report_errors"]
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
-
-import torch
+from typing import NoReturn
 
 from experiments.core.config import Config, check_config
-from experiments.core.finished import is_done
-from experiments.core.places import Experiment, jobs_of, name_of
-from experiments.core.records import environment
-from experiments.core.reporting import made_jobs, report
-from experiments.core.scheduler import run_all
+from experiments.core.experiment import Experiment, Named
 from experiments.report.commands import command_text
 from mvss.presets.reader import available_presets, config_hash, load_config, suggest
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_text
-from mvss.runtime.locks import locked
 
 ROOT = Path(__file__).resolve().parents[2]
+run = Named("experiments.core.loop:run")
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class Command:
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Command line of an experiment; returns the exit status. root: the folder that holds results/."""
-    return report_errors(experiment.target, lambda: _main(experiment, read_command(experiment, arguments, root)))
+    return report_errors(experiment.target, lambda: run(experiment, read_command(experiment, arguments, root)))
 
 
 def report_errors(target: str, work: Callable[[], int]) -> int:
@@ -91,6 +76,19 @@ def _terminated(*_: object) -> None:
     raise _Terminated
 
 
+class _Parser(argparse.ArgumentParser):
+    """Its errors are those of everything else."""
+
+    def error(self, message: str) -> NoReturn:
+        raise MvssError(message)
+
+
+def _usual() -> str:
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
 def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: Path) -> Command:
     """Parse a command line and check all of it: nothing is written and no time spent on one that must fail."""
     arguments, overrides = list(sys.argv[1:] if arguments is None else arguments), []
@@ -98,9 +96,8 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
     presets = experiment.folder / "presets"
-    usual = "gpu" if torch.cuda.is_available() else "cpu"
-    parser = argparse.ArgumentParser(prog=experiment.target)
-    parser.add_argument("--preset", default=usual)
+    parser = _Parser(prog=experiment.target)
+    parser.add_argument("--preset", help="cpu by default, gpu where CUDA is there")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
     parser.add_argument("--ablations", action="store_true", help="also the ablations that have a command of their own")
@@ -110,6 +107,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--out", metavar="FOLDER", help="where results go, as <experiment>/<preset>; results/runs by default")
     parser.add_argument("--only", nargs="+", default=[], metavar="[PROBLEM/]METHOD", help="of all methods none but these")
     options = parser.parse_args(arguments)
+    options.preset = options.preset or _usual()
     if options.preset not in available_presets(presets):
         raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(experiment.schema, presets / f"{options.preset}.yaml", overrides)
@@ -136,32 +134,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
 
 def _home(out: str | None, root: Path) -> Path:
     """Where the results of all experiments go."""
-    home = Path(out).expanduser() if out else root / "results" / "runs"
+    home = Path(expanduser(out)) if out else root / "results" / "runs"
     if home.resolve() == (root / "results").resolve():
         raise MvssError(f"--out {out}: there is what is published, see make publish; name another folder")
     return home
-
-
-def _main(experiment: Experiment, command: Command) -> int:
-    config, folder, seeds = command.config, command.folder, command.seeds
-    jobs = jobs_of(config, seeds, command.compare, command.ablations, command.audit)
-    if command.only:
-        jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
-    stale = [job for job in jobs if not is_done(experiment, job, folder)]
-    said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
-    print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
-    if command.dry_run:
-        for job in stale:
-            print(f"  {name_of(job)}")
-        return 0
-    if command.report and not made_jobs(experiment, config, seeds, folder):  # nothing is written then
-        raise MvssError("no finished job has this configuration: run without --report")
-    if stale and not command.report:  # bad data end the command here; what must be downloaded is, once
-        experiment.task(stale[0].problem, stale[0].seed, config)
-    with locked(folder / "lock"):
-        if not command.report:
-            for seed in seeds:
-                atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
-            run_all(experiment, stale, folder, config.workers)
-        report(experiment, config, seeds, folder, command.overrides)
-    return 0

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.core.cache import work_of
+from experiments.core.cache import received, work_of
 from experiments.core.config import Job
 from experiments.core.finished import finish, lost_records
 from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
@@ -129,9 +129,10 @@ def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str,
         records.append({**identity, **record})
         count += 1
 
-    config = replace(job.config, fresh=max(job.config.fresh, job.config.audit.observations)) if job.audit else job.config
+    own = received(job)  # what its key is of, and no more
+    config = replace(own.config, fresh=max(own.config.fresh, own.config.audit.observations)) if own.audit else own.config
     task = experiment.task(job.problem, job.seed, config)
-    saved = work_of(job)(job, task, place, append, report, estimate_path(experiment, job, folder))
+    saved = work_of(job)(own, task, place, append, report, estimate_path(experiment, job, folder))
     _save_arrays(samples_of(job, folder), saved)
     finish(job, folder, count, key, commit)
 

@@ -18,4 +18,4 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
         for job in jobs:
             scheduler._work(experiment, job, folder, key_of(experiment, job), "unknown", lambda _: None)
 
-    monkeypatch.setattr("experiments.core.cli.run_all", run_all)
+    monkeypatch.setattr("experiments.core.loop.run_all", run_all)

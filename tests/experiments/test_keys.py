@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments.core import scheduler
 from experiments.core.cache import ROOT, _schemas, code_key, estimate_key, received, settings_key
 from experiments.core.cli import read_command
 from experiments.core.config import Job
-from experiments.core.places import jobs_of
+from experiments.core.experiment import Named
+from experiments.core.places import jobs_of, key_of
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.galaxies.config import GalaxiesConfig
 from experiments.manifolds.__main__ import EXPERIMENT
@@ -80,7 +82,7 @@ def test_a_change_of_code_makes_stale_the_jobs_that_can_run_it_and_no_others(cop
     (copy / "experiments/core/calibration.py").open("a").write("\nNOTHING = 0\n")
     assert stale() == set(before)
     (copy / "experiments/report/tables.py").open("a").write("\nNOTHING = 0\n")
-    (copy / "experiments/core/cli.py").open("a").write("\nNOTHING = 0\n")
+    (copy / "experiments/core/loop.py").open("a").write("\nNOTHING = 0\n")
     assert stale() == set()
 
 
@@ -122,6 +124,15 @@ def test_a_job_receives_nothing_that_is_for_others() -> None:
     assert own == other and own.config.methods == {} and own.recipe.problems is None
     audited = received(replace(jobs("audit.draws=9")["joint"], audit=True))
     assert audited.config.audit.draws == 9
+
+
+def test_what_is_run_is_what_the_key_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(scheduler, "work_of", lambda _: lambda own, *rest: seen.append(own) or {})
+    monkeypatch.setattr(Named, "__call__", lambda _, *arguments: seen.append(arguments[-1]))
+    job = jobs()["pcpca"]
+    scheduler._work(EXPERIMENT, job, tmp_path, key_of(EXPERIMENT, job), "unknown", lambda _: None)
+    assert seen == [received(job).config, received(job)] != [job.config, job]
 
 
 def test_every_class_of_settings_is_known_by_its_module() -> None:

@@ -106,6 +106,11 @@ def test_overrides(preset: Path) -> None:
     assert load_config(Config, preset, ["problems.contrastive.sampler=null"]).problems["contrastive"].sampler is None
 
 
+def test_a_path_may_begin_at_home(preset: Path) -> None:
+    assert load_config(Config, preset, ["folder=~/out"]).folder == Path.home() / "out"
+    assert load_config(Config, preset, ["folder=~nobody-here/out"]).folder == Path("~nobody-here/out")
+
+
 def test_interpolation_follows_overrides(tmp_path: Path) -> None:
     path = tmp_path / "cpu.yaml"
     path.write_text("name: cpu\nsampler: {steps: 5}\nstages: [{steps: '${sampler.steps}'}]\n")

@@ -1,0 +1,53 @@
+"""The one loop of all experiments: what is stale is run, a few jobs at a time, and the table and figures are made anew.
+
+    results/runs/<experiment>/<preset>/                 table.json, table.md, figures/
+        seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
+        seed-N/model/                                   see `places`
+
+A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends
+on and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap.
+Overrides get a folder of their own. One process at a time works in a folder; `publish` makes committed results of it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["run"]
+
+import json
+
+from experiments.core.cli import Command
+from experiments.core.experiment import Experiment
+from experiments.core.finished import is_done
+from experiments.core.places import jobs_of, name_of
+from experiments.core.records import environment
+from experiments.core.reporting import made_jobs, report
+from experiments.core.scheduler import run_all
+from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
+from mvss.runtime.locks import locked
+
+
+def run(experiment: Experiment, command: Command) -> int:
+    """Do what a command asks for; the exit status."""
+    config, folder, seeds = command.config, command.folder, command.seeds
+    jobs = jobs_of(config, seeds, command.compare, command.ablations, command.audit)
+    if command.only:
+        jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
+    stale = [job for job in jobs if not is_done(experiment, job, folder)]
+    said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
+    print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
+    if command.dry_run:
+        for job in stale:
+            print(f"  {name_of(job)}")
+        return 0
+    if command.report and not made_jobs(experiment, config, seeds, folder):  # nothing is written then
+        raise MvssError("no finished job has this configuration: run without --report")
+    if stale and not command.report:  # bad data end the command here; what must be downloaded is, once
+        experiment.task(stale[0].problem, stale[0].seed, config)
+    with locked(folder / "lock"):
+        if not command.report:
+            for seed in seeds:
+                atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
+            run_all(experiment, stale, folder, config.workers)
+        report(experiment, config, seeds, folder, command.overrides)
+    return 0
