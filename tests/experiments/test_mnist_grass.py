@@ -132,6 +132,8 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
     tiny += ["settings.training.steps=1", "metrics.pqmass=16", "metrics.references=4"]
     solver = "{kind: moment_matching, start: cold, solver: {iterations: 2}, sampler: {method: ddim, steps: 1}}"
     tiny += [f"settings.posterior={solver}", f"settings.separation={solver}"]
+    pairs = "methods.joint.settings.estimation.noisier2noise"
+    tiny += [f"{pairs}.training.steps=1", f"{pairs}.averages=1", "metrics.saved=4"]
     other = ["texture=gravel", "digits=[7]"]
     assert main(EXPERIMENT, ["--preset", "smoke", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
