@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from mvss.posteriors.amortised import Amortised, AmortisedPosterior
+from mvss.posteriors.guard import guarded
 from mvss.posteriors.posterior import Posterior, Separation
 from mvss.presets.settings import Settings
 from mvss.presets.training import TrainingConfig
@@ -235,15 +236,16 @@ class _EM:
         return scores
 
     def expect(self, stage: Stage, lap: int, draws: list[Draws]) -> dict[str, Any]:
-        """The E-step; draws are replaced in place."""
-        evaluations, clamped, residual = 0, 0.0, 0.0
+        """The E-step; draws are replaced in place, but where new ones do not explain a view and the old ones do."""
+        evaluations, clamped, residual, kept = 0, 0.0, 0.0, list[str]()
         with self._frozen():
             for alpha in stage.views:
                 separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha))
-                draws[alpha] = separation.draws
+                draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start)
+                kept += [line] if line else []
                 evaluations += separation.evaluations * len(self.views[alpha])
                 clamped, residual = max(clamped, separation.clamped), max(residual, separation.residual)
-        return {"evaluations": evaluations, "clamped": clamped, "residual": residual}
+        return {"evaluations": evaluations, "clamped": clamped, "residual": residual, "kept": kept}
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
@@ -266,7 +268,10 @@ class _EM:
         part = view.select(rows).to(self.accelerator.device)
         begin = {source: x[rows] for source, x in start.items()}
         separation = self.posterior.draw(part, self.priors, stream, begin)
-        gathered = {
-            s: self.accelerator.gather(x.contiguous())[: len(view)].to(view.y.device) for s, x in separation.draws.items()
-        }
-        return replace(separation, draws=gathered)
+
+        def gathered(parts: Draws) -> Draws:
+            whole = {source: self.accelerator.gather(x.contiguous()) for source, x in parts.items()}
+            return {source: x[: len(view)].to(view.y.device) for source, x in whole.items()}
+
+        began = None if separation.start is None else gathered(separation.start)
+        return replace(separation, draws=gathered(separation.draws), start=began)

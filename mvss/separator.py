@@ -9,7 +9,7 @@ __all__ = ["FitEvent", "SourceSeparator"]
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
 from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.exact import ExactPosterior
+from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.models import build_amortised, build_priors, load_models, save_models
 from mvss.posteriors.posterior import Posterior, shown
 from mvss.presets import load_settings, settings_from, settings_text
@@ -30,7 +31,6 @@ from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
 from mvss.priors.training import default_accelerator
 from mvss.problem.constraints import unconstrained
-from mvss.problem.shared_view import unmasked
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
@@ -139,14 +139,14 @@ class SourceSeparator:
         model, keyed = Model(self.priors, posterior), stream.child("em")
         tell("laps", 0.0)
         learned = run_em(inner, model, first, self.settings, keyed, path, on_lap)
-        draws = learned.draws
+        draws, kept = learned.draws, list[str]()
         if learning and self.settings.separating != self.settings.posterior:
-            draws = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
+            draws, kept = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
         self.draws = [self.units.outward(parts) for parts in draws]
-        chi2 = [ViewReport(v.name, len(v), _chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
+        explained = [ViewReport(v.name, len(v), chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
-        self.report = FitReport(chi2, laps, evidence, lines, phases.seconds(), memory.gib())
+        self.report = FitReport(explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept)
         if verbose:
             print(self.report)
         return self
@@ -280,18 +280,16 @@ class SourceSeparator:
                     first[alpha][others[0]] = left.operators[others[0]].pseudo_inverse(left.y)
         return FirstDraws(first, {source: list(by_view) for source, by_view in estimate.draws.items()})
 
-    def _last_draws(self, views: Views, draws: list[Draws], stream: Stream, progress: Callable[[float], None]) -> list[Draws]:
-        """Draws of the observations as new ones are separated, from the last ones of EM."""
-        last = []
+    def _last_draws(
+        self, views: Views, draws: list[Draws], stream: Stream, progress: Callable[[float], None]
+    ) -> tuple[list[Draws], list[str]]:
+        """Draws of the observations as new ones are separated, from the last ones of EM; a line where those are kept."""
+        last, lines = [], []
         for alpha, (view, start) in enumerate(zip(views, draws, strict=True)):
-            found = self._fitted().draw(view.to(self._device), self.priors, stream.child(alpha), start).draws
-            last.append({source: x.to(view.y.device) for source, x in found.items()})
+            inner = view.to(self._device)
+            found = self._fitted().draw(inner, self.priors, stream.child(alpha), start)
+            kept, line = guarded(inner, found.draws, found.start)
+            last.append({source: x.to(view.y.device) for source, x in kept.items()})
+            lines += [line] if line else []
             progress((alpha + 1) / len(views))
-        return last
-
-
-def _chi2(view: View, draws: Mapping[str, Tensor]) -> float:
-    """Of each number that was measured, on average."""
-    mask, _ = unmasked(view)
-    share = (view.y - view.predicted(draws)).square() / view.noise.variance(view.y)
-    return float(share.mean() if mask is None else share[mask.expand_as(share)].mean())
+        return last, lines

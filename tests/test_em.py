@@ -16,6 +16,7 @@ import mvss.em
 from mvss.em import FirstDraws, Lap, Model, Stage, plan_stages, run_em
 from mvss.posteriors import posterior_of
 from mvss.posteriors.moment_matching import MomentMatching
+from mvss.posteriors.posterior import Separation
 from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
 from mvss.presets.settings import EMConfig, Settings
 from mvss.priors.diffusion import DiffusionPrior
@@ -168,6 +169,26 @@ def test_draws_of_one_view_never_enter_another() -> None:
     before, after = weights(sources), weights(changed)
     assert not differ(before["one"], after["one"]) and differ(before["two"], after["two"])
     assert [list(view) for view in draws] == [["one"], ["one", "two"]]  # no draw of a source that a view does not show
+
+
+@pytest.mark.parametrize("start", ["warm", "cold"])
+def test_an_e_step_whose_draws_do_not_explain_a_view_keeps_the_old_ones(start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says so, unless it is the paper's, which starts from noise."""
+    draw = MomentMatching.draw
+
+    def wild(posterior: MomentMatching, view: View, *rest: object) -> Separation:
+        found = draw(posterior, view, *rest)
+        return replace(found, draws={s: x + 100 * (view.name == "both") for s, x in found.draws.items()})
+
+    monkeypatch.setattr(MomentMatching, "draw", wild)
+    laps: list[Lap] = []
+    draws, _ = run(em=TOGETHER, posterior=replace(POSTERIOR, start=start), callback=laps.append)
+    first, kept = first_draws(problem())[1], laps[-1].record["kept"]
+    if start == "cold":
+        assert kept == [] and all(float(x.min()) > 50 for x in draws[1].values())
+    else:
+        same(draws[1], first)
+        assert [line.split(":")[0] for line in kept if line.startswith("both")] == ["both"]
 
 
 def test_the_e_step_gives_each_view_its_own_noise() -> None:

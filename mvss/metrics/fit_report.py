@@ -40,7 +40,7 @@ class ViewReport:
 class LapReport:
     """held_out: denoising loss of draws that no network has learned from, before and after the M-step, by what learned.
     clamped: the largest share of covariance eigenvalues that networks had made negative. residual: the largest of an iterative
-    solve. m_step, e_step: seconds."""
+    solve. m_step, e_step: seconds. kept: a line for each view whose draws are those of before the lap."""
 
     number: int
     held_out: Mapping[str, tuple[float, float]]
@@ -48,6 +48,7 @@ class LapReport:
     residual: float
     m_step: float
     e_step: float
+    kept: tuple[str, ...] = ()
 
     @staticmethod
     def of(number: int, record: Mapping[str, Any], sources: tuple[str, ...]) -> LapReport:
@@ -59,11 +60,13 @@ class LapReport:
                 name = f"posterior of {sources[int(place) - 1]}" if kind else sources[int(place) - 1]
                 held_out[name] = (value, record[key.replace("before", "after")])
         seconds = (record.get("m_step_seconds", 0.0), record.get("e_step_seconds", 0.0))
-        return LapReport(number, held_out, record.get("clamped", 0.0), record.get("residual", 0.0), *seconds)
+        kept = tuple(record.get("kept", ()))
+        return LapReport(number, held_out, record.get("clamped", 0.0), record.get("residual", 0.0), *seconds, kept)
 
     def warnings(self) -> list[str]:
-        """Where the lap made things worse, or stands on clamped covariances."""
-        lines = [
+        """Where the lap made things worse, gave draws that are not kept, or stands on clamped covariances."""
+        lines = [f"lap {self.number}: {line}" for line in self.kept]
+        lines += [
             f"lap {self.number}: {name} denoises held-out draws worse than before it ({before:.4g} to {after:.4g})"
             for name, (before, after) in self.held_out.items()
             if after > before
@@ -77,7 +80,7 @@ class LapReport:
 class FitReport:
     """views: of each. laps: of each. evidence: mean log p(y) of an observation, nats, under the first priors: "held_out",
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
-    phase. peak_memory_gib: of the process during the fit."""
+    phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -85,6 +88,7 @@ class FitReport:
     unconstrained: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_gib: float = 0.0
+    kept: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
@@ -92,6 +96,7 @@ class FitReport:
         lines = list(self.unconstrained)
         if self.evidence.get("rivalry", 0.0) > RIVALS:
             lines.append("fits from other starts explain the data as well and differ: sources may have traded parts")
+        lines += [f"last draws: {line}" for line in self.kept]
         lines += [line for view in self.views if (line := view.warning())]
         return lines + [line for lap in self.laps for line in lap.warnings()]
 

@@ -270,6 +270,10 @@ class _Chained(Given):
         view, config, others = self.view, self.posterior.config, self.posterior.others
         x = self.posterior.models[self.source].draw(self.seen, config.sampler, stream.child("amortised"), view.numbers)
         rest = others.given(view.without(self.source, x), self.priors).draw(stream.child("others"))
-        draws = {source: x if source == self.source else rest.draws[source] for source in view.operators}
+
+        def whole(others: Draws) -> Draws:
+            return {source: x if source == self.source else others[source] for source in view.operators}
+
         evaluations = self.posterior.evaluations + self.seen.evaluations + rest.evaluations
-        return Separation(draws, evaluations, rest.clamped, rest.residual)
+        start = None if rest.start is None else whole(rest.start)
+        return Separation(whole(rest.draws), evaluations, rest.clamped, rest.residual, start=start)

@@ -3,14 +3,15 @@
     x_t → E[x | x_t, y] or x_0 ~ p(x | x_t, y) → x_s …                        (`samplers`)
 
     local law p(x | x_t)                    solver of S = Σ + Σ A V Aᵀ
-    explicit Jacobians, components          by hand, for each observation            small sources
+    components of the mixtures, or          by hand, for each observation            small sources
+    one Gaussian, by explicit Jacobians
     learned variances                       conjugate gradients                      any operators
     covariances of the mixtures             one Cholesky factor for a view           operators that a view shares
     Jacobians, by products                  conjugate gradients, asked for           any operators; means only
 
 A warm run starts from earlier draws, or exact ones under the closed-form priors, noised to σ_start: those choose the modes,
-which moment matching at high noise gets wrong, and the run refines within them. A cold one starts from noise, as in the
-paper.
+which moment matching at high noise gets wrong, and the run refines within them. Where its draws do not explain y, those
+that it started from are kept (`guard`). A cold one starts from noise, as in the paper, and is kept whatever it gives.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 __all__ = ["MomentMatching", "Moments", "joined", "moments_of"]
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -118,7 +120,8 @@ class _Matched:
         def work(rows: slice) -> Separation:
             return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])
 
-        return joined(in_chunks(work, len(view), self.config.chunk))
+        found = joined(in_chunks(work, len(view), self.config.chunk))
+        return found if self.exact is None else replace(found, start=dict(zip(view.sources, begin, strict=True)))
 
     def _run(self, moments: Moments, x: Sequence[Tensor], stream: Stream, index: Tensor) -> Separation:
         sampler = self.config.sampler

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["Given", "Posterior", "Priors", "Separation", "shown", "started", "unflatten"]
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mvss.posteriors.guard import guarded
 from mvss.priors.prior import Prior
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -31,7 +33,8 @@ class Separation:
     draws: `(N, *shape)` of each source that the view shows. evaluations: of networks, per observation (of the chunk with
     the most). clamped: share of covariance eigenvalues that networks had made negative, the mean over chunks of the
     largest of a run. residual: the largest relative residual of an iterative solve. discarded: share of probability
-    that a search of the mixtures left out.
+    that a search of the mixtures left out. start: joint draws that a warm run began from, which are kept where its own do
+    not explain y (`guard`); None where there were none.
     """
 
     draws: Draws
@@ -39,6 +42,7 @@ class Separation:
     clamped: float = 0.0
     residual: float = 0.0
     discarded: float = 0.0
+    start: Draws | None = None
 
 
 class Given(Protocol):
@@ -66,11 +70,17 @@ class Posterior(ABC):
     def many(
         self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
     ) -> Draws:
-        """`(count, N, *shape)` of each source: independent draws. progress: takes the fraction done."""
-        given, pieces = self.given(view, priors), []
+        """`(count, N, *shape)` of each source: independent draws, `guarded`, with a warning where those of the start are kept.
+        progress: takes the fraction done."""
+        given, pieces, lines = self.given(view, priors), [], []
         for number in range(count):
-            pieces.append(given.draw(stream.child(number)).draws)
+            found = given.draw(stream.child(number))
+            draws, line = guarded(view, found.draws, found.start)
+            pieces.append(draws)
+            lines += [line] if line else []
             progress((number + 1) / count)
+        if lines:
+            warnings.warn(f"{lines[0]} (in {len(lines)} of {count} draws)", stacklevel=3)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
 
 

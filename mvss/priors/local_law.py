@@ -1,12 +1,14 @@
 """p(x | x_t) of sources, as Gaussians: what moment matching starts from, and what ancestral steps draw from.
 
-    mixture            Σ_k w_k N(μ_k, V_k),    V_k = σ² C_k (C_k + σ² I)⁻¹      exact
-    and a network      μ_k + δ,  V_k + σ² ∂δ/∂x_t (symmetrised),  δ = d − d_mixture         small sources
-                       μ_k + δ,  V_k                                                         large ones
-                       N(d, diag Var[x | x_t]),  which the network has learned              large ones
+    mixture                    Σ_k w_k N(μ_k, V_k),    V_k = σ² C_k (C_k + σ² I)⁻¹      exact
+    and a network              Σ_k w_k N(μ_k + δ, V_k),    δ = d − d_mixture
+      one Gaussian             N(d, σ² ∂d/∂x_t), symmetrised                             small sources
+      learned variances        N(d, diag Var[x | x_t])                                   large ones
 
-σ² ∂d/∂x_t is the covariance (Tweedie); explicit Jacobians take one vector–Jacobian product a number. Covariances of a
-mixture do not depend on x_t, so that observations at one noise level share them.
+Several Gaussians have the covariances of the mixture, which are positive definite: a network moves their means alone. One
+Gaussian says nothing of a source's form, and has the covariance of the whole denoiser (Tweedie), by one vector–Jacobian
+product a number. The exact one is symmetric and positive, a network's is not: negative eigenvalues are clamped, and counted.
+Covariances of a mixture do not depend on x_t, so that observations at one noise level share them.
 """
 
 from __future__ import annotations
@@ -179,23 +181,24 @@ def shared_local(prior: Prior, x_t: Tensor, sigma: Tensor) -> Components:
 
 
 def dense_local(prior: Prior, x_t: Tensor, sigma: Tensor, components: int) -> DenseGaussians:
-    """p(x | x_t) with explicit Jacobians. components: Gaussians kept, the likeliest given x_t; 1 keeps one in all, with the
-    mixture's mean and covariance."""
+    """p(x | x_t) with explicit covariances. components: Gaussians kept, the likeliest given x_t; 1 keeps one in all, with the
+    mean and the covariance of the whole law."""
     flat, shape = x_t.flatten(1), x_t.shape
     with torch.no_grad():
         log_weight, mean, covariance, base = _likeliest(prior.mixture, flat, sigma, components)
-        if prior.network is None and components > 1:
-            return DenseGaussians(log_weight, mean, covariance)
-        centre, total = _moments(log_weight, mean, covariance)
         if components == 1:
-            log_weight, mean, covariance = torch.zeros_like(log_weight[:, :1]), centre, total
-    if prior.network is None:
-        return DenseGaussians(log_weight, mean, covariance)
+            mean, covariance = _moments(log_weight, mean, covariance)
+            log_weight = torch.zeros_like(log_weight[:, :1])
+        if prior.network is None:
+            return DenseGaussians(log_weight, mean, covariance)
+        if mean.shape[1] > 1:
+            shift = prior.correction(x_t, base.reshape(shape), sigma).flatten(1)
+            return DenseGaussians(log_weight, mean + shift.unsqueeze(1), covariance, evaluations=1)
     level = sigma[:, None, None]
     value, (by_x, by_base) = _jacobian(
         lambda x, d: prior.correction(x.reshape(shape), d.reshape(shape), sigma).flatten(1), (flat, base)
     )
-    gradient = by_x + by_base @ (total.squeeze(1) / level**2)  # ∂d_mixture/∂x_t = V/σ²
+    gradient = by_x + by_base @ (covariance.squeeze(1) / level**2)  # ∂d_mixture/∂x_t = V/σ²
     extra = 0.5 * level**2 * (gradient + gradient.mT)
     covariance, share = _positive(covariance + extra.unsqueeze(1))
     return DenseGaussians(log_weight, mean + value.unsqueeze(1), covariance, 1 + flat.shape[1], share)

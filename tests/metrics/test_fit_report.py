@@ -73,6 +73,13 @@ def test_a_lap_that_made_things_worse_or_was_clamped_is_warned_of() -> None:
     assert clamped.startswith("lap 3: 5% of covariance eigenvalues")
 
 
+def test_draws_that_were_not_kept_are_told_by_lap_and_view() -> None:
+    line = "the view: chi2 per number of new draws is 3, so those before them are kept, of 1"
+    assert lap(held_out_after_2=0.1, kept=[line]).warnings() == [f"lap 3: {line}"]
+    found = FitReport([], [], kept=[line])
+    assert found.warnings == [f"last draws: {line}"] and f"warning: last draws: {line}" in str(found)
+
+
 def test_warnings_are_of_all_parts_and_a_good_fit_has_none() -> None:
     assert report(1.0, 1.1, laps=(lap(held_out_after_2=0.1),)).warnings == []
     found = report(1.0, 2.0, laps=(lap(),), unconstrained=("a and b are mixed",)).warnings

@@ -128,20 +128,38 @@ def perceptron(dimension: int) -> TimeMLP:
     return network
 
 
-@pytest.mark.parametrize("components", [1, 3])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_network_jacobian_is_that_of_the_whole_denoiser(kind: str, components: int) -> None:
+def test_network_jacobian_is_that_of_the_whole_denoiser(kind: str) -> None:
     """Mean and covariance of what stands for p(x | x_t), from one pass, against Tweedie's formula by jacrev."""
     prior, (x_t,) = DiffusionPrior(random_prior(3, 3, 0), NETWORKS[kind](3), 0.8), noisy((3,))
-    local = dense_local(prior, x_t, SIGMA, components)
-    weight = local.log_weight.exp().unsqueeze(-1)
-    mean = (weight * local.mean).sum(1)
-    spread = local.mean - mean.unsqueeze(1)
-    covariance = (weight.unsqueeze(-1) * local.covariance).sum(1) + (weight * spread).mT @ spread
+    local = dense_local(prior, x_t, SIGMA, 1)
     assert local.clamped == 0 and local.evaluations == 1 + 3
-    torch.testing.assert_close(mean, prior.denoise(x_t, SIGMA).detach())
+    torch.testing.assert_close(local.mean[:, 0], prior.denoise(x_t, SIGMA).detach())
     expected = SIGMA[:, None, None] ** 2 * full_jacobian(prior, x_t)
-    torch.testing.assert_close(covariance, (expected + expected.mT) / 2)
+    torch.testing.assert_close(local.covariance[:, 0], (expected + expected.mT) / 2)
+
+
+@pytest.mark.parametrize("kept", [2, 3])
+def test_of_several_gaussians_no_network_makes_a_covariance_negative(kept: int) -> None:
+    """A network whose own Jacobian is far from a covariance moves the means; covariances are those of the mixture."""
+    mixture, (x_t,) = random_prior(3, 3, 0), noisy((3,))
+    prior = DiffusionPrior(mixture, Linear(3, 3.0), 0.8)
+    assert dense_local(prior, x_t, SIGMA, 1).clamped > 0.1
+    local, alone = dense_local(prior, x_t, SIGMA, kept), dense_local(mixture, x_t, SIGMA, kept)
+    assert (torch.linalg.eigvalsh(local.covariance) > 0).all() and local.clamped == 0 and local.evaluations == 1
+    torch.testing.assert_close(local.covariance, alone.covariance, rtol=0, atol=0)
+    torch.testing.assert_close(local.log_weight, alone.log_weight, rtol=0, atol=0)
+    shift = (prior.denoise(x_t, SIGMA) - mixture.denoise(x_t, SIGMA)).detach()
+    torch.testing.assert_close(local.mean, alone.mean + shift.unsqueeze(1))
+    assert float(shift.abs().max()) > 0.1
+
+
+def test_one_gaussian_has_the_networks_covariance_however_many_are_asked_for() -> None:
+    """A mixture of one says nothing of the form of a source."""
+    prior, (x_t,) = DiffusionPrior(random_prior(1, 3, 0), Linear(3, 0.05), 0.8), noisy((3,))
+    one, many = dense_local(prior, x_t, SIGMA, 1), dense_local(prior, x_t, SIGMA, 4)
+    torch.testing.assert_close(many.covariance, one.covariance)
+    assert many.evaluations == one.evaluations == 1 + 3
 
 
 def test_corrected_sources_are_moment_matched() -> None:
@@ -173,7 +191,7 @@ def test_images_keep_their_shape_and_evaluations_are_counted() -> None:
     assert found.shape == x_t.shape
     torch.testing.assert_close(found.flatten(1), expected)
     moments([x_t], SIGMA)
-    assert moments.evaluations == 2 * (1 + 4)
+    assert moments.evaluations == 2
 
 
 def test_without_an_observation_it_is_the_local_law() -> None:

@@ -1,0 +1,52 @@
+"""Draws that do not explain the observations are not kept: those that their run began from are, where they do better.
+
+    χ² per number = mean of (y − Σ A x)²_j / Σ_jj over the numbers that were measured,    1 for x ~ p({x} | y, A)
+
+Of n numbers it scatters by √(2/n), which is allowed for.
+"""
+
+from __future__ import annotations
+
+__all__ = ["chi2", "guarded"]
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from mvss.metrics.fit_report import EXPLAINED
+from mvss.problem.shared_view import unmasked
+from mvss.problem.views import Draws, View
+
+SCATTER = 3.0
+"""Standard deviations of χ² by which it may leave the range, for that few numbers were measured."""
+
+
+def chi2(view: View, draws: Mapping[str, Tensor]) -> float:
+    """Of each number that was measured, on average."""
+    return float(_shares(view, draws).mean())
+
+
+def guarded(view: View, draws: Draws, start: Draws | None) -> tuple[Draws, str | None]:
+    """The draws, or those that their run began from, `start`, if it was a warm one; and a line where these are kept."""
+    if start is None:
+        return draws, None
+    low, high = EXPLAINED
+    shares = _shares(view, draws)
+    new, before, slack = float(shares.mean()), chi2(view, start), SCATTER * math.sqrt(2 / max(1, len(shares)))
+    if low - slack <= new <= high + slack or _distance(before) >= _distance(new):
+        return draws, None
+    line = f"{view.name}: chi2 per number of new draws is {new:.3g}, so those before them are kept, of {before:.3g}"
+    return {source: x.to(draws[source]) for source, x in start.items()}, line
+
+
+def _shares(view: View, draws: Mapping[str, Tensor]) -> Tensor:
+    """Of each measured number."""
+    mask, _ = unmasked(view)
+    shares = (view.y - view.predicted(draws)).square() / view.noise.variance(view.y)
+    return shares.flatten() if mask is None else shares[mask.expand_as(shares)]
+
+
+def _distance(value: float) -> float:
+    """From 1, of factors; that of 0 and of what is no number is infinite."""
+    return abs(math.log(value)) if 0 < value < math.inf else math.inf

@@ -1,0 +1,99 @@
+"""Draws that do not explain the observations are replaced by those that their run began from, and that is told."""
+
+from __future__ import annotations
+
+__all__: list[str] = []
+
+import warnings
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.metrics.fit_report import EXPLAINED
+from mvss.posteriors.guard import chi2, guarded
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.problem.operators import Identity, Mask
+from mvss.problem.views import Draws, View
+from mvss.runtime.rng import Stream
+
+COUNT, NOISE = 2000, 0.3
+TRUTH = torch.zeros(COUNT, 2, dtype=torch.float64)
+Y = NOISE * torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+VIEW = View(Y, {"a": torch.eye(2)}, NOISE, "the view")
+
+
+def draws(share: float) -> Draws:
+    """Such that χ² per number is about that."""
+    return {"a": Y - share**0.5 * (Y - TRUTH)}
+
+
+def test_chi2_is_that_of_what_was_measured() -> None:
+    assert chi2(VIEW, {"a": TRUTH}) == pytest.approx(1.0, abs=0.1)
+    seen = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    seen[..., 0, 0] = False
+    y = torch.tensor([[[[50.0, 1.0], [1.0, 1.0]]]])
+    masked = View(y, {"a": Mask(seen) @ Identity((1, 2, 2))}, 0.5, "masked")
+    assert chi2(masked, {"a": torch.zeros(1, 1, 2, 2)}) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("share", [EXPLAINED[0], 1.0, EXPLAINED[1]])
+def test_draws_that_explain_the_data_are_kept(share: float) -> None:
+    new = draws(share)
+    assert guarded(VIEW, new, draws(1.0)) == (new, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.6, 100.0, float("nan")])
+def test_where_they_do_not_the_start_is_kept_and_told(share: float) -> None:
+    start = draws(1.0)
+    kept, line = guarded(VIEW, draws(share), start)
+    torch.testing.assert_close(kept["a"], start["a"], rtol=0, atol=0)
+    assert line is not None and line.startswith("the view: chi2 per number of new draws is ") and "\n" not in line
+
+
+def test_a_start_that_explains_no_better_is_not_kept() -> None:
+    for share, before in ((1.6, 2.0), (0.6, 0.0), (1.6, float("nan"))):
+        new = draws(share)
+        assert guarded(VIEW, new, draws(before)) == (new, None)
+
+
+def test_without_a_start_all_draws_are_kept() -> None:
+    new = draws(100.0)
+    assert guarded(VIEW, new, None) == (new, None)
+
+
+def test_few_numbers_may_scatter() -> None:
+    """Six of them by 1.7, which χ² of 1.6 is within."""
+    rows = torch.arange(3)
+    few, new = VIEW.select(rows), {"a": Y[rows] - (1.6 / chi2(VIEW.select(rows), {"a": TRUTH[:3]})) ** 0.5 * Y[rows]}
+    assert chi2(few, new) == pytest.approx(1.6)
+    assert guarded(few, new, {"a": TRUTH[:3]}) == (new, None)
+
+
+@dataclass(frozen=True)
+class Found(Given):
+    """Draws that leave a share of χ², from a start that explains the data."""
+
+    share: float
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
+        return Separation(draws(self.share), start=draws(1.0))
+
+
+@dataclass(frozen=True)
+class Wild(Posterior):
+    share: float
+
+    def given(self, view: View, priors: Priors) -> Given:
+        return Found(self.share)
+
+
+def test_many_draws_are_guarded_with_one_warning() -> None:
+    with pytest.warns(UserWarning, match=r"^the view: chi2 .* \(in 3 of 3 draws\)$") as caught:
+        found: Tensor = Wild(4.0).many(VIEW, {}, Stream(0), 3)["a"]
+    assert len(caught) == 1
+    torch.testing.assert_close(found, draws(1.0)["a"].expand(3, -1, -1), rtol=0, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Wild(1.1).many(VIEW, {}, Stream(0), 2)
