@@ -241,7 +241,7 @@ class _EM:
         with self._frozen():
             for alpha in stage.views:
                 separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha))
-                draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start)
+                draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start, separation.narrow)
                 kept += [line] if line else []
                 evaluations += separation.evaluations * len(self.views[alpha])
                 clamped, residual = max(clamped, separation.clamped), max(residual, separation.residual)

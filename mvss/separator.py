@@ -288,7 +288,7 @@ class SourceSeparator:
         for alpha, (view, start) in enumerate(zip(views, draws, strict=True)):
             inner = view.to(self._device)
             found = self._fitted().draw(inner, self.priors, stream.child(alpha), start)
-            kept, line = guarded(inner, found.draws, found.start)
+            kept, line = guarded(inner, found.draws, found.start, found.narrow)
             last.append({source: x.to(view.y.device) for source, x in kept.items()})
             lines += [line] if line else []
             progress((alpha + 1) / len(views))

@@ -276,4 +276,4 @@ class _Chained(Given):
 
         evaluations = self.posterior.evaluations + self.seen.evaluations + rest.evaluations
         start = None if rest.start is None else whole(rest.start)
-        return Separation(whole(rest.draws), evaluations, rest.clamped, rest.residual, start=start)
+        return Separation(whole(rest.draws), evaluations, rest.clamped, rest.residual, start=start, narrow=rest.narrow)

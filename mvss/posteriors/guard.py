@@ -2,7 +2,8 @@
 
     χ² per number = mean of (y − Σ A x)²_j / Σ_jj over the numbers that were measured,    1 for x ~ p({x} | y, A)
 
-Of n numbers it scatters by √(2/n), which is allowed for.
+Of n numbers it scatters by √(2/n), which is allowed for. A run that ends in means, at noise level σ_min, draws too narrowly:
+of noise ν it leaves as little as χ² = 1/(1 + σ_min²/ν²)², so that only too large a χ² speaks against its draws.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ def chi2(view: View, draws: Mapping[str, Tensor]) -> float:
     return float(_shares(view, draws).mean())
 
 
-def guarded(view: View, draws: Draws, start: Draws | None) -> tuple[Draws, str | None]:
-    """The draws, or those that their run began from, `start`, if it was a warm one; and a line where these are kept."""
+def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False) -> tuple[Draws, str | None]:
+    """The draws, or those that their run began from, `start`, if it was a warm one; and a line where these are kept. narrow:
+    whether the run ended in means."""
     if start is None:
         return draws, None
-    low, high = EXPLAINED
+    low, high = (-math.inf if narrow else EXPLAINED[0]), EXPLAINED[1]
     shares = _shares(view, draws)
     new, before, slack = float(shares.mean()), chi2(view, start), SCATTER * math.sqrt(2 / max(1, len(shares)))
     if low - slack <= new <= high + slack or _distance(before) >= _distance(new):

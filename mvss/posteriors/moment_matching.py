@@ -121,7 +121,10 @@ class _Matched:
             return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])
 
         found = joined(in_chunks(work, len(view), self.config.chunk))
-        return found if self.exact is None else replace(found, start=dict(zip(view.sources, begin, strict=True)))
+        if self.exact is None:
+            return found
+        narrow = self.config.sampler.method != "ancestral"
+        return replace(found, start=dict(zip(view.sources, begin, strict=True)), narrow=narrow)
 
     def _run(self, moments: Moments, x: Sequence[Tensor], stream: Stream, index: Tensor) -> Separation:
         sampler = self.config.sampler

@@ -34,7 +34,7 @@ class Separation:
     the most). clamped: share of covariance eigenvalues that networks had made negative, the mean over chunks of the
     largest of a run. residual: the largest relative residual of an iterative solve. discarded: share of probability
     that a search of the mixtures left out. start: joint draws that a warm run began from, which are kept where its own do
-    not explain y (`guard`); None where there were none.
+    not explain y (`guard`); None where there were none. narrow: whether the run ended in means.
     """
 
     draws: Draws
@@ -43,6 +43,7 @@ class Separation:
     residual: float = 0.0
     discarded: float = 0.0
     start: Draws | None = None
+    narrow: bool = False
 
 
 class Given(Protocol):
@@ -75,7 +76,7 @@ class Posterior(ABC):
         given, pieces, lines = self.given(view, priors), [], []
         for number in range(count):
             found = given.draw(stream.child(number))
-            draws, line = guarded(view, found.draws, found.start)
+            draws, line = guarded(view, found.draws, found.start, found.narrow)
             pieces.append(draws)
             lines += [line] if line else []
             progress((number + 1) / count)

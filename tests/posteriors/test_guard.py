@@ -52,6 +52,13 @@ def test_where_they_do_not_the_start_is_kept_and_told(share: float) -> None:
     assert line is not None and line.startswith("the view: chi2 per number of new draws is ") and "\n" not in line
 
 
+def test_of_a_run_that_ends_in_means_only_too_much_counts() -> None:
+    few, start = draws(0.6), draws(1.0)
+    assert guarded(VIEW, few, start, narrow=True) == (few, None)
+    assert guarded(VIEW, draws(1.6), start, narrow=True)[1] is not None
+    assert guarded(VIEW, draws(float("nan")), start, narrow=True)[1] is not None
+
+
 def test_a_start_that_explains_no_better_is_not_kept() -> None:
     for share, before in ((1.6, 2.0), (0.6, 0.0), (1.6, float("nan"))):
         new = draws(share)
