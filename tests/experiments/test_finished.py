@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,3 +131,25 @@ def test_records_are_on_the_disk_before_the_job_is_done(run: Run, monkeypatch: p
     assert order.count("records.jsonl") == 3
     last = len(order) - 1 - order[::-1].index("records.jsonl")
     assert last < order.index("exact.npz") < order.index("done")
+
+
+@pytest.mark.parametrize("name", ["exact.npz", "records.jsonl", "done", "key"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    run: Run, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if name in Path(os.readlink(f"/proc/self/fd/{descriptor}")).name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(MvssError, match=r"(?i)no space left") as error:
+            run()
+    assert "\n" not in str(error.value) and name in str(error.value)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp" or path.name == name != "records.jsonl"]
+    job, folder = run()  # with space again
+    assert is_done(EXPERIMENT, job, folder)
+    assert np.load(samples_of(job, folder))["draws"].tolist() == [0, 1, 2, 3]

@@ -109,3 +109,16 @@ def test_no_worker_outlives_its_parent_even_while_it_imports(tmp_path: Path, num
     _, error = parent.communicate(timeout=10)
     assert parent.returncode == -number and error.count(b"Traceback") == (number == signal.SIGINT)
     assert until(lambda: not alive(worker), 2)
+
+
+@pytest.mark.parametrize("command", ["experiments.manifolds", "experiments.report.rebuild", "experiments.core.publish"])
+def test_ctrl_c_while_a_command_imports_is_one_line(command: str, tmp_path: Path) -> None:
+    for package in ("yaml", "numpy"):  # in place of what takes seconds; whichever comes first
+        (tmp_path / f"{package}.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-m", command], env=environment, **streams)  # type: ignore[call-overload]
+    assert process.stdout.readline() == b"importing\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert (process.returncode, error) == (130, b"\ninterrupted\n")

@@ -30,6 +30,7 @@ import hashlib
 import json
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -181,6 +182,7 @@ def _too_small(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m experiments.galaxies.archive.cut", description=(__doc__ or "").partition("\n")[0]
