@@ -46,7 +46,7 @@ class Kill(NamedTuple):
     def statuses(self) -> tuple[int, ...]:
         """How the command may end. SIGTERM may come before it is listened to."""
         if self.worker:
-            return (2,)
+            return (2, 0)  # one that is idle is not missed
         return {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15), signal.SIGINT: (130,)}[self.number]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 __all__ = ["code_label", "run_all"]
 
+import contextlib
 import io
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,13 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting, commit = list(jobs), code_label()
     running: dict[str, Job] = {}
-    with _Progress(len(jobs)) as progress, Workers() as pool:
+    with _Progress(len(jobs)) as progress, _missed(), Workers() as pool:
         while waiting or running:
             while len(running) < workers and (job := _next(waiting, list(running.values()), estimates)):
                 waiting.remove(job)
                 running[name_of(job)] = job
                 pool.start(name_of(job), _work, experiment, job, folder, key_of(experiment, job), commit)
-            for name, event in _events(pool):
+            for name, event in pool.events(1.0):
                 if isinstance(event, Ended):
                     del running[name]
                     if event.error is not None:
@@ -62,9 +63,11 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
             progress.show()
 
 
-def _events(pool: Workers) -> list[tuple[str, float | Ended]]:
+@contextlib.contextmanager
+def _missed() -> Iterator[None]:
+    """A worker that was killed is one line."""
     try:
-        return pool.events(1.0)
+        yield
     except ChildProcessError as error:
         hint = "often for lack of memory: lower workers or settings.posterior.chunk; the same command goes on"
         raise MvssError(f"{error}, {hint}") from error

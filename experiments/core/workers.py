@@ -45,8 +45,14 @@ class Workers:
         return self
 
     def start(self, name: str, function: Callable[..., None], *arguments: object) -> None:
-        """Call `function(*arguments, report)` in a worker that is idle, or else in a new one."""
-        worker = self._idle.pop() if self._idle else _started(self._watched)
+        """Call `function(*arguments, report)` in a worker that is idle, or else in a new one.
+
+        Raises:
+            ChildProcessError: the worker was killed.
+        """
+        idle = [worker for worker in self._idle if worker.process.poll() is None]  # one that was killed is not missed
+        worker = idle.pop() if idle else _started(self._watched)
+        self._idle = idle
         self._busy[worker.line] = (worker, name)
         try:
             worker.line.send((function, arguments))

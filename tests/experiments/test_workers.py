@@ -63,6 +63,11 @@ def test_tasks_report_and_end_and_a_worker_is_used_again() -> None:
         assert ("three", 9.0) in found and ("three", Ended(None)) in found and first in workers._idle
         (error,) = (event.error for name, event in found if name == "bad" and isinstance(event, Ended))
         assert isinstance(error, ValueError) and "in fail" in error.__notes__[0]
+        for worker in workers._idle:
+            worker.process.kill()
+            worker.process.wait()
+        workers.start("four", square, 4.0)
+        assert collect(workers, 1)[0] == ("four", 16.0)
     assert first.process.poll() is not None
 
 
