@@ -23,7 +23,7 @@ is detected on the mosaics (`detection`); both left out: `mast`.
 
 from __future__ import annotations
 
-__all__ = ["build", "main"]
+__all__ = ["build", "look", "main"]
 
 import argparse
 import hashlib
@@ -41,7 +41,9 @@ from numpy.typing import NDArray
 
 from experiments.galaxies.archive.catalogue import read_catalogue
 from experiments.galaxies.archive.detection import catalogue_of
-from experiments.galaxies.archive.files import find_mosaics, fingerprint
+from experiments.galaxies.archive.files import fingerprint
+from experiments.galaxies.archive.folder import find_mosaics
+from experiments.galaxies.archive.layouts import Picture
 from experiments.galaxies.archive.mosaics import Mosaic
 from experiments.galaxies.archive.parts import ASIDE, open_archive
 from experiments.galaxies.archive.plan import Plan, anywhere, corners, plan_for
@@ -61,40 +63,47 @@ TRIES = 30
 
 
 def build(
-    folder: Path, catalogue: Path, out: Path, pixels: int = 128, randoms: float = 1.0, command: str = "", binning: int = 1
+    folder: Path,
+    catalogue: Path | None,
+    out: Path,
+    pixels: int = 128,
+    randoms: float = 1.0,
+    command: str = "",
+    binning: int = 1,
 ) -> str:
     """Make the archive and return a line that says what is in it. randoms: random fields to a galaxy. command: for the
-    record. binning: pixels of the mosaics across one of the stamps'.
+    record. binning: pixels of the mosaics across one of the stamps'. catalogue: what is detected, where there is none.
 
     Raises:
         MvssError: a mosaic or the catalogue cannot be used, they do not overlap, or the disk is full.
     """
-    files = find_mosaics(folder, catalogue)
+    pictures = _understood(folder, catalogue, binning)
+    catalogue = catalogue or catalogue_of(pictures, out.with_name(f"{out.stem}-detected.csv"), binning)
     try:
         digest = hashlib.sha256(catalogue.read_bytes()).hexdigest()
     except OSError as error:
         raise MvssError(f"cannot read {error.filename} ({error.strerror})") from error
-    prints = [fingerprint(file) for file in files]
-    inputs = hashlib.sha256(json.dumps([4, pixels, binning, randoms, digest, prints]).encode()).hexdigest()
+    prints = [picture.name + fingerprint(picture.files) for picture in pictures]
+    inputs = hashlib.sha256(json.dumps([5, pixels, binning, randoms, digest, prints]).encode()).hexdigest()
     if out.exists() and (old := read_attributes(out))["inputs"] == inputs:
         return f"{out} is up to date: {old['summary']}"
     positions, columns = read_catalogue(catalogue)
-    plan, attributes, on_mosaic = plan_for(files, positions, pixels, randoms, binning)
+    plan, attributes, on_mosaic = plan_for(pictures, positions, pixels, randoms, binning)
     part = _part(out, inputs)
     taken: set[int] = set()
     start, made = time.monotonic(), 0
-    for i, file in enumerate(files):
+    for i, picture in enumerate(pictures):
         shard = part / f"{i:04d}.h5"
         numbers = taken_of(shard)
         if numbers is None:
-            with Mosaic(file, binning) as mosaic:
+            with Mosaic(picture, binning) as mosaic:
                 galaxies, fields = _cut(mosaic, i, plan, taken)
             write_shard(shard, {"galaxies": galaxies, "randoms": fields}, pixels)
             numbers, made = galaxies.columns("number").tolist(), made + 1
-            left = (time.monotonic() - start) / made * (len(files) - i - 1) / 60
+            left = (time.monotonic() - start) / made * (len(pictures) - i - 1) / 60
             print(
-                f"{file.name}: {len(galaxies)} galaxies, {len(fields)} random fields; "
-                f"mosaic {i + 1} of {len(files)}, {left:.0f} min left",
+                f"{picture.name}: {len(galaxies)} galaxies, {len(fields)} random fields; "
+                f"mosaic {i + 1} of {len(pictures)}, {left:.0f} min left",
                 file=sys.stderr,
                 flush=True,
             )
@@ -108,11 +117,37 @@ def build(
             "mostly without data": int(on_mosaic.sum()) - len(taken),
         }
     )
-    summary = join(
-        [part / f"{i:04d}.h5" for i in range(len(files))], out, pixels, [file.name for file in files], columns, attributes
-    )
+    shards, names = [part / f"{i:04d}.h5" for i in range(len(pictures))], [picture.name for picture in pictures]
+    summary = join(shards, out, pixels, names, columns, attributes)
     shutil.rmtree(part)
     return f"{out}: {summary}"
+
+
+def _understood(folder: Path, catalogue: Path | None, binning: int) -> list[Picture]:
+    """The images of a folder, when a line for each has said how it is read."""
+    pictures, left_out = find_mosaics(folder, catalogue)
+    for picture in pictures:
+        with Mosaic(picture, binning) as mosaic:
+            print(mosaic)
+    print(*left_out, sep="\n", end="\n" if left_out else "", flush=True)
+    return pictures
+
+
+def look(folder: Path, catalogue: Path | None, pixels: int, randoms: float, binning: int) -> str:
+    """What `build` would cut, in a line; nothing is written.
+
+    Raises:
+        MvssError: as `build`.
+    """
+    pictures = _understood(folder, catalogue, binning)
+    if catalogue is None:
+        for picture in pictures:
+            with Mosaic(picture, binning) as mosaic:
+                _ = mosaic.usual_noise
+        return f"{len(pictures)} images can be read; without a catalogue, galaxies would be detected on them"
+    positions, _ = read_catalogue(catalogue)
+    plan, _, on_mosaic = plan_for(pictures, positions, pixels, randoms, binning)
+    return f"{on_mosaic.sum()} galaxies on {len(pictures)} images and {sum(plan.fields)} random fields would be cut"
 
 
 def _part(out: Path, inputs: str) -> Path:
@@ -191,27 +226,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "folder",
         nargs="?",
         type=Path,
-        help="of mosaics *_sci.fits, *_sci_*.fits, *_drz.fits or *_drc.fits, else *.fits; default: MAST",
+        help="of mosaics *_sci.fits, *_drz.fits, *_drc.fits or *_i2d.fits, else *.fits; default: MAST",
     )
-    parser.add_argument("catalogue", nargs="?", type=Path, help="CSV or FITS table with RA and DEC; default: what is detected")
+    parser.add_argument("catalogue", nargs="?", type=Path, help="table with RA and DEC; default: what is detected")
     parser.add_argument("--out", type=Path, default=Path("data/galaxies.h5"))
     parser.add_argument("--pixels", type=int, default=128, help="side of a stamp (default: 128)")
     parser.add_argument("--binning", type=int, default=1, help="pixels of the mosaics across one of a stamp (default: 1)")
     parser.add_argument("--randoms", type=float, default=1.0, help="random fields to a galaxy (default: 1)")
     parser.add_argument("--mosaics", type=int, default=20, help="how many to fetch from MAST (default: 20)")
+    parser.add_argument("--dry-run", action="store_true", help="say how each file is read and what would be cut; cut nothing")
     asked = parser.parse_args(arguments)
     try:
         if asked.pixels < 2 or asked.randoms < 0 or min(asked.mosaics, asked.binning) < 1:
             raise MvssError("--pixels must be 2 or more, --randoms 0 or more, --mosaics and --binning 1 or more")
         folder, catalogue = (path and path.expanduser() for path in (asked.folder, asked.catalogue))
+        if asked.dry_run:
+            if folder is None:
+                raise MvssError("--dry-run looks at a folder of mosaics: name it (FOLDER=)")
+            print(look(folder, catalogue, asked.pixels, asked.randoms, asked.binning))
+            return 0
         if folder is None:
             from experiments.galaxies.archive.mast import fetch_catalogue, fetch_mosaics
 
             catalogue = fetch_catalogue(asked.out.parent / "cosmos")
             folder = fetch_mosaics(asked.out.parent / "cosmos", asked.mosaics)
-        elif catalogue is None:
-            detected = asked.out.with_name(f"{asked.out.stem}-detected.csv")
-            catalogue = catalogue_of(find_mosaics(folder), detected, asked.binning)
         command = shlex.join(["python", "-m", "experiments.galaxies.archive.cut", *arguments])
         print(build(folder, catalogue, asked.out, asked.pixels, asked.randoms, command, asked.binning))
         if asked.randoms:  # without random fields nothing can be learned: better said now than by what learns

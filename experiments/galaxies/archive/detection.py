@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.galaxies.archive.layouts import Picture
 from experiments.galaxies.archive.mosaics import Mosaic
 from experiments.galaxies.data.deep_field import DETECTION, KERNEL
 from mvss.runtime.errors import MvssError
@@ -29,7 +30,7 @@ SAME = 0.5
 Rows = NDArray[np.float64]
 
 
-def catalogue_of(files: Sequence[Path], out: Path, binning: int = 1) -> Path:
+def catalogue_of(pictures: Sequence[Picture], out: Path, binning: int = 1) -> Path:
     """Write a CSV of all significant objects, brightest first, and return `out`: RA, DEC in degrees, significance.
     Stars are among them. binning: of the mosaics' pixels (`Mosaic`).
 
@@ -38,7 +39,7 @@ def catalogue_of(files: Sequence[Path], out: Path, binning: int = 1) -> Path:
     """
     from astropy.table import Table
 
-    rows = np.concatenate([_detected(file, binning) for file in files])
+    rows = np.concatenate([_detected(picture, binning) for picture in pictures])
     if not len(rows):
         raise MvssError(f"nothing brighter than {SIGNIFICANT:g} times its noise is detected on the mosaics: name a CATALOGUE=")
     rows = _once(rows[np.argsort(-rows[:, 2], kind="stable")])
@@ -48,9 +49,9 @@ def catalogue_of(files: Sequence[Path], out: Path, binning: int = 1) -> Path:
     return out
 
 
-def _detected(file: Path, binning: int) -> Rows:
+def _detected(picture: Picture, binning: int) -> Rows:
     """RA, DEC and significance of what one mosaic shows."""
-    with Mosaic(file, binning) as mosaic:
+    with Mosaic(picture, binning) as mosaic:
         corners = itertools.product(*(range(0, size, TILE) for size in mosaic.shape))
         return np.concatenate([_in_tile(mosaic, row, column) for row, column in corners])
 
@@ -67,7 +68,7 @@ def _in_tile(mosaic: Mosaic, row: int, column: int) -> Rows:
     try:
         found = sep.extract(flux - background, err=noise, mask=bad, filter_kernel=KERNEL, **DETECTION)
     except Exception as error:  # sep's own, where the image is too crowded for it
-        raise MvssError(f"objects of {mosaic.path} cannot be told apart ({error}): name a CATALOGUE=") from error
+        raise MvssError(f"objects of {mosaic.name} cannot be told apart ({error}): name a CATALOGUE=") from error
     significance = found["flux"] / (noise * np.sqrt(found["npix"]))
     places = np.stack([found["y"] + top, found["x"] + left], axis=1)
     inside = ((places >= (row - 0.5, column - 0.5)) & (places < (row + TILE - 0.5, column + TILE - 0.5))).all(1)

@@ -1,52 +1,106 @@
-"""The FITS files of a folder of mosaics: which they are, what lies beside them, and when they have changed."""
+"""Files of FITS and HDF5: what is wrong with one in a line, and by what it is known again."""
 
 from __future__ import annotations
 
-__all__ = ["cause_of", "find_mosaics", "fingerprint", "weight_map_of"]
+__all__ = ["cause_of", "fingerprint", "is_damage", "open_fits", "trouble"]
 
+import gzip
 import hashlib
-import re
+import warnings
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mvss.runtime.errors import MvssError
 
-IMAGES, WEIGHTS = re.compile(r"_sci(?=[_.])|_dr[cz](?=\.)"), re.compile(r"_(wht|weight)(?=[_.])")
-"""What is in the names of mosaics, and in those of weight maps."""
 BLOCK, BLOCKS = 65_536, 64
 """Bytes of a part of a file that its fingerprint is made from, and how many such parts."""
+File = Any  # astropy has no types
 
 
-def find_mosaics(folder: Path, but: Path | None = None) -> list[Path]:
-    """The mosaics in a folder and in those below, by name; weight maps are none. Where no name is like IMAGES, all FITS
-    files are taken, but for the catalogue `but`.
+def open_fits(path: Path) -> File:
+    """All HDUs of a file, their headers read, mended where astropy can and without the cards that nobody can read. The
+    caller closes it.
 
     Raises:
-        MvssError: there are none.
+        MvssError: it cannot be read, or ends before its headers say.
     """
-    files = sorted(p for p in folder.rglob("*.fits*") if p.name.endswith((".fits", ".fits.gz")) and not WEIGHTS.search(p.name))
-    files = [p for p in files if p.resolve() != (but and but.resolve())]
-    found = [p for p in files if IMAGES.search(p.name)] or files
-    if not found:
-        raise MvssError(
-            f"no mosaics in {folder}: files named *_sci.fits, *_sci_*.fits, *_drz.fits, *_drc.fits, else *.fits, or so and .gz"
-        )
-    if len({p.name for p in found}) < len(found):
-        raise MvssError(f"two mosaics below {folder} have the same name: remove one of them")
-    return found
+    from astropy.io import fits
+
+    whole = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", ".*truncated.*")
+            whole = fits.open(path)  # mapped, but for those with scaled numbers
+            for hdu in whole:  # reads all headers, and with them where the file should end
+                hdu.verify("silentfix+ignore")
+                _drop_unreadable(hdu.header)
+        if not isinstance(whole[0], fits.PrimaryHDU):
+            raise ValueError("its first part is none of FITS")
+    except Exception as error:  # of astropy, of gzip, of the disk
+        if whole is not None:
+            whole.close()
+        raise MvssError(f"{path} {trouble(_unpacked(path) or error)}") from error
+    return whole
 
 
-def fingerprint(path: Path) -> str:
-    """Of a mosaic and of the weight map beside it, which other files of the same size are unlikely to have: hash of
-    their sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than
-    to cut.
+def _unpacked(path: Path) -> Exception | None:
+    """What goes wrong when a packed file is unpacked, which astropy does not say."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        if packed:
+            with gzip.open(path) as file:
+                while file.read(1 << 24):
+                    pass
+    except (OSError, EOFError, zlib.error) as error:
+        return error
+    return None
+
+
+def _drop_unreadable(header: File) -> None:
+    """Without the cards that have no value that can be read; what is needed is missing then, and says so."""
+    from astropy.io.fits.verify import VerifyError
+
+    for i in reversed(range(len(header.cards))):
+        try:
+            _ = header.cards[i].keyword, header.cards[i].value, header.cards[i].comment
+        except (VerifyError, ValueError):
+            del header[i]
+
+
+def trouble(error: BaseException) -> str:
+    """What is wrong with a file that gave this error, and what to do: that it should be fetched again only where its
+    length or a checksum shows it."""
+    if isinstance(error, EOFError) or "truncated" in str(error):
+        return f"is truncated ({cause_of(error)}): fetch it again"
+    if isinstance(error, zlib.error) or (isinstance(error, gzip.BadGzipFile) and "check" in str(error).lower()):
+        return f"is damaged ({cause_of(error)}): fetch it again"
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot be read ({error.strerror})"
+    return f"is no FITS file that can be read ({cause_of(error)}): take it out of the folder"
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of h5py shows that a file is damaged: it is shorter than it says, or fails a checksum."""
+    return any(sign in str(error) for sign in ("truncated file", "filter returned failure", "checksum"))
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """Of a mosaic and of the maps beside it, which other files of the same size are unlikely to have: hash of their
+    sizes and of BLOCKS parts of each, the first and the last among them. All of it would take longer to read than to
+    cut.
 
     Raises:
         MvssError: one of them cannot be read.
     """
-    found, beside = hashlib.sha256(path.name.encode()), weight_map_of(path)
-    for file in (path, *([beside] if beside else [])):
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode())
         try:
             with file.open("rb") as opened:
                 size = opened.seek(0, 2)
@@ -59,15 +113,6 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()
 
 
-def weight_map_of(path: Path) -> Path | None:
-    """The file beside a mosaic that holds its weights, if there is one."""
-    name = path.name.removesuffix(".gz")
-    places = [*(found.span() for found in IMAGES.finditer(name)), (name.rindex(".fits"),) * 2]
-    named = [f"{name[:start]}_{kind}{name[end:]}" for start, end in places for kind in ("wht", "weight")]
-    besides = (path.with_name(beside + packed) for beside in named for packed in ("", ".gz"))
-    return next((beside for beside in besides if beside.is_file()), None)
-
-
 def cause_of(error: BaseException) -> str:
     """What an error of another library says, in a line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__

@@ -1,10 +1,10 @@
 """Mosaics of the sky in FITS: cut-outs with the variance of each pixel, var = sky + max(flux − level, 0) / electrons
 per unit.
 
-The sky's part is 1 / weight where there is a weight map (an extension WHT, or a file beside with _wht or _weight in its
-name), scaled so that it fits the measured noise of the sky, whatever the map's units; else that noise, and no less than
-the read noise, and where pixels are 0 to the last digit, nothing was measured. level: of the sky. The photons' part
-needs EXPTIME and BUNIT of the header, and the gain where the unit is counts; without them it is left out.
+The sky's part is 1 / weight where there is a map of noise (`layouts`, `maps`), scaled so that it fits the measured
+noise of the sky, whatever the map's units; else that noise, and no less than the read noise, and where pixels are 0 to
+the last digit, nothing was measured. level: of the sky. The photons' part needs EXPTIME and BUNIT of the header, and
+the gain where the unit is counts; it is left out without them, and where the map holds it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ __all__ = ["Mosaic"]
 
 import itertools
 import re
-import warnings
 import zlib
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.galaxies.archive.files import cause_of, weight_map_of
+from experiments.galaxies.archive.files import open_fits, trouble
+from experiments.galaxies.archive.frames import Frame
+from experiments.galaxies.archive.layouts import Picture
+from experiments.galaxies.archive.maps import check_against, weights
 from experiments.galaxies.data.deep_field import clipped_sigma
 from mvss.runtime.errors import MvssError
 
@@ -39,6 +40,8 @@ FAINTEST, QUARTILE = 0.25, 0.6745
 """Share of the pairs of pixels that measure noise, those with the least light: the sum of a pair tells nothing of its
 difference, and a galaxy that fills a cut-out is in the others. Standard deviations from a Gaussian's quarter to its
 middle."""
+NOTHING = 1e-6
+"""Share of the usual weight below which a map says that nothing was measured: some have a σ of 10¹⁰ there."""
 UNIT = re.compile(r"(ELECTRONS?|E-?|COUNTS?|DN|ADU|CPS)(/S|/SEC|/SECOND|S-1|SEC-1|SECOND-1)?")
 """What BUNIT may be, without blanks and signs of powers."""
 Image = NDArray[np.float64]
@@ -51,64 +54,48 @@ class Mosaic:
     unit.
 
     Raises:
-        MvssError: it is no FITS image, is truncated, has no celestial coordinates, or its weight map does not fit.
+        MvssError: a file is truncated or cannot be read, it has no celestial coordinates, or a map does not fit.
     """
 
-    def __init__(self, path: Path, binning: int = 1) -> None:
-        from astropy.wcs import WCS, FITSFixedWarning
-
-        self.path, self.binning = path, binning
-        self._open: list[File] = []
-        whole = self._read(path)
-        names = [hdu.name for hdu in whole]
-        image = (
-            whole["SCI"] if "SCI" in names else next((hdu for hdu in whole if hdu.is_image and hdu.header["NAXIS"] == 2), None)
-        )
-        if image is None or len(image.shape) != 2:
-            raise self._bad("holds no image")
-        self._image, self.shape = image, tuple(size // binning for size in image.shape)
-        if min(self.shape) < 1:
-            raise self._bad(f"has {image.shape} pixels, not one of {binning} × {binning}")
-        self._header = whole[0].header.copy()
-        self._header.update(image.header)
+    def __init__(self, picture: Picture, binning: int = 1) -> None:
+        self.picture, self.name, self.binning = picture, picture.name, binning
+        self._open = {path: open_fits(path) for path in picture.files}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FITSFixedWarning)
-                self.wcs = WCS(image.header, whole)
-        except Exception as error:  # of astropy or of the C library below it
-            raise self._bad(f"has coordinates that cannot be read ({cause_of(error)})") from error
-        if self.wcs.naxis != 2 or not self.wcs.has_celestial:
-            raise self._bad("has no celestial coordinates (WCS) in its header")
-        if binning > 1 and self.wcs.has_distortion:
-            raise MvssError(f"{self.path} has coordinates with distortions: drizzle it first, or take a binning of 1")
-        self._weight = whole["WHT"] if "WHT" in names else self._weights_beside()
-        if self._weight is not None and self._weight.shape != image.shape:
-            raise self._bad(f"is {image.shape}, its weight map {self._weight.shape}")
-        self._padded = self._weight is None and image.header["BITPIX"] < 0
+            whole = self._open[picture.path]
+            image = self._image = whole[picture.hdu]
+            self.shape = tuple(size // binning for size in image.shape)
+            if min(self.shape) < 1:
+                raise self._bad(f"has {image.shape} pixels, not one of {binning} × {binning}")
+            self._header = whole[0].header.copy()
+            self._header.update(image.header)
+            try:
+                self.frame = Frame(image.header, whole, image.shape)
+            except MvssError as error:
+                raise self._bad(str(error)) from error
+            if binning > 1 and self.frame.distorted:
+                raise self._bad("has coordinates with distortions: drizzle it first, or take a binning of 1")
+            self._weight, self._flags = (part and self._open[part.path][part.hdu] for part in (picture.noise, picture.mask))
+            for part, kind in ((self._weight, "weight map"), (self._flags, "map of flags")):
+                if part is not None and part.shape != image.shape:
+                    raise self._bad(f"is {image.shape}, its {kind} {part.shape}")
+            self._padded = self._weight is None and image.header["BITPIX"] < 0
+        except BaseException:
+            self.close()
+            raise
 
     def _bad(self, what: str) -> MvssError:
-        return MvssError(f"{self.path} {what}: fetch it again, or take it out of the folder")
+        return MvssError(f"{self.picture.path.with_name(self.name)} {what}")
 
-    def _read(self, path: Path) -> File:
-        from astropy.io import fits
-
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", ".*truncated.*")
-                whole = fits.open(path)  # mapped, but for those with scaled numbers
-                self._open.append(whole)
-                len(whole)  # reads all headers, and with them where the file should end
-        except Exception as error:
-            self.close()
-            raise self._bad(f"is truncated or no FITS file ({cause_of(error)})") from error
-        return whole
-
-    def _weights_beside(self) -> File | None:
-        if (beside := weight_map_of(self.path)) is None:
-            return None
-        if weights := next((hdu for hdu in self._read(beside) if hdu.is_image and hdu.header["NAXIS"] == 2), None):
-            return weights
-        raise self._bad(f"has a weight map, {beside.name}, that holds no image")
+    def __str__(self) -> str:
+        """How it is understood, in a line."""
+        picture, (height, width) = self.picture, self._image.shape
+        zeros = "zeros are" if self._padded else "what is no number is"
+        line = (
+            f"{self.name}: image {picture.extension} ({width} × {height} pixels of {self.frame.scale:.4g} arcsec), unit "
+            f"{picture.unit or 'unknown'}, noise {picture.noise or 'measured'}, mask "
+            f"{picture.mask.label if picture.mask else f'none, {zeros} no data'}, frame {self.frame.name}"
+        )
+        return line + (f"; not read: {', '.join(picture.unread)}" if picture.unread else "")
 
     def __enter__(self) -> Mosaic:
         return self
@@ -118,13 +105,13 @@ class Mosaic:
 
     def close(self) -> None:
         """Close its files."""
-        for file in self._open:
+        for file in self._open.values():
             file.close()
 
     @property
     def unit(self) -> str:
         """BUNIT of the header, or nothing."""
-        return str(self._header.get("BUNIT", "")).strip().upper()
+        return self.picture.unit.upper()
 
     @property
     def band(self) -> str:
@@ -132,12 +119,15 @@ class Mosaic:
         named = (str(self._header.get(key, "")).strip().upper() for key in ("FILTER", "FILTER1", "FILTER2"))
         return "/".join(dict.fromkeys(name for name in named if name and not name.startswith("CLEAR")))
 
-    @cached_property
+    @property
     def pixel_scale(self) -> float:
         """Arcseconds a pixel, mean of both directions."""
-        from astropy.wcs.utils import proj_plane_pixel_scales
+        return self.frame.scale * self.binning
 
-        return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600 * self.binning
+    @property
+    def dark(self) -> bool:
+        """Whether nothing tells the noise of the objects' photons."""
+        return self.electrons is None and not (self.picture.noise and self.picture.noise.photons)
 
     @cached_property
     def electrons(self) -> float | None:
@@ -164,27 +154,37 @@ class Mosaic:
         """Variance of the sky's pixels times their weight (1 without a map), their usual standard deviation, their
         level."""
         sizes = [min(WINDOW, n) for n in self.shape]
-        scaled, light, deviations, levels = [], [], [], []
+        scaled, light, deviations, levels, noises, usual = [], [], [], [], [], []
         counts = [min(WINDOWS, -(-n // WINDOW)) for n in self.shape]
         grid = (np.linspace(0, n - size, k).astype(int) for n, size, k in zip(self.shape, sizes, counts, strict=True))
         for row, column in itertools.product(*grid):
             flux, weight = self._pixels(row, column, *sizes)
             variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), np.nan)
+            steps = []
             for f, v in ((flux, variance), (flux.T, variance.T)):
                 u = (f[:, LAG:] - f[:, :-LAG]) / np.sqrt(v[:, LAG:] + v[:, :-LAG])
                 scaled.append(u[np.isfinite(u)])
                 light.append((f[:, LAG:] + f[:, :-LAG])[np.isfinite(u)])
+                steps.append((f[:, LAG:] - f[:, :-LAG])[np.isfinite(u)])
             deviations.append(np.sqrt(variance[np.isfinite(variance)]))
             levels.append(flux[np.isfinite(flux)])
+            if len(np.concatenate(steps)) > flux.size:
+                noises.append(clipped_sigma(np.concatenate(steps)) / np.sqrt(2))
+                usual.append(float(np.median(weight[weight > 0])))
         values, sums = np.concatenate(scaled), np.concatenate(light)
         scale = clipped_sigma(values[sums <= np.quantile(sums, FAINTEST)]) if len(values) else 0.0
         if not scale > 0:
-            raise self._bad("has no measured pixels, or all of the same value")
+            raise self._bad("has no measured pixels, or all of the same value: take it out of the folder")
+        if noise := self.picture.noise:
+            try:
+                check_against(np.array(noises), np.array(usual), noise.kind)
+            except MvssError as error:
+                raise self._bad(f"has a map of noise, {noise}, that {error}") from error
         floor = (self._number("READNSE", "RDNOISE", "READNOIS", "READNSEA") or 0.0) / (self.electrons or np.inf)
         if self._weight is None:
             scale = max(scale, floor)
-        usual = scale * float(np.median(np.concatenate(deviations)))
-        return scale**2, usual, float(np.quantile(np.concatenate(levels), 0.25)) + QUARTILE * usual
+        usually = scale * float(np.median(np.concatenate(deviations)))
+        return scale**2, usually, float(np.quantile(np.concatenate(levels), 0.25)) + QUARTILE * usually
 
     @property
     def usual_noise(self) -> float:
@@ -198,13 +198,15 @@ class Mosaic:
         box = tuple(slice(first * self.binning, (first + n) * self.binning) for first, n in ((row, height), (column, width)))
         try:
             flux = np.asarray(self._image.data[box], dtype=np.float64)
-            if self._weight is None:
+            if self.picture.noise is None:
                 weight = np.where(self._padded & (flux == 0), 0.0, 1.0)
             else:
-                weight = np.asarray(self._weight.data[box], dtype=np.float64)
+                weight = weights(np.asarray(self._weight.data[box], dtype=np.float64), self.picture.noise.kind)
+            if self.picture.mask is not None:
+                weight[self.picture.mask.bad(np.asarray(self._flags.data[box]))] = 0.0
         except (OSError, ValueError, EOFError, TypeError, zlib.error) as error:
-            raise self._bad(f"is truncated or damaged ({cause_of(error)})") from error
-        good = np.isfinite(flux) & np.isfinite(weight) & (weight > 0)
+            raise self._bad(trouble(error)) from error
+        good = np.isfinite(flux) & (weight > 0)
         good &= np.where(good, flux, np.inf) < self._saturation
         flux, weight = np.where(good, flux, np.nan), np.where(good, weight, 0.0)
         if self.binning == 1:
@@ -212,21 +214,26 @@ class Mosaic:
         with np.errstate(divide="ignore"):
             return block_reduce(flux, self.binning), 1 / block_reduce(1 / weight, self.binning)
 
+    def _measured(self, row: int, column: int, height: int, width: int) -> tuple[Image, Image]:
+        """Flux and weight of a box, both 0 where nothing was measured."""
+        flux, weight = self._pixels(row, column, height, width)
+        scale, usual, _ = self._noise
+        weight = np.where(weight > NOTHING * scale / usual**2, weight, 0.0)
+        return np.where(weight > 0, flux, 0.0), weight
+
     def flux(self, row: int, column: int, height: int, width: int) -> tuple[Image, NDArray[np.bool_]]:
         """The flux of a box, 0 where the second, the mask of bad pixels, is set."""
-        flux, weight = self._pixels(row, column, height, width)
-        bad = weight == 0
-        return np.where(bad, 0.0, flux), bad
+        flux, weight = self._measured(row, column, height, width)
+        return flux, weight == 0
 
     def stamp(self, row: int, column: int, pixels: int) -> tuple[Image, Image, NDArray[np.bool_]]:
         """Flux and inverse variance, both 0 where the third, the mask of bad pixels, is set; `(pixels, pixels)`
         each."""
-        flux, weight = self._pixels(row, column, pixels, pixels)
+        flux, weight = self._measured(row, column, pixels, pixels)
         bad = weight == 0
-        flux = np.where(bad, 0.0, flux)
         scale, _, level = self._noise
         variance = scale / np.where(bad, 1.0, weight)
-        if self.electrons:
+        if self.electrons and not (self.picture.noise and self.picture.noise.photons):
             variance = variance + np.maximum(flux - level, 0) / self.electrons
         return flux, np.where(bad, 0.0, 1 / variance), bad
 
@@ -238,22 +245,13 @@ class Mosaic:
         (ra, dec), (ra0, dec0) = np.radians(positions).T, np.radians(centre)
         near = np.sin(dec) * np.sin(dec0) + np.cos(dec) * np.cos(dec0) * np.cos(ra - ra0) > np.cos(radius)
         if near.any():
-            own = self.wcs.celestial.all_world2pix(positions[near], 0, quiet=True)[:, ::-1]
-            out[near] = (own - (self.binning - 1) / 2) / self.binning
+            out[near] = (self.frame.pixels(positions[near]) - (self.binning - 1) / 2) / self.binning
         return out
 
     def sky(self, places: Image) -> Image:
         """Right ascension and declination in degrees `(M, 2)` of rows and columns."""
-        own = places * self.binning + (self.binning - 1) / 2
-        return np.asarray(self.wcs.celestial.all_pix2world(own[:, ::-1], 0))
+        return self.frame.sky(places * self.binning + (self.binning - 1) / 2)
 
     def wcs_of(self, row: int, column: int, pixels: int) -> str:
         """The coordinates of a stamp, as a FITS header."""
-        step = self.binning
-        wcs = self.wcs.celestial.slice(tuple(slice(first * step, (first + pixels) * step) for first in (row, column)))
-        wcs.wcs.crpix = (wcs.wcs.crpix - 0.5) / step + 0.5
-        if wcs.wcs.has_cd():  # which a slice with a step would leave as it is
-            wcs.wcs.cd = wcs.wcs.cd * step
-        else:
-            wcs.wcs.cdelt = wcs.wcs.cdelt * step
-        return str(wcs.to_header_string(relax=True))
+        return self.frame.cut(row, column, pixels, self.binning)

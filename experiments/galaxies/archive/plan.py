@@ -15,12 +15,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from experiments.galaxies.archive.layouts import Picture
 from experiments.galaxies.archive.mosaics import Mosaic
 from experiments.galaxies.data.stamps import NOISE
 from mvss.runtime.errors import MvssError
@@ -79,7 +79,7 @@ class Plan:
 
 
 def plan_for(
-    files: Sequence[Path], positions: Places, pixels: int, randoms: float, binning: int
+    pictures: Sequence[Picture], positions: Places, pixels: int, randoms: float, binning: int
 ) -> tuple[Plan, dict[str, object], NDArray[np.bool_]]:
     """Look at all mosaics' headers: the plan, the archive's first attributes, and which finite positions any mosaic
     holds."""
@@ -88,20 +88,20 @@ def plan_for(
     on_mosaic = np.zeros(len(number), dtype=bool)
     noises: list[float] = []
     scale, kind, dark = 0.0, ("", ""), 0
-    for file in files:
-        with Mosaic(file, binning) as mosaic:
+    for picture in pictures:
+        with Mosaic(picture, binning) as mosaic:
             inside = corners(mosaic, positions, pixels)[1]
             on_mosaic |= inside
             noises.append(mosaic.usual_noise)  # of each, so that a bad one is found before the work begins
-            dark += mosaic.electrons is None
+            dark += mosaic.dark
             own = mosaic.unit, mosaic.band
             if not scale:
                 scale, kind = mosaic.pixel_scale, own
             if abs(mosaic.pixel_scale / scale - 1) > 0.01 or own != kind:
                 this, that = (", ".join(name or "unknown" for name in names) for names in (own, kind))
                 raise MvssError(
-                    f"{file} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit and filter {this}, but {files[0].name} "
-                    f"{scale:.4f}, {that}: keep mosaics of one kind in the folder"
+                    f"{mosaic.name} has {mosaic.pixel_scale:.4f} arcsec a pixel, unit and filter {this}, but "
+                    f"{pictures[0].name} {scale:.4f}, {that}: keep mosaics of one kind in the folder"
                 )
     if not on_mosaic.any():
         raise MvssError("no stamp around a position of the catalogue lies on a mosaic: are they of the same part of the sky?")
@@ -111,7 +111,7 @@ def plan_for(
     cut = float(np.quantile(positions[on_mosaic, 1], 1 - TEST))
     cell = CELL * pixels * scale / 3600
     plan = Plan(pixels, randoms, factor, positions, number, cut, margin, cell, binning=binning)
-    plan = replace(plan, fields=_fields(files, plan, randoms * int(on_mosaic.sum())))
+    plan = replace(plan, fields=_fields(pictures, plan, randoms * int(on_mosaic.sum())))
     attributes: dict[str, object] = {
         "factor": factor,
         "noise": NOISE,
@@ -140,11 +140,11 @@ def _say(noises: Sequence[float], dark: int, unit: str) -> None:
         )
 
 
-def _fields(files: Sequence[Path], plan: Plan, wanted: float) -> tuple[int, ...]:
+def _fields(pictures: Sequence[Picture], plan: Plan, wanted: float) -> tuple[int, ...]:
     """Of as many random fields as are wanted of all mosaics those of each, which need not show a galaxy."""
     rooms = []
-    for file in files:
-        with Mosaic(file, plan.binning) as mosaic:
+    for picture in pictures:
+        with Mosaic(picture, plan.binning) as mosaic:
             places, split = anywhere(mosaic, plan, PROBES, "room")
             rooms.append(float((split >= 0).mean()) * math.prod(mosaic.shape) if len(places) else 0.0)
     shares = np.cumsum([0.0, *rooms]) / max(sum(rooms), 1e-300)
@@ -164,7 +164,7 @@ def anywhere(mosaic: Mosaic, plan: Plan, count: int, key: str) -> tuple[NDArray[
     room = torch.tensor(mosaic.shape) - plan.pixels + 1
     if not bool((room > 0).all()):
         return np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64)
-    rng = generator(0, "galaxies", "archive", key, mosaic.path.name)
+    rng = generator(0, "galaxies", "archive", key, mosaic.name)
     corners = (torch.rand(count, 2, generator=rng, dtype=torch.float64) * room).long().numpy()
     middles = corners + (plan.pixels - 1) / 2
     centres = mosaic.sky(middles) if count else np.zeros((0, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
 
+import errno
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Buffer, override
 
+from experiments.galaxies.archive.files import cause_of, is_damage
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
 
@@ -142,8 +144,9 @@ def _write(path: Path, fill: Callable[[File], None]) -> None:
             os.close(folder)
     except BROKEN as error:
         unfinished.unlink(missing_ok=True)
-        cause = str(error).partition("\n")[0]
-        raise MvssError(f"cannot write {path} ({cause}): see that there is space, then the same command goes on") from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space left to write" if full else "cannot write"
+        raise MvssError(f"{what} {path} ({cause_of(error)}): the same command goes on from there") from error
 
 
 def write_shard(path: Path, groups: Mapping[str, Rows], pixels: int) -> None:
@@ -254,8 +257,12 @@ def read_attributes(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, error: Exception) -> MvssError:
     if not path.exists():
         return MvssError(f"there is no {path}: build it with make galaxies-data")
-    cause = str(error).partition("\n")[0]
-    return MvssError(f"{path} is damaged, or no archive of stamps ({cause}): remove it and build it with make galaxies-data")
+    if isinstance(error, OSError) and error.errno:
+        return MvssError(f"cannot read {path} ({error.strerror})")
+    what, do = (
+        ("is damaged", "remove it and build it") if is_damage(error) else ("is no archive of stamps", "move it and build one")
+    )
+    return MvssError(f"{path} {what} ({cause_of(error)}): {do} with make galaxies-data")
 
 
 def stamps_of(path: Path, group: str, splits: Sequence[int], count: int | None) -> Stamps:
