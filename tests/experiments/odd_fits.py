@@ -90,6 +90,12 @@ def _swap(whole: fits.HDUList, rng: Rng) -> None:
         h.update({"PC1_1": 0.0, "PC1_2": -1.0, "PC2_1": -1.0, "PC2_2": 0.0})
 
 
+def _galactic(whole: fits.HDUList, rng: Rng) -> None:
+    for hdu in images(whole):
+        for name in ("CTYPE1", "CTYPE2"):
+            hdu.header[name] = hdu.header[name].replace("RA---", "GLON-").replace("DEC--", "GLAT-")
+
+
 def _holes(whole: fits.HDUList, rng: Rng) -> None:
     for hdu in images(whole):
         hdu.data[rng.random((SIDE, SIDE)) < 0.1] = rng.choice([np.nan, np.inf, -np.inf])
@@ -115,18 +121,18 @@ def _unnamed(whole: fits.HDUList, rng: Rng) -> None:
 
 
 def _other_size(whole: fits.HDUList, rng: Rng) -> None:
-    whole.append(fits.ImageHDU(np.ones((SIDE, SIDE + 1), np.float32), name="RMS"))
+    whole.append(fits.ImageHDU(np.ones((SIDE, SIDE + 1), np.float32), name="ERR"))
 
 
 def _two_of_a_kind(whole: fits.HDUList, rng: Rng) -> None:
-    whole += [fits.ImageHDU(np.ones((SIDE, SIDE), np.float32), name="RMS") for _ in range(2)]
+    whole += [fits.ImageHDU(np.zeros((SIDE, SIDE), np.int32), name="DQ") for _ in range(2)]
 
 
 MATTERS_NOT: dict[str, Mend] = {
     "unknown cards": _unknown,
     "swapped axes": _swap,
     "holes": _holes,
-    "galactic": _set(CTYPE1="GLON-TAN", CTYPE2="GLAT-TAN"),
+    "galactic": _galactic,
     "older equinox": _set(RADESYS="FK5", EQUINOX=1975.0),
     "equinox as text": _set(RADESYS="FK5", EQUINOX="J2000.0"),
     "another unit": _set(BUNIT="banana"),

@@ -26,7 +26,8 @@ SEXAGESIMAL = {"h:m:s": "hourangle", "hms": "hourangle", "d:m:s": "deg", "dms": 
 """Units of angles as tables write them, where astropy does not know them."""
 BYTES = 1 << 20
 Column = NDArray[np.float64]
-Table = Unit = Any  # astropy has no types
+Table = Any  # astropy has no types
+Unit = Any
 
 
 def read_catalogue(path: Path) -> tuple[Column, dict[str, Column]]:

@@ -74,7 +74,8 @@ class Mosaic:
                 raise self._bad(str(error)) from error
             if binning > 1 and self.frame.distorted:
                 raise self._bad("has coordinates with distortions: drizzle it first, or take a binning of 1")
-            self._weight, self._flags = (part and self._open[part.path][part.hdu] for part in (picture.noise, picture.mask))
+            maps: list[File] = [part and self._open[part.path][part.hdu] for part in (picture.noise, picture.mask)]
+            self._weight, self._flags = maps
             for part, kind in ((self._weight, "weight map"), (self._flags, "map of flags")):
                 if part is not None and part.shape != image.shape:
                     raise self._bad(f"is {image.shape}, its {kind} {part.shape}")
@@ -169,10 +170,10 @@ class Mosaic:
             deviations.append(np.sqrt(variance[np.isfinite(variance)]))
             levels.append(flux[np.isfinite(flux)])
             if len(np.concatenate(steps)) > flux.size:
-                noises.append(clipped_sigma(np.concatenate(steps)) / np.sqrt(2))
+                noises.append(_sigma(np.concatenate(steps)) / np.sqrt(2))
                 usual.append(float(np.median(weight[weight > 0])))
         values, sums = np.concatenate(scaled), np.concatenate(light)
-        scale = clipped_sigma(values[sums <= np.quantile(sums, FAINTEST)]) if len(values) else 0.0
+        scale = _sigma(values[sums <= np.quantile(sums, FAINTEST)]) if len(values) else 0.0
         if not scale > 0:
             raise self._bad("has no measured pixels, or all of the same value: take it out of the folder")
         if noise := self.picture.noise:
@@ -255,3 +256,8 @@ class Mosaic:
     def wcs_of(self, row: int, column: int, pixels: int) -> str:
         """The coordinates of a stamp, as a FITS header."""
         return self.frame.cut(row, column, pixels, self.binning)
+
+
+def _sigma(values: Image) -> float:
+    """As `clipped_sigma`, and 0 where most values are the same."""
+    return clipped_sigma(values) if np.median(np.abs(values - np.median(values))) > 0 else 0.0

@@ -259,10 +259,8 @@ def _damaged(path: Path, error: Exception) -> MvssError:
         return MvssError(f"there is no {path}: build it with make galaxies-data")
     if isinstance(error, OSError) and error.errno:
         return MvssError(f"cannot read {path} ({error.strerror})")
-    what, do = (
-        ("is damaged", "remove it and build it") if is_damage(error) else ("is no archive of stamps", "move it and build one")
-    )
-    return MvssError(f"{path} {what} ({cause_of(error)}): {do} with make galaxies-data")
+    what, do = ("is damaged", "remove") if is_damage(error) else ("is no archive of stamps", "move")
+    return MvssError(f"{path} {what} ({cause_of(error)}): {do} it and build one with make galaxies-data")
 
 
 def stamps_of(path: Path, group: str, splits: Sequence[int], count: int | None) -> Stamps:
