@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
+from mvss.presets.ranges import at_least
 from mvss.presets.reader import merged
 from mvss.presets.settings import Settings
 from mvss.runtime.errors import MvssError
@@ -39,12 +40,12 @@ class MetricsConfig:
     saved: int = 1000
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws"), 0)
-        least |= {"references": 2, "tessellations": 1, "coverage_draws": 1, "saved": 1}
-        for name, low in least.items():
-            value, alone = getattr(self, name), name in ("frechet", "mean_draws") and getattr(self, name) == 1
-            if value < low or alone:  # of one there is no spread
-                raise MvssError(f"metrics.{name}={value} must be {'0, or at least 2' if alone else f'at least {low}'}")
+        at_least("metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws")
+        at_least("metrics", self, 1, "tessellations", "coverage_draws", "saved")
+        at_least("metrics", self, 2, "references")
+        for name in ("frechet", "mean_draws"):
+            if getattr(self, name) == 1:  # of one there is no spread
+                raise MvssError(f"metrics: {name}=1 must be 0, or at least 2")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class AuditConfig:
     sigma: float = 0.01
 
     def __post_init__(self) -> None:
-        if min(self.observations, self.draws) < 1 or self.candidates < 0:
-            raise MvssError("audit: observations and draws must be at least 1, candidates at least 0")
+        at_least("audit", self, 1, "observations", "draws")
+        at_least("audit", self, 0, "candidates")
         if not self.distances or self.distances[0] != 0 or min(self.distances[1:], default=1.0) <= 0 or not self.sigma > 0:
             raise MvssError(
                 "audit.distances must begin with 0, for the truth itself, and go on positive; sigma must be positive"
@@ -114,6 +115,10 @@ class Config:
     compare: dict[str, Recipe] = field(default_factory=dict)
     ablations: dict[str, Recipe] = field(default_factory=dict)
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("preset", self, 1, "observations", "fresh")
+        at_least("preset", self, 0, "workers")
 
     @classmethod
     def resolve(cls, values: dict[str, Any]) -> dict[str, Any]:

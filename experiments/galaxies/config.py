@@ -10,6 +10,7 @@ from typing import Literal
 
 from experiments.core.config import Config
 from experiments.core.experiment import Named
+from mvss.presets.ranges import at_least
 from mvss.presets.reader import suggest
 from mvss.runtime.errors import MvssError
 
@@ -42,8 +43,11 @@ class GalaxiesConfig(Config):
     draws: int = 16
 
     def __post_init__(self) -> None:
-        if self.draws < 6 or self.random_fields < 1:
-            raise MvssError("galaxies: draws must be 6 or more, for their 68 % intervals, and random_fields at least 1")
+        super().__post_init__()
+        at_least("galaxies", self, 6, "draws")  # of fewer there are no intervals of 68 %
+        at_least("galaxies", self, 1, "random_fields", "pixels", "copies")
+        if not self.density > 0:
+            raise MvssError(f"galaxies: density={self.density} must be positive")
 
     def brought(self, problem: str) -> str:
         """Of the archive: hash of the mosaics, the catalogue and the settings that it was made from."""

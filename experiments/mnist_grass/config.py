@@ -10,6 +10,7 @@ from typing import Literal
 
 from experiments.core.config import Config
 from experiments.core.experiment import Named
+from mvss.presets.ranges import at_least
 from mvss.runtime.errors import MvssError
 
 TEXTURES = ("grass", "gravel", "brick")
@@ -32,6 +33,8 @@ class MnistGrassConfig(Config):
     photographs: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("preset", self, 1, "grass_observations")
         if self.texture not in TEXTURES:
             texture = Named("experiments.mnist_grass.sources:texture_named")(self.texture)
             object.__setattr__(self, "photographs", texture.fingerprint)

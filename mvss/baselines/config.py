@@ -7,6 +7,7 @@ __all__ = ["CLVMConfig", "PCPCAConfig"]
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from mvss.presets.ranges import at_least
 from mvss.runtime.errors import MvssError
 
 
@@ -23,8 +24,9 @@ class PCPCAConfig:
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma < 1 or min(self.latents, self.steps, self.batch) < 1:
-            raise MvssError("pcpca: gamma must be in [0, 1), latents, steps and batch at least 1")
+        at_least("pcpca", self, 1, "latents", "steps", "batch")
+        if not 0 <= self.gamma < 1 or not self.learning_rate > 0:
+            raise MvssError("pcpca: gamma must be in [0, 1), learning_rate positive")
 
 
 @dataclass(frozen=True)
@@ -45,5 +47,6 @@ class CLVMConfig:
     temperature: float = 0.3
 
     def __post_init__(self) -> None:
-        if min(self.background, self.target, self.steps, self.batch) < 1 or not self.temperature > 0:
-            raise MvssError("clvm: latents, steps and batch must be at least 1, temperature positive")
+        at_least("clvm", self, 1, "background", "target", "hidden", "steps", "batch")
+        if not self.temperature > 0 or not self.learning_rate > 0:
+            raise MvssError("clvm: temperature and learning_rate must be positive")

@@ -7,6 +7,7 @@ __all__ = ["AscentConfig", "MixtureEMConfig", "Noisier2NoiseConfig"]
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mvss.presets.ranges import at_least
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
 
@@ -25,8 +26,7 @@ class Noisier2NoiseConfig:
     alone: bool = False
 
     def __post_init__(self) -> None:
-        if self.averages < 1:
-            raise MvssError(f"noisier2noise: averages={self.averages} must be at least 1")
+        at_least("noisier2noise", self, 1, "averages")
         if self.least is not None and self.most is not None and not self.least < self.most:
             raise MvssError(f"noisier2noise: least={self.least} must be below most={self.most}")
 
@@ -57,12 +57,15 @@ class AscentConfig:
     trial: float = 0.3
 
     def __post_init__(self) -> None:
-        if not self.components or min(self.components) < 1 or self.steps < len(self.components) or self.batch < 1:
-            raise MvssError("mixture: components and batch must be at least 1, with at least one step per phase")
+        at_least("mixture", self, 1, "components", "batch", "starts")
+        if not self.components or self.steps < len(self.components):
+            raise MvssError(f"mixture: steps={self.steps} must be at least one for each of components={list(self.components)}")
         if not self.floor > 0 or not 0 <= self.held_out < 1:
             raise MvssError("mixture: floor must be positive and held_out in [0, 1)")
-        if self.starts < 1:
-            raise MvssError("mixture: starts must be at least 1")
+        if not 0 < self.final_learning_rate <= self.learning_rate:
+            raise MvssError("mixture: 0 < final_learning_rate <= learning_rate must hold")
+        if not self.temperature >= 0 or not 0 <= self.cooled <= 1 or not 0 <= self.trial <= 1:
+            raise MvssError("mixture: temperature must be at least 0, cooled and trial in [0, 1]")
 
     @property
     def trial_phases(self) -> int:
@@ -97,5 +100,7 @@ class MixtureEMConfig:
     def __post_init__(self) -> None:
         if not self.components or not self.ranks:
             raise MvssError("mixture: components and ranks need one number at least")
-        if min(self.components) < 1 or min(self.ranks) < 0 or self.laps < 1 or not self.floor > 0:
-            raise MvssError("mixture: components and laps must be at least 1, ranks at least 0, floor positive")
+        at_least("mixture", self, 1, "components", "laps")
+        at_least("mixture", self, 0, "ranks")
+        if not self.floor > 0:
+            raise MvssError(f"mixture: floor={self.floor} must be positive")

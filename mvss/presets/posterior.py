@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from mvss.presets.ranges import at_least
 from mvss.runtime.errors import MvssError
 
 
@@ -62,6 +63,9 @@ class ExactConfig:
     kind: Literal["exact"] = field(default="exact", kw_only=True)
     beam: int = 64
 
+    def __post_init__(self) -> None:
+        at_least("posterior", self, 1, "beam")
+
 
 @dataclass(frozen=True)
 class MomentMatchingConfig:
@@ -84,8 +88,7 @@ class MomentMatchingConfig:
     chunk: int = 1024
 
     def __post_init__(self) -> None:
-        if min(self.components, self.beam, self.chunk, self.passes) < 1:
-            raise MvssError("posterior: components, beam, chunk and passes must be at least 1")
+        at_least("posterior", self, 1, "components", "beam", "chunk", "passes")
         if self.solver and self.sampler.method == "ancestral":
             raise MvssError("posterior.solver gives means, no draws: sampler.method must be pc, ddim or heun")
 
@@ -103,8 +106,7 @@ class GibbsConfig:
     chunk: int = 1024
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.components, self.beam, self.chunk) < 1:
-            raise MvssError("posterior: rounds, components, beam and chunk must be at least 1")
+        at_least("posterior", self, 1, "rounds", "components", "beam", "chunk")
 
 
 @dataclass(frozen=True)

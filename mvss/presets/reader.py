@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 from collections.abc import Iterable, Sequence
 from os.path import expanduser
@@ -265,6 +266,8 @@ def _build_tuple(items: tuple[Any, ...], value: list[Any], key: str) -> tuple[An
 def _build_scalar(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - of type hint
     if hint is float and type(value) is int:
         return float(value)
+    if hint is float and type(value) is float and not math.isfinite(value):
+        raise MvssError(f"'{key}' is {value}: it must be a finite number")
     if hint is Path and isinstance(value, str):
         return Path(expanduser(value))
     # Exact, since a bool is an int in Python but hardly meant as one.

@@ -20,6 +20,7 @@ from typing import Literal
 
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig
 from mvss.presets.posterior import MomentMatchingConfig, PosteriorConfig, SamplerConfig
+from mvss.presets.ranges import at_least
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
 
@@ -52,8 +53,9 @@ class EMConfig:
     guess: TrainingConfig | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise MvssError(f"em: held_out={self.held_out} must be in [0, 1)")
+        at_least("em", self, 0, "laps")
+        if not 0 <= self.held_out < 1 or not self.relaxation > 0:
+            raise MvssError(f"em: held_out={self.held_out} must be in [0, 1), relaxation={self.relaxation} positive")
 
 
 @dataclass(frozen=True)

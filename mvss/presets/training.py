@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mvss.presets.ranges import at_least
 from mvss.runtime.errors import MvssError
 
 
@@ -78,3 +79,7 @@ class NetworkConfig:
     layers: int = 1
     variance: bool = True
     dynamic: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("network", self, 1, "hidden", "blocks", "layers")
+        at_least("network", self, 2, "embedding")
