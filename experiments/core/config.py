@@ -40,7 +40,9 @@ class MetricsConfig:
     saved: int = 1000
 
     def __post_init__(self) -> None:
-        at_least("metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws")
+        at_least(
+            "metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws"
+        )
         at_least("metrics", self, 1, "tessellations", "coverage_draws", "saved")
         at_least("metrics", self, 2, "references")
         for name in ("frechet", "mean_draws"):
