@@ -39,8 +39,9 @@ class Estimate:
 
     priors: by source. draws: estimates `(N, *shape)` of sources that pairs of views told, by source and number of the view.
     guesses: networks that made those, by source. evidence: mean log p(y) of an observation in nats, in units of size one:
-    "held_out", "train"; the share of probability that a search "discarded"; and how far starts of nearly the same evidence
-    are apart, "rivalry", nats. seconds: what it took.
+    "held_out", "train"; the share of probability that a search "discarded"; how far starts of nearly the same evidence are
+    apart, "rivalry", nats; laps of EM that lowered it, "fell", and stages that ended early, since what came next was
+    singular, "stopped", where there were any. seconds: what it took.
     """
 
     priors: Mapping[str, GaussianMixture]
@@ -107,7 +108,12 @@ def _by_em(views: Views, config: MixtureEMConfig, units: Units, stream: Stream, 
     data = estimated(views, together, config.floor) if together else views
     fit = expectation_maximisation(data, config, views.stages(), stream, progress)
     priors = {source: fit.priors[source] for source in views.sources}
-    return Estimate(priors, draws, guesses, {"train": fit.evidence[-1]})
+    evidence = {
+        "train": fit.best,
+        **({"fell": fit.fell} if fit.fell else {}),
+        **({"stopped": fit.stopped} if fit.stopped else {}),
+    }
+    return Estimate(priors, draws, guesses, evidence)
 
 
 def _from_pairs(

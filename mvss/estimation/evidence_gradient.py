@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
+from mvss.posteriors.solvers import Cholesky
 from mvss.priors.gaussian_mixture import GaussianMixture
 
 __all__ = ["Batch", "EvidenceGradient", "ShiftDescent", "evidence_gradient"]
@@ -67,6 +68,9 @@ def _pull(matrix: Tensor, combinations: Combinations, position: int, sums: Seque
     """
     count, (size, dimension) = len(matrix), matrix.shape[1:]
     components = len(sums[0])
+    if isinstance(combinations.system, Cholesky):
+        return _pull_matrices(matrix, combinations, position, sums)
+    assert combinations.system is not None
     rows, columns = torch.tril_indices(size, size, device=matrix.device)
     slot = combinations.row * components + combinations.component[:, position]
     v, weight = combinations.v.unbind(-1), combinations.responsibility
@@ -83,6 +87,24 @@ def _pull(matrix: Tensor, combinations: Combinations, position: int, sums: Seque
     pulled = gathered[..., 1 : 1 + size]
     sums[1] += torch.einsum("nkm,nmd->kd", pulled, matrix)
     sums[2] += curved + curved.mT
+    return torch.einsum("nm,nmd->nd", pulled.sum(1), matrix)
+
+
+def _pull_matrices(matrix: Tensor, combinations: Combinations, position: int, sums: Sequence[Tensor]) -> Tensor:
+    """As `_pull`, where S⁻¹ are matrices."""
+    count = len(matrix)
+    assert isinstance(combinations.system, Cholesky)
+    slot = combinations.row * len(sums[0]) + combinations.component[:, position]
+    v, weight = combinations.v, combinations.responsibility
+
+    def gathered(values: Tensor) -> Tensor:
+        return values.new_zeros(count * len(sums[0]), *values.shape[1:]).index_add(0, slot, values).unflatten(0, (count, -1))
+
+    curved = v.unsqueeze(2) * v.unsqueeze(1) - combinations.system.matrix()
+    sums[0] += gathered(weight).sum(0)
+    pulled = gathered(weight.unsqueeze(1) * v)
+    sums[1] += torch.einsum("nkm,nmd->kd", pulled, matrix)
+    sums[2] += torch.einsum("nmc,nkmd->kcd", matrix, gathered(weight[:, None, None] * curved) @ matrix.unsqueeze(1))
     return torch.einsum("nm,nmd->nd", pulled.sum(1), matrix)
 
 

@@ -240,7 +240,8 @@ def _initial(views: Views, config: AscentConfig, beta: int, stream: Stream) -> G
     power, gain, source = 0.0, 0.0, views.sources[beta]
     for alpha in views.showing([source]):
         view = DenseView.of(views[alpha])
-        power += float((view.y.square() - view.noise).sum(1).mean())
+        seen = torch.stack([a.abs().sum(2) > 0 for a in view.matrices]).any(0)  # not what a mask hides
+        power += float(((view.y.square() - view.noise) * seen).sum(1).mean())
         gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
     scale = math.sqrt(max(power, 1e-12) / gain)
     shape = views.shapes[source]

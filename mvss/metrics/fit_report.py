@@ -105,6 +105,7 @@ class FitReport:
         if self.evidence:
             names = {"held_out": "held out", "train": "training", "discarded": "share discarded by the search"}
             names["rivalry"] = "distance of rival fits"
+            names |= {"fell": "laps that lowered it", "stopped": "stages that ended early"}
             parts = [f"{names.get(key, key)} {value:.4g}" for key, value in self.evidence.items()]
             lines.append(f"log-likelihood of an observation under the first priors, nats: {', '.join(parts)}")
         for lap in self.laps:

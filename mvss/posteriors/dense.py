@@ -1,11 +1,14 @@
 """A view as matrices, and the Gaussians of all combinations of components, with their entries as arrays of their own.
 
 S = Σ + Σ_β A^β C^β A^βᵀ,    r = y − Σ_β A^β m^β,    log N(r; 0, S)
+
+A C Aᵀ of few numbers is one product of C with all pairs of rows of A, M (M + 1)/2 × D² numbers for each observation; of more
+it is made in two steps (`images`).
 """
 
 from __future__ import annotations
 
-__all__ = ["DenseView", "assemble", "log_normal", "project"]
+__all__ = ["DenseView", "assemble", "images", "log_normal", "project"]
 
 import math
 from collections.abc import Sequence
@@ -14,14 +17,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvss.posteriors.solvers import LDL, Symmetric
+from mvss.posteriors.solvers import LDL, Cholesky, Symmetric
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.operators import LinearOperator
+from mvss.problem.shared_view import unmasked
 from mvss.problem.views import View
+from mvss.runtime.memory import ensure_memory
+
+PAIRS = 2**20
+"""Bytes of the pairs of rows of one observation's A up to which they are made."""
 
 
 @dataclass(frozen=True)
 class DenseView:
-    """A view as matrices: y `(N, M)`, one matrix `(N, M, D_β)` per source, noise variances `(N, M)`."""
+    """A view as matrices: y `(N, M)`, one matrix `(N, M, D_β)` per source, noise variances `(N, M)`.
+
+    Of pixels that a mask hides only as many are kept as the observation with the fewest needs, with A and y of 0 and a
+    variance of 1/2π: log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
+    """
 
     y: Tensor
     matrices: tuple[Tensor, ...]
@@ -29,11 +42,34 @@ class DenseView:
 
     @staticmethod
     def of(view: View) -> DenseView:
-        """Materialise the operators of the sources that the view shows, in float64."""
-        count = len(view)
-        y = view.y.double()
-        matrices = tuple(operator.dense().expand(count, -1, -1) for operator in view.operators.values())
-        return DenseView(y.flatten(1), matrices, view.noise.white_variance(y).flatten(1))
+        """Materialise the operators of the sources that the view shows, in float64. Raises MvssError where memory does not
+        suffice."""
+        count, (mask, operators) = len(view), unmasked(view)
+        y, noise = view.y.double().flatten(1), view.noise.white_variance(view.y.double()).flatten(1)
+        hidden = mask is not None and not bool(mask.all())
+        if any(operator.count for operator in view.operators.values()):
+            numbers = sum(y.numel() * math.prod(operator.source_shape) for operator in operators)
+            ensure_memory(8 * numbers, f"{view.name}: the matrices of {count:,} observations", "separate fewer at a time")
+        if mask is None or not hidden:
+            return DenseView(y, tuple(o.dense().expand(count, -1, -1) for o in view.operators.values()), noise)
+        measured = mask.flatten(1).expand(count, -1)
+        most = int(measured.sum(1).max())
+        pixel = measured.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        known = measured.gather(1, pixel)
+        matrices = tuple(_rows_of(operator, pixel, known) for operator in operators)
+        y, noise = y.gather(1, pixel).where(known, 0.0), noise.gather(1, pixel).where(known, 0.5 / math.pi)
+        return DenseView(y, matrices, noise)
+
+    @property
+    def pairs(self) -> float:
+        """Bytes of the pairs of rows of one observation's A."""
+        observed = self.y.shape[1]
+        return 4 * observed * (observed + 1) * max((a.shape[2] for a in self.matrices), default=0) ** 2
+
+    @property
+    def is_small(self) -> bool:
+        """Whether A C Aᵀ is made from those, and its entries are arrays of their own."""
+        return self.pairs <= PAIRS
 
     def select(self, index: Tensor | slice) -> DenseView:
         """The observations in `index`."""
@@ -57,6 +93,21 @@ def project(prior: GaussianMixture, matrix: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.einsum("npq,kq->nkp", products, prior.covariances.flatten(1))
 
 
+def _rows_of(operator: LinearOperator, pixel: Tensor, known: Tensor) -> Tensor:
+    """Rows `pixel` `(N, m)` of the matrices of a view, `(N, m, D)`, 0 where not known."""
+    matrix = operator.dense().to(pixel.device)
+    each = pixel.unsqueeze(-1).expand(-1, -1, matrix.shape[2])
+    rows = matrix[0][pixel] if len(matrix) == 1 else matrix.gather(1, each)
+    return rows * known.unsqueeze(-1)
+
+
+def images(prior: GaussianMixture, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A m_k `(N, K, M)` and A C_k Aᵀ `(N, K, M, M)`."""
+    mean = torch.einsum("nmd,kd->nkm", matrix, prior.means)
+    across = torch.einsum("nmd,kde->nkme", matrix, prior.covariances) @ matrix.unsqueeze(1).mT
+    return mean, across
+
+
 def assemble(y: Tensor, noise: Tensor, picked: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], Symmetric]:
     """Residual y − Σ A m and entries of Σ + Σ A C Aᵀ; the last axis of the arguments holds M, or M(M+1)/2, numbers."""
     size = y.shape[-1]
@@ -72,7 +123,8 @@ def assemble(y: Tensor, noise: Tensor, picked: Sequence[tuple[Tensor, Tensor]]) 
     return residual, entries
 
 
-def log_normal(system: LDL, residual: list[Tensor]) -> Tensor:
-    """log N(residual; 0, S)."""
-    constant = len(residual) * math.log(2 * math.pi)
-    return -0.5 * (system.quadratic(residual) + system.log_determinant() + constant)
+def log_normal(system: LDL | Cholesky, residual: list[Tensor] | Tensor) -> Tensor:
+    """log N(residual; 0, S). residual: M arrays, or `(…, M)` where S are matrices."""
+    size = len(residual) if isinstance(residual, list) else residual.shape[-1]
+    quadratic = system.quadratic(residual)  # type: ignore[arg-type]  # each of its own kind
+    return -0.5 * (quadratic + system.log_determinant() + size * math.log(2 * math.pi))

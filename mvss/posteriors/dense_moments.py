@@ -12,6 +12,7 @@ from __future__ import annotations
 
 __all__ = ["DenseMoments"]
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -38,6 +39,14 @@ class DenseMoments:
     def __init__(self, priors: Sequence[Prior], data: DenseView, components: int = 1) -> None:
         self.priors, self.data, self.components = tuple(priors), data, components
         self.evaluations, self.clamped = 0, 0.0
+
+    @property
+    def row_bytes(self) -> int:
+        """See `Moments`: of the systems of all combinations, and of the covariances that they are made of."""
+        observed, counts = self.data.y.shape[1], [min(self.components, len(p.mixture)) for p in self.priors]
+        parts = zip(counts, self.data.matrices, strict=True)
+        covariances = sum(k * (observed + a.shape[2]) ** 2 for k, a in parts)
+        return 16 * observed * (observed + 1) * math.prod(counts) + 32 * covariances
 
     def select(self, rows: slice) -> DenseMoments:
         """Those of some of the observations."""

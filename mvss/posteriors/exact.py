@@ -1,7 +1,8 @@
 """Exact joint draws under the closed-form priors, whatever else is known of them.
 
 Small sources, under any operators, by a search of all combinations of components (`exact_mixture`); large ones, under
-operators and noise that a view shares, by one factorisation for each (`shared_gaussians`).
+operators and noise that a view shares, by one factorisation for each (`shared_gaussians`), and where those would take more
+memory, or nothing is shared, by a search, too.
 """
 
 from __future__ import annotations
@@ -16,17 +17,31 @@ from typing_extensions import override
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown, unflatten
-from mvss.posteriors.shared_gaussians import Factors, SharedExact
+from mvss.posteriors.shared_gaussians import Factors, SharedExact, factor_bytes
 from mvss.priors.local_law import is_dense
 from mvss.priors.prior import Prior
+from mvss.problem.shared_view import is_shared
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
+
+NOMINAL = 1024
+"""Observations of a view, for choices that must be the same however many there are."""
 
 
 def is_small(view: View, priors: Sequence[Prior]) -> bool:
     """Whether covariances of each observation and source are affordable."""
     observed = view.y[0].numel()
     return all(is_dense(prior.mixture.dimension, observed) for prior in priors)
+
+
+def _shares(view: View, priors: Sequence[Prior]) -> bool:
+    """Whether the factors of a view that is shared take less than the matrices of a search. This is as if there were
+    NOMINAL observations: draws must not depend on how many there are."""
+    if not is_shared(view):
+        return False
+    observed, mixtures = view.y[0].numel(), [prior.mixture for prior in priors]
+    searched = 8 * NOMINAL * observed * sum(mixture.dimension for mixture in mixtures)
+    return not view.noise.is_white or factor_bytes(observed, mixtures) <= searched
 
 
 class ExactPosterior(Posterior):
@@ -36,9 +51,9 @@ class ExactPosterior(Posterior):
         self.beam, self.factors = beam, factors or Factors()
 
     def given(self, view: View, priors: Priors) -> Given:
-        """See `Posterior`. Raises MvssError for large sources under operators or noise of each observation."""
+        """See `Posterior`. Raises MvssError where memory does not suffice."""
         sources = shown(view, priors)
-        if is_small(view, sources):
+        if is_small(view, sources) or not _shares(view, sources):
             return _Searched(view, MixturePosterior([p.mixture for p in sources], beam=self.beam))
         return SharedExact(view, sources, self.factors)
 
@@ -54,7 +69,7 @@ class _Searched(Given):
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
         if self.search is None:
-            self.search = list(self.mixtures.chunks(self.data))
+            self.search = [(piece, part, kept.thin()) for piece, part, kept in self.mixtures.chunks(self.data)]
         flat = self.mixtures.draw(self.data, stream.child("exact"), self.view.numbers, self.search)
         discarded = max(float(part.discarded.mean()) for _, _, part in self.search)
         return Separation(unflatten(self.view, flat), discarded=discarded)

@@ -8,30 +8,34 @@ with r_k = p(k | y) (Fisher's identity: no automatic differentiation; only combi
 Extreme deconvolution (Bovy, Hogg & Roweis 2011, arXiv 0905.2979) is the case of one source.
 
 All Π_β K_β combinations are screened in float32 where they are few; where they are many, a beam descends the priors'
-hierarchies, so that the cost grows as log K. Those that stay are computed in float64.
+hierarchies, so that the cost grows as log K. Those that stay are computed in float64. Where more than a few numbers are
+observed, all is float64 and LAPACK's (`DenseView.is_small`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mvss.posteriors.dense import DenseView, assemble, log_normal, project
+from mvss.posteriors.dense import DenseView, assemble, images, log_normal, project
 from mvss.posteriors.matheron import matheron
-from mvss.posteriors.solvers import LDL, factorise
+from mvss.posteriors.solvers import LDL, Cholesky, factorise
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.hierarchy import Hierarchy
+from mvss.runtime.memory import rows_within
 from mvss.runtime.rng import Stream
 
 __all__ = ["Combinations", "MixturePosterior"]
 
 COARSE = 1000
 """A beam starts from at most about this many combinations of merged components."""
+FEW, BLOCK = 600, 2**21
+"""Combinations up to which all are screened by LAPACK; and bytes of those at a time, which stay in the cache."""
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Combinations:
     """The combinations that carry responsibility, n in all, sorted by observation.
 
     row: `(n,)` observation. component: `(n, S)` one per source. log_joint: `(n,)` log p(y, k).
-    evidence: `(N,)` log p(y). system: the factorised S_k. v: S_k⁻¹ (y − mean). residual: y − mean, M arrays `(n,)`.
+    evidence: `(N,)` log p(y). system: the factorised S_k, None where it was let go of. v: S_k⁻¹ (y − mean), `(n, M)`.
     discarded: `(N,)` share of responsibility that was not kept, as the screening estimates it.
     """
 
@@ -47,15 +51,18 @@ class Combinations:
     component: Tensor
     log_joint: Tensor
     evidence: Tensor
-    system: LDL
+    system: LDL | Cholesky | None
     v: Tensor
-    residual: list[Tensor]
     discarded: Tensor
 
     @property
     def responsibility(self) -> Tensor:
         """p(k | y), `(n,)`."""
         return (self.log_joint - self.evidence[self.row]).exp()
+
+    def thin(self) -> Combinations:
+        """The same without what takes M² numbers of each, and can be made again."""
+        return replace(self, system=None, v=self.v[:0]) if isinstance(self.system, Cholesky) else self
 
     def choose(self, uniform: Tensor) -> Tensor:
         """One combination per observation, by inverting the cumulative responsibilities at `uniform` `(N,)`."""
@@ -76,40 +83,77 @@ class MixturePosterior:
 
     def __init__(self, priors: Sequence[GaussianMixture], retain: float = 9.0, exhaustive: int = 6000, beam: int = 64) -> None:
         self.priors = tuple(priors)
-        self.retain, self.beam = retain, beam
-        count = math.prod(len(p) for p in self.priors)
-        self.hierarchies: tuple[Hierarchy, ...] | None = None
-        width = count
-        if count > exhaustive:
-            coarsest = max(2, int(min(exhaustive, COARSE) ** (1 / len(self.priors)) / 2))
-            self.hierarchies = tuple(Hierarchy.of(p, coarsest) for p in self.priors)
-            width = beam * 2 ** len(self.priors)
-        self.chunk = max(1, 65536 // width)  # arrays of about 64k numbers stay in the cache
+        self.retain, self.exhaustive, self.beam = retain, exhaustive, beam
+        self.count = math.prod(len(p) for p in self.priors)
+        self._kept: dict[int, tuple[Hierarchy, ...]] = {}
+
+    def hierarchies(self, data: DenseView) -> tuple[Hierarchy, ...] | None:
+        """What a beam descends; None where all combinations are screened."""
+        most = self.exhaustive if data.is_small else min(self.exhaustive, FEW)
+        if self.count <= most:
+            return None
+        if most not in self._kept:
+            coarsest = max(2, int(min(most, COARSE) ** (1 / len(self.priors)) / 2))
+            self._kept[most] = tuple(Hierarchy.of(p, coarsest) for p in self.priors)
+        return self._kept[most]
+
+    def chunk(self, data: DenseView) -> int:
+        """Observations at a time: arrays of about 64k numbers stay in the cache, and all fit into `memory.AT_ONCE`."""
+        hierarchies, observed = self.hierarchies(data), data.y.shape[1]
+        width = largest = self.count
+        if hierarchies is not None:
+            width = self.beam * 2 ** len(self.priors)
+            largest = max(width, math.prod(len(h.levels[0]) for h in hierarchies))
+        if data.is_small:
+            each = data.pairs * len(self.priors) + 6 * observed * (observed + 1) * largest
+        else:
+            within = sum(len(p) * observed * (observed + p.dimension) for p in self.priors)
+            each = 24 * observed**2 * largest + 16 * within
+        return max(1, min(65536 // width, rows_within(each)))
 
     def chunks(self, data: DenseView) -> Iterator[tuple[slice, DenseView, Combinations]]:
         """Combinations of consecutive pieces of the data."""
-        for start in range(0, len(data), self.chunk):
-            piece = slice(start, min(start + self.chunk, len(data)))
+        size = self.chunk(data)
+        for start in range(0, len(data), size):
+            piece = slice(start, min(start + size, len(data)))
             part = data.select(piece)
             yield piece, part, self.combinations(part)
 
     def combinations(self, data: DenseView) -> Combinations:
         """The combinations of a (small) set of observations that carry responsibility."""
-        if self.hierarchies is None:
+        hierarchies = self.hierarchies(data)
+        if hierarchies is not None:
+            row, component, discarded = self._screen_beam(data, hierarchies)
+        elif data.is_small:
             row, component, discarded = self._screen_all(data)
         else:
-            row, component, discarded = self._screen_beam(data)
-        projected = [project(p, a) for p, a in zip(self.priors, data.matrices, strict=True)]
-        picked = [(mean[row, k], packed[row, k]) for (mean, packed), k in zip(projected, component.T, strict=True)]
-        residual, entries = assemble(data.y[row], data.noise[row], picked)
-        system = factorise(entries)
-        log_joint = log_normal(system, residual)
+            row, component, discarded = self._screen_matrices(data)
+        system, log_joint, v = self._system(data, row, component)
         for prior, k in zip(self.priors, component.T, strict=True):
             log_joint = log_joint + prior.weights.log()[k]
         best = log_joint.new_full((len(data),), -torch.inf).scatter_reduce(0, row, log_joint, "amax")
         total = log_joint.new_zeros(len(data)).index_add(0, row, (log_joint - best[row]).exp())
-        v = torch.stack(system.solve(residual), dim=-1)
-        return Combinations(row, component, log_joint, best + total.log(), system, v, residual, discarded)
+        return Combinations(row, component, log_joint, best + total.log(), system, v, discarded)
+
+    def _system(self, data: DenseView, row: Tensor, component: Tensor) -> tuple[LDL | Cholesky, Tensor, Tensor]:
+        """S_k, log N(r; 0, S_k) and S_k⁻¹ r, r = y − Σ A m_k, of combinations `(n, S)` of the observations in `row` `(n,)`."""
+        if not data.is_small:
+            made = [images(p, a) for p, a in zip(self.priors, data.matrices, strict=True)]
+            total, rest = _matrices(data, made, row, component)
+            matrices = Cholesky.of(total)
+            return matrices, log_normal(matrices, rest), matrices.solve_rows(rest)
+        projected = [project(p, a) for p, a in zip(self.priors, data.matrices, strict=True)]
+        picked = [(mean[row, k], packed[row, k]) for (mean, packed), k in zip(projected, component.T, strict=True)]
+        residual, entries = assemble(data.y[row], data.noise[row], picked)
+        system = factorise(entries)
+        return system, log_normal(system, residual), torch.stack(system.solve(residual), dim=-1)
+
+    def _screen_matrices(self, data: DenseView) -> tuple[Tensor, Tensor, Tensor]:
+        grids = [torch.arange(len(p), device=data.y.device) for p in self.priors]
+        component = torch.cartesian_prod(*grids).reshape(-1, len(grids))
+        keep, discarded = _keep(self._log_joint(data, self.priors, component.expand(len(data), -1, -1)), self.retain)
+        row, column = keep.nonzero(as_tuple=True)
+        return row, component[column], discarded
 
     def _screen_all(self, data: DenseView) -> tuple[Tensor, Tensor, Tensor]:
         count, sources = len(data), len(self.priors)
@@ -129,16 +173,15 @@ class MixturePosterior:
         component = torch.stack(torch.unravel_index(flat, tuple(len(p) for p in self.priors)), dim=1)
         return row, component, discarded
 
-    def _screen_beam(self, data: DenseView) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.hierarchies is not None
-        depth = max(len(h.levels) for h in self.hierarchies)
+    def _screen_beam(self, data: DenseView, hierarchies: tuple[Hierarchy, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        depth = max(len(h.levels) for h in hierarchies)
         device = data.y.device
-        grids = [torch.arange(len(h.levels[0]), device=device) for h in self.hierarchies]
+        grids = [torch.arange(len(h.levels[0]), device=device) for h in hierarchies]
         component = torch.cartesian_prod(*grids).reshape(-1, len(grids)).expand(len(data), -1, -1)
         dropped = data.y.new_zeros(len(data))
         valid = torch.ones(component.shape[:2], dtype=torch.bool, device=device)
         for step in range(depth):
-            levels = [h.levels[min(step, len(h.levels) - 1)] for h in self.hierarchies]
+            levels = [h.levels[min(step, len(h.levels) - 1)] for h in hierarchies]
             log_joint = self._log_joint(data, levels, component).masked_fill(~valid, -torch.inf)
             if step == depth - 1:
                 break
@@ -147,18 +190,26 @@ class MixturePosterior:
             dropped = torch.maximum(dropped, 1 - (value.logsumexp(1) - log_joint.logsumexp(1)).exp().double())
             valid = value > -torch.inf
             component = component.gather(1, index.unsqueeze(-1).expand(-1, -1, len(levels)))
-            for beta, hierarchy in enumerate(self.hierarchies):
+            for beta, hierarchy in enumerate(hierarchies):
                 if step < len(hierarchy.children):
                     component, valid = _descend(component, valid, beta, hierarchy.children[step])
         keep, discarded = _keep(log_joint, self.retain)
         row, column = keep.nonzero(as_tuple=True)
         leaves = component[row, column].unbind(1)
-        component = torch.stack([h.order[k] for h, k in zip(self.hierarchies, leaves, strict=True)], dim=1)
+        component = torch.stack([h.order[k] for h, k in zip(hierarchies, leaves, strict=True)], dim=1)
         return row, component, torch.maximum(discarded, dropped.clamp_min(0))
 
     def _log_joint(self, data: DenseView, levels: Sequence[GaussianMixture], component: Tensor) -> Tensor:
-        """log p(y, k) in float32 for combinations `(N, C, S)` of the components of `levels`."""
+        """log p(y, k) for combinations `(N, C, S)` of the components of `levels`; in float32 where they are of few numbers."""
         rows = torch.arange(len(data), device=data.y.device).unsqueeze(1)
+        if not data.is_small:
+            made = [images(p, a) for p, a in zip(levels, data.matrices, strict=True)]
+            logs = []
+            for block in component.split(max(1, BLOCK // (8 * len(data) * data.y.shape[1] ** 2)), dim=1):
+                total, rest = _matrices(data, made, rows, block)
+                weights = [p.weights.log()[k] for p, k in zip(levels, block.unbind(-1), strict=True)]
+                logs.append(log_normal(Cholesky.of(total), rest) + torch.stack(weights).sum(0))
+            return torch.cat(logs, dim=1)
         picked, log_weight = [], data.y.new_zeros((), dtype=torch.float32)
         for prior, matrix, k in zip(levels, data.matrices, component.unbind(-1), strict=True):
             mean, packed = (t.float() for t in project(prior, matrix))
@@ -208,13 +259,23 @@ class MixturePosterior:
                 shift = (prior.factors[k] @ z[piece][:, :rank, None]).squeeze(-1) + prior.floor * z[piece][:, rank:]
                 drawn.append(prior.means[k] + shift)
             pull = partial(self._pull, part, components)
-            left, solve = part.y - noise[piece], kept.system.at(chosen).solve_rows
-            pieces.append(matheron(drawn, left, part.image, solve, pull))
+            rows = torch.arange(len(part), device=device)
+            system = self._system(part, rows, components.T)[0] if kept.system is None else kept.system.at(chosen)
+            pieces.append(matheron(drawn, part.y - noise[piece], part.image, system.solve_rows, pull))
         return tuple(torch.cat(d) for d in zip(*pieces, strict=True))
 
     def _pull(self, part: DenseView, components: Tensor, v: Tensor) -> list[Tensor]:
         """C_k Aᵀ v of every source, `(N, D)`, for components `(S, N)`."""
         return [_pull(p, a, k, v) for p, a, k in zip(self.priors, part.matrices, components, strict=True)]
+
+
+def _matrices(data: DenseView, made: Sequence[tuple[Tensor, Tensor]], rows: Tensor, component: Tensor) -> tuple[Tensor, Tensor]:
+    """S_k `(…, M, M)` and y − Σ A m_k `(…, M)` of combinations `(…, S)` of the observations in `rows`, which broadcasts. made:
+    `images` of each source."""
+    total, residual = torch.diag_embed(data.noise)[rows], data.y[rows]
+    for (mean, across), k in zip(made, component.unbind(-1), strict=True):
+        total, residual = total + across[rows, k], residual - mean[rows, k]
+    return total, residual
 
 
 def _pull(prior: GaussianMixture, matrix: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class _Iterative(ABC):
     """
 
     clamped = 0.0
+    row_bytes = 0  # nothing is larger than what networks take
 
     def __init__(self, priors: Sequence[Prior], view: View, config: CGConfig) -> None:
         self.priors, self.view, self.config = tuple(priors), view, config

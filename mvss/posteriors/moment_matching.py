@@ -38,7 +38,7 @@ from mvss.priors.samplers import noised, sample
 from mvss.problem.shared_view import shared_rows
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
-from mvss.runtime.memory import in_chunks
+from mvss.runtime.memory import in_chunks, rows_within
 from mvss.runtime.rng import Stream
 
 
@@ -48,6 +48,11 @@ class Moments(Protocol):
     evaluations: int
     clamped: float
     residual: float
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one observation, in the products of a step."""
+        ...
 
     def select(self, rows: slice) -> Moments:
         """Those of some of the observations."""
@@ -82,8 +87,8 @@ def moments_of(
     if rows is None:
         size = max(prior.mixture.dimension for prior in priors)
         raise MvssError(
-            f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, but for "
-            "a quarter of the pixels, networks that learn their variance, or posterior.solver"
+            f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, masks aside, "
+            "networks that learn their variance, or posterior.solver"
         )
     return SharedMoments(priors, rows, factors.levels(view, rows, priors))
 
@@ -120,7 +125,8 @@ class _Matched:
         def work(rows: slice) -> Separation:
             return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])
 
-        found = joined(in_chunks(work, len(view), self.config.chunk))
+        size = min(self.config.chunk, rows_within(self.moments.row_bytes))
+        found = joined(in_chunks(work, len(view), size))
         if self.exact is None:
             return found
         narrow = self.config.sampler.method != "ancestral"

@@ -5,17 +5,17 @@
     x^β | y_i, k:  mean μ_ik_β + V_{k_β} A^βᵀ S_k⁻¹ (y_i − Σ A μ_ik),  covariance V_{k_β} − V_{k_β} A^βᵀ S_k⁻¹ A^β V_{k_β}
 
 Means and weights may differ between observations, covariances may not: a mixture prior is such a thing, and so is the law of x
-given a noised x_t, at any noise level. This is what makes images cheap. Few pixels of an observation may be masked, or have a
+given a noised x_t, at any noise level. This is what makes images cheap. Pixels of an observation may be masked, or have a
 variance of their own: S_i⁻¹ is S⁻¹ with a correction of their number (`woodbury`).
 """
 
 from __future__ import annotations
 
-__all__ = ["Combination", "Factors", "Levels", "SharedExact", "SharedGaussians", "SharedGiven"]
+__all__ = ["Combination", "Factors", "Levels", "SharedExact", "SharedGaussians", "SharedGiven", "factor_bytes"]
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -32,6 +32,7 @@ from mvss.problem.shared_view import SharedView, shared_rows
 from mvss.problem.views import Draws, View
 from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import AT_ONCE, ensure_memory, rows_within
 from mvss.runtime.rng import Stream, choose
 
 NEGLIGIBLE = 1e-12
@@ -65,6 +66,8 @@ class SharedGaussians:
 
     def __init__(self, view: SharedView, sources: Sequence[Components]) -> None:
         self.view = view
+        size, count = factor_bytes(view.y.shape[1], sources), math.prod(len(s.floor) for s in sources)
+        ensure_memory(size, f"{count} factorisations of {view.y.shape[1]} numbers", "fit mixtures of fewer components")
         parts = []
         for place, source in enumerate(sources):
             across = [view.image(place, source.covariance(k)).mT for k in range(len(source.floor))]
@@ -75,6 +78,17 @@ class SharedGaussians:
             total = sum((p[1] for p in picked), view.covariance)
             total = 0.5 * (total + total.mT)
             self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one observation in `given`."""
+        return 24 * len(self.combinations) * self.view.y.shape[1]
+
+    def pieces(self, view: SharedView) -> Iterator[SharedView]:
+        """Observations, as many at a time as memory should hold."""
+        size = rows_within(self.row_bytes, 4 * AT_ONCE)
+        for start in range(0, len(view.y), size):
+            yield view if size >= len(view.y) else view.select(slice(start, start + size))
 
     def given(self, y: Tensor, sources: Sequence[Components], woodbury: Woodbury | None = None) -> SharedGiven:
         """What y `(N, M)` says of the sources; the covariances are those of the start, means and weights may be new.
@@ -198,21 +212,33 @@ class SharedExact(Given):
     def __init__(self, view: View, priors: Sequence[Prior], factors: Factors) -> None:
         rows = shared_rows(view)
         if rows is None:
-            size = max(p.mixture.dimension for p in priors)
-            raise MvssError(
-                f"{view.name}: sources of {size} numbers have no exact draws where observations have operators or noise "
-                "of their own beyond a quarter of the pixels: give a start, or set posterior.start to cold"
-            )
-        sources = [Components.of(prior.mixture) for prior in priors]
+            raise MvssError(f"{view.name}: exact draws by shared factors need operators and noise that observations share")
+        self.view, self.rows, self.sources = view, rows, [Components.of(prior.mixture) for prior in priors]
         levels = factors.levels(view, rows, priors)
         if 0.0 not in levels:
-            levels[0.0] = SharedGaussians(rows, sources)
-        self.view, self.law = view, levels[0.0].given(rows.y, sources, rows.woodbury)
+            levels[0.0] = SharedGaussians(rows, self.sources)
+        self.gaussians, size = levels[0.0], rows_within(levels[0.0].row_bytes, 4 * AT_ONCE)
+        self.pieces = [slice(start, start + size) for start in range(0, len(view), size)]
+        self.law = self._law(self.pieces[0]) if len(self.pieces) == 1 else None
 
     @override
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
-        return Separation(unflatten(self.view, self.law.draw(stream.child("exact"), self.view.numbers)))
+        keyed, numbers = stream.child("exact"), self.view.numbers
+        parts = [(self.law or self._law(piece)).draw(keyed, numbers[piece]) for piece in self.pieces]
+        return Separation(unflatten(self.view, [torch.cat(x) for x in zip(*parts, strict=True)]))
+
+    def _law(self, piece: slice) -> SharedGiven:
+        part = self.rows.select(piece)
+        return self.gaussians.given(part.y, self.sources, part.woodbury)
+
+
+def factor_bytes(observed: int, sources: Sequence[Components | GaussianMixture]) -> int:
+    """Of the factorisations of all combinations, and of what they are made from, for M observed numbers."""
+    counts = [len(s.floor) if isinstance(s, Components) else len(s) for s in sources]
+    sizes = [s.spread.shape[1] if isinstance(s, Components) else s.dimension for s in sources]
+    parts = sum(k * (observed + size) for k, size in zip(counts, sizes, strict=True))
+    return 8 * observed * (2 * math.prod(counts) * observed + parts)
 
 
 def _rows(values: Tensor, rows: Tensor | slice) -> Tensor:

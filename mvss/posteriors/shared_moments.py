@@ -11,6 +11,7 @@ from __future__ import annotations
 
 __all__ = ["SharedMoments"]
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,6 +35,11 @@ class SharedMoments:
 
     def __init__(self, priors: Sequence[Prior], view: SharedView, levels: Levels) -> None:
         self.priors, self.view, self.levels, self.evaluations = tuple(priors), view, levels, 0
+
+    @property
+    def row_bytes(self) -> int:
+        """See `Moments`: of one residual for each combination."""
+        return 8 * self.view.y.shape[1] * math.prod(len(prior.mixture) for prior in self.priors)
 
     def select(self, rows: slice) -> SharedMoments:
         """Those of some of the observations; factorisations are shared."""

@@ -2,7 +2,7 @@
 
 Small ones, S = L D Lᵀ, for very many observations at once: LAPACK calls on millions of 3×3 matrices are slow, so the entries
 are kept as separate arrays ("structure of arrays") and the factorisation is written out over the M observed numbers; all work
-is then element-wise, at memory speed.
+is then element-wise, at memory speed. Those of more than a few numbers, S = L Lᵀ, are LAPACK's.
 
 Large ones, which are known by their products S p alone: conjugate gradients (Hestenes & Stiefel 1952), preconditioned.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mvss.presets.posterior import CGConfig
 
-__all__ = ["LDL", "CGReport", "Symmetric", "conjugate_gradients", "factorise"]
+__all__ = ["LDL", "CGReport", "Cholesky", "Symmetric", "conjugate_gradients", "factorise"]
 
 Symmetric = list[list[Tensor]]
 """Lower triangle: `S[i][j]`, j ≤ i, each of one batch shape."""
@@ -92,6 +92,38 @@ class LDL:
             row.append(sum((scaled[k][i] * unit[k][i] for k in range(i + 1, size)), weight[i]))
             entries.append(row)
         return entries
+
+
+@dataclass
+class Cholesky:
+    """S = L Lᵀ, lower: `(…, M, M)`."""
+
+    lower: Tensor
+
+    @staticmethod
+    def of(matrices: Tensor) -> Cholesky:
+        """Of symmetric positive definite S `(…, M, M)`."""
+        return Cholesky(torch.linalg.cholesky(matrices))
+
+    def at(self, index: Tensor) -> Cholesky:
+        """The systems in `index`, of a one-dimensional batch."""
+        return Cholesky(self.lower[index])
+
+    def log_determinant(self) -> Tensor:
+        """log |S|."""
+        return 2 * self.lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def quadratic(self, r: Tensor) -> Tensor:
+        """rᵀ S⁻¹ r for r `(…, M)`."""
+        return torch.linalg.solve_triangular(self.lower, r.unsqueeze(-1), upper=False).square().sum((-2, -1))
+
+    def solve_rows(self, r: Tensor) -> Tensor:
+        """S⁻¹ r for r `(…, M)`."""
+        return torch.cholesky_solve(r.unsqueeze(-1), self.lower).squeeze(-1)
+
+    def matrix(self) -> Tensor:
+        """S⁻¹, `(…, M, M)`."""
+        return torch.cholesky_inverse(self.lower)
 
 
 def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import torch
+from scipy.linalg import svd
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
@@ -57,7 +58,7 @@ class GaussianMixture(torch.nn.Module):
                 "do not fit; they must be (K,), (K, D), (K, D, R)"
             )
         self.dimension, self.floor, self.shape = d, float(floor), (d,) if shape is None else tuple(shape)
-        left, singular, _ = torch.linalg.svd(factors.double(), full_matrices=False)
+        left, singular = _left(factors.double())
         weights, total = weights.double(), weights.double().sum()
         if abs(float(total) - 1) > 1e-12:  # not again where it was done: a mixture read back must be the same to the bit
             weights = weights / total
@@ -210,3 +211,14 @@ class GaussianMixture(torch.nn.Module):
         s = s[parent]
         s[:, 0] /= size
         return GaussianMixture(self.weights[parent] / size, means, (u[parent] * s.unsqueeze(1)) @ v[parent], self.floor)
+
+
+def _left(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and singular values of `(K, D, R)`. LAPACK's quick algorithm may fail where many are the same, as
+    those of digits whose border is dark; its slower one does not."""
+    try:
+        return torch.linalg.svd(factors, full_matrices=False)[:2]
+    except torch.linalg.LinAlgError:
+        parts = [svd(b.numpy(force=True), full_matrices=False, lapack_driver="gesvd")[:2] for b in factors]
+        left, singular = (torch.stack([torch.from_numpy(part[n]) for part in parts]) for n in range(2))
+        return left.to(factors), singular.to(factors)

@@ -1,6 +1,6 @@
-"""A view whose observations share operators and noise, but for few pixels of each: as rows of numbers.
+"""A view whose observations share operators and noise, but for some pixels of each: as rows of numbers.
 
-An observation may have a mask of its own before the operators, and variances of its own at few pixels (`woodbury`).
+An observation may have a mask of its own before the operators, and variances of its own at some pixels (`woodbury`).
 The noise of the view is the usual one of each pixel, the median over the observations that measured it.
 """
 
@@ -23,11 +23,11 @@ from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
 
 MOST = 0.25
-"""Share of pixels that may be odd: many cost as much as a factorisation of each observation."""
+"""Share of measured pixels that may have a noise of their own; masked ones may be any."""
 
 
 def is_shared(view: View) -> bool:
-    """Whether one operator per source, and one noise, serve all observations of a view, but for few pixels."""
+    """Whether one operator per source, and one noise, serve all observations of a view, but for single pixels."""
     return shared_rows(view) is not None
 
 
@@ -52,7 +52,7 @@ class SharedView:
     @staticmethod
     def of(view: View) -> SharedView:
         """Raises MvssError where the observations have operators of their own, but for one mask before all of them, or where
-        more than a quarter of the pixels is masked or has a variance of its own."""
+        more than a quarter of the pixels has a variance of its own."""
         mask, operators = unmasked(view)
         if mask is None or any(o.count is not None for o in operators):
             raise MvssError(f"{view.name}: observations have operators of their own; use the dense posterior")
@@ -64,14 +64,13 @@ class SharedView:
         if bool(never.any()):
             operators = tuple(Mask(~never) @ operator for operator in operators)
         y, measured = (y * measured).flatten(1), (measured | never).flatten(1)
-        share = float((~measured | (extra != 0)).double().mean())
+        share = float((extra != 0).double().mean())
         if share > MOST:
             raise MvssError(
-                f"{view.name}: {share:.0%} of the pixels are masked or have a noise of their own, where up to {MOST:.0%} may; "
+                f"{view.name}: {share:.0%} of the pixels have a noise of their own, where up to {MOST:.0%} may; "
                 "use the dense posterior or a solver"
             )
-        woodbury = Woodbury.of(measured, extra) if share else None
-        return SharedView(y, operators, noise, woodbury)
+        return SharedView(y, operators, noise, Woodbury.of(measured, extra))
 
     def select(self, rows: Tensor | slice) -> SharedView:
         """Some of the observations."""

@@ -1,4 +1,5 @@
-"""Pixels of an observation whose noise is not that of the view: masked ones, or of another variance. Few of them cost little.
+"""Pixels of an observation whose noise is not that of the view: masked ones, or of another variance. Few of them cost little,
+and all of them no more than a factorisation of each observation.
 
     Σ_i = Σ + E Δ Eᵀ,    E: the m columns of I at the odd pixels,    Δ⁻¹ = 0 for a masked one
     S_i⁻¹ r = P (r − E K⁻¹ Eᵀ P r),    K = Δ⁻¹ + Eᵀ P E,    P = S⁻¹ with the noise of the view       (Woodbury)

@@ -1,16 +1,21 @@
-"""Work in chunks of rows that fit into memory, and how much of it was used."""
+"""Work in chunks of rows that fit into memory, what is left of it, and how much of it was used.
+
+Sizes of chunks depend on the problem alone, never on what is free: results do not change from machine to machine.
+"""
 
 from __future__ import annotations
 
-__all__ = ["PeakMemory", "in_chunks"]
+__all__ = ["AT_ONCE", "PeakMemory", "ensure_memory", "in_chunks", "rows_within"]
 
 import contextlib
 import resource
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 
 from mvss.runtime.errors import MvssError
@@ -18,6 +23,43 @@ from mvss.runtime.errors import MvssError
 T = TypeVar("T")
 SAYS = ("out of memory", "can't allocate memory")
 """What the messages of torch's allocators hold, on accelerators and on the CPU; all of them raise RuntimeErrors."""
+
+
+AT_ONCE = 2**28
+"""Bytes that the products of one chunk may take."""
+
+
+def rows_within(each: float, most: int = AT_ONCE) -> int:
+    """Rows of `each` bytes that fit into `most`, at least one."""
+    return max(1, int(most // max(each, 1)))
+
+
+def ensure_memory(size: float, what: str, instead: str) -> None:
+    """Before `size` bytes are taken that no chunk makes less of. what: takes them. instead: what a user can do.
+
+    Raises MvssError where they are more than are free, and warns where they are more than a third of all.
+    """
+    free, total = _memory()
+    if size > free:
+        raise MvssError(f"{what} need {_gib(size)}, and {_gib(free)} of memory are free: {instead}")
+    if size > total / 3:
+        warnings.warn(f"{what} take {_gib(size)} of the {_gib(total)} of memory: {instead}", stacklevel=3)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes that are free and that there are, of the machine or of the container that this process is in."""
+    machine = psutil.virtual_memory()
+    free, total = machine.available, machine.total
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        group = Path("/sys/fs/cgroup")
+        most, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = int((group / "memory.stat").read_text().split("inactive_file ")[1].split()[0])
+        free, total = min(free, most - used + cached), min(total, most)
+    return free, total
 
 
 def in_chunks(work: Callable[[slice], T], count: int, size: int) -> list[T]:

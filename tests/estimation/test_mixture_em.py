@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
-from mvss.estimation.mixture_em import expectation_maximisation, factor_analysis
+from mvss.estimation import estimate_sources, mixture_em
+from mvss.estimation.mixture_em import expectation_maximisation
+from mvss.estimation.mixture_moments import factor_analysis
+from mvss.metrics.fit_report import FitReport
 from mvss.presets.estimation import MixtureEMConfig
 from mvss.problem.operators import Dense, Identity, Scale
 from mvss.problem.views import View, Views
@@ -144,3 +149,69 @@ def test_numbers_that_do_not_vary_are_found_in_few_laps() -> None:
     spread = prior.covariances[0].diagonal().sqrt()
     torch.testing.assert_close(spread[:3], source[:, :3].std(0), atol=0.05, rtol=0)
     assert float(spread[3:].max()) < 2 * config.floor + 0.02
+
+
+def blobs(count: int) -> Tensor:
+    """Round spots of several places and widths on 4 × 4 pixels."""
+    rng, axis = torch.Generator().manual_seed(0), torch.arange(4.0, dtype=torch.float64)
+    place = 0.8 + 2.4 * torch.rand(count, 2, 1, generator=rng, dtype=torch.float64)
+    width = 0.8 + 2 * torch.rand(count, 1, 1, generator=rng, dtype=torch.float64)
+    down, across = ((axis - place[:, k]) for k in range(2))
+    return (2 * torch.exp(-(down.square()[:, :, None] + across.square()[:, None]) / width)).flatten(1)
+
+
+def test_a_low_rank_that_lowers_the_evidence_returns_the_best_iterate_and_says_so() -> None:
+    """Keeping to a rank is a projection: about half of the laps fall here."""
+    y = blobs(400) + 0.1 * normal(400, 16, seed=3)
+    views = Views([View(y, {"x": Identity((16,))}, 0.1)])
+    config = MixtureEMConfig(components=(4,), ranks=(3,), laps=24)
+    fit = expectation_maximisation(views, config, (("x",),), STREAM)
+    falls = sum(after < before for before, after in pairwise(fit.evidence))
+    assert fit.fell >= falls > 3 and fit.best >= max(fit.evidence) > fit.evidence[-1]
+    data, prior = y, fit.priors["x"]  # in closed form: noise adds to every covariance
+    law = torch.distributions.MultivariateNormal(prior.means, prior.covariances + 0.01 * torch.eye(16, dtype=torch.float64))
+    evidence = (law.log_prob(data.unsqueeze(1)) + prior.weights.log()).logsumexp(1).mean()
+    assert float(evidence) == pytest.approx(fit.best, rel=1e-9)
+    estimate = estimate_sources(views, config, STREAM)
+    assert estimate.evidence["fell"] > 0 and "laps that lowered it" in str(FitReport([], [], estimate.evidence))
+
+
+def test_many_equal_eigenvalues_are_decomposed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a few digits whose border is dark, where LAPACK's quick algorithm gives up."""
+    w = normal(2, D, D, seed=1)
+    covariances = w @ w.mT
+    expected = factor_analysis(torch.ones(2), torch.zeros(2, D), covariances, 0, 0.05).covariances
+
+    def fails(_: Tensor) -> None:
+        raise torch.linalg.LinAlgError("too many repeated eigenvalues")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    torch.testing.assert_close(factor_analysis(torch.ones(2), torch.zeros(2, D), covariances, 0, 0.05).covariances, expected)
+    with pytest.raises(torch.linalg.LinAlgError):
+        factor_analysis(torch.ones(2), torch.zeros(2, D), covariances * torch.nan, 0, 0.05)
+
+
+def test_components_stay_regular() -> None:
+    """However flat, beside a floor that is next to nothing."""
+    flat = torch.diag(torch.tensor([1e6, 1.0, 0.0], dtype=torch.float64))[None]
+    prior = factor_analysis(torch.ones(1), torch.zeros(1, 3), flat, 0, 1e-9)
+    assert float(torch.linalg.cond(prior.covariances[0])) < 2e10
+
+
+def test_a_singular_iterate_ends_the_climb_at_the_best_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    views, config = data(), MixtureEMConfig(components=(1, 2), ranks=(0, 2), laps=6, floor=0.05)
+    calls, lap = [], mixture_em._lap
+
+    def breaks(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise torch.linalg.LinAlgError("not positive definite")
+        return lap(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(mixture_em, "_lap", breaks)
+    fit = expectation_maximisation(views, config, TOGETHER, STREAM)
+    assert fit.stopped == 1 and len(fit.evidence) == 3 and fit.best == max(fit.evidence)
+    calls.extend([()] * 2)
+    del calls[3:]
+    with pytest.raises(MvssError, match="first mixtures are singular"):
+        expectation_maximisation(views, config, TOGETHER, STREAM)

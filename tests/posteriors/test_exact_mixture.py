@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from closed_forms import random_prior
+from closed_forms import random_prior, random_view
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import evidence_gradient
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.operators import Dense, Mask
+from mvss.problem.views import View
+from mvss.runtime.memory import AT_ONCE, rows_within
 from mvss.runtime.rng import Stream
 
 SIZES = (3, 2)  # dimensions of two sources
@@ -131,3 +136,51 @@ def test_draws_are_keyed_by_observation_not_by_batch() -> None:
     posterior, index = MixturePosterior(priors), torch.tensor([7, 2])
     for part, whole in zip(_draw(posterior, view.select(index), stream, index), _draw(posterior, view, stream), strict=True):
         torch.testing.assert_close(part, whole[index])
+
+
+@pytest.mark.parametrize("exhaustive", [6000, 4])
+def test_matrices_of_lapack_give_what_entries_by_hand_give(exhaustive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence, means, draws, and the gradient of the evidence, of an observation at a time and of many."""
+    priors, view, index = [random_prior(5, 3, 1), random_prior(4, 2, 2)], random_view(30, 4, (3, 2)), torch.arange(30)
+
+    def everything() -> list[Tensor]:
+        posterior = MixturePosterior(priors, retain=40.0, exhaustive=exhaustive)
+        search = [(piece, part, kept.thin()) for piece, part, kept in posterior.chunks(view)]
+        gradient = evidence_gradient([((0, 1), view), ((1,), random_view(5, 3, (2,)))], priors, 40.0)
+        sums = [t for source in gradient.sums for t in source]
+        evidence = posterior.log_evidence(view)[0]
+        return [evidence, *posterior.mean(view), *posterior.draw(view, Stream(0), index, search), gradient.scores, *sums]
+
+    expected = everything()
+    monkeypatch.setattr("mvss.posteriors.dense.PAIRS", 0)
+    for at_once in (2**28, 1):
+        monkeypatch.setattr("mvss.posteriors.exact_mixture.rows_within", partial(rows_within, most=at_once))
+        assert (MixturePosterior(priors).chunk(view) == 1) is (at_once == 1)
+        torch.testing.assert_close(everything(), expected)
+
+
+def test_chunks_of_many_numbers_fit_into_memory() -> None:
+    """Pairs of rows of A of a single observation are 68 MB here; and few components would have asked for 65,536 of them."""
+    view = DenseView(torch.zeros(1000, 64), (torch.zeros(1, 64, 64).expand(1000, -1, -1),), torch.ones(1000, 64))
+    posterior = MixturePosterior([random_prior(1, 64, 0)])
+    assert not view.is_small and posterior.chunk(view) * 24 * 64**2 <= AT_ONCE
+    many = MixturePosterior([random_prior(48, 64, 0, rank=1)] * 2)
+    both = replace(view, matrices=view.matrices * 2)
+    assert many.hierarchies(both) is not None and 1 <= many.chunk(both) < 100
+
+
+def test_what_a_mask_hides_leaves_no_trace() -> None:
+    """Whatever stands in y there; pixels that no observation needs are not even kept."""
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.rand(9, 6, generator=rng) > 0.5
+    mask[:, 0] = True
+    y, matrix = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((9, 6), (6, 3)))
+    prior = random_prior(3, 3, 1)
+    views = [View(torch.where(mask, y, junk), {"a": Mask(mask) @ Dense(matrix)}, 0.3) for junk in (0.0, 1e6)]
+    data = [DenseView.of(view) for view in views]
+    assert data[0].y.shape[1] == int(mask.sum(1).max()) < 6
+    found = [MixturePosterior([prior], retain=200.0).log_evidence(d)[0] for d in data]
+    torch.testing.assert_close(found[0], found[1])
+    for row, seen in enumerate(mask):
+        alone = DenseView.of(View(y[row][None, seen], {"a": matrix[seen]}, 0.3))
+        torch.testing.assert_close(MixturePosterior([prior], retain=200.0).log_evidence(alone)[0][0], found[0][row])

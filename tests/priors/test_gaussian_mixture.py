@@ -173,3 +173,16 @@ def test_a_mixture_read_back_is_the_same_to_the_bit() -> None:
     mixture = GaussianMixture(torch.rand(48, generator=rng), torch.randn(48, 5), torch.randn(48, 5, 5), 0.01)
     again = GaussianMixture(**GaussianMixture(**mixture.state()).state())
     assert all(torch.equal(a, b) for a, b in zip(mixture.buffers(), again.buffers(), strict=True))
+
+
+def test_many_equal_singular_values_are_decomposed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = _mixture(3, 5, 2)
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.linalg.LinAlgError("too many repeated singular values")
+
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    found = _mixture(3, 5, 2)
+    torch.testing.assert_close(found.eigenvalues, expected.eigenvalues)
+    spans = [p.eigenvectors @ p.eigenvectors.mT for p in (found, expected)]
+    torch.testing.assert_close(*spans)

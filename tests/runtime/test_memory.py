@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from mvss.runtime import memory as module
 from mvss.runtime.errors import MvssError
-from mvss.runtime.memory import PeakMemory, in_chunks
+from mvss.runtime.memory import PeakMemory, ensure_memory, in_chunks, rows_within
 
 
 def limited(most: int, words: str = "CUDA out of memory. Tried to allocate 2 GiB") -> tuple[Callable[[slice], range], list]:
@@ -71,3 +72,24 @@ def test_peak_memory_unit(monkeypatch: pytest.MonkeyPatch, system: str, unit: in
     monkeypatch.setattr(module.resource, "getrusage", lambda who: Usage)
     monkeypatch.setattr(module.Path, "read_text", missing)
     assert PeakMemory().gib() == 3.0
+
+
+def test_what_memory_does_not_hold_is_told_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_memory", lambda: (6 * 2**30, 12 * 2**30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensure_memory(3.9 * 2**30, "matrices", "fewer")
+    with pytest.warns(UserWarning, match="matrices take 5 GiB of the 12 GiB of memory: fewer"):
+        ensure_memory(5 * 2**30, "matrices", "fewer")
+    with pytest.raises(MvssError, match="matrices need 7 GiB, and 6 GiB of memory are free: fewer") as error:
+        ensure_memory(7 * 2**30, "matrices", "fewer")
+    assert "\n" not in str(error.value)
+
+
+def test_memory_is_that_of_the_machine_or_less() -> None:
+    free, total = module._memory()
+    assert 0 < free <= total
+
+
+def test_rows_that_fit() -> None:
+    assert [rows_within(each, 100) for each in (1, 30, 100, 101, 0)] == [100, 3, 1, 1, 100]
