@@ -111,7 +111,7 @@ class _Climb:
         """One lap. moved: whose means are solved for. False where the next iterate is singular."""
         try:
             new, value = _lap(self.used, self.priors, self.ranks, moved, self.config.floor)
-        except (torch.linalg.LinAlgError, MvssError) as error:
+        except (torch.linalg.LinAlgError, MvssError) as error:  # type: ignore[attr-defined]
             if isinstance(error, MvssError) and not self.evidence:
                 raise
             self.singular = True
@@ -124,7 +124,7 @@ class _Climb:
     def best(self) -> tuple[dict[str, GaussianMixture], float]:
         """What explains the data best, also after the last lap, and its mean log evidence."""
         if not self.singular:
-            with contextlib.suppress(torch.linalg.LinAlgError):
+            with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
                 self._look(_evidence(self.used, self.priors))
         if self._best[0] == -math.inf:
             raise MvssError("mixture: the first mixtures are singular: raise estimation.floor, or fit fewer components")

@@ -91,7 +91,7 @@ def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
     one does not."""
     try:
         return torch.linalg.eigh(matrices)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if not bool(matrices.isfinite().all()):
             raise
         parts = [map(torch.from_numpy, eigh(m.numpy(force=True), driver="ev")) for m in matrices]

@@ -218,7 +218,7 @@ def _left(factors: Tensor) -> tuple[Tensor, Tensor]:
     those of digits whose border is dark; its slower one does not."""
     try:
         return torch.linalg.svd(factors, full_matrices=False)[:2]
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         parts = [svd(b.numpy(force=True), full_matrices=False, lapack_driver="gesvd")[:2] for b in factors]
         left, singular = (torch.stack([torch.from_numpy(part[n]) for part in parts]) for n in range(2))
         return left.to(factors), singular.to(factors)

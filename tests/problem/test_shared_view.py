@@ -74,7 +74,7 @@ def test_masked_pixels_are_allowed_however_many_and_few_of_another_noise() -> No
         mask = (order >= holes).reshape(N, *SHAPE)
         assert is_shared(view(a=Mask(mask) @ BLUR))
         sigma = torch.where(mask, 0.3, 0.9)
-        assert is_shared(view(Diagonal(sigma), a=BLUR)) is (holes == 4)
+        assert is_shared(view(Diagonal(sigma), a=BLUR)) is (holes != 7)  # of 15, the others are odd
     assert not is_shared(view(torch.linspace(0.1, 1.0, N), a=BLUR))  # a level each
     assert not is_shared(View(normal(N, 3), {"a": normal(N, 3, 2)}, 0.1))  # a matrix each
     assert is_shared(View(normal(N, 3), {"a": normal(3, 2)}, 0.1))
