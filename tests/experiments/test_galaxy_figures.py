@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from experiments.core.config import MetricsConfig
-from experiments.core.places import Results
 from experiments.core.scores import Scorer
 from experiments.galaxies.data.transforms import SCALE, SOFTENING
 from experiments.galaxies.figures import make_figures
@@ -21,6 +20,7 @@ from experiments.galaxies.figures_scores import _bin
 from experiments.galaxies.figures_stamps import Run, laps_figure
 from experiments.galaxies.panels import UNMEASURED, show_strip, two_contrasts, unmeasured
 from experiments.galaxies.scores.judging import BINNED
+from experiments.report.samples import Results
 from experiments.report.style import style
 from mvss.em import Lap
 from mvss.problem.operators import Identity
@@ -172,7 +172,7 @@ def test_draws_of_a_lap_are_kept_though_nobody_knows_the_truth() -> None:
         scored_views=(0,),
         sample_truth=lambda *_, **__: nothing,
     )
-    metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, coverage=0, saved=2)
+    metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, frechet=0, coverage=0, saved=2)
     job = SimpleNamespace(seed=0, problem="real", config=SimpleNamespace(metrics=metrics))
     score = Scorer(job, task, ("galaxy",), Stream(0), lambda _: None)  # type: ignore[arg-type]
     score.lap(Lap(3, {}, [{"galaxy": draws}]))

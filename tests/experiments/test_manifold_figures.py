@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments.core.places import Results
 from experiments.manifolds.figures import (
     _ablations_figure,
     _gap_figure,
@@ -20,6 +19,7 @@ from experiments.manifolds.figures import (
 )
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
 from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure
+from experiments.report.samples import Results
 from experiments.report.tables import build_table
 
 PROBLEMS = ("mixed-0.1", "mixed-1.0-separate")
