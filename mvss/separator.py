@@ -7,25 +7,27 @@ from __future__ import annotations
 
 __all__ = ["FitEvent", "SourceSeparator"]
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvss.em import FirstDraws, Lap, Model, plan_stages, run_em
+from mvss.em import Lap, Model, first_draws, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
 from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
-from mvss.posteriors.models import build_amortised, build_priors, load_models, save_models
+from mvss.posteriors.models import build_amortised, build_priors
 from mvss.posteriors.posterior import Posterior, shown
+from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
@@ -34,14 +36,11 @@ from mvss.problem.constraints import unconstrained
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_text
+from mvss.runtime.locks import locked
 from mvss.runtime.memory import PeakMemory
 from mvss.runtime.numbers import real
 from mvss.runtime.progress import Phases
 from mvss.runtime.rng import Stream, stream_of
-
-VERSION = 1
-"""Of the files of a saved model."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class SourceSeparator:
 
     Attributes, after `fit` or `from_pretrained`: sources, their names; priors, of each, in the units of `units`. After `fit`
     alone: report, what the fit says of itself (`FitReport`, with `warnings`); draws, the last ones of the observations, a
-    dictionary of `(N, *shape)` for each view. Units are those of the views wherever nothing else is said.
+    dictionary of `(N, *shape)` for each view; kept, what the callback has put into `Lap.kept`. Units are those of
+    the views wherever nothing else is said.
 
     >>> import torch, mvss
     >>> rng = torch.Generator().manual_seed(0)
@@ -85,6 +85,7 @@ class SourceSeparator:
         self.amortised: dict[str, Amortised] = {}
         self.units = Units({})
         self.draws: list[Draws] = []
+        self.kept: dict[str, Any] = {}
         self._posterior: Posterior | None = None
 
     @property
@@ -105,14 +106,32 @@ class SourceSeparator:
 
         views: see `View`; any number, in which each source has one shape. seed: decides every random number. checkpoint:
         folder to keep the state of the fit in (made if missing); the same call, after whatever interrupted it, goes on from
-        there with the same result. It does not know its data: take another one for other views, settings or seeds. Of several
-        processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known already
-        (`mvss.estimation`), in the units of the views. verbose: whether progress and the report are printed.
+        there with the same result. It is locked while the fit runs, and refuses a fit of other views, settings, seed or
+        code. Of several processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known
+        already (`mvss.estimation`), in the units of the views. verbose: whether progress and the report are printed.
 
-        Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written.
+        Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
+        to another fit.
         """
-        data, stream, memory, phases = Views(views), stream_of(seed), PeakMemory(), Phases(verbose)
         folder = None if checkpoint is None else Path(checkpoint)
+        keeps = folder is not None and default_accelerator().is_main_process
+        try:
+            with locked(folder / "lock") if folder is not None and keeps else nullcontext():
+                return self._fit(Views(views), stream_of(seed), folder, callback, estimate, verbose)
+        except BaseException:
+            self._posterior = None  # what has half learned does not separate
+            raise
+
+    def _fit(
+        self,
+        data: Views,
+        stream: Stream,
+        folder: Path | None,
+        callback: Callable[[FitEvent], None],
+        estimate: Estimate | None,
+        verbose: bool,
+    ) -> SourceSeparator:
+        memory, phases = PeakMemory(), Phases(verbose)
 
         def tell(phase: str, done: float, lap: Lap | None = None) -> None:
             phases.tell(phase, done)
@@ -120,26 +139,27 @@ class SourceSeparator:
 
         if estimate is None:
             tell("first priors", 0.0)  # each phase begins before its first result
-            path, keyed = None if folder is None else folder / "estimate.pt", stream.child("estimate")
+            path, keyed = None if folder is None else folder / "estimate.safetensors", stream.child("estimate")
             if path is not None and not path.exists() and not default_accelerator().is_main_process:
                 path = None  # one process writes what all make
             progress = partial(tell, "first priors")
             estimate = estimate_sources(data, self.settings.estimation, keyed, progress, path)
         self.begin(data, estimate, stream.seed)
-        inner = Views(map(self.units.inward, data))
-        first = self._first_draws(inner, estimate, stream.child("first"), partial(tell, "first draws"))
+        inner, exact = Views(map(self.units.inward, data)), ExactPosterior(getattr(self.settings.posterior, "beam", 64))
+        mixtures, told = self._start.priors, self._start.draws
+        progress = partial(tell, "first draws")
+        first = first_draws(inner, mixtures, told, exact, stream.child("first"), self._device, progress)
         learning = [source for source, prior in self.priors.items() if prior.network is not None]
         most = max(1, sum(stage.laps for stage in plan_stages(inner, self.settings, learning)))
 
         def on_lap(lap: Lap) -> None:
-            tell("laps", lap.number / most, Lap(lap.number, lap.record, [self.units.outward(x) for x in lap.draws]))
+            tell("laps", lap.number / most, replace(lap, draws=[self.units.outward(x) for x in lap.draws]))
 
-        posterior = posterior_of(self.settings.posterior, self.amortised)
-        path = None if folder is None else folder / "em.pt"
-        model, keyed = Model(self.priors, posterior), stream.child("em")
+        model = Model(self.priors, posterior_of(self.settings.posterior, self.amortised))
+        path, keyed = None if folder is None else folder / "em.safetensors", stream.child("em")
         tell("laps", 0.0)
         learned = run_em(inner, model, first, self.settings, keyed, path, on_lap)
-        draws, kept = learned.draws, list[str]()
+        self.kept, draws, kept = learned.kept, learned.draws, list[str]()
         if learning and self.settings.separating != self.settings.posterior:
             draws, kept = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
         self.draws = [self.units.outward(parts) for parts in draws]
@@ -156,12 +176,12 @@ class SourceSeparator:
         data = Views(views)
         self.units = Units.of(data)
         inner = Views(map(self.units.inward, data))
-        mixtures = estimate.scaled({source: 1 / scale for source, scale in self.units.scales.items()}).priors
+        self._start = estimate.scaled({source: 1 / scale for source, scale in self.units.scales.items()})
+        mixtures = self._start.priors
         if missing := [source for source in data.sources if source not in mixtures]:
             raise MvssError(f"the estimate holds no prior of {', '.join(missing)}")
         self.priors = build_priors(self.settings, inner, mixtures, seed)
         self.amortised = build_amortised(self.settings, inner, estimate.guesses, seed)
-        self._mixtures = mixtures
         return self.to(default_accelerator().device)
 
     def to(self, device: torch.device | str) -> SourceSeparator:
@@ -217,11 +237,8 @@ class SourceSeparator:
         """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
         kept. Raises MvssError before the fit, or where the folder cannot be written."""
         self._fitted()
-        folder = Path(folder)
-        described = save_models(folder, self.priors, self.amortised)
-        content = {"version": VERSION, "sources": described, "scales": dict(self.units.scales)}
-        content["settings"] = settings_text(self.settings)
-        atomic_write_text(folder / "separator.json", json.dumps(content, indent=1) + "\n")
+        about = {"settings": settings_text(self.settings), "scales": dict(self.units.scales)}
+        save_models(Path(folder), self.priors, self.amortised, about)
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> SourceSeparator:
@@ -229,21 +246,9 @@ class SourceSeparator:
 
         Raises MvssError where the folder is no such model, is damaged, or is of another version.
         """
-        folder = Path(folder)
-        try:
-            content = json.loads((folder / "separator.json").read_text())
-            version, described, scales = content["version"], content["sources"], content["scales"]
-            settings = settings_from(content["settings"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MvssError(f"{folder} holds no readable separator.json: name a folder written by save_pretrained") from error
-        if version != VERSION:
-            raise MvssError(f"{folder} is of version {version}, and this mvss reads {VERSION}: learn it again")
-        model = SourceSeparator(settings)
-        try:
-            model.priors, model.amortised = load_models(folder, described)
-            model.units = Units({source: float(scales[source]) for source in model.priors})
-        except (KeyError, TypeError, ValueError) as error:
-            raise MvssError(f"{folder}: separator.json is damaged, or of another version: save the model again") from error
+        priors, amortised, about = load_models(Path(folder))
+        model = SourceSeparator(settings_from(about["settings"]))
+        model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
         return model.to("cpu")
 
     @property
@@ -260,25 +265,6 @@ class SourceSeparator:
         if source not in self.priors:
             raise MvssError(f"there is no source {source!r}: known are {', '.join(self.sources)}")
         return self.priors[source]
-
-    def _first_draws(self, views: Views, estimate: Estimate, stream: Stream, progress: Callable[[float], None]) -> FirstDraws:
-        """One exact posterior draw under the first priors for every observation; estimates of sources in their place, and what
-        they leave of y as the draw of the other source, where there is one."""
-        beam = getattr(self.settings.posterior, "beam", 64)
-        exact, first = ExactPosterior(beam), []
-        for alpha, view in enumerate(views):
-            found = exact.draw(view.to(self._device), self._mixtures, stream.child(alpha)).draws
-            first.append({source: x.to(view.y.device) for source, x in found.items()})
-            progress((alpha + 1) / len(views))
-        for source, by_view in estimate.draws.items():
-            for alpha, x in by_view.items():
-                view = views[alpha]
-                first[alpha][source] = x / self.units.scales[source]
-                others = [other for other in view.sources if other != source]
-                if len(others) == 1:
-                    left = view.without(source, first[alpha][source])
-                    first[alpha][others[0]] = left.operators[others[0]].pseudo_inverse(left.y)
-        return FirstDraws(first, {source: list(by_view) for source, by_view in estimate.draws.items()})
 
     def _last_draws(
         self, views: Views, draws: list[Draws], stream: Stream, progress: Callable[[float], None]

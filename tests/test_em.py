@@ -12,7 +12,7 @@ from closed_forms import random_prior
 from tiny_em import EM, POSTERIOR, STREAM, TRAINING, first_draws, priors, problem, run, weights
 from torch import Tensor
 
-import mvss.em
+import mvss.em.steps
 from mvss.em import FirstDraws, Lap, Model, Stage, plan_stages, run_em
 from mvss.posteriors import posterior_of
 from mvss.posteriors.moment_matching import MomentMatching
@@ -22,6 +22,7 @@ from mvss.presets.settings import EMConfig, Settings
 from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 TOGETHER = replace(EM, laps=1, stages="together")
 FIRST = replace(EM, laps=(1, 0))
@@ -62,24 +63,100 @@ def test_a_resumed_run_repeats_an_uninterrupted_one(
     """Killed in a lap, before it is saved: the lap is done again, and everything is the same bit for bit."""
     draws, sources = uninterrupted
     with pytest.raises(Killed):
-        run(checkpoint=tmp_path / "em.pt", callback=kill(lap))
-    assert (tmp_path / "em.pt").exists() == (lap > 1)
+        run(checkpoint=tmp_path / "em.safetensors", callback=kill(lap))
+    assert (tmp_path / "em.safetensors").exists() == (lap > 1)
     laps: list[int] = []
-    again, resumed = run(checkpoint=tmp_path / "em.pt", callback=lambda done: laps.append(done.number))
+    again, resumed = run(checkpoint=tmp_path / "em.safetensors", callback=lambda done: laps.append(done.number))
     assert laps == ([0] if lap == 1 else []) + list(range(lap, 4))
     same(again, draws)
     same(weights(resumed), weights(sources))
-    finished, trained = run(checkpoint=tmp_path / "em.pt")  # nothing is left to do
+    finished, trained = run(checkpoint=tmp_path / "em.safetensors")  # nothing is left to do
     same(finished, draws)
     same(weights(trained), weights(sources))
+
+
+def test_another_run_does_not_go_on_from_it(tmp_path: Path) -> None:
+    path, first = tmp_path / "em.safetensors", FirstDraws(first_draws(problem()))
+    run(em=replace(EM, laps=(1, 0)), checkpoint=path)
+    settings = Settings(training=TRAINING, em=replace(EM, laps=(1, 0)), posterior=POSTERIOR)
+
+    def go_on(views: Views, sources: dict[str, DiffusionPrior], settings: Settings, stream: Stream) -> None:
+        run_em(views, Model(sources, posterior_of(POSTERIOR)), first, settings, stream, path)
+
+    other = priors()
+    with torch.no_grad():
+        next(other["two"].network.parameters())[0] += 1e-9
+    go_on(problem(), priors(), settings, STREAM)
+    for arguments, part in (
+        ((problem(1.001), priors(), settings, STREAM), "data"),
+        ((problem(), other, settings, STREAM), "first priors"),
+        ((problem(), priors(), replace(settings, training=replace(TRAINING, steps=5)), STREAM), "settings"),
+        ((problem(), priors(), settings, Stream(1, ("em",))), "stream"),
+    ):
+        with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder") as caught:
+            go_on(*arguments)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_code_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(em=replace(EM, laps=(1, 0)), checkpoint=tmp_path / "em.safetensors")
+    monkeypatch.setattr("mvss.runtime.fingerprint.code_of", lambda *_: "edited")
+    with pytest.raises(MvssError, match="of a run with other code:"):
+        run(em=replace(EM, laps=(1, 0)), checkpoint=tmp_path / "em.safetensors")
+
+
+def test_what_a_callback_keeps_comes_back_with_the_laps(tmp_path: Path) -> None:
+    def count(stop: int) -> Callable[[Lap], None]:
+        def callback(lap: Lap) -> None:
+            lap.kept.setdefault("seen", []).append(lap.number)
+            lap.kept["draws"] = lap.draws[0]["one"]
+            if lap.number == stop:
+                raise Killed
+
+        return callback
+
+    first, sources = FirstDraws(first_draws(problem())), priors()
+    settings = Settings(training=TRAINING, em=EM, posterior=POSTERIOR)
+    with pytest.raises(Killed):
+        run(checkpoint=tmp_path / "em.safetensors", callback=count(2))
+    for _ in range(2):  # what goes on, and what has nothing left to do
+        learned = run_em(
+            problem(), Model(priors(), posterior_of(POSTERIOR)), first, settings, STREAM, tmp_path / "em.safetensors", count(-1)
+        )
+        assert learned.kept["seen"] == [0, 1, 2, 3] and torch.equal(learned.kept["draws"], learned.draws[0]["one"])
+    assert list(sources) == list(learned.draws[1])
+
+
+@pytest.mark.parametrize("when", ["m-step", "e-step"])
+def test_an_interrupt_leaves_networks_as_they_were_asked_to_be(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = priors()
+    next(sources["one"].network.parameters()).requires_grad_(False)
+    asked = [p.requires_grad for prior in sources.values() for p in prior.parameters()]
+    state = torch.random.get_rng_state()
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    posterior = posterior_of(POSTERIOR)
+    if when == "e-step":
+        monkeypatch.setattr(posterior, "draw", interrupt)
+    else:
+        monkeypatch.setattr("mvss.priors.training._descend", interrupt)
+    settings = Settings(training=TRAINING, em=EM, posterior=POSTERIOR)
+    with pytest.raises(KeyboardInterrupt):
+        run_em(problem(), Model(sources, posterior), FirstDraws(first_draws(problem())), settings, STREAM)
+    assert [p.requires_grad for prior in sources.values() for p in prior.parameters()] == asked
+    assert not any(module.training for prior in sources.values() for module in prior.modules())
+    assert all(prior.previous is None and prior.relaxation == 1.0 for prior in sources.values())
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_a_resumed_run_judges_its_laps_by_the_same_held_out_draws(tmp_path: Path) -> None:
     em, whole, again = replace(EM, laps=2, held_out=0.2), [], []
     draws, _ = run(em=em, callback=whole.append)
     with pytest.raises(Killed):
-        run(em=em, checkpoint=tmp_path / "em.pt", callback=kill(2))
-    more, _ = run(em=em, checkpoint=tmp_path / "em.pt", callback=again.append)
+        run(em=em, checkpoint=tmp_path / "em.safetensors", callback=kill(2))
+    more, _ = run(em=em, checkpoint=tmp_path / "em.safetensors", callback=again.append)
     same(more, draws)
     told = [{k: v for k, v in lap.record.items() if "seconds" not in k} for lap in whole[2:]]
     assert [{k: v for k, v in lap.record.items() if "seconds" not in k} for lap in again] == told
@@ -126,13 +203,13 @@ def test_records_hold_the_largest_residual_of_the_solver(monkeypatch: pytest.Mon
 def test_an_m_step_gets_the_draws_of_the_views_that_show_its_source(held_out: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for those by which laps are judged."""
     pools, laps = [], []
-    fit = mvss.em.fit_denoiser
+    fit = mvss.em.steps.fit_denoiser
 
     def spy(denoiser: object, draws: Tensor, *rest: object) -> object:
         pools.append(draws.clone())
         return fit(denoiser, draws, *rest)
 
-    monkeypatch.setattr(mvss.em, "fit_denoiser", spy)
+    monkeypatch.setattr(mvss.em.steps, "fit_denoiser", spy)
     run(em=replace(EM, laps=2, stages="together", held_out=held_out), callback=lambda lap: laps.append((lap, list(lap.draws))))
     out = [int(held_out * count) for count in (21, 17)]
     for number in (0, 1):
@@ -147,13 +224,13 @@ def test_an_m_step_gets_the_draws_of_the_views_that_show_its_source(held_out: fl
 
 def test_better_first_draws_are_the_only_ones_of_the_first_m_step(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    fit = mvss.em.fit_denoiser
+    fit = mvss.em.steps.fit_denoiser
 
     def spy(denoiser: object, draws: Tensor, *rest: object) -> object:
         sizes.append(len(draws))
         return fit(denoiser, draws, *rest)
 
-    monkeypatch.setattr(mvss.em, "fit_denoiser", spy)
+    monkeypatch.setattr(mvss.em.steps, "fit_denoiser", spy)
     views, settings = problem(), Settings(training=TRAINING, em=replace(TOGETHER, laps=2))
     first = FirstDraws(first_draws(views), {"one": [1]})
     run_em(views, Model(priors(), posterior_of(POSTERIOR)), first, settings, STREAM)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_separators import Problem, images, vectors
 from torch import Tensor
 
 from mvss import AscentConfig, Dense, ExactConfig, Isotropic, MvssError, PriorConfig, Settings, SourceSeparator, View
+from mvss.estimation import estimate_sources
 from mvss.metrics.fit_report import LapReport, ViewReport
+from mvss.problem.views import Views
+from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent
 
 PROBLEMS = {"vectors": vectors, "images": images}
@@ -78,6 +86,57 @@ def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(
     same(results(problem, resumed), expected[name])
     again = fit(problem, checkpoint=tmp_path)  # nothing is left to do
     same(again.draws, whole.draws)
+
+
+def test_what_the_generator_of_torch_holds_decides_nothing(fitted: Fitted, expected: Expected) -> None:
+    problem, model = fitted["images"]  # networks, guesses and made observations
+    torch.manual_seed(17)
+    state = torch.random.get_rng_state()
+    again = fit(problem)
+    same(results(problem, again), expected["images"])
+    assert [lap.held_out for lap in again.report.laps] == [lap.held_out for lap in model.report.laps]
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_checkpoint_serves_one_fit_at_a_time_and_no_other(fitted: Fitted, tmp_path: Path) -> None:
+    problem, _ = fitted["vectors"]
+
+    def second(event: FitEvent) -> None:
+        with pytest.raises(MvssError, match=f"{tmp_path.name} is in use by process"):
+            fit(problem, checkpoint=tmp_path)
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(problem, checkpoint=tmp_path, callback=second)
+    assert not (tmp_path / "lock").exists()
+    estimate = estimate_sources(Views(problem.views), problem.settings.estimation, Stream(0))
+    model = fit(problem, checkpoint=tmp_path, estimate=estimate)
+    assert [path.name for path in tmp_path.iterdir()] == ["em.safetensors"]
+    more = replace(problem.settings, em=replace(problem.settings.em, laps=3))
+    refused = {
+        "data": lambda: fit(replace(problem, views=vectors(1.5).views), checkpoint=tmp_path, estimate=estimate),
+        "settings": lambda: fit(replace(problem, settings=more), checkpoint=tmp_path, estimate=estimate),
+        "first priors, stream": lambda: fit(problem, checkpoint=tmp_path, estimate=estimate, seed=1),
+    }
+    for part, call in refused.items():
+        with pytest.raises(MvssError, match=part) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    same(fit(problem, checkpoint=tmp_path, estimate=estimate).draws, model.draws)
+
+
+def test_what_has_half_learned_does_not_separate(fitted: Fitted) -> None:
+    problem, _ = fitted["vectors"]
+    model = SourceSeparator(problem.settings)
+
+    def kill(event: FitEvent) -> None:
+        if event.phase == "laps":
+            raise Killed
+
+    with pytest.raises(Killed):
+        model.fit(problem.views, callback=kill, verbose=False)
+    with pytest.raises(MvssError, match="call fit first"):
+        model.separate(problem.views[0])
 
 
 @pytest.mark.parametrize("scale", [2.0**-27, 2.0**20])
@@ -182,7 +241,7 @@ def test_a_separator_that_was_not_fitted_says_so(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-FILES = ["separator.json", "mixture-2.pt", "network-1/config.json", "network-1/diffusion_pytorch_model.safetensors"]
+FILES = ["separator.json", "mixture-2.safetensors", "network-1/config.json", "network-1/diffusion_pytorch_model.safetensors"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
@@ -200,6 +259,75 @@ def test_a_damaged_folder_is_refused_in_one_line(name: str, damage: str, fitted:
     with pytest.raises(MvssError, match=name.split(".")[0].split("/")[0]) as error:
         SourceSeparator.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("defect", ["lacks", "nan", "more", "shape"])
+def test_a_network_that_is_not_whole_is_refused(defect: str, fitted: Fitted, tmp_path: Path) -> None:
+    """Also where somebody has written checksums that fit."""
+    fitted["vectors"][1].save_pretrained(tmp_path)
+    name = "network-1/diffusion_pytorch_model.safetensors"
+    weights = load_file(tmp_path / name)
+    first = next(iter(weights))
+    changes = {"nan": weights[first] * math.nan, "shape": weights[first][..., :-1]}
+    weights |= {"more": torch.zeros(1)} if defect == "more" else {first: changes.get(defect, weights[first])}
+    if defect == "lacks":
+        del weights[first]
+    save_file({k: v.contiguous() for k, v in weights.items()}, tmp_path / name)
+    with pytest.raises(MvssError, match="its checksum says"):
+        SourceSeparator.from_pretrained(tmp_path)
+    about = json.loads((tmp_path / "separator.json").read_text())
+    del about["sha256"]
+    about["files"][name] = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    about["sha256"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "separator.json").write_text(json.dumps(about))
+    with pytest.raises(MvssError, match=r"network-1: (1 tensors are missing or of another network|.* holds NaN)") as caught:
+        SourceSeparator.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_flip_of_a_bit_in_a_saved_model_is_believed(fitted: Fitted, tmp_path: Path) -> None:
+    fitted["vectors"][1].save_pretrained(tmp_path)
+    rng = random.Random(0)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        data = path.read_bytes()
+        for place in rng.sample(range(len(data)), 8):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            if path.name == "separator.json" and json.loads(data) == _parsed(bytes(flipped)):
+                continue  # a space for another
+            with pytest.raises(MvssError) as caught:
+                SourceSeparator.from_pretrained(tmp_path)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(data)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".bin", ".pkl")]
+    SourceSeparator.from_pretrained(tmp_path)
+
+
+def _parsed(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fitted["vectors"][1]
+    model.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    calls = []
+
+    def full(path: Path, data: bytes) -> int:
+        calls.append(path)
+        if len(calls) == 4:
+            raise OSError(errno.ENOSPC, "full")
+        return path.open("wb").write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(MvssError, match="no space left") as caught:
+        model.save_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_foreign_folder_is_refused_in_one_line(fitted: Fitted, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def run_baseline(
     else:
         model = learned = make_baseline(job.recipe)
         learned.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done))
-        learned.save(folder / "model.pt")
+        learned.save(folder / "model.safetensors")
     seconds = time.monotonic() - began
     score = Scorer(job, task, model.sources, stream.child("score"), append)
     draws: list[Draws] = [{} for _ in task.train]

@@ -2,7 +2,7 @@
 
 seed-N/model/<problem>/<method>/          checkpoints, records, `key` (begun with), `done` (`finished`)
 seed-N/model/<problem>/<method>-audit/    the same of its audit
-seed-N/model/<problem>/estimate-<key>.pt  first priors that jobs share
+seed-N/model/<problem>/estimate-<key>.safetensors  first priors that jobs share
 seed-N/samples/<problem>/<method>.npz     what the figures show
 """
 
@@ -65,7 +65,7 @@ def name_of(job: Job) -> str:
 def estimate_path(experiment: Experiment, job: Job, folder: Path) -> Path:
     """Where the first priors that a job starts from are kept."""
     key = estimate_key(job, experiment.data)
-    return folder / f"seed-{job.seed}" / "model" / job.problem / f"estimate-{key}.pt"
+    return folder / f"seed-{job.seed}" / "model" / job.problem / f"estimate-{key}.safetensors"
 
 
 def samples_of(job: Job, folder: Path) -> Path:

@@ -10,7 +10,7 @@ __all__ = ["estimate_of", "load_model", "run_job"]
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from mvss.estimation import Estimate, estimate_sources
 from mvss.priors.training import default_accelerator
 from mvss.problem.operators import Identity
 from mvss.problem.views import Draws, View, Views
-from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import PeakMemory
@@ -56,7 +55,7 @@ def run_job(
         append({"source": "mean", "metric": f"fit_{key}", "split": "train", "lap": None, "value": value, "samples": 1})
     stream = Stream(job.seed, (job.problem,))
     score = Scorer(job, task, task.train.sources, stream.child("score"), append)
-    kept = _Kept(folder / "laps.pt", score)
+    kept = _Kept(score)
 
     def on_event(event: FitEvent) -> None:
         if event.lap is not None:
@@ -66,7 +65,7 @@ def run_job(
 
     model = SourceSeparator(recipe.settings)
     model.fit(views, stream, folder, on_event, estimate, verbose=False)
-    kept.pause()
+    kept.end(model.kept)
     networked = recipe.settings.prior.network is not None
     draws: list[Draws] = model.draws
     if recipe.clean:
@@ -83,30 +82,31 @@ def run_job(
 
 
 class _Kept:
-    """What the laps so far have left beside the separator's own checkpoint: a resumed run must report the same."""
+    """What the laps so far have left, in the separator's own checkpoint: a resumed run must report the same."""
 
-    def __init__(self, path: Path, score: Scorer) -> None:
-        self.path, self.score = path, score
-        state: dict[str, Any] = {"arrays": {}, "laps": 0, "evaluations": 0, "seconds": 0.0}
-        state |= load_checkpoint(path) if path.exists() else {}
-        self.laps, self.evaluations, self.seconds = int(state["laps"]), int(state["evaluations"]), float(state["seconds"])
-        score.saved |= {name: array.numpy() for name, array in state["arrays"].items()}
-        self.clock = Clock()
+    def __init__(self, score: Scorer) -> None:
+        self.score, self.clock = score, Clock()
+        self.laps, self.evaluations, self.seconds = 0, 0, 0.0
 
     def lap(self, lap: Lap, scored: bool) -> None:
         """Score a lap, the clock standing still, and keep what there is."""
-        self.laps, self.evaluations = lap.number, lap.record["network_evaluations"]
-        self.pause()
+        self._read(lap.kept)
         if scored:
             self.score.lap(lap)
         arrays = {name: torch.from_numpy(array) for name, array in self.score.saved.items()}
-        state = {"arrays": arrays, "laps": self.laps, "evaluations": self.evaluations, "seconds": self.seconds}
-        save_checkpoint(self.path, state)
+        about = {"laps": lap.number, "evaluations": lap.record["network_evaluations"], "seconds": self.seconds}
+        lap.kept.update(arrays=arrays, **about)
         self.clock.restart()
 
-    def pause(self) -> None:
-        """Add what has been spent."""
-        self.seconds += self.clock.restart()
+    def end(self, kept: Mapping[str, Any]) -> None:
+        """After the last lap."""
+        self._read(kept)
+
+    def _read(self, kept: Mapping[str, Any]) -> None:
+        """What was kept before, also by another process; and what has been spent since."""
+        self.laps, self.evaluations = kept.get("laps", 0), kept.get("evaluations", 0)
+        self.seconds = kept.get("seconds", 0.0) + self.clock.restart()
+        self.score.saved = {name: array.numpy() for name, array in kept.get("arrays", {}).items()} | self.score.saved
 
 
 class Clock:

@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 def trained_classifier(images: Tensor, labels: Tensor, classes: int = 10, folder: Path = DATA) -> Classifier:
     """Trained on images `(N, 1, 28, 28)` in [0, 1] with labels `(N,)`, read back where that was done before."""
     key = hashlib.sha256(images.float().numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
-    path, model = folder / f"classifier-{key}.pt", Classifier(classes)
+    path, model = folder / f"classifier-{key}.safetensors", Classifier(classes)
     if path.exists():
         state = load_checkpoint(path)
         model.load_state_dict(state["model"])

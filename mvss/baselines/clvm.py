@@ -33,6 +33,7 @@ from mvss.baselines.contrast import (
     without_mask,
 )
 from mvss.baselines.linear import Latent, loadings
+from mvss.priors.networks import load_weights
 from mvss.problem.operators import LinearOperator
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
@@ -54,11 +55,13 @@ class CLVM(Method):
         shapes = (views.shapes[views.sources[0]], views.shapes[contrast.target])
         self._build(separated, shapes, _inputs(on, 1.0).shape[1], stream)
         self.model.start(float(on.estimate().std()))
-        if self.config.decoder == "linear":
-            self._ascend(contrast, progress)
-        else:
-            self._descend(contrast, stream, progress)
-        self.model.requires_grad_(False)
+        try:
+            if self.config.decoder == "linear":
+                self._ascend(contrast, progress)
+            else:
+                self._descend(contrast, stream, progress)
+        finally:
+            self.model.requires_grad_(False)
 
     def _ascend(self, contrast: Contrast, progress: Progress | None) -> None:
         """Maximise the exact likelihood of all observations by L-BFGS: a mean hardly shows along a broad factor, and
@@ -145,12 +148,7 @@ class CLVM(Method):
         """See `Method.load`."""
         state = load_checkpoint(path)
         self._build(tuple(state["sources"]), tuple(tuple(s) for s in state["shapes"]), state["width"], Stream(0, ("load",)))
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise MvssError(
-                f"{path} holds a CLVM of another configuration: load it with the one that it was made with"
-            ) from error
+        load_weights(self.model, state["model"], f"{path}, with the configuration that is given")
         self.model.requires_grad_(False)
 
 

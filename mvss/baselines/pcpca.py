@@ -41,8 +41,6 @@ class PCPCA(Method):
         self.sources, self._shape = (contrast.target,), views.shapes[contrast.target]
         self._start(contrast)
         parameters = [self.factors, self.mean, self.log_excess]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
         optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / config.steps))
 
@@ -56,9 +54,13 @@ class PCPCA(Method):
                 terms.append(sum((share * self._latent(part, mean).log_prob().mean() for part, share in parts), zero))
             return -terms[0] + weight * terms[1]
 
-        descend("pcpca", loss_at, optimiser, schedule, config.steps, progress)
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            descend("pcpca", loss_at, optimiser, schedule, config.steps, progress)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
 
     def _start(self, contrast: Contrast) -> None:
         """The closed form of complete data: eigenvectors of C_on − γ C_off (section 3 of the original)."""

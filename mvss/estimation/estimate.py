@@ -25,11 +25,13 @@ from mvss.estimation.noisier2noise import estimate_source
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.networks import build_network, network_named
+from mvss.priors.networks import build_network, load_weights, network_named
 from mvss.priors.regression import Guess
 from mvss.problem.units import Units
 from mvss.problem.views import Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.fingerprint import Fingerprint, fingerprint_of
+from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 
 
@@ -56,16 +58,17 @@ class Estimate:
         draws = {s: {a: factors[s] * x for a, x in by_view.items()} for s, by_view in self.draws.items()}
         return replace(self, priors=priors, draws=draws)
 
-    def save(self, path: Path) -> None:
-        """To a file."""
+    def save(self, path: Path, fingerprint: Fingerprint) -> None:
+        """To a file. fingerprint: of the run that made it."""
         networks = {source: _network_state(guess.network) for source, guess in self.guesses.items()}
         state = {"draws": self.draws, "evidence": self.evidence, "seconds": self.seconds, "guesses": networks}
-        save_checkpoint(path, {**state, "priors": {source: prior.state() for source, prior in self.priors.items()}})
+        state["priors"] = {source: prior.state() for source, prior in self.priors.items()}
+        save_checkpoint(path, state, fingerprint)
 
     @staticmethod
-    def load(path: Path) -> Estimate:
-        """What `save` wrote."""
-        state = load_checkpoint(path)
+    def load(path: Path, fingerprint: Fingerprint) -> Estimate:
+        """What `save` wrote. Raises MvssError where that was of a run of another fingerprint."""
+        state = load_checkpoint(path, fingerprint=fingerprint)
         guesses = {source: _read_guess(*kept) for source, kept in state.pop("guesses").items()}
         priors = {source: GaussianMixture(**kept) for source, kept in state.pop("priors").items()}
         return Estimate(priors, guesses=guesses, **state)
@@ -78,25 +81,43 @@ def estimate_sources(
     progress: Callable[[float], None] = lambda _: None,
     checkpoint: Path | None = None,
 ) -> Estimate:
-    """First priors. progress: takes the fraction done. checkpoint: a file to keep the result in, and to go on from."""
-    if checkpoint is not None and checkpoint.exists():
-        return Estimate.load(checkpoint)
+    """First priors. progress: takes the fraction done. checkpoint: a file to keep the result in, and to go on from; of
+    processes that ask for the same one makes it, and the others wait for it.
+
+    Raises MvssError where the checkpoint is damaged, or of a run with other data, settings, stream or code.
+    """
+    if checkpoint is None:
+        return _estimated(views, config, stream, progress, None)
+    made = fingerprint_of([__name__], {"data": views, "settings": config, "stream": stream})
+    if not checkpoint.exists():
+        with locked(checkpoint.with_suffix(".lock"), wait=True):
+            if not checkpoint.exists():
+                part = checkpoint.with_suffix(f".part{checkpoint.suffix}")
+                estimate = _estimated(views, config, stream, progress, part)
+                estimate.save(checkpoint, made)
+                part.unlink(missing_ok=True)
+                return estimate
+    return Estimate.load(checkpoint, made)
+
+
+def _estimated(
+    views: Views,
+    config: AscentConfig | MixtureEMConfig,
+    stream: Stream,
+    progress: Callable[[float], None],
+    part: Path | None,
+) -> Estimate:
+    """part: file to keep what has been done so far."""
     began, units = time.monotonic(), Units.of(views)
     inner = Views(map(units.inward, views))
     if isinstance(config, AscentConfig):
-        part = None if checkpoint is None else checkpoint.with_suffix(".part")
         fit = ascend_evidence(inner, config, stream, progress, part)
         evidence = {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
         evidence |= {"rivalry": fit.rivalry} if math.isfinite(fit.rivalry) else {}
         estimate = Estimate(fit.priors, evidence=evidence)
     else:
-        part, estimate = None, _by_em(inner, config, units, stream, progress)
-    estimate = replace(estimate.scaled(units.scales), seconds=time.monotonic() - began)
-    if checkpoint is not None:
-        estimate.save(checkpoint)
-        if part is not None:
-            part.unlink(missing_ok=True)
-    return estimate
+        estimate = _by_em(inner, config, units, stream, progress)
+    return replace(estimate.scaled(units.scales), seconds=time.monotonic() - began)
 
 
 def _by_em(views: Views, config: MixtureEMConfig, units: Units, stream: Stream, progress: Callable[[float], None]) -> Estimate:
@@ -144,5 +165,5 @@ def _network_state(network: Any) -> tuple[str, dict[str, Any], dict[str, Tensor]
 
 def _read_guess(kind: str, config: dict[str, Any], weights: dict[str, Tensor]) -> Guess:
     network = network_named(kind, config)
-    network.load_state_dict(weights)
+    load_weights(network, weights, "a kept guess")
     return Guess(network)

@@ -28,6 +28,7 @@ from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.views import Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
+from mvss.runtime.fingerprint import fingerprint_of
 from mvss.runtime.rng import Stream
 
 __all__ = ["MixtureFit", "ascend_evidence"]
@@ -130,7 +131,10 @@ def ascend_evidence(
     """Fit one mixture per source to all views at once.
 
     progress: takes the fraction done. checkpoint: written after every phase; a call that finds it goes on from there,
-    with the same result. It must be of the same data, config and stream.
+    with the same result.
+
+    Raises MvssError where the fit diverges, or the checkpoint is damaged, or of a run with other data, settings, stream or
+    code.
     """
     train, test = _split(views, config)
     done = 0
@@ -149,8 +153,10 @@ def ascend_evidence(
     plan = [(number, phase) for number in range(config.starts) for phase in range(trial)]
     plan += [(-1, phase) for phase in range(trial, last)]  # of the start that is chosen
     state: dict[str, Any] = {"finished": 0, "scores": [], "rivalry": math.nan, "phases": [], "best": None}
+    parts = {"data": views, "settings": config, "stream": stream}
+    made = None if checkpoint is None else fingerprint_of([__name__], parts)
     if checkpoint and checkpoint.exists():
-        state = load_checkpoint(checkpoint)
+        state = load_checkpoint(checkpoint, fingerprint=made)
         for ascent, kept in zip(ascents, state.pop("ascents"), strict=True):
             ascent.restore(kept)
     done = sum(len(config.phase_steps(phase)) for _, phase in plan[: state["finished"]])
@@ -163,7 +169,7 @@ def ascend_evidence(
             _judge(ascent, phase, test, state)
         state["finished"] += 1
         if checkpoint:
-            save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]})
+            save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]}, made)
     if not state["scores"]:  # the trial was all there is
         state["scores"], state["rivalry"] = _compare(test, config, ascents, stream)
     return _result(views, train, test, _best(ascents, state["scores"]), state)

@@ -104,9 +104,11 @@ class Amortised(torch.nn.Module):
         """By regression on draws x `(N, *shape)`."""
         if self.guess is None:
             raise MvssError("amortised: there is no guess to train: leave em.guess out")
-        self.guess.requires_grad_(True)
-        fit_denoiser(_Regression(self), x, training, stream, accelerator)
-        self.guess.requires_grad_(False)
+        try:
+            self.guess.requires_grad_(True)
+            fit_denoiser(_Regression(self), x, training, stream, accelerator)
+        finally:
+            self.guess.requires_grad_(False)
 
     def estimate(self, w_t: Tensor, sigma: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """E and Var of each number of w given w_t and y, `(N, *shape)` each. shown: of y, `(N, INPUTS - 1, *shape)`."""

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,10 +88,17 @@ class DiffusionPrior(torch.nn.Module):
         self.previous: torch.nn.Module | None = None
         self.relaxation = 1.0
 
-    def relax(self, factor: float) -> None:
-        """From now on, train towards d + ω (d_new − d), with d the denoiser as it is now and ω = `factor`; 1 is plain."""
-        self.relaxation = factor
-        self.previous = None if factor == 1.0 else copy.deepcopy(self.network).requires_grad_(False)
+    @contextmanager
+    def relaxed(self, factor: float) -> Iterator[None]:
+        """For as long as the block runs, train towards d + ω (d_new − d), with d the denoiser as it is now and ω = `factor`; 1
+        is plain."""
+        before = self.relaxation, self.previous
+        try:
+            self.relaxation = factor
+            self.previous = None if factor == 1.0 else copy.deepcopy(self.network).requires_grad_(False)
+            yield
+        finally:
+            self.relaxation, self.previous = before
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """See `Prior`."""

@@ -15,10 +15,13 @@ Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` 
 
 from __future__ import annotations
 
-__all__ = ["LEAST", "MOST", "ImageUNet", "TimeMLP", "build_network", "network_named", "variance_of"]
+__all__ = [
+    "LEAST", "MOST", "ImageUNet", "TimeMLP", "build_network", "frozen", "load_weights", "network_named", "variance_of",
+]  # fmt: skip
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,9 +172,9 @@ def build_network(
     with torch.random.fork_rng():
         torch.manual_seed(stream.generator().initial_seed())
         if len(shape) == 3 and config.blocks:
-            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs)
+            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs).eval()
         size = math.prod(shape)
-        return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs)
+        return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs).eval()
 
 
 def network_named(kind: str, arguments: Mapping[str, Any]) -> TimeMLP | ImageUNet:
@@ -180,6 +183,36 @@ def network_named(kind: str, arguments: Mapping[str, Any]) -> TimeMLP | ImageUNe
     kinds: dict[str, Any] = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}
     network: TimeMLP | ImageUNet = kinds[kind](**{name: v for name, v in arguments.items() if not name.startswith("_")})
     return network
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Give a module all of its weights. what: they are, for the error.
+
+    Raises MvssError where a tensor is missing, of another shape or of no use here, or holds NaN or infinite values.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if wrong := sorted(name for name in {**shapes, **weights} if shapes.get(name) != _shape(weights.get(name))):
+        raise MvssError(f"{what}: {len(wrong)} tensors are missing or of another network, {wrong[0]} among them")
+    if bad := [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]:
+        raise MvssError(f"{what}: {bad[0]} holds NaN or infinite values")
+    module.load_state_dict(weights)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Modules whose parameters ask for no gradient while the block runs, and as before after it."""
+    asked = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
+    try:
+        for parameter, _ in asked:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, before in asked:
+            parameter.requires_grad_(before)
 
 
 def variance_of(h: Tensor) -> Tensor:

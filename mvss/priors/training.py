@@ -12,7 +12,8 @@ from __future__ import annotations
 __all__ = ["default_accelerator", "denoising_loss", "fit_denoiser", "learning_rate", "noise_levels"]
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +30,8 @@ QUANTILES = 2**14  # of t; finer than any batch can tell
 REPORT = 100  # steps between records, and between looks at the loss, which stall a GPU
 MOMENTUM = 0.9  # of Adam
 HELD_OUT_LEVELS = 8  # noise levels per held-out draw
+FEW = 32  # draws by which it is judged whether training has gone wrong
+RISE = 0.5  # of their loss, or as much as it was: losses are of the order of one
 
 
 def noise_levels(config: TrainingConfig) -> Tensor:
@@ -112,7 +115,8 @@ def fit_denoiser(
         stream: source of every random number; one or several processes give the same result to rounding, unless the
             loss draws numbers of its own, as that of made observations does.
 
-    Raises MvssError if draws are missing or not finite, nothing is trainable, or the loss stops being finite.
+    Raises MvssError if draws are missing or not finite, nothing is trainable, the loss stops being finite, or training has
+    raised it far above what it was.
     """
     _require_draws(draws)
     if config.turns and (draws.ndim < 4 or draws.shape[-1] != draws.shape[-2]):
@@ -122,21 +126,46 @@ def fit_denoiser(
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
     if not trainable:
         raise MvssError("the denoiser has no trainable parameter: give it a network or leave out its training")
-    denoiser.to(accelerator.device).train()
+    denoiser.to(accelerator.device)
     draws = draws.detach().to(trainable[0].dtype).to(accelerator.device)
-    batches = _Batches(draws, config, stream, accelerator)
+    few, keyed = draws[:FEW], stream.child("fallen")
+    before = denoising_loss(denoiser, few, config, keyed)
+    with _mode(denoiser, True, stream.generator("dropout", accelerator.process_index)):
+        loss = _train(denoiser, trainable, _Batches(draws, config, stream, accelerator), config, accelerator)
+    after = denoising_loss(denoiser, few, config, keyed)
+    if not after - before <= max(RISE, abs(before)):
+        raise MvssError(f"training raised the loss from {before:.3g} to {after:.3g}: choose a smaller learning rate")
+    return loss
+
+
+@contextmanager
+def _mode(denoiser: nn.Module, training: bool, rng: torch.Generator) -> Iterator[None]:
+    """Training or not, with the global generator, which dropout and made observations draw from, seeded by another one; both
+    are left as they were found."""
+    modes = [(module, module.training) for module in denoiser.modules()]
+    with torch.random.fork_rng():
+        try:
+            torch.manual_seed(rng.initial_seed())
+            denoiser.train(training)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _train(
+    denoiser: nn.Module, trainable: list[nn.Parameter], batches: _Batches, config: TrainingConfig, accelerator: Accelerator
+) -> list[tuple[int, float]]:
     adam = torch.optim.Adam(trainable, lr=config.learning_rate, betas=(MOMENTUM, config.decay), fused=True)
     objective, optimizer = accelerator.prepare(_Objective(denoiser), adam)
-    ema = EMAModel(trainable, decay=config.ema_decay, foreach=True) if config.ema_decay else None
-    # Dropout draws from the global generator: keyed too, and left as it was found.
-    with torch.random.fork_rng():
-        torch.manual_seed(stream.generator("dropout", accelerator.process_index).initial_seed())
+    try:
+        ema = EMAModel(trainable, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         loss = _descend(objective, optimizer, trainable, ema, batches, config, accelerator)
-    if ema is not None:
-        ema.copy_to(trainable)
-    denoiser.eval()
-    # Or the accelerator would keep every lap's wrapper and optimiser, and an old wrapper its hooks on the parameters.
-    objective, optimizer = accelerator.free_memory(objective, optimizer)
+        if ema is not None:
+            ema.copy_to(trainable)
+    finally:
+        # Or the accelerator would keep every lap's wrapper and optimiser, and an old wrapper its hooks on the parameters.
+        objective, optimizer = accelerator.free_memory(objective, optimizer)
     return loss
 
 
@@ -191,18 +220,16 @@ def denoising_loss(denoiser: nn.Module, draws: Tensor, config: TrainingConfig, s
     _require_draws(draws)
     like = next(iter(sorted(denoiser.parameters(), key=lambda p: not p.requires_grad)), draws)
     draws, levels = (values.to(like.dtype).to(like.device) for values in (draws, noise_levels(config)))
-    training = denoiser.training
-    denoiser.eval()
     # only the errors of two networks compare, not what they say of them
     measure: Callable[..., Tensor] = getattr(denoiser, "error", None) or denoiser.loss  # type: ignore[assignment]
     total = 0.0
-    for start in range(0, len(draws), config.batch):
-        x = draws[start : start + config.batch]
-        index = torch.arange(start, start + len(x))
-        t = stream.uniform(index, (HELD_OUT_LEVELS,), "held-out", "level")
-        sigma = levels[(t * QUANTILES).long().clamp(max=QUANTILES - 1).to(levels.device)]
-        for k in range(HELD_OUT_LEVELS):
-            noise = stream.normal(index, tuple(x.shape[1:]), "held-out", "noise", k, dtype=x.dtype, device=x.device)
-            total += measure(x, sigma[:, k], noise, None).item() * len(x)
-    denoiser.train(training)
+    with _mode(denoiser, False, stream.generator("held-out")):
+        for start in range(0, len(draws), config.batch):
+            x = draws[start : start + config.batch]
+            index = torch.arange(start, start + len(x))
+            t = stream.uniform(index, (HELD_OUT_LEVELS,), "held-out", "level")
+            sigma = levels[(t * QUANTILES).long().clamp(max=QUANTILES - 1).to(levels.device)]
+            for k in range(HELD_OUT_LEVELS):
+                noise = stream.normal(index, tuple(x.shape[1:]), "held-out", "noise", k, dtype=x.dtype, device=x.device)
+                total += measure(x, sigma[:, k], noise, None).item() * len(x)
     return total / (HELD_OUT_LEVELS * len(draws))

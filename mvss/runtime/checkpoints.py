@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["atomic_write_bytes", "atomic_write_text", "load_checkpoint", "replacing", "save_checkpoint"]
+__all__ = ["checkpoint_bytes", "load_checkpoint", "save_checkpoint"]
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_bytes, atomic_write_text, replacing
+from mvss.runtime.files import atomic_write_bytes
 from mvss.runtime.fingerprint import Fingerprint, differing
 from mvss.runtime.states import checksum, plain, restored
 
@@ -34,10 +34,14 @@ def save_checkpoint(path: Path | str, state: Mapping[str, Any], fingerprint: Fin
     Raises:
         MvssError: the file cannot be written, e.g. as no space is left.
     """
+    atomic_write_bytes(path, checkpoint_bytes(state, fingerprint))
+
+
+def checkpoint_bytes(state: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> bytes:
+    """What `save_checkpoint` writes."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"state": plain(state, tensors), "fingerprint": None if fingerprint is None else dict(fingerprint)})
-    about = {"format": FORMAT, "content": text, "sha256": checksum(text, tensors)}
-    atomic_write_bytes(path, save(tensors, about))
+    return save(tensors, {"format": FORMAT, "content": text, "sha256": checksum(text, tensors)})
 
 
 def load_checkpoint(

@@ -8,11 +8,11 @@ it: comments, layout and docstrings decide nothing.
 
 from __future__ import annotations
 
-__all__ = ["Fingerprint", "code_of", "content", "differing", "digest", "parsed", "sources_of"]
+__all__ = ["Fingerprint", "code_of", "content", "differing", "digest", "fingerprint_of", "parsed", "sources_of"]
 
 import ast
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec, resolve_name
@@ -52,6 +52,11 @@ def differing(one: Fingerprint, other: Fingerprint) -> list[str]:
     ['code']
     """
     return [part for part in {**one, **other} if one.get(part) != other.get(part)]
+
+
+def fingerprint_of(modules: Sequence[str], parts: Mapping[str, object]) -> Fingerprint:
+    """Of a run that is made of parts, by name, and of the code of modules of mvss and of all that they import."""
+    return {**{name: digest(part) for name, part in parts.items()}, "code": code_of(*modules)}
 
 
 def _feed(update: Callable[[bytes], object], value: object) -> None:

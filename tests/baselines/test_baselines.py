@@ -124,8 +124,8 @@ def test_a_model_read_back_draws_the_same(config: PCPCAConfig | CLVMConfig, tmp_
     data, _ = contrastive()
     model, again = made(config), made(config)
     model.fit(data, STREAM)
-    model.save(tmp_path / "model.pt")
-    again.load(tmp_path / "model.pt")
+    model.save(tmp_path / "model.safetensors")
+    again.load(tmp_path / "model.safetensors")
     assert again.sources == model.sources
     found, expected = (m.separate(data[1], draws=2, seed=STREAM) for m in (again, model))
     assert tuple(found) == model.sources
@@ -134,6 +134,19 @@ def test_a_model_read_back_draws_the_same(config: PCPCAConfig | CLVMConfig, tmp_
         assert not torch.equal(x[0], x[1])
         assert model.sample(source, 6, seed=STREAM).shape == (6, D)
         assert torch.equal(model.sample(source, 6, seed=STREAM), again.sample(source, 6, seed=STREAM))
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_an_interrupt_leaves_no_gradient_behind(config: PCPCAConfig | CLVMConfig) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    data, _ = contrastive()
+    model = made(config)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data, STREAM, interrupt)
+    kept = [model.factors, model.mean, model.log_excess] if isinstance(model, PCPCA) else list(model.model.parameters())
+    assert kept and not any(tensor.requires_grad for tensor in kept)
 
 
 @pytest.mark.parametrize("config", METHODS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2Noise
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.problem.operators import Identity, Scale
 from mvss.problem.views import View, Views
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 STREAM, N, D = Stream(0, ("estimate",)), 600, 3
@@ -57,13 +59,38 @@ def test_observations_in_other_units_give_the_same_priors_to_the_bit(config: Asc
 
 
 def test_a_second_call_reads_what_the_first_one_kept(tmp_path: Path) -> None:
-    path = tmp_path / "estimate.pt"
+    path = tmp_path / "estimate.safetensors"
     first = estimate_sources(contrastive(), ASCENT, STREAM, checkpoint=path)
-    assert [p.name for p in tmp_path.iterdir()] == ["estimate.pt"]  # what the ascent kept on the way is gone
+    assert [p.name for p in tmp_path.iterdir()] == ["estimate.safetensors"]  # what the ascent kept on the way is gone
     done: list[float] = []
     again = estimate_sources(contrastive(), ASCENT, STREAM, done.append, path)
     assert not done
     same(again, first)
+
+
+def test_another_problem_does_not_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "estimate.safetensors"
+    estimate_sources(contrastive(), ASCENT, STREAM, checkpoint=path)
+    steps = replace(ASCENT, steps=ASCENT.steps + 1)
+    others = (contrastive(2.0), ASCENT, STREAM), (contrastive(), steps, STREAM), (contrastive(), ASCENT, STREAM.child("x"))
+    for arguments, part in zip(others, ("data", "settings", "stream"), strict=True):
+        with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder") as caught:
+            estimate_sources(*arguments, checkpoint=path)
+        assert "\n" not in str(caught.value)
+
+
+def test_of_those_that_share_it_one_makes_it_and_the_others_wait(tmp_path: Path) -> None:
+    path, done = tmp_path / "estimate.safetensors", []
+
+    def make(number: int) -> Estimate:
+        return estimate_sources(contrastive(), ASCENT, STREAM, lambda _: done.append(number), path)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(make, range(4)))
+    assert len(set(done)) == 1
+    for estimate in found:
+        same(estimate, found[0])
+    assert [p.name for p in tmp_path.iterdir()] == ["estimate.safetensors"]
 
 
 def same(found: Estimate, expected: Estimate) -> None:
@@ -82,12 +109,12 @@ def test_what_pairs_of_views_told_is_kept_with_the_networks_that_told_it(
     network = NetworkConfig(hidden=(8,), embedding=4, blocks=blocks)
     pairs = Noisier2NoiseConfig(network=network, training=QUICK, averages=1, least=-450.0, most=450.0)
     config = MixtureEMConfig(components=(1,), ranks=(0,), laps=2, noisier2noise=pairs)
-    path = tmp_path / "estimate.pt"
+    path = tmp_path / "estimate.safetensors"
     first = estimate_sources(contrastive(shape=shape), config, STREAM, checkpoint=path)
     assert {s: list(by_view) for s, by_view in first.draws.items()} == {"target": [1]}
     x = first.draws["target"][1]
     assert x.shape == (N, *shape) and float(x.abs().max()) <= 450.0
-    again = Estimate.load(path)
+    again = estimate_sources(contrastive(shape=shape), config, STREAM, checkpoint=path)
     same(again, first)
     u, measured = normal(4, *shape, seed=9).float(), torch.ones(4, *shape)
     torch.testing.assert_close(again.guesses["target"](u, measured, 1.0), first.guesses["target"](u, measured, 1.0))

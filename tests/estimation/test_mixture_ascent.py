@@ -111,7 +111,10 @@ def test_a_fit_repeats_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("after", [3, 12, 25])  # in the first start's trial, in the second's, in the chosen one's last phase
 def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Path) -> None:
-    config, checkpoint = dataclasses.replace(QUICK, components=(2, 4, 4), starts=2, trial=0.4, cooled=0.5), tmp_path / "fit.pt"
+    config, checkpoint = (
+        dataclasses.replace(QUICK, components=(2, 4, 4), starts=2, trial=0.4, cooled=0.5),
+        tmp_path / "fit.safetensors",
+    )
     whole, steps = ascend_evidence(_three_views(), config, Stream(3, ("fit",))), []
 
     def stop(done: float) -> None:
@@ -128,6 +131,18 @@ def test_an_interrupted_fit_goes_on_to_the_same_result(after: int, tmp_path: Pat
     for a, b in _pairs(whole, fit):
         assert all(torch.equal(a.state()[key], b.state()[key]) for key in ("weights", "means", "factors"))
     assert (fit.held_out, fit.phases, fit.starts) == (whole.held_out, whole.phases, whole.starts)
+
+
+def test_another_fit_does_not_go_on_from_it(tmp_path: Path) -> None:
+    path, stream = tmp_path / "fit.safetensors", Stream(3, ("fit",))
+    ascend_evidence(_three_views(), QUICK, stream, checkpoint=path)
+    other = Views(View(view.y + 1e-9 * (number == 1), view.operators, view.noise) for number, view in enumerate(_three_views()))
+    rate = dataclasses.replace(QUICK, learning_rate=0.9 * QUICK.learning_rate)
+    for arguments, part in (((other, QUICK, stream), "data"), ((_three_views(), rate, stream), "settings")):
+        with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder"):
+            ascend_evidence(*arguments, checkpoint=path)
+    with pytest.raises(MvssError, match="of a run with other stream:"):
+        ascend_evidence(_three_views(), QUICK, stream.child("x"), checkpoint=path)
 
 
 def test_divergence_is_one_clear_line() -> None:

@@ -315,7 +315,7 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
     for job in jobs_of(config, [0]):
         if job.method.startswith("joint"):
             found: list[Record] = []
-            shared = tmp_path / f"estimate-{job.method}.pt"
+            shared = tmp_path / f"estimate-{job.method}.safetensors"
             run_job(job, task, tmp_path / job.method, found.append, lambda _: None, shared)
             assert {r["value"] for r in found if r["metric"] == "laps"} == {2}
 

@@ -22,8 +22,10 @@ from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
 from experiments.mnist_grass.sources import crops, regions
+from mvss.em import first_draws
 from mvss.estimation import Estimate
 from mvss.posteriors import posterior_of
+from mvss.posteriors.exact import ExactPosterior
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.training import NetworkConfig
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
@@ -147,7 +149,9 @@ def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
     config = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[full]"], ROOT).config
     job = next(j for j in jobs_of(config, [0]) if j.method == "joint")
     with pytest.raises(MvssError, match="not known"):
-        run_audit(job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda _: None, tmp_path / "estimate.pt")
+        run_audit(
+            job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda _: None, tmp_path / "estimate.safetensors"
+        )
 
 
 def begun(task: MnistGrassTask, *overrides: str, method: str = "joint") -> SourceSeparator:
@@ -198,9 +202,11 @@ def test_first_draws_are_the_estimates_where_there_are_any() -> None:
     task = MnistGrassTask("downsampled", 0, CONFIG)
     model = begun(task)
     x = torch.rand(len(task.train[3]), 1, 28, 28, dtype=torch.float64)
-    priors = dict.fromkeys(task.train.sources, _gaussian(0.3))
+    priors = {source: prior.mixture for source, prior in model.priors.items()}
     inner = Views(map(model.units.inward, task.train))
-    first = [model._first_draws(inner, Estimate(priors, draws), Stream(0), lambda _: None) for draws in ({}, {DIGIT: {3: x}})]
+    told = {DIGIT: {3: x / model.units.scales[DIGIT]}}
+    posterior, device = ExactPosterior(64), torch.device("cpu")
+    first = [first_draws(inner, priors, t, posterior, Stream(0), device, lambda _: None) for t in ({}, told)]
     assert first[1].better == {DIGIT: [3]} and not first[0].better
     plain, found = ([model.units.outward(parts) for parts in given.draws] for given in first)
     torch.testing.assert_close(found[3][DIGIT], x)

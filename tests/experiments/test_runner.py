@@ -219,6 +219,7 @@ def test_a_job_that_was_stopped_goes_on_to_the_same_records_and_figures(
     broken = tmp_path / "joint"
     with pytest.raises(_Stop):
         _run(job, task, broken, lambda r: r["metric"] == metric and r["lap"] in (2, None))
+    assert [path.name for path in broken.glob("*.safetensors")] == ["em.safetensors"]  # one state, which cannot disagree
     assert _run(job, task, broken) == saved
     assert _latest(broken) == _latest(whole)
     assert _latest(whole)["mean", "network_evaluations", "fresh", None] > 0
@@ -246,12 +247,12 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
     process = _start(killed, *overrides)
     try:
         deadline = time.monotonic() + 120
-        while not list(killed.rglob("joint/em.pt")) and time.monotonic() < deadline and process.poll() is None:
+        while not list(killed.rglob("joint/em.safetensors")) and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert list(killed.rglob("joint/em.pt")) and not list(killed.rglob("joint/done"))
+    assert list(killed.rglob("joint/em.safetensors")) and not list(killed.rglob("joint/done"))
     assert not list(killed.rglob("table.json"))
     assert _start(killed, *overrides).wait(120) == 0
     assert _start(whole, *overrides).wait(120) == 0

@@ -11,7 +11,8 @@ from closed_forms import random_prior, shaped
 from tiny_em import STREAM, priors, problem
 from tiny_separators import IMAGES, VECTORS, images
 
-from mvss.posteriors.models import build_amortised, build_priors, load_models, save_models
+from mvss.posteriors.models import build_amortised, build_priors
+from mvss.posteriors.saved import load_models, save_models
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import PriorConfig, Settings
 from mvss.presets.training import NetworkConfig
@@ -71,7 +72,9 @@ def test_priors_that_are_read_back_are_the_same(base: str, tmp_path: Path) -> No
     for prior in built.values():
         torch.nn.init.normal_(prior.network.output.weight, std=0.1)
     built["closed"] = GaussianMixture(torch.ones(2), torch.randn(2, 4), torch.randn(2, 4, 1), 0.2, (1, 2, 2))
-    again, amortised = load_models(tmp_path, save_models(tmp_path, built, {}))
+    save_models(tmp_path, built, {}, {"about": 1})
+    again, amortised, about = load_models(tmp_path)
+    assert about["about"] == 1
     assert list(again) == list(built) and amortised == {}
     for source, prior in built.items():
         found = again[source]

@@ -73,11 +73,9 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
 
     old = torch.nn.utils.parameters_to_vector(parameters).detach().clone()
     new = optimum()
-    denoiser.relax(factor)
-    relaxed = optimum()
-    torch.testing.assert_close(relaxed, factor * new - (factor - 1) * old)
-    assert (denoiser.previous is None) == (factor == 1.0)
-    denoiser.relax(1.0)
+    with denoiser.relaxed(factor):
+        torch.testing.assert_close(optimum(), factor * new - (factor - 1) * old)
+        assert (denoiser.previous is None) == (factor == 1.0)
     torch.testing.assert_close(optimum(), new)
 
 
@@ -93,9 +91,12 @@ class _Loss(torch.nn.Module):
 def test_relaxation_remembers_the_network_without_training_it() -> None:
     denoiser = DiffusionPrior(random_prior(2, 2, 1), Linear(2, 0.3), 0.7)
     trainable = [p for p in denoiser.parameters() if p.requires_grad]
-    denoiser.relax(1.5)
-    assert [p for p in denoiser.parameters() if p.requires_grad] == trainable
-    before = denoiser.previous.weight.clone()
-    with torch.no_grad():
-        denoiser.network.weight.add_(1.0)
-    assert torch.equal(denoiser.previous.weight, before)
+    with denoiser.relaxed(1.5):
+        assert [p for p in denoiser.parameters() if p.requires_grad] == trainable
+        before = denoiser.previous.weight.clone()
+        with torch.no_grad():
+            denoiser.network.weight.add_(1.0)
+        assert torch.equal(denoiser.previous.weight, before)
+    with pytest.raises(KeyboardInterrupt), denoiser.relaxed(1.5):
+        raise KeyboardInterrupt
+    assert denoiser.previous is None and denoiser.relaxation == 1.0

@@ -58,8 +58,8 @@ class Broken(Linear):
     calls = 0
 
     def loss(self, *args: Tensor | None) -> Tensor:
-        self.calls += 1
-        return super().loss(*args) * (math.nan if self.calls == 3 else 1)  # type: ignore[arg-type]
+        self.calls += self.training
+        return super().loss(*args) * (math.nan if self.calls == 3 and self.training else 1)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_linear_denoiser_of_a_gaussian(accelerator: Accelerator, ema_decay: floa
     a = scale**2 / (scale**2 + sigma**2)
     assert model.a.item() == pytest.approx(a, abs=0.01)
     assert model.b.item() == pytest.approx((1 - a) * mean, abs=0.03)
-    assert model.frozen.item() == 1 and not model.training
+    assert model.frozen.item() == 1 and model.training
     assert [step for step, _ in loss] == [100, 200, 300, 400]
     assert loss[-1][1] == pytest.approx(a * sigma**2, rel=0.03)
     assert denoising_loss(model, gaussian(), config, STREAM) == pytest.approx(a * sigma**2, rel=0.03)
@@ -210,6 +210,51 @@ def two_laps(accelerator: Accelerator) -> dict[str, Tensor]:
     for lap in (1, 2):
         fit_denoiser(model, gaussian(100), config, STREAM.child(lap), accelerator)
     return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("rate", [10.0, 1e10, 1e30])
+def test_a_learning_rate_that_ends_in_garbage_is_refused(rate: float, accelerator: Accelerator) -> None:
+    config = TrainingConfig(steps=20, batch=64, learning_rate=rate, sigma_min=0.1, sigma_max=3.0)
+    with pytest.raises(MvssError, match="smaller learning rate") as caught:
+        fit_denoiser(Perceptron(), gaussian(), config, STREAM, accelerator)
+    assert "\n" not in str(caught.value)
+
+
+def test_training_that_hardly_moves_is_no_garbage(accelerator: Accelerator) -> None:
+    """Nor is a lap that goes on from a trained network on few draws, whose loss cannot fall any more."""
+    model = Perceptron()
+    for rate, draws in ((1e-12, gaussian()), (1e-2, gaussian()), (1e-2, gaussian(5))):
+        config = TrainingConfig(steps=40, batch=16, learning_rate=rate, final_learning_rate=0.0, sigma_min=0.1, sigma_max=3.0)
+        fit_denoiser(model, draws, config, STREAM, accelerator)
+
+
+def test_an_interrupted_training_leaves_modes_and_the_generator_as_they_were(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        torch.rand(1)
+        raise KeyboardInterrupt
+
+    model = Perceptron().eval()
+    model.network.train()
+    modes, state = [m.training for m in model.modules()], torch.random.get_rng_state()
+    monkeypatch.setattr("mvss.priors.training._descend", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit_denoiser(model, gaussian(), fixed_level(), STREAM, accelerator)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(torch.random.get_rng_state(), state) and not accelerator._optimizers
+
+
+def test_a_loss_that_draws_from_the_global_generator_is_keyed() -> None:
+    class Drawing(Linear):
+        def loss(self, x: Tensor, *_: Tensor | None) -> Tensor:
+            return torch.rand(1).sum() + 0 * self.a
+
+    config, found = fixed_level(), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(denoising_loss(Drawing(), gaussian(8), config, STREAM))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow  # of which nearly all is starting them

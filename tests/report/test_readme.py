@@ -58,7 +58,7 @@ def test_the_example_is_short_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
     shapes = {"background": (10, 512, 4), "target": (10, 512, 4), "prior": (100, 4), "logp": (100,)}
     assert {name: tuple(x.shape) for name, x in draws.items()} == shapes
     assert all(bool(x.isfinite().all()) for x in draws.values())
-    assert (tmp_path / "run" / "estimate.pt").exists()
+    assert (tmp_path / "run" / "estimate.safetensors").exists()
     again = SourceSeparator.from_pretrained(tmp_path / "my-mixture").separate(names["both"], draws=1)
     torch.testing.assert_close(again["target"], names["draws"]["target"][:1])
 

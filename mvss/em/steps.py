@@ -1,11 +1,4 @@
-"""Expectation–maximisation for diffusion priors  (paper, algorithm 2).
-
-    E-step   {x_i^β} ~ p_θ({x^β} | y_i, A_i)       for every observation of every view
-    M-step   θ_β ← denoising score matching on the draws of source β, from the views that show it
-    repeat, lap by lap; a stage names the sources that learn, all others are frozen.
-
-The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
-that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
+"""The two steps of a lap.
 
 Some observations of each view are separated, but no network learns from their draws: on those each lap is judged, by the
 denoising loss before and after its M-step.
@@ -13,80 +6,27 @@ denoising loss before and after its M-step.
 
 from __future__ import annotations
 
-__all__ = ["FirstDraws", "Lap", "Learned", "Model", "Stage", "plan_stages", "run_em"]
+__all__ = ["Model", "Steps"]
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mvss.em.stages import Stage
 from mvss.posteriors.amortised import Amortised, AmortisedPosterior
 from mvss.posteriors.guard import guarded
 from mvss.posteriors.posterior import Posterior, Separation
 from mvss.presets.settings import Settings
 from mvss.presets.training import TrainingConfig
 from mvss.priors.diffusion import DiffusionPrior
+from mvss.priors.networks import frozen, load_weights
 from mvss.priors.prior import Prior
 from mvss.priors.training import default_accelerator, denoising_loss, fit_denoiser
 from mvss.problem.views import Draws, Views
-from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
-from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
-
-
-@dataclass(frozen=True)
-class Stage:
-    """sources: those that learn. laps: how many. views: numbers of those that show a learning source and nothing that is to be
-    learned later."""
-
-    sources: tuple[str, ...]
-    laps: int
-    views: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class FirstDraws:
-    """draws: of each view. better: of sources whose first draws are better in some views, those views, by number: their first
-    M-step is on these alone."""
-
-    draws: list[Draws]
-    better: Mapping[str, Sequence[int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Lap:
-    """What a lap has left; number 0 is before the first. record: losses, held-out losses, evaluations so far, seconds. draws:
-    of each view."""
-
-    number: int
-    record: dict[str, Any]
-    draws: list[Draws]
-
-
-def plan_stages(views: Views, settings: Settings, learning: Sequence[str]) -> list[Stage]:
-    """Every stage of the settings with the sources that learn in it and the views that it uses."""
-    em = settings.em
-    groups = (views.sources,) if em.stages == "together" else views.stages()
-    laps = (em.laps,) * len(groups) if isinstance(em.laps, int) else em.laps
-    if len(laps) < len(groups):
-        raise MvssError(f"laps={list(laps)} are fewer than the {len(groups)} stages: give one number for each")
-    later: set[str] = set()
-    stages: list[Stage] = []
-    for group, count in reversed(list(zip(groups, laps, strict=False))):
-        sources = tuple(source for source in group if source in learning)
-        usable = [a for a in views.showing(sources) if not set(views[a].sources) & later]
-        reached = {source for a in usable for source in views[a].sources}
-        if missing := [source for source in sources if source not in reached]:
-            raise MvssError(f"em: no view shows {', '.join(missing)} without later sources: set em.stages to together")
-        if sources:
-            stages.insert(0, Stage(sources, count, tuple(usable)))
-        later |= set(sources)
-    return stages
 
 
 @dataclass(frozen=True)
@@ -97,62 +37,7 @@ class Model:
     posterior: Posterior
 
 
-@dataclass(frozen=True)
-class Learned:
-    """draws: the last ones, of each view. records: of every lap, also of those before an interruption."""
-
-    draws: list[Draws]
-    records: list[dict[str, Any]]
-
-
-def run_em(
-    views: Views,
-    model: Model,
-    first: FirstDraws,
-    settings: Settings,
-    stream: Stream,
-    checkpoint: Path | None = None,
-    callback: Callable[[Lap], None] = lambda _: None,
-) -> Learned:
-    """Run all stages; networks, also those of an amortised posterior, are trained in place.
-
-    checkpoint: file to save to after every lap, and to go on from if it exists. callback: takes every lap, and one of number
-    0 before the first.
-    """
-    em = _EM(views, model, settings, stream)
-    learning = [source for source, prior in model.priors.items() if prior.network is not None]
-    stages = plan_stages(views, settings, learning)
-    state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "records": []}
-    draws = list(first.draws)
-    if checkpoint is not None and checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        draws = state.pop("draws")
-        em.restore(state.pop("networks"))
-    else:
-        callback(Lap(0, {"network_evaluations": 0}, draws))
-    while state["stage"] < len(stages):
-        stage = stages[state["stage"]]
-        if state["within"] >= stage.laps:
-            state |= {"stage": state["stage"] + 1, "within": 0}
-            continue
-        began = time.monotonic()
-        better = first.better if state["within"] == 0 else {}
-        record = em.maximise(stage, state["lap"], draws, better, state["within"] + 1 == stage.laps)
-        trained = time.monotonic()
-        record |= em.expect(stage, state["lap"], draws)
-        state["evaluations"] += record.pop("evaluations")
-        state |= {"lap": state["lap"] + 1, "within": state["within"] + 1}
-        seconds = {"m_step_seconds": trained - began, "e_step_seconds": time.monotonic() - trained}
-        # before the checkpoint: a kill in between repeats a record rather than losing it
-        record = {"network_evaluations": state["evaluations"], **seconds, **record}
-        callback(Lap(state["lap"], record, draws))
-        state["records"] = [*state["records"], record]
-        if checkpoint is not None and em.accelerator.is_main_process:
-            save_checkpoint(checkpoint, {**state, "draws": draws, "networks": em.networks()})
-    return Learned(draws, state["records"])
-
-
-class _EM:
+class Steps:
     """Both steps, of whatever stage."""
 
     def __init__(self, views: Views, model: Model, settings: Settings, stream: Stream) -> None:
@@ -179,7 +64,7 @@ class _EM:
     def restore(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """What `networks` gave."""
         for name, module in self._trained().items():
-            module.load_state_dict(weights[name])
+            load_weights(module, weights[name], f"the network of {name}")
 
     def maximise(
         self, stage: Stage, lap: int, draws: Sequence[Draws], better: Mapping[str, Sequence[int]], last: bool
@@ -199,9 +84,8 @@ class _EM:
                     continue
             prior, keyed = self.priors[source], self.stream.child("m-step", lap, place - 1)
             assert isinstance(prior, DiffusionPrior)
-            prior.relax(self.settings.em.relaxation)
-            losses = self._learn(prior, pool, held, self.settings.training, keyed)
-            prior.relax(1.0)
+            with prior.relaxed(self.settings.em.relaxation):
+                losses = self._learn(prior, pool, held, self.settings.training, keyed)
             record |= {f"{name}_{place}": value for name, value in losses.items()}
         return record
 
@@ -238,7 +122,7 @@ class _EM:
     def expect(self, stage: Stage, lap: int, draws: list[Draws]) -> dict[str, Any]:
         """The E-step; draws are replaced in place, but where new ones do not explain a view and the old ones do."""
         evaluations, clamped, residual, kept = 0, 0.0, 0.0, list[str]()
-        with self._frozen():
+        with frozen(*(prior for prior in self.priors.values() if isinstance(prior, DiffusionPrior))):
             for alpha in stage.views:
                 separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha))
                 draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start, separation.narrow)
@@ -246,18 +130,6 @@ class _EM:
                 evaluations += separation.evaluations * len(self.views[alpha])
                 clamped, residual = max(clamped, separation.clamped), max(residual, separation.residual)
         return {"evaluations": evaluations, "clamped": clamped, "residual": residual, "kept": kept}
-
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """Priors whose weights ask for no gradient."""
-        models = [prior for prior in self.priors.values() if isinstance(prior, DiffusionPrior)]
-        try:
-            for model in models:
-                model.requires_grad_(False)
-            yield
-        finally:
-            for model in models:
-                model.requires_grad_(True)
 
     def _separate(self, alpha: int, start: Draws, stream: Stream) -> Separation:
         """Draws of one view, each process a contiguous share of the observations."""

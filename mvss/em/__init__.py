@@ -1,0 +1,16 @@
+"""Expectation–maximisation for diffusion priors  (paper, algorithm 2).
+
+    E-step   {x_i^β} ~ p_θ({x^β} | y_i, A_i)       for every observation of every view
+    M-step   θ_β ← denoising score matching on the draws of source β, from the views that show it
+    repeat, lap by lap; a stage names the sources that learn, all others are frozen.
+
+The first draws are given (exact ones under the mixture priors), so that a lap is an M-step followed by an E-step. In a view
+that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
+"""
+
+__all__ = ["FirstDraws", "Lap", "Learned", "Model", "Stage", "first_draws", "plan_stages", "run_em"]
+
+from mvss.em.first_draws import FirstDraws, first_draws
+from mvss.em.laps import Lap, Learned, run_em
+from mvss.em.stages import Stage, plan_stages
+from mvss.em.steps import Model

@@ -1,0 +1,134 @@
+"""A fitted model in a folder: networks in diffusers' format, mixtures, and what its owner says of it.
+
+    folder/  separator.json  mixture-N.safetensors  network-N/  amortised-N.safetensors  amortised-N/  guess-N/
+
+N is the place of the source, from 1. separator.json holds the version of this format, and the SHA-256 of every file and of
+itself: what was damaged or mixed with another model is found out, and code may change as long as the version stays.
+"""
+
+from __future__ import annotations
+
+__all__ = ["load_models", "save_models"]
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from mvss.posteriors.amortised import Amortised
+from mvss.presets.posterior import SamplerConfig
+from mvss.priors.diffusion import DiffusionPrior, Drawing
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.networks import ImageUNet, TimeMLP, load_weights, network_named
+from mvss.priors.prior import Prior
+from mvss.priors.regression import Guess
+from mvss.runtime.checkpoints import checkpoint_bytes, load_checkpoint
+from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_files
+
+VERSION = 2
+ABOUT = "separator.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""As diffusers names them."""
+AGAIN = "copy the whole folder that save_pretrained wrote again"
+
+
+def save_models(
+    folder: Path, priors: Mapping[str, Prior], amortised: Mapping[str, Amortised], about: Mapping[str, Any]
+) -> None:
+    """Write them, all or none. about: what else is to be known, as JSON knows it.
+
+    Raises MvssError where the folder cannot be written.
+    """
+    files, described = dict[str, bytes](), []
+    for number, (source, prior) in enumerate(priors.items(), start=1):
+        files[f"mixture-{number}.safetensors"] = checkpoint_bytes(prior.mixture.state())
+        found: dict[str, Any] = {"name": source, "network": isinstance(prior, DiffusionPrior), "amortised": source in amortised}
+        if isinstance(prior, DiffusionPrior):
+            files |= _network_files(f"network-{number}", prior.network)
+            found |= {"sigma_data": prior.sigma_data, "drawing": asdict(prior.drawing), "levels": list(prior.levels)}
+            found |= {"dynamic": prior.dynamic}
+        if source in amortised:
+            model = amortised[source]
+            files |= _network_files(f"amortised-{number}", model.network)
+            files |= _network_files(f"guess-{number}", model.guess.network) if model.guess is not None else {}
+            state = {**model.state(), "guess": model.guess is not None}
+            files[f"amortised-{number}.safetensors"] = checkpoint_bytes(state)
+        described.append(found)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    content = {"version": VERSION, **about, "sources": described, "files": sums}
+    text = json.dumps({**content, "sha256": _sum(content)}, indent=1) + "\n"
+    atomic_write_files(folder, {ABOUT: text.encode(), **files})
+
+
+def load_models(folder: Path) -> tuple[dict[str, Prior], dict[str, Amortised], dict[str, Any]]:
+    """What `save_models` wrote, and what was to be known.
+
+    Raises MvssError where the folder is no such model, is damaged, or is of another version.
+    """
+    content = _read_about(folder / ABOUT)
+    files = {name: _read(folder / name, expected) for name, expected in content["files"].items()}
+    priors: dict[str, Prior] = {}
+    amortised: dict[str, Amortised] = {}
+    for number, about in enumerate(content["sources"], start=1):
+        mixture = GaussianMixture(**load_checkpoint(folder / f"mixture-{number}.safetensors"))
+        priors[about["name"]] = mixture
+        if about["network"]:
+            drawing = {**about["drawing"], "sampler": SamplerConfig(**about["drawing"]["sampler"])}
+            network, levels = _network(folder, f"network-{number}", files), tuple(about["levels"])
+            prior = DiffusionPrior(mixture, network, about["sigma_data"], Drawing(**drawing), levels, about["dynamic"])
+            priors[about["name"]] = prior
+        if about["amortised"]:
+            state = load_checkpoint(folder / f"amortised-{number}.safetensors")
+            guess = Guess(_network(folder, f"guess-{number}", files)) if state.pop("guess") else None
+            amortised[about["name"]] = Amortised.read(_network(folder, f"amortised-{number}", files), guess, state)
+    return priors, amortised, content
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, expected = content["version"], content.pop("sha256", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MvssError(f"{path.parent} holds no readable {ABOUT}: name a folder written by save_pretrained") from error
+    if version != VERSION:
+        raise MvssError(f"{path.parent} is of version {version}, and this mvss reads {VERSION}: learn it again")
+    if expected != _sum(content):
+        raise MvssError(f"{path} was changed after it was written, its checksum says: {AGAIN}")
+    return dict(content)
+
+
+def _read(path: Path, expected: str) -> bytes:
+    """A file, if it is what was written."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MvssError(f"{path} is missing: {AGAIN}") from None
+    except OSError as error:
+        raise MvssError(f"cannot read {path}: {error.strerror or error}") from error
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise MvssError(f"{path} is damaged, or of another model, its checksum says: {AGAIN}")
+    return data
+
+
+def _network_files(folder: str, network: Any) -> dict[str, bytes]:  # noqa: ANN401 - one of diffusers'
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    return {
+        f"{folder}/config.json": network.to_json_string().encode(),
+        f"{folder}/{WEIGHTS}": save(weights, {"format": "pt"}),
+    }
+
+
+def _network(folder: Path, name: str, files: Mapping[str, bytes]) -> TimeMLP | ImageUNet:
+    config = json.loads(files[f"{name}/config.json"])
+    network = network_named(config["_class_name"], config)
+    load_weights(network, load(files[f"{name}/{WEIGHTS}"]), f"{folder / name}")
+    return network.eval()
+
+
+def _sum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
