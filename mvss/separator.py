@@ -113,7 +113,7 @@ class SourceSeparator:
         Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
         to another fit.
         """
-        folder = None if checkpoint is None else Path(checkpoint)
+        folder = None if checkpoint is None else Path(checkpoint).expanduser()
         keeps = folder is not None and default_accelerator().is_main_process
         try:
             with locked(folder / "lock") if folder is not None and keeps else nullcontext():
@@ -238,7 +238,7 @@ class SourceSeparator:
         kept. Raises MvssError before the fit, or where the folder cannot be written."""
         self._fitted()
         about = {"settings": settings_text(self.settings), "scales": dict(self.units.scales)}
-        save_models(Path(folder), self.priors, self.amortised, about)
+        save_models(Path(folder).expanduser(), self.priors, self.amortised, about)
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> SourceSeparator:
@@ -246,7 +246,7 @@ class SourceSeparator:
 
         Raises MvssError where the folder is no such model, is damaged, or is of another version.
         """
-        priors, amortised, about = load_models(Path(folder))
+        priors, amortised, about = load_models(Path(folder).expanduser())
         model = SourceSeparator(settings_from(about["settings"]))
         model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
         return model.to("cpu")

@@ -69,7 +69,9 @@ def read_records(path: Path | str) -> list[dict[str, Any]]:
         if record is not None:
             records.append(record)
         elif line and number < len(lines):
-            raise MvssError(f"{path}, line {number}, is not a JSON object: mend or delete that line")
+            raise MvssError(
+                f"{path}, line {number}, is not a JSON object: delete {path.parent}, and the same command makes that job anew"
+            )
     return records
 
 

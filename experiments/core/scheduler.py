@@ -69,8 +69,10 @@ def _missed() -> Iterator[None]:
     try:
         yield
     except ChildProcessError as error:
-        hint = "often for lack of memory: lower workers or settings.posterior.chunk; the same command goes on"
-        raise MvssError(f"{error}, {hint}") from error
+        memory = (
+            "which is also what a system short of memory does (ARGS=workers=1 needs less): " if "SIGKILL" in str(error) else ""
+        )
+        raise MvssError(f"{error}, {memory}the same command goes on") from error
 
 
 class _Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Arrays", "Results", "kept_samples", "read_samples", "samples_path"]
 
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,10 +49,14 @@ def read_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str
     rows = (row for row in table["rows"] if (row["problem"], row["method"]) == (problem, method) and seed in row["seeds"])
     if not any(is_audit(row["metric"]) == audit for row in rows):
         return {}
+    path = samples_path(folder, seed, problem, name)
     try:
-        with np.load(samples_path(folder, seed, problem, name)) as archive:
+        with np.load(path) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        print(f"figures: {path} cannot be read ({error}) and is left out", file=sys.stderr)
         return {}
 
 

@@ -1,6 +1,6 @@
 """Files that are either the old one or the new one, never half of one.
 
-    write path.HOST.PROCESS.RANDOM.tmp  →  fsync  →  rename it to path
+    write path.HOST.PROCESS.RANDOM.tmp  →  fsync  →  rename it to path  →  fsync of the folder
 
 A kill, a crash or a full disk at any point leaves the last good file where it was. Writers of one file have names of
 their own for what is unfinished; what a killed one left goes with the next write.
@@ -46,12 +46,22 @@ def replacing(path: Path | str) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MvssError(f"no space left to write {path}: free some, then run the same command again") from error
         raise MvssError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync(folder: Path) -> None:
+    """A name is on the disk once its folder is."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 __all__ = ["fetch_catalogue", "fetch_mosaics"]
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import replacing
 
 PROGRAMMES = ["9822", "10092"]
 CATALOGUE = "J/MNRAS/464/4176"
@@ -92,10 +92,8 @@ def fetch_catalogue(folder: Path, client: Client | None = None) -> Path:
         whole = [table for table in tables if {"_RAJ2000", "_DEJ2000"} <= set(table.colnames)]
         if not whole:
             raise MvssError(f"VizieR has no {CATALOGUE} with positions: {instead}")
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = out.with_suffix(".tmp")
-        max(whole, key=len).write(unfinished, format="ascii.csv", overwrite=True)
-        os.replace(unfinished, out)
+        with replacing(out) as unfinished:
+            max(whole, key=len).write(unfinished, format="ascii.csv")
     except MvssError:
         raise
     except Exception as error:

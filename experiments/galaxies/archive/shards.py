@@ -1,6 +1,6 @@
 """HDF5 files of stamps, written whole or not at all: one for each mosaic, and all joined.
 
-    write to NAME.tmp  →  close  →  fsync  →  rename  →  fsync of the folder
+    write under another name  →  fsync  →  rename  →  fsync of the folder        (`files.replacing`)
 
 Every chunk has a checksum, so that a damaged file is known.
 """
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 __all__ = ["Rows", "join", "read_attributes", "stamps_of", "taken_of", "write_shard"]
 
-import errno
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing_extensions import Buffer, override
 from experiments.galaxies.archive.files import cause_of, is_damage
 from experiments.galaxies.data.stamps import NOISE, Stamps
 from mvss.runtime.errors import MvssError
+from mvss.runtime.files import replacing
 
 GROUPS = ("galaxies", "randoms")
 IMAGES = {"flux": np.float32, "ivar": np.float32, "mask": np.bool_}
@@ -127,26 +126,15 @@ def _write(path: Path, fill: Callable[[File], None]) -> None:
     """Make a file whole or leave what is there."""
     import h5py
 
-    unfinished = path.with_name(path.name + ".tmp")
     try:
-        with _Careful(unfinished, "wb+") as raw:
+        with replacing(path) as unfinished, _Careful(unfinished, "wb+") as raw:
             try:
                 with h5py.File(raw, "w") as file:
                     fill(file)
             finally:
                 raw.check()  # rather than what came of it
-            os.fsync(raw.fileno())
-        os.replace(unfinished, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except BROKEN as error:
-        unfinished.unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space left to write" if full else "cannot write"
-        raise MvssError(f"{what} {path} ({cause_of(error)}): the same command goes on from there") from error
+        raise MvssError(f"cannot write {path} ({cause_of(error)}): the same command goes on from there") from error
 
 
 def write_shard(path: Path, groups: Mapping[str, Rows], pixels: int) -> None:
