@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments.core.cli import ROOT, read_command, report_errors
+from experiments.core.cli import ROOT, Command, read_command, report_errors
 from experiments.core.config import Config
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
 from mvss.presets.estimation import AscentConfig
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
+from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent, SourceSeparator
 
@@ -90,9 +91,16 @@ def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: 
     if command.dry_run:
         print("\n".join(f"{problem}, {n} observations per view" for problem, n in plan))
         return 0
-    measure(experiment, problems[0], replace(config, observations=sizes[0]), seed)  # the first run also warms up
-    costs = [measure(experiment, p, replace(config, observations=n), seed) for p, n in tqdm(plan, disable=None)]
-    rows = [vars(cost) | ratios(cost, costs[0]) for cost in costs]
+    with locked(command.folder / "lock"):
+        measure(experiment, problems[0], replace(config, observations=sizes[0]), seed)  # the first run also warms up
+        costs = [measure(experiment, p, replace(config, observations=n), seed) for p, n in tqdm(plan, disable=None)]
+        _write(experiment, command, [vars(cost) | ratios(cost, costs[0]) for cost in costs])
+    print(f"growth:  {command.folder / 'growth.md'}")
+    return 0
+
+
+def _write(experiment: Experiment, command: Command, rows: list[dict[str, Any]]) -> None:
+    """growth.json and growth.md."""
     head = {
         "experiment": experiment.name,
         "preset": command.preset,
@@ -102,8 +110,6 @@ def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: 
     }
     atomic_write_text(command.folder / "growth.json", json.dumps({**head, "rows": rows}, indent=1) + "\n")
     atomic_write_text(command.folder / "growth.md", _markdown(head, rows))
-    print(f"growth:  {command.folder / 'growth.md'}")
-    return 0
 
 
 def ratios(cost: Cost, base: Cost) -> dict[str, float]:

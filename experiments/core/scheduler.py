@@ -4,13 +4,12 @@ from __future__ import annotations
 
 __all__ = ["code_label", "run_all"]
 
-import contextlib
 import io
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from experiments.core.finished import finish, lost_records
 from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
 from experiments.core.records import Records, environment, read_records
 from experiments.core.scores import Record
-from experiments.core.workers import Ended, Report, Workers
+from experiments.core.workers import Ended, Report, Workers, killed_is_told
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_bytes, atomic_write_text
 
@@ -48,7 +47,7 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting, commit = list(jobs), code_label()
     running: dict[str, Job] = {}
-    with _Progress(len(jobs)) as progress, _missed(), Workers() as pool:
+    with _Progress(len(jobs)) as progress, killed_is_told(), Workers() as pool:
         while waiting or running:
             while len(running) < workers and (job := _next(waiting, list(running.values()), estimates)):
                 waiting.remove(job)
@@ -61,18 +60,6 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
                         raise event.error
                 progress.note(name, event, running)
             progress.show()
-
-
-@contextlib.contextmanager
-def _missed() -> Iterator[None]:
-    """A worker that was killed is one line."""
-    try:
-        yield
-    except ChildProcessError as error:
-        memory = (
-            "which is also what a system short of memory does (ARGS=workers=1 needs less): " if "SIGKILL" in str(error) else ""
-        )
-        raise MvssError(f"{error}, {memory}the same command goes on") from error
 
 
 class _Progress:

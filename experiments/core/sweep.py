@@ -14,10 +14,8 @@ from __future__ import annotations
 __all__ = ["sweep"]
 
 import json
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -32,11 +30,13 @@ from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Recipe
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
+from experiments.core.workers import Ended, Report, Workers, killed_is_told
 from mvss.baselines.clvm import CLVM
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.metrics.images import psnr
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
+from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 
 SEEDS = (100, 101)
@@ -55,6 +55,7 @@ SPACES: dict[str, Space] = {
 """Least and largest value of every setting; on a logarithmic scale where the largest is ten times the least and not
 whole."""
 TRIALS = 20
+Score = tuple[float, float | None]
 
 
 def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -> int:
@@ -81,16 +82,16 @@ def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
         "seeds": SEEDS,
         "fresh": config.fresh,
     }
-    workers = config.workers or os.cpu_count() or 1
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        methods = {name: _study(experiment, name, recipe, config, pool) for name, recipe in recipes.items()}
-    atomic_write_text(folder / "sweep.json", json.dumps({**head, "methods": methods}, indent=1) + "\n")
-    atomic_write_text(folder / "sweep.md", _markdown(head, methods))
+    with locked(folder / "lock"):
+        with killed_is_told(), Workers() as pool:
+            methods = {name: _study(experiment, name, recipe, config, pool) for name, recipe in recipes.items()}
+        atomic_write_text(folder / "sweep.json", json.dumps({**head, "methods": methods}, indent=1) + "\n")
+        atomic_write_text(folder / "sweep.md", _markdown(head, methods))
     print(f"sweep:   {folder / 'sweep.md'}")
     return 0
 
 
-def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, pool: Executor) -> dict[str, Any]:
+def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, pool: Workers) -> dict[str, Any]:
     """All trials of a method, and the best."""
     settings = _settings(recipe)
     space, tasks = _space(recipe), [(p, s) for p in _problems(recipe, config) for s in SEEDS]
@@ -101,8 +102,7 @@ def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, po
         trial = study.ask()
         values: dict[str, Any] = {key: _suggest(trial, key, *limits) for key, limits in space.items()}
         tried = _with(recipe, values)
-        futures = [pool.submit(_score, experiment, tried, config, *task) for task in tasks]
-        found = [future.result() for future in futures]
+        found = _scores(experiment, tried, config, tasks, pool)
         scores = {f"{p}, seed {s}": decibels for (p, s), (decibels, _) in zip(tasks, found, strict=True)}
         study.tell(trial, fmean(scores.values()))
         bounds = [bound for _, bound in found if bound is not None]
@@ -112,9 +112,29 @@ def _study(experiment: Experiment, name: str, recipe: Recipe, config: Config, po
     return {"best": {key: best[key] for key in space}, "fixed": _fixed(settings, space), "trials": trials}
 
 
-def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str, seed: int) -> tuple[float, float | None]:
+def _scores(
+    experiment: Experiment, recipe: Recipe, config: Config, tasks: Sequence[tuple[str, int]], pool: Workers
+) -> list[Score]:
+    """Of each task, as many at a time as the preset says."""
+    workers = config.workers or os.cpu_count() or 1
+    waiting, scores, running = dict(enumerate(tasks)), dict[str, Score](), 0
+    while waiting or running:
+        while waiting and running < workers:
+            number = min(waiting)
+            pool.start(str(number), _score, experiment, recipe, config, *waiting.pop(number))
+            running += 1
+        for name, event in pool.events(1.0):
+            if isinstance(event, Ended):
+                if event.error is not None:
+                    raise event.error
+                scores[name], running = event.value, running - 1
+    return [scores[str(number)] for number in range(len(tasks))]
+
+
+def _score(experiment: Experiment, recipe: Recipe, config: Config, problem: str, seed: int, _: Report) -> Score:
     """Mean PSNR of the target on fresh observations, dB, the floor of the scale, 0, where the fit diverges; and the
     mean bound on log p(y) of CLVM, nats."""
+    torch.set_num_threads(1)
     task, model = experiment.task(problem, seed, config), make_baseline(recipe)
     try:
         model.fit(task.train, Stream(seed, (problem, "sweep", "fit")))

@@ -9,17 +9,20 @@ ends its workers. Nothing is shared among workers, so that one that is killed ho
 
 from __future__ import annotations
 
-__all__ = ["Ended", "Report", "Workers", "serve"]
+__all__ = ["Ended", "Report", "Workers", "killed_is_told", "serve"]
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from mvss.runtime.errors import MvssError
 
 Report = Callable[[float], None]
 """Takes the share of a task that is done."""
@@ -28,9 +31,20 @@ PATIENCE = 10.0
 
 
 class Ended(NamedTuple):
-    """error: what a task has ended with; None where all went well."""
+    """error: what a task has ended with; None where all went well. value: what its function has returned."""
 
     error: BaseException | None
+    value: Any = None
+
+
+@contextlib.contextmanager
+def killed_is_told() -> Iterator[None]:
+    """A worker that was killed is an `MvssError`, of one line."""
+    try:
+        yield
+    except ChildProcessError as error:
+        short = "; so does a system that is short of memory: ARGS=workers=1 needs less" if "SIGKILL" in str(error) else ""
+        raise MvssError(f"{error}{short}; the same command goes on") from error
 
 
 class Workers:
@@ -44,7 +58,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def start(self, name: str, function: Callable[..., None], *arguments: object) -> None:
+    def start(self, name: str, function: Callable[..., object], *arguments: object) -> None:
         """Call `function(*arguments, report)` in a worker that is idle, or else in a new one.
 
         Raises:
@@ -133,12 +147,12 @@ def serve(line: int, watched: int) -> None:
         except EOFError:
             return
         try:
-            function(*arguments, connection.send)
+            value = function(*arguments, connection.send)
         except Exception as error:
             error.add_note(traceback.format_exc())
             connection.send(Ended(error))
         else:
-            connection.send(Ended(None))
+            connection.send(Ended(None, value))
 
 
 def _end_with(watched: int) -> None:

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from experiments.core.workers import Ended, Report, Workers
+from experiments.core.workers import Ended, Report, Workers, killed_is_told
+from mvss.runtime.errors import MvssError
 
 ROOT = Path(__file__).parents[2]
 
 
 def square(number: float, report: Report) -> None:
     report(number**2)
+
+
+def half(number: float, report: Report) -> float:
+    return number / 2
 
 
 def fail(report: Report) -> None:
@@ -127,3 +132,14 @@ def test_ctrl_c_while_a_command_imports_is_one_line(command: str, tmp_path: Path
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=10)
     assert (process.returncode, error) == (130, b"\ninterrupted\n")
+
+
+def test_what_a_task_returns_comes_with_its_end_and_a_kill_is_one_line(tmp_path: Path) -> None:
+    with Workers() as workers:
+        workers.start("half", half, 3.0)
+        assert collect(workers, 1) == [("half", Ended(None, 1.5))]
+    with pytest.raises(MvssError, match=r"SIGKILL.*memory.*the same command goes on"), killed_is_told(), Workers() as workers:
+        workers.start("long", rest, tmp_path)
+        (worker, _), *_ = workers._busy.values()
+        worker.process.kill()
+        collect(workers, 1)
