@@ -50,7 +50,7 @@ setup: $(READY) ## make .venv and install everything that a run needs [2-10 min 
 # build of that version (+cpu) has not: it comes from PyTorch's index with TORCH=cpu, or from where pip is told to look.
 LOCKED := --no-deps --require-hashes -r
 VERSION = $$(grep -o '^torch==[^ ]*' requirements-torch.txt)
-OTHER_BUILD = $(BIN)/python -m pip install --dry-run --no-deps $(VERSION) 2>/dev/null | grep -q '^Would install torch-.*+'
+OTHER_BUILD = $(BIN)/python -m pip install --dry-run --no-deps $(VERSION) 2>/dev/null | grep -q '^Would install torch-.*+\|already satisfied: torch==.*+'
 $(READY): requirements-torch.txt requirements.txt pyproject.toml
 	$(if $(shell $(PYTHON) -c 'import sys; print("good" * ((3, 11) <= sys.version_info < (3, 15)))' 2>/dev/null),,$(error Python 3.11 to 3.14 is needed, and '$(PYTHON)' is not: try make $(AGAIN) PYTHON=python3.12))
 	@echo "Installing into $(VENV): a few minutes the first time."
@@ -155,8 +155,14 @@ tables: $(READY) ## write table.json and table.md of all published results again
 readme: $(READY) ## write the README's results from the published table.json of the cpu preset [1 s]
 	@$(BIN)/python -m experiments.report.readme
 
-# By name: what else lies here may be anybody's. Without an environment no run is going on.
+# By name: what else lies here may be anybody's. A lock file may be of a run in another environment.
 clean: ## remove caches and results/runs (runs, their checkpoints and tables), unless a run is going on [3 s]
-	@if [ -d results/runs ]; then $(if $(wildcard $(BIN)/python),$(BIN)/python -m experiments.core.clean,rm -rf results/runs); fi
+ifeq ($(wildcard $(BIN)/python),)
+	@if [ -d results/runs ] && [ -n "$$(find results/runs -name lock)" ]; then \
+	  echo "clean: a run holds $$(find results/runs -name lock | head -n 1): end it, or remove that file if no run is going on" >&2; exit 2; fi
+	@rm -rf results/runs
+else
+	@if [ -d results/runs ]; then $(BIN)/python -m experiments.core.clean; fi
+endif
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -113,13 +113,14 @@ class SourceSeparator:
         Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
         to another fit.
         """
-        folder = None if checkpoint is None else Path(checkpoint).expanduser()
+        folder, before = None if checkpoint is None else Path(checkpoint).expanduser(), self.priors
         keeps = folder is not None and default_accelerator().is_main_process
         try:
             with locked(folder / "lock") if folder is not None and keeps else nullcontext():
                 return self._fit(Views(views), stream_of(seed), folder, callback, estimate, verbose)
         except BaseException:
-            self._posterior = None  # what has half learned does not separate
+            if self.priors is not before:
+                self._posterior = None  # what has half learned does not separate
             raise
 
     def _fit(
@@ -174,14 +175,14 @@ class SourceSeparator:
     def begin(self, views: Sequence[View], estimate: Estimate, seed: int) -> SourceSeparator:
         """As it is before the first lap: networks add nothing to the closed-form priors yet. Arguments as of `fit`."""
         data = Views(views)
-        self.units = Units.of(data)
-        inner = Views(map(self.units.inward, data))
-        self._start = estimate.scaled({source: 1 / scale for source, scale in self.units.scales.items()})
-        mixtures = self._start.priors
-        if missing := [source for source in data.sources if source not in mixtures]:
+        units = Units.of(data)
+        inner = Views(map(units.inward, data))
+        start = estimate.scaled({source: 1 / scale for source, scale in units.scales.items()})
+        if missing := [source for source in data.sources if source not in start.priors]:
             raise MvssError(f"the estimate holds no prior of {', '.join(missing)}")
-        self.priors = build_priors(self.settings, inner, mixtures, seed)
+        priors = build_priors(self.settings, inner, start.priors, seed)
         self.amortised = build_amortised(self.settings, inner, estimate.guesses, seed)
+        self.units, self._start, self.priors = units, start, priors
         return self.to(default_accelerator().device)
 
     def to(self, device: torch.device | str) -> SourceSeparator:

@@ -139,6 +139,14 @@ def test_what_has_half_learned_does_not_separate(fitted: Fitted) -> None:
         model.separate(problem.views[0])
 
 
+def test_a_fit_that_is_refused_leaves_the_one_before(fitted: Fitted) -> None:
+    problem, model = fitted["vectors"]
+    before = model.separate(problem.views[-1], seed=3)
+    with pytest.raises(MvssError):
+        model.fit(problem.views[0], verbose=False)  # type: ignore[arg-type]
+    same(model.separate(problem.views[-1], seed=3), before)
+
+
 @pytest.mark.parametrize("scale", [2.0**-27, 2.0**20])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_units_change_nothing(name: str, scale: float, fitted: Fitted, expected: Expected) -> None:

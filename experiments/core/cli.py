@@ -49,8 +49,9 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None, root: P
     return report_errors(experiment.target, lambda: run(experiment, read_command(experiment, arguments, root)))
 
 
-def report_errors(target: str, work: Callable[[], int]) -> int:
-    """The exit status of `work`. Bad input is one line on stderr and status 2; so are Ctrl-C and SIGTERM, with their own."""
+def report_errors(target: str, work: Callable[[], int], resumes: bool = True) -> int:
+    """The exit status of `work`. Bad input is one line on stderr and status 2; so are Ctrl-C and SIGTERM, with their own.
+    resumes: whether the same command goes on where it was interrupted."""
     before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     before |= {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated)}
     try:
@@ -61,7 +62,9 @@ def report_errors(target: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         ended = isinstance(stop, _Terminated)
         word, status = ("ended by SIGTERM", 143) if ended else ("interrupted", 130)
-        print(f"\n{target}: {word}; the same command goes on where it stopped", file=sys.stderr)
+        print(
+            f"\n{target}: {word}; the same command {'goes on where it stopped' if resumes else 'starts anew'}", file=sys.stderr
+        )
         return status
     finally:
         for number, handler in before.items():

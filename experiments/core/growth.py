@@ -80,7 +80,7 @@ def measure_growth(experiment: Experiment, problems: Sequence[str], arguments: S
 
     problems: the first is measured at all sizes, the others at the second size, for the number of sources.
     """
-    return report_errors(f"{experiment.target}-growth", lambda: _measure_growth(experiment, problems, arguments, root))
+    return report_errors(f"{experiment.target}-growth", lambda: _measure_growth(experiment, problems, arguments, root), False)
 
 
 def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path) -> int:

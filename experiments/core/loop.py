@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = ["run"]
 
 import json
+from dataclasses import replace
 
 from experiments.core.cli import Command
 from experiments.core.experiment import Experiment
@@ -33,7 +34,11 @@ def run(experiment: Experiment, command: Command) -> int:
     jobs = jobs_of(config, seeds, command.compare, command.ablations, command.audit)
     if command.only:
         jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
-    stale = [job for job in jobs if not is_done(experiment, job, folder)]
+    if idle := [name for name in command.only if not any(name in (job.method, f"{job.problem}/{job.method}") for job in jobs)]:
+        raise MvssError(f"nothing of {', '.join(idle)} is run by this command: see its problems, and make -compare, -ablations")
+    undone = {job for job in jobs if not is_done(experiment, job, folder)}
+    # an audit goes with the fit that it is of
+    stale = [job for job in jobs if job in undone or replace(job, audit=False) in undone]
     said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
     print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
     if command.dry_run:
@@ -46,7 +51,7 @@ def run(experiment: Experiment, command: Command) -> int:
         experiment.task(stale[0].problem, stale[0].seed, config)
     with locked(folder / "lock"):
         if not command.report:
-            for seed in seeds:
+            for seed in sorted({job.seed for job in stale}):
                 atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
             run_all(experiment, stale, folder, config.workers)
         report(experiment, config, seeds, folder, command.overrides)

@@ -14,7 +14,7 @@ __all__ = ["main", "publish"]
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from experiments.core.config import Config, Job
 from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
 from experiments.core.reporting import Report, report
 from experiments.report.rebuild import OVERRIDES, experiment_named
+from experiments.report.tables import is_audit
 from mvss.presets.reader import load_config
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_bytes
@@ -52,9 +53,11 @@ def publish(folder: Path, root: Path, partial: bool = False) -> int:
     """
     if folder.resolve().name.startswith(OVERRIDES):
         raise MvssError(f"{folder} is of a run with ARGS: only runs of a preset as it is are published")
-    name, preset = folder.resolve().parts[-2:]
+    name, preset = ("", "", *folder.resolve().parts)[-2:]
     experiment: Experiment = experiment_named(name, folder)
     target = root / "results" / name / preset
+    if folder.resolve() == target.resolve():
+        raise MvssError(f"{folder} is what is published: name the folder of the run")
     if not (seeds := _seeds(folder)):
         raise MvssError(f"{folder} holds no run: name a folder <experiment>/<preset> that a run has written")
     with locked(folder / "lock"), locked(target / "lock"):
@@ -97,12 +100,15 @@ def _asked(config: Config, seeds: Sequence[int], folder: Path) -> list[Job]:
 
 
 def _lost(target: Path, found: Report) -> Iterator[str]:
-    """Rows of the published table that the new one has not, by problem and method."""
+    """Rows of the published table that the new one has not, by problem and method; an audit's apart."""
     path = target / "table.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    there = {(row["problem"], row["method"]) for row in found.table["rows"]}
-    lost = dict.fromkeys((row["problem"], row["method"]) for row in rows)
-    yield from (f"the published {problem} {method}" for problem, method in lost if (problem, method) not in there)
+
+    def kinds(rows: Iterable[Mapping[str, str]]) -> dict[str, None]:
+        return dict.fromkeys(f"{r['problem']} {r['method']}{' audit' * is_audit(r['metric'])}" for r in rows)
+
+    there = kinds(found.table["rows"])
+    yield from (f"the published {kind}" for kind in kinds(rows) if kind not in there)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ Score = tuple[float, float | None]
 
 def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -> int:
     """Command line of `make <experiment>-sweep`."""
-    return report_errors(f"{experiment.target}-sweep", lambda: _sweep(experiment, arguments, root))
+    return report_errors(f"{experiment.target}-sweep", lambda: _sweep(experiment, arguments, root), False)
 
 
 def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
@@ -72,7 +72,6 @@ def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
     if command.dry_run:
         print("\n".join(f"{name}: {TRIALS} trials on {', '.join(_problems(r, config))}" for name, r in recipes.items()))
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     head = {
         "experiment": experiment.name,
@@ -83,7 +82,7 @@ def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
         "fresh": config.fresh,
     }
     with locked(folder / "lock"):
-        with killed_is_told(), Workers() as pool:
+        with killed_is_told(resumes=False), Workers() as pool:
             methods = {name: _study(experiment, name, recipe, config, pool) for name, recipe in recipes.items()}
         atomic_write_text(folder / "sweep.json", json.dumps({**head, "methods": methods}, indent=1) + "\n")
         atomic_write_text(folder / "sweep.md", _markdown(head, methods))

@@ -38,13 +38,13 @@ class Ended(NamedTuple):
 
 
 @contextlib.contextmanager
-def killed_is_told() -> Iterator[None]:
-    """A worker that was killed is an `MvssError`, of one line."""
+def killed_is_told(resumes: bool = True) -> Iterator[None]:
+    """A worker that was killed is an `MvssError`, of one line. resumes: whether the same command goes on."""
     try:
         yield
     except ChildProcessError as error:
         short = "; so does a system that is short of memory: ARGS=workers=1 needs less" if "SIGKILL" in str(error) else ""
-        raise MvssError(f"{error}{short}; the same command goes on") from error
+        raise MvssError(f"{error}{short}; the same command {'goes on' if resumes else 'starts anew'}") from error
 
 
 class Workers:

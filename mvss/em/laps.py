@@ -61,7 +61,7 @@ def run_em(
     learning = [source for source, prior in model.priors.items() if prior.network is not None]
     stages = plan_stages(views, settings, learning)
     state: dict[str, Any] = {"lap": 0, "stage": 0, "within": 0, "evaluations": 0, "records": [], "kept": {}}
-    draws, made = list(first.draws), None if checkpoint is None else _fingerprint(views, model, settings, stream, em)
+    draws, made = list(first.draws), None if checkpoint is None else _fingerprint(views, model, settings, stream, em, first)
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint, fingerprint=made)
         draws = state.pop("draws")
@@ -90,10 +90,16 @@ def run_em(
     return Learned(draws, state["records"], state["kept"])
 
 
-def _fingerprint(views: Views, model: Model, settings: Settings, stream: Stream, em: Steps) -> Fingerprint:
+def _fingerprint(views: Views, model: Model, settings: Settings, stream: Stream, em: Steps, first: FirstDraws) -> Fingerprint:
     """Of a run that has not begun. Weights of components are rounded: to read them back may cost a digit."""
     mixtures = {source: prior.mixture.state() for source, prior in model.priors.items()}
     priors = [{**mixture, "weights": mixture["weights"].float()} for mixture in mixtures.values()]
     modules = "mvss.em", "mvss.posteriors.models", type(model.posterior).__module__
-    parts = {"first priors": (list(mixtures), priors, em.networks()), "settings": settings, "stream": stream}
+    told = {source: [first.draws[alpha][source] for alpha in better] for source, better in first.better.items()}
+    parts = {
+        "first priors": (list(mixtures), priors, em.networks()),
+        "first draws": told,
+        "settings": settings,
+        "stream": stream,
+    }
     return fingerprint_of(modules, {"data": views, **parts})

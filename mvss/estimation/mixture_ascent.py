@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,8 @@ def ascend_evidence(
     progress: takes the fraction done. checkpoint: written after every phase; a call that finds it goes on from there,
     with the same result.
 
-    Raises MvssError where the fit diverges, or the checkpoint is damaged, or of a run with other data, settings, stream or
+    Raises MvssError where the fit diverges or ends below where it began, or the checkpoint is damaged, or of a run with
+    other data, settings, stream or
     code.
     """
     train, test = _split(views, config)
@@ -172,7 +173,19 @@ def ascend_evidence(
             save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]}, made)
     if not state["scores"]:  # the trial was all there is
         state["scores"], state["rivalry"] = _compare(test, config, ascents, stream)
-    return _result(views, train, test, _best(ascents, state["scores"]), state)
+    fit = _result(views, train, test, _best(ascents, state["scores"]), state)
+    return _risen(fit, train, [_initial(views, config, beta, stream.child("start", 0)) for beta in range(len(views.sources))])
+
+
+def _risen(fit: MixtureFit, train: Batch, start: Sequence[GaussianMixture]) -> MixtureFit:
+    """The fit, unless it is worse than what it started from by more than steps that hardly move."""
+    if not fit.train > _in_sample(train, start) - 1:  # nats
+        raise MvssError("mixture fit ended below where it began; use a smaller mixture.learning_rate")
+    return fit
+
+
+def _in_sample(train: Batch, priors: Sequence[GaussianMixture]) -> float:
+    return _evidence([(shown, view.select(slice(0, 1024))) for shown, view in train], priors)[0]
 
 
 def _split(views: Views, config: AscentConfig) -> tuple[Batch, Batch]:
@@ -199,7 +212,7 @@ def _judge(ascent: _Ascent, phase: int, test: Batch, state: dict[str, Any]) -> N
 def _result(views: Views, train: Batch, test: Batch, ascent: _Ascent, state: dict[str, Any]) -> MixtureFit:
     priors = tuple(GaussianMixture(**prior) for prior in state["best"]) if state["best"] else ascent.priors
     held_out, discarded = _evidence(test, priors)
-    in_sample, _ = _evidence([(shown, view.select(slice(0, 1024))) for shown, view in train], priors)
+    in_sample = _in_sample(train, priors)
     phases = tuple((int(size), float(value)) for size, value in state["phases"])
     named = dict(zip(views.sources, priors, strict=True))
     return MixtureFit(named, held_out, in_sample, discarded, phases, tuple(state["scores"]), state["rivalry"])
@@ -264,7 +277,7 @@ def _minibatch(whole: Batch, size: int, rng: torch.Generator, temperature: float
     picked = []
     for shown, view in whole:
         part = view.select(torch.randperm(len(view), generator=rng)[:size].to(view.y.device))
-        picked.append((shown, DenseView(part.y, part.matrices, part.noise + temperature)))
+        picked.append((shown, replace(part, noise=part.noise + temperature)))
     return picked
 
 
@@ -273,7 +286,7 @@ def _evidence(batch: Batch, priors: Sequence[GaussianMixture], temperature: floa
     values, discarded = [], [0.0]
     for shown, view in batch:
         if len(view):
-            hot = DenseView(view.y, view.matrices, view.noise + temperature)
+            hot = replace(view, noise=view.noise + temperature)
             evidence, lost = MixturePosterior([priors[b] for b in shown]).log_evidence(hot)
             values.append(evidence)
             discarded.append(float(lost.mean()))

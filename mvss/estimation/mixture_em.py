@@ -36,6 +36,7 @@ from mvss.problem.operators import Identity, Shape
 from mvss.problem.shared_view import SharedView
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import OutOfMemory
 from mvss.runtime.rng import Stream
 
 ROUNDING = 1e-9
@@ -112,7 +113,7 @@ class _Climb:
         try:
             new, value = _lap(self.used, self.priors, self.ranks, moved, self.config.floor)
         except (torch.linalg.LinAlgError, MvssError) as error:  # type: ignore[attr-defined]
-            if isinstance(error, MvssError) and not self.evidence:
+            if isinstance(error, OutOfMemory) or (isinstance(error, MvssError) and not self.evidence):
                 raise
             self.singular = True
             return False

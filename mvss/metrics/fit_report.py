@@ -96,6 +96,8 @@ class FitReport:
         lines = list(self.unconstrained)
         if self.evidence.get("rivalry", 0.0) > RIVALS:
             lines.append("fits from other starts explain the data as well and differ: sources may have traded parts")
+        if self.evidence.get("stopped"):
+            lines.append("the fit of the first priors ended early, since what came next was singular: more observations")
         lines += [f"last draws: {line}" for line in self.kept]
         lines += [line for view in self.views if (line := view.warning())]
         return lines + [line for lap in self.laps for line in lap.warnings()]

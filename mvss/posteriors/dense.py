@@ -23,6 +23,7 @@ from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
 from mvss.problem.views import View
 from mvss.runtime.memory import ensure_memory
+from mvss.runtime.rng import Stream
 
 PAIRS = 2**20
 """Bytes of the pairs of rows of one observation's A up to which they are made."""
@@ -39,6 +40,11 @@ class DenseView:
     y: Tensor
     matrices: tuple[Tensor, ...]
     noise: Tensor
+    pixel: Tensor | None = None
+    """Which of the view's numbers each column is of, `(N, M)`; None where all are there."""
+    left: int = 0
+    """How many of an observation's numbers are left out: what is decided and drawn by all of them does not depend on which
+    observations are together."""
 
     @staticmethod
     def of(view: View) -> DenseView:
@@ -57,13 +63,19 @@ class DenseView:
         pixel = measured.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         known = measured.gather(1, pixel)
         matrices = tuple(_rows_of(operator, pixel, known) for operator in operators)
+        left = y.shape[1] - most
         y, noise = y.gather(1, pixel).where(known, 0.0), noise.gather(1, pixel).where(known, 0.5 / math.pi)
-        return DenseView(y, matrices, noise)
+        return DenseView(y, matrices, noise, pixel, left)
+
+    def draw_noise(self, stream: Stream, index: Tensor) -> Tensor:
+        """Noise of every number, `(N, M)`, keyed by the numbers of the observations, `index`."""
+        z = stream.normal(index, (self.y.shape[1] + self.left,), "noise", device=self.noise.device)
+        return self.noise.sqrt() * (z if self.pixel is None else z.gather(1, self.pixel))
 
     @property
     def pairs(self) -> float:
         """Bytes of the pairs of rows of one observation's A."""
-        observed = self.y.shape[1]
+        observed = self.y.shape[1] + self.left
         return 4 * observed * (observed + 1) * max((a.shape[2] for a in self.matrices), default=0) ** 2
 
     @property
@@ -73,7 +85,9 @@ class DenseView:
 
     def select(self, index: Tensor | slice) -> DenseView:
         """The observations in `index`."""
-        return DenseView(self.y[index], tuple(a[index] for a in self.matrices), self.noise[index])
+        matrices = tuple(a[index] for a in self.matrices)
+        pixel = None if self.pixel is None else self.pixel[index]
+        return DenseView(self.y[index], matrices, self.noise[index], pixel, self.left)
 
     def __len__(self) -> int:
         return self.y.shape[0]

@@ -64,7 +64,7 @@ class DenseMoments:
         log_joint = (log_normal(system, residual) + log_weight).flatten(1)
         chosen = choose(log_joint, stream.uniform(index, (), "combination", device=device))
         sizes = tuple(part.mean.shape[1] for part in local)
-        noise = self.data.noise.sqrt() * stream.normal(index, (self.data.y.shape[1],), "noise", device=device)
+        noise = self.data.draw_noise(stream, index)
         picked = torch.unravel_index(chosen, sizes)
         x = [
             part.pick(part.mean, k) + part.shift(k, stream, index, beta)

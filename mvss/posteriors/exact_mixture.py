@@ -245,7 +245,7 @@ class MixturePosterior:
         """
         device = data.y.device
         uniform = stream.uniform(index, (), "combination", device=device)
-        noise = stream.normal(index, (data.y.shape[1],), "noise", device=device) * data.noise.sqrt()
+        noise = data.draw_noise(stream, index)
         normal = [
             stream.normal(index, (p.factors.shape[2] + p.dimension,), "source", beta, device=device)
             for beta, p in enumerate(self.priors)

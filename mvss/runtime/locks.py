@@ -41,8 +41,15 @@ def locked(path: Path | str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         if os.getpid() == owner:  # not a child that was forked meanwhile
-            path.unlink(missing_ok=True)
+            _remove(path, descriptor)
         os.close(descriptor)
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """The lock file, unless it has gone meanwhile, with its folder, and is another's now."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink(missing_ok=True)
 
 
 def _take(path: Path, wait: bool) -> int:

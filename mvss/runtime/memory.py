@@ -5,7 +5,7 @@ Sizes of chunks depend on the problem alone, never on what is free: results do n
 
 from __future__ import annotations
 
-__all__ = ["AT_ONCE", "PeakMemory", "ensure_memory", "in_chunks", "rows_within"]
+__all__ = ["OutOfMemory", "AT_ONCE", "PeakMemory", "ensure_memory", "in_chunks", "rows_within"]
 
 import contextlib
 import resource
@@ -29,6 +29,10 @@ AT_ONCE = 2**28
 """Bytes that the products of one chunk may take."""
 
 
+class OutOfMemory(MvssError):
+    """What was asked for does not fit."""
+
+
 def rows_within(each: float, most: int = AT_ONCE) -> int:
     """Rows of `each` bytes that fit into `most`, at least one."""
     return max(1, int(most // max(each, 1)))
@@ -41,7 +45,7 @@ def ensure_memory(size: float, what: str, instead: str) -> None:
     """
     free, total = _memory()
     if size > free:
-        raise MvssError(f"{what} need {_gib(size)}, and {_gib(free)} of memory are free: {instead}")
+        raise OutOfMemory(f"{what} need {_gib(size)}, and {_gib(free)} of memory are free: {instead}")
     if size > total / 3:
         warnings.warn(f"{what} take {_gib(size)} of the {_gib(total)} of memory: {instead}", stacklevel=3)
 

@@ -15,7 +15,7 @@ from mvss.estimation.evidence_gradient import ShiftDescent
 from mvss.estimation.mixture_ascent import MixtureFit, ascend_evidence
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.operators import Dense
+from mvss.problem.operators import Dense, Identity
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
@@ -143,6 +143,15 @@ def test_another_fit_does_not_go_on_from_it(tmp_path: Path) -> None:
             ascend_evidence(*arguments, checkpoint=path)
     with pytest.raises(MvssError, match="of a run with other stream:"):
         ascend_evidence(_three_views(), QUICK, stream.child("x"), checkpoint=path)
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e10])
+def test_a_fit_that_ends_in_finite_garbage_is_refused(rate: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    view = View(torch.randn(64, 2, generator=rng).double(), {"x": Identity((2,))}, 0.1)
+    config = AscentConfig(components=(1,), steps=20, starts=1, learning_rate=rate)
+    with pytest.raises(MvssError, match=r"ended below where it began|diverged"):
+        ascend_evidence(Views([view]), config, Stream(0))
 
 
 def test_divergence_is_one_clear_line() -> None:

@@ -138,6 +138,18 @@ def test_draws_are_keyed_by_observation_not_by_batch() -> None:
         torch.testing.assert_close(part, whole[index])
 
 
+def test_draws_of_masked_views_depend_on_no_other_observation() -> None:
+    """Those with most pixels are not among the first."""
+    rng = torch.Generator().manual_seed(0)
+    kept = torch.arange(6) < torch.tensor([[3], [3], [4], [6]])
+    both = View(torch.randn(4, 6, generator=rng).double(), {"x": Mask(kept)}, 0.3)
+    whole, part = DenseView.of(both), DenseView.of(both.select(torch.arange(2)))
+    assert (whole.y.shape[1], part.y.shape[1]) == (6, 3)
+    posterior, stream, index = MixturePosterior([random_prior(2, 6, 0)]), Stream(0), torch.arange(4)
+    for some, every in zip(_draw(posterior, part, stream, index[:2]), _draw(posterior, whole, stream, index), strict=True):
+        torch.testing.assert_close(some, every[:2])
+
+
 @pytest.mark.parametrize("exhaustive", [6000, 4])
 def test_matrices_of_lapack_give_what_entries_by_hand_give(exhaustive: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence, means, draws, and the gradient of the evidence, of an observation at a time and of many."""

@@ -132,3 +132,13 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MvssError, match="cannot write"), locked(tmp_path / "file" / "lock"):
         pytest.fail("held")
+
+
+def test_a_holder_whose_lock_has_gone_leaves_the_next_ones(tmp_path: Path) -> None:
+    path, held = tmp_path / "lock", contextlib.ExitStack()
+    with locked(path):
+        path.unlink()
+        held.enter_context(locked(path))
+    assert path.exists()
+    held.close()
+    assert not path.exists()

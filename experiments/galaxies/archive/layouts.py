@@ -49,8 +49,11 @@ DO_NOT_USE = 1
 """The bit of JWST's data quality that makes a pixel bad."""
 FLUX_COUNTS = re.compile(r"(ELECTRONS?|E-?|COUNTS?|CTS?|DN|ADU|CPS|NJY|UJY|JY)(/.*|S-1)?")
 """Units in which whole numbers are light."""
-WORDS = ("IMTYPE", "PRODTYPE", "HDUCLAS2")
-NO_IMAGE = ("mask", "maskbits", "dqmask", "expmap", "wtmap", "invvar", "chi2", "model", "error", "quality", "depth", "nexp")
+WORDS = ("IMTYPE", "PRODTYPE", "HDUCLAS2", "PRODCATG")
+NO_IMAGE = re.compile(
+    r"(dq)?mask|maskbits|expmap|wtmap|invvar|chi2|(blob)?model|error|quality|(gal|psf)?depth|psfsize|nexp|ancillary\..*",
+    re.IGNORECASE,
+)
 """Cards that say what a file is, and of what is no image."""
 File = Any  # astropy has no types
 
@@ -153,7 +156,7 @@ def _no_image(header: File, first: File) -> str:
     """What the cards of a file say that it is, if that is no image."""
     for name in WORDS:
         value = str(header.get(name, first.get(name, ""))).strip()
-        if value.lower() in NO_IMAGE:
+        if NO_IMAGE.fullmatch(value):
             return f"{name} = {value}"
     return ""
 
@@ -165,7 +168,7 @@ def _check_light(images: Sequence[Part], path: Path, whole: File) -> None:
         unit = re.sub(r"[\s.*^()]", "", str(header.get("BUNIT", whole[0].header.get("BUNIT", "")))).upper()
         if "BSOFTEN" in header:
             raise MvssError(f"{path} holds asinh of fluxes (BSOFTEN in its header): undo it first")
-        if re.match(r"(AB|ST|VEGA)?MAG", unit):
+        if re.match(r"(AB|ST|VEGA)?MAG(?!G)", unit):
             raise MvssError(f"{path} is in magnitudes (BUNIT {unit}): fluxes are needed")
         whole_numbers = header["BITPIX"] > 0 and header.get("BSCALE", 1) == 1
         if whole_numbers and image.name != "SCI" and role_of(path.name) != "image" and not FLUX_COUNTS.fullmatch(unit):

@@ -19,14 +19,17 @@ ROLES = {
     "sigma": ("rms", "sigma", "std", "stddev"),
     "error": ("err", "error"),
     "variance": ("var", "variance"),
-    "weight": ("wht", "weight", "weights", "wei", "weightmap", "ivar", "invvar", "ivm"),
+    "weight": ("wht", "wgt", "weight", "weights", "wei", "weightmap", "ivar", "invvar", "ivm"),
     "unknown weight": ("wt", "wtmap", "unc", "uncert", "uncertainty", "noise", "noisemap"),
     "flag": ("flag", "flags", "dq", "dqm"),
     "mask": ("mask", "msk", "maskbits"),
     "segmentation": ("seg", "segm", "segmap", "segmentation"),
     "exposure": ("exp", "expmap", "exptime", "expwt", "nexp", "num", "cov", "coverage", "depth"),
     "background": ("bkg", "bkgd", "background", "bgmod"),
-    "other": ("psf", "psfsize", "psfex", "model", "resid", "residual", "chi2", "ctx", "con", "cat", "catalog", "catalogue"),
+    "other": (
+        *("psf", "psfsize", "psfdepth", "psfex", "galdepth", "model", "blobmodel", "resid", "residual", "chi2", "ctx", "con"),
+        *("cat", "catalog", "catalogue"),
+    ),
 }
 """Of a file's parts; "error" is a σ that holds the photons of the objects, too."""
 ROLE = {word: role for role, words in ROLES.items() for word in words}
