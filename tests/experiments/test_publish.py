@@ -117,11 +117,15 @@ def a_seed_begun(root: Path) -> Path:
     return folder
 
 
-def a_row_lost(root: Path) -> Path:
-    rows = {"rows": [{"problem": "mixed-0.1", "method": "joint_paper"}]}
+def a_row_lost(root: Path, method: str = "joint_paper", metric: str = "posterior_psnr") -> Path:
+    rows = {"rows": [{"problem": "mixed-0.1", "method": method, "metric": metric}]}
     (root / "results" / "manifolds" / "smoke").mkdir(parents=True)
     (root / "results" / "manifolds" / "smoke" / "table.json").write_text(json.dumps(rows))
     return done(root, *METHODS)
+
+
+def an_audit_lost(root: Path) -> Path:
+    return a_row_lost(root, "joint", "audit_coverage_error")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +136,7 @@ def a_row_lost(root: Path) -> Path:
         (an_audit_begun, "contrastive-2 joint seed 0 audit"),
         (a_seed_begun, "contrastive-2 exact seed 3"),
         (a_row_lost, "the published mixed-0.1 joint_paper"),
+        (an_audit_lost, "the published mixed-0.1 joint audit"),
     ],
 )
 def test_what_is_partial_is_published_only_where_that_is_said(
