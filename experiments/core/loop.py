@@ -36,7 +36,7 @@ def run(experiment: Experiment, command: Command) -> int:
         jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
     if idle := [name for name in command.only if not any(name in (job.method, f"{job.problem}/{job.method}") for job in jobs)]:
         raise MvssError(f"nothing of {', '.join(idle)} is run by this command: see its problems, and make -compare, -ablations")
-    undone = {job for job in jobs if not is_done(experiment, job, folder)}
+    undone = [job for job in jobs if not is_done(experiment, job, folder)]
     # an audit goes with the fit that it is of
     stale = [job for job in jobs if job in undone or replace(job, audit=False) in undone]
     said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
