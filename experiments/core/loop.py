@@ -14,9 +14,11 @@ from __future__ import annotations
 __all__ = ["run"]
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.core.cli import Command
+from experiments.core.config import Job
 from experiments.core.experiment import Experiment
 from experiments.core.finished import is_done
 from experiments.core.places import jobs_of, name_of
@@ -33,12 +35,10 @@ def run(experiment: Experiment, command: Command) -> int:
     config, folder, seeds = command.config, command.folder, command.seeds
     jobs = jobs_of(config, seeds, command.compare, command.ablations, command.audit)
     if command.only:
-        jobs = [job for job in jobs if {job.method, f"{job.problem}/{job.method}"} & set(command.only)]
-    if idle := [name for name in command.only if not any(name in (job.method, f"{job.problem}/{job.method}") for job in jobs)]:
-        raise MvssError(f"nothing of {', '.join(idle)} is run by this command: see its problems, and make -compare, -ablations")
-    undone = [job for job in jobs if not is_done(experiment, job, folder)]
+        jobs = _only(jobs, command.only)
+    undone = {name_of(job) for job in jobs if not is_done(experiment, job, folder)}
     # an audit goes with the fit that it is of
-    stale = [job for job in jobs if job in undone or replace(job, audit=False) in undone]
+    stale = [job for job in jobs if undone & {name_of(job), name_of(replace(job, audit=False))}]
     said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
     print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
     if command.dry_run:
@@ -56,3 +56,13 @@ def run(experiment: Experiment, command: Command) -> int:
             run_all(experiment, stale, folder, config.workers)
         report(experiment, config, seeds, folder, command.overrides)
     return 0
+
+
+def _only(jobs: Sequence[Job], names: Sequence[str]) -> list[Job]:
+    """The jobs of those methods, or of methods on a problem. Raises MvssError for a name that no job has."""
+    called = [{job.method, f"{job.problem}/{job.method}"} for job in jobs]
+    if idle := set(names).difference(*called):
+        raise MvssError(
+            f"nothing of {', '.join(sorted(idle))} is run by this command: see its problems, and make -compare, -ablations"
+        )
+    return [job for job, known in zip(jobs, called, strict=True) if known & set(names)]

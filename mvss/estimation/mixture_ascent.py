@@ -150,6 +150,7 @@ def ascend_evidence(
         keyed = stream.child("start", number)
         priors = [_initial(views, config, beta, keyed) for beta in range(len(views.sources))]
         ascents.append(_Ascent(train, config, priors, keyed))
+    begun = ascents[0].priors
     trial, last = config.trial_phases, len(config.components)
     plan = [(number, phase) for number in range(config.starts) for phase in range(trial)]
     plan += [(-1, phase) for phase in range(trial, last)]  # of the start that is chosen
@@ -173,8 +174,7 @@ def ascend_evidence(
             save_checkpoint(checkpoint, {**state, "ascents": [a.state() for a in ascents]}, made)
     if not state["scores"]:  # the trial was all there is
         state["scores"], state["rivalry"] = _compare(test, config, ascents, stream)
-    fit = _result(views, train, test, _best(ascents, state["scores"]), state)
-    return _risen(fit, train, [_initial(views, config, beta, stream.child("start", 0)) for beta in range(len(views.sources))])
+    return _risen(_result(views, train, test, _best(ascents, state["scores"]), state), train, begun)
 
 
 def _risen(fit: MixtureFit, train: Batch, start: Sequence[GaussianMixture]) -> MixtureFit:

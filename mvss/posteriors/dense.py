@@ -33,8 +33,8 @@ PAIRS = 2**20
 class DenseView:
     """A view as matrices: y `(N, M)`, one matrix `(N, M, D_β)` per source, noise variances `(N, M)`.
 
-    Of pixels that a mask hides only as many are kept as the observation with the fewest needs, with A and y of 0 and a
-    variance of 1/2π: log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
+    Behind masks there are as many columns as the observation with the most measured numbers needs. In others the rest have A
+    and y of 0 and a variance of 1/2π: log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
     """
 
     y: Tensor

@@ -44,7 +44,8 @@ class DenseMoments:
     def row_bytes(self) -> int:
         """See `Moments`: of the systems of all combinations, and of the covariances that they are made of."""
         observed, counts = self.data.y.shape[1], [min(self.components, len(p.mixture)) for p in self.priors]
-        parts = zip(counts, self.data.matrices, strict=True)
+        kept = counts if self.components > 1 else [len(p.mixture) for p in self.priors]  # one Gaussian has the moments of all
+        parts = zip(kept, self.data.matrices, strict=True)
         covariances = sum(k * (observed + a.shape[2]) ** 2 for k, a in parts)
         return 16 * observed * (observed + 1) * math.prod(counts) + 32 * covariances
 

@@ -34,7 +34,7 @@ def plain(value: object, tensors: dict[str, Tensor]) -> object:
 
 
 def restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:  # noqa: ANN401 - what JSON holds
-    """What `_plain` was given."""
+    """What `plain` was given."""
     if isinstance(value, list):
         return [restored(item, tensors) for item in value]
     if not isinstance(value, dict):
