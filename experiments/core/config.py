@@ -47,7 +47,7 @@ class MetricsConfig:
         at_least("metrics", self, 2, "references")
         for name in ("frechet", "mean_draws"):
             if getattr(self, name) == 1:  # of one there is no spread
-                raise MvssError(f"metrics: {name}=1 must be 0, or at least 2")
+                raise MvssError(f"metrics.{name}=1 must be 0, or at least 2")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class GalaxiesConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("galaxies", self, 6, "draws")  # of fewer there are no intervals of 68 %
+        if self.draws < 6:
+            raise MvssError("galaxies: draws must be 6 or more, for their 68 % intervals")
         at_least("galaxies", self, 1, "random_fields", "pixels", "copies")
         if not self.density > 0:
             raise MvssError(f"galaxies: density={self.density} must be positive")

@@ -33,7 +33,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mvss.posteriors.moment_matching import MomentMatching
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
 from mvss.posteriors.view_pairs import ViewPair, thrown_back
 from mvss.presets.posterior import AmortisedConfig, SamplerConfig
 from mvss.presets.training import TrainingConfig
@@ -249,13 +249,12 @@ class AmortisedPosterior(Posterior):
         self.config, self.models, self.others = config, dict(models), MomentMatching(config.others)
         self.evaluations = evaluations_of(config.sampler)
 
-    def given(self, view: View, priors: Priors) -> Given:
+    def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
-        shown(view, priors)
         for source, model in self.models.items():
             if (seen := model.see(view)) is not None:
                 return _Chained(self, view, priors, source, seen)
-        return self.others.given(view, priors)
+        return self.others.prepared(view, priors)
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ class _Chained(Given):
         """See `Posterior.draw`; all draws are from pure noise."""
         view, config, others = self.view, self.posterior.config, self.posterior.others
         x = self.posterior.models[self.source].draw(self.seen, config.sampler, stream.child("amortised"), view.numbers)
-        rest = others.given(view.without(self.source, x), self.priors).draw(stream.child("others"))
+        rest = others.prepared(view.without(self.source, x), self.priors).draw(stream.child("others"))
 
         def whole(others: Draws) -> Draws:
             return {source: x if source == self.source else others[source] for source in view.operators}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["ExactPosterior", "ExactStart", "is_small"]
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,32 +17,18 @@ from typing_extensions import override
 
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import Combinations, MixturePosterior
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown, unflatten
-from mvss.posteriors.shared_gaussians import Factors, SharedExact, factor_bytes
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, unflatten
+from mvss.posteriors.shared_gaussians import Factors, SharedExact
 from mvss.priors.local_law import is_dense
 from mvss.priors.prior import Prior
-from mvss.problem.shared_view import is_shared
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
-
-NOMINAL = 1024
-"""Observations of a view, for choices that must be the same however many there are."""
 
 
 def is_small(view: View, priors: Sequence[Prior]) -> bool:
     """Whether covariances of each observation and source are affordable."""
     observed = view.y[0].numel()
-    return all(is_dense(prior.mixture.dimension, observed) for prior in priors)
-
-
-def _shares(view: View, priors: Sequence[Prior]) -> bool:
-    """Whether the factors of a view that is shared take less than the matrices of a search. This is as if there were
-    NOMINAL observations: draws must not depend on how many there are."""
-    if not is_shared(view):
-        return False
-    observed, mixtures = view.y[0].numel(), [prior.mixture for prior in priors]
-    searched = 8 * NOMINAL * observed * sum(mixture.dimension for mixture in mixtures)
-    return not view.noise.is_white or factor_bytes(observed, mixtures) <= searched
+    return all(is_dense(math.prod(prior.shape), observed) for prior in priors)
 
 
 class ExactPosterior(Posterior):
@@ -50,12 +37,11 @@ class ExactPosterior(Posterior):
     def __init__(self, beam: int = 64, factors: Factors | None = None) -> None:
         self.beam, self.factors = beam, factors or Factors()
 
-    def given(self, view: View, priors: Priors) -> Given:
+    def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`. Raises MvssError where memory does not suffice."""
-        sources = shown(view, priors)
-        if is_small(view, sources) or not _shares(view, sources):
-            return _Searched(view, MixturePosterior([p.mixture for p in sources], beam=self.beam))
-        return SharedExact(view, sources, self.factors)
+        mixtures = [priors[source].mixture for source in view.operators]
+        shared = None if is_small(view, mixtures) else SharedExact.of(view, mixtures, self.factors)
+        return shared or _Searched(view, MixturePosterior(mixtures, beam=self.beam))
 
 
 class _Searched(Given):
@@ -86,5 +72,5 @@ class ExactStart:
 
     def draw(self, stream: Stream) -> Draws:
         """One of each observation."""
-        self._given = self._given or self.exact.given(self.view, self.priors)
+        self._given = self._given or self.exact.prepared(self.view, self.priors)
         return self._given.draw(stream).draws

@@ -15,7 +15,7 @@ import torch
 
 from mvss.posteriors.exact import ExactPosterior, ExactStart
 from mvss.posteriors.moment_matching import joined, moments_of
-from mvss.posteriors.posterior import Posterior, Priors, Separation, shown, started
+from mvss.posteriors.posterior import Posterior, Priors, Separation, started
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.presets.posterior import GibbsConfig
 from mvss.priors.samplers import noised, sample
@@ -32,9 +32,8 @@ class GibbsPosterior(Posterior):
         self.config, self.factors = config or GibbsConfig(), Factors()
         self.exact = ExactPosterior(self.config.beam, self.factors)
 
-    def given(self, view: View, priors: Priors) -> _Sweeps:
+    def prepared(self, view: View, priors: Priors) -> _Sweeps:
         """See `Posterior`."""
-        shown(view, priors)
         return _Sweeps(self, view, priors)
 
 

@@ -29,7 +29,7 @@ from mvss.posteriors.dense import DenseView
 from mvss.posteriors.dense_moments import DenseMoments
 from mvss.posteriors.exact import ExactPosterior, ExactStart, is_small
 from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
-from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, shown, started
+from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, started
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.posteriors.shared_moments import SharedMoments
 from mvss.presets.posterior import CGConfig, MomentMatchingConfig
@@ -90,7 +90,7 @@ def moments_of(
             f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, masks aside, "
             "networks that learn their variance, or posterior.solver"
         )
-    return SharedMoments(priors, rows, factors.levels(view, rows, priors))
+    return SharedMoments(priors, rows, factors.levels(view, rows, [prior.mixture for prior in priors]))
 
 
 class MomentMatching(Posterior):
@@ -100,11 +100,11 @@ class MomentMatching(Posterior):
         self.config, self.factors = config or MomentMatchingConfig(), Factors()
         self.exact = ExactPosterior(self.config.beam, self.factors)
 
-    def given(self, view: View, priors: Priors) -> Given:
+    def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
-        sources, config = shown(view, priors), self.config
+        sources, config = [priors[source] for source in view.operators], self.config
         if config.start == "warm" and all(prior.network is None for prior in sources):
-            return self.exact.given(view, priors)
+            return self.exact.prepared(view, priors)
         moments = moments_of(view, sources, config.components, self.factors, config.solver)
         return _Matched(view, moments, config, None if config.start == "cold" else ExactStart(self.exact, view, priors))
 

@@ -57,9 +57,15 @@ class Given(Protocol):
 class Posterior(ABC):
     """Joint posterior of the sources of a view under given priors."""
 
-    @abstractmethod
     def given(self, view: View, priors: Priors) -> Given:
-        """The posterior of these observations, for one or many draws."""
+        """The posterior of these observations, for one or many draws. Raises MvssError for a view that the priors do not fit
+        (`shown`)."""
+        shown(view, priors)
+        return self.prepared(view, priors)
+
+    @abstractmethod
+    def prepared(self, view: View, priors: Priors) -> Given:
+        """The same of a view that fits, such as part of one that was looked at."""
 
     def draw(self, view: View, priors: Priors, stream: Stream, start: Draws | None = None) -> Separation:
         """One joint draw of each observation. Randomness is keyed by the observations' numbers.
@@ -85,19 +91,18 @@ class Posterior(ABC):
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
 
 
-def shown(view: View, priors: Priors) -> list[Prior]:
-    """Priors of the sources that a view shows, in its order: the one place where a view is compared with what was learned.
+def shown(view: View, priors: Priors) -> None:
+    """The one place where a view is compared with what was learned.
 
     Raises MvssError for what is no view, for sources that have no prior, or another shape than theirs.
     """
     if not isinstance(view, View):
         raise MvssError(f"what is separated must be one mvss.View, not {type(view).__name__}")
-    for source, shape in view.shapes.items():
+    for source, operator in view.operators.items():
         if source not in priors:
             raise MvssError(f"{view.name} shows {source}, which was not learned: known are {', '.join(priors)}")
-        if shape != priors[source].shape:
-            raise MvssError(f"{view.name}: {source} has shape {shape}, and {priors[source].shape} in the fit")
-    return [priors[source] for source in view.operators]
+        if operator.source_shape != priors[source].shape:
+            raise MvssError(f"{view.name}: {source} has shape {operator.source_shape}, and {priors[source].shape} in the fit")
 
 
 def started(view: View, start: Draws) -> Draws:

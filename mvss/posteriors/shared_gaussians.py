@@ -16,7 +16,7 @@ __all__ = ["Combination", "Factors", "Levels", "SharedExact", "SharedGaussians",
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -27,14 +27,14 @@ from mvss.posteriors.matheron import matheron
 from mvss.posteriors.posterior import Given, Separation, unflatten
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import Components
-from mvss.priors.prior import Prior
 from mvss.problem.shared_view import SharedView, shared_rows
 from mvss.problem.views import Draws, View
 from mvss.problem.woodbury import Woodbury
-from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import AT_ONCE, ensure_memory, rows_within
 from mvss.runtime.rng import Stream, choose
 
+NOMINAL = 1024
+"""Observations of a view, for choices that must be the same however many there are."""
 NEGLIGIBLE = 1e-12
 """A probability that changes no mean: in many dimensions most combinations have none."""
 
@@ -195,49 +195,55 @@ class Factors:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, tuple[GaussianMixture, ...], Levels]] = {}
 
-    def levels(self, view: View, rows: SharedView, priors: Sequence[Prior]) -> Levels:
-        """Those of a view, of which `rows` is what its observations share, under priors of the sources that it shows."""
-        key, mixtures = (view.name, tuple(view.operators)), tuple(prior.mixture for prior in priors)
+    def levels(self, view: View, rows: SharedView, mixtures: Sequence[GaussianMixture]) -> Levels:
+        """Those of a view, of which `rows` is what its observations share, under mixtures of the sources that it shows."""
+        key = (view.name, tuple(view.operators))
         if key in self._kept:
             like, before, levels = self._kept[key]
             if rows.same_factors(like) and all(a is b for a, b in zip(mixtures, before, strict=True)):
                 return levels
-        self._kept[key] = (rows.select(slice(1)), mixtures, {})
+        self._kept[key] = (replace(rows, y=rows.y[:1], woodbury=None), tuple(mixtures), {})
         return self._kept[key][2]
 
 
 class SharedExact(Given):
     """`Given` of a view under the closed-form priors: one factorisation for each combination of components."""
 
-    def __init__(self, view: View, priors: Sequence[Prior], factors: Factors) -> None:
-        rows = shared_rows(view)
-        if rows is None:
-            raise MvssError(f"{view.name}: exact draws by shared factors need operators and noise that observations share")
-        self.view, self.rows, self.sources = view, rows, [Components.of(prior.mixture) for prior in priors]
-        levels = factors.levels(view, rows, priors)
-        if 0.0 not in levels:
-            levels[0.0] = SharedGaussians(rows, self.sources)
-        self.gaussians, size = levels[0.0], rows_within(levels[0.0].row_bytes, 4 * AT_ONCE)
-        self.pieces = [slice(start, start + size) for start in range(0, len(view), size)]
+    def __init__(self, view: View, rows: SharedView, sources: Sequence[Components], gaussians: SharedGaussians) -> None:
+        self.view, self.sources, self.gaussians = view, sources, gaussians
+        self.pieces = list(gaussians.pieces(rows))
         self.law = self._law(self.pieces[0]) if len(self.pieces) == 1 else None
+
+    @staticmethod
+    def of(view: View, mixtures: Sequence[GaussianMixture], factors: Factors) -> SharedExact | None:
+        """None where observations share nothing, or where the factors would take more than the matrices of a search: this is
+        as if there were NOMINAL observations, since draws must not depend on how many there are."""
+        if (rows := shared_rows(view)) is None:
+            return None
+        sources, observed = [Components.of(mixture) for mixture in mixtures], rows.y.shape[1]
+        searched = 8 * NOMINAL * observed * sum(s.spread.shape[1] for s in sources)
+        if view.noise.is_white and factor_bytes(observed, sources) > searched:
+            return None
+        levels = factors.levels(view, rows, mixtures)
+        if 0.0 not in levels:
+            levels[0.0] = SharedGaussians(rows, sources)
+        return SharedExact(view, rows, sources, levels[0.0])
 
     @override
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`."""
-        keyed, numbers = stream.child("exact"), self.view.numbers
-        parts = [(self.law or self._law(piece)).draw(keyed, numbers[piece]) for piece in self.pieces]
+        keyed, numbers = stream.child("exact"), self.view.numbers.split([len(piece.y) for piece in self.pieces])
+        parts = [(self.law or self._law(piece)).draw(keyed, index) for piece, index in zip(self.pieces, numbers, strict=True)]
         return Separation(unflatten(self.view, [torch.cat(x) for x in zip(*parts, strict=True)]))
 
-    def _law(self, piece: slice) -> SharedGiven:
-        part = self.rows.select(piece)
-        return self.gaussians.given(part.y, self.sources, part.woodbury)
+    def _law(self, piece: SharedView) -> SharedGiven:
+        return self.gaussians.given(piece.y, self.sources, piece.woodbury)
 
 
-def factor_bytes(observed: int, sources: Sequence[Components | GaussianMixture]) -> int:
+def factor_bytes(observed: int, sources: Sequence[Components]) -> int:
     """Of the factorisations of all combinations, and of what they are made from, for M observed numbers."""
-    counts = [len(s.floor) if isinstance(s, Components) else len(s) for s in sources]
-    sizes = [s.spread.shape[1] if isinstance(s, Components) else s.dimension for s in sources]
-    parts = sum(k * (observed + size) for k, size in zip(counts, sizes, strict=True))
+    counts = [len(s.floor) for s in sources]
+    parts = sum(k * (observed + s.spread.shape[1]) for k, s in zip(counts, sources, strict=True))
     return 8 * observed * (2 * math.prod(counts) * observed + parts)
 
 

@@ -17,4 +17,4 @@ def at_least(group: str, settings: object, least: int, *names: str) -> None:
         value = getattr(settings, name)
         if any(not entry >= least for entry in (value if isinstance(value, tuple) else (value,)) if entry is not None):
             said = list(value) if isinstance(value, tuple) else value
-            raise MvssError(f"{group}: {name}={said} must be at least {least}")
+            raise MvssError(f"{group}.{name}={said} must be at least {least}")

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from mvss.problem.operators import LinearOperator, Shape
+from mvss.problem.operators import LinearOperator, Shape, floating
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import floating, real
+from mvss.runtime.numbers import real
 
 
 class Convolve(LinearOperator):

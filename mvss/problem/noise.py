@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mvss.problem.operators import Shape
+from mvss.problem.operators import Shape, floating
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import floating, real
+from mvss.runtime.numbers import real
 
 __all__ = ["Diagonal", "Isotropic", "Noise", "Stationary"]
 

@@ -12,11 +12,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import finite, flags, floating, real
+from mvss.runtime.numbers import finite, flags, real
 
-__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale"]
+__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "floating"]
 
 Shape = tuple[int, ...]
+
+
+def floating(x: Tensor) -> Tensor:
+    """Integers, bool and half precision as float64; float32 and float64 as they are."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.double()
 
 
 class LinearOperator(ABC):

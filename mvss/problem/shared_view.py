@@ -70,7 +70,8 @@ class SharedView:
                 f"{view.name}: {share:.0%} of the pixels have a noise of their own, where up to {MOST:.0%} may; "
                 "use the dense posterior or a solver"
             )
-        return SharedView(y, operators, noise, Woodbury.of(measured, extra))
+        woodbury = Woodbury.of(measured, extra) if share or not bool(measured.all()) else None
+        return SharedView(y, operators, noise, woodbury)
 
     def select(self, rows: Tensor | slice) -> SharedView:
         """Some of the observations."""

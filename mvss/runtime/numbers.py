@@ -6,7 +6,7 @@ by a thousandth.
 
 from __future__ import annotations
 
-__all__ = ["finite", "flags", "floating", "real"]
+__all__ = ["finite", "flags", "real"]
 
 import math
 
@@ -53,11 +53,6 @@ def flags(values: Tensor | ArrayLike, what: str) -> Tensor:
     if found not in (torch.bool, np.dtype(bool)):
         raise MvssError(f"{what} must be bool, not {found}: compare it with what it means, as in mask > 0")
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-
-
-def floating(x: Tensor) -> Tensor:
-    """Integers, bool and half precision as float64; float32 and float64 as they are."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.double()
 
 
 def _refusal(what: str, found: str) -> MvssError:

@@ -72,8 +72,10 @@ def test_evaluations_of_networks_count_their_jacobians() -> None:
     sizes = (3, 2)
     priors = [DiffusionPrior(random_prior(2, d, i), Linear(d, 0.05), 1.0) for i, d in enumerate(sizes)]
     config = SamplerConfig("pc", 5, 1.0, 0.1, corrections=2)
-    found = sweep(priors, named(random_view(4, 2, sizes)), config, 2)
+    found = sweep(priors, named(random_view(4, 2, sizes)), config, 2, components=1)
     assert found.evaluations == 2 * 5 * (1 + 2) * ((1 + 3) + (1 + 2))
+    several = sweep(priors, named(random_view(4, 2, sizes)), config, 2)  # with covariances of the mixtures
+    assert several.evaluations == 2 * 5 * (1 + 2) * (1 + 1)
 
 
 def test_sources_may_be_images() -> None:
