@@ -6,6 +6,7 @@ An operator is either the same for a whole view (`count` is None) or holds one m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -31,6 +32,8 @@ class LinearOperator(ABC):
     observation_shape: Shape
     count: int | None = None
     """Number of observations that have an operator each; None where one operator serves them all."""
+    is_diagonal: ClassVar[bool] = False
+    """True where A only weighs numbers one by one."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -70,11 +73,6 @@ class LinearOperator(ABC):
     @property
     def is_tight(self) -> bool:
         """True where A Aᵀ is known to be a multiple of the identity."""
-        return False
-
-    @property
-    def is_diagonal(self) -> bool:
-        """True where A only weighs numbers one by one."""
         return False
 
     def times(self, matrix: Tensor) -> Tensor:
@@ -139,6 +137,8 @@ class Dense(LinearOperator):
 class Identity(LinearOperator):
     """A = I."""
 
+    is_diagonal = True
+
     def __init__(self, shape: Shape) -> None:
         self.source_shape = self.observation_shape = tuple(shape)
 
@@ -161,16 +161,14 @@ class Identity(LinearOperator):
     def is_tight(self) -> bool:
         return True
 
-    @property
-    def is_diagonal(self) -> bool:
-        return True
-
 
 class Mask(LinearOperator):
     """A = diag(mask): the pixels that were not measured are zero. `Mask(mask) @ B` masks any operator B.
 
     mask: True where measured, `(N, *shape)`, one per observation, or `(1, *shape)` for all.
     """
+
+    is_diagonal = True
 
     def __init__(self, mask: Tensor | ArrayLike) -> None:
         mask = flags(mask, "Mask operator: mask")
@@ -206,13 +204,11 @@ class Mask(LinearOperator):
     def times(self, matrix: Tensor) -> Tensor:
         return self.mask.flatten(1).to(matrix).unsqueeze(-1) * matrix
 
-    @property
-    def is_diagonal(self) -> bool:
-        return True
-
 
 class Scale(LinearOperator):
     """A = c·I, c a number: a mixing weight. `Scale(c, shape) @ B` weighs any operator B."""
+
+    is_diagonal = True
 
     def __init__(self, factor: float, shape: Shape) -> None:
         self.factor = finite(factor, "Scale operator: the factor")
@@ -242,10 +238,6 @@ class Scale(LinearOperator):
 
     @property
     def is_tight(self) -> bool:
-        return True
-
-    @property
-    def is_diagonal(self) -> bool:
         return True
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from closed_forms import random_prior
 from torch import Tensor
 
 from mvss.metrics.fit_report import EXPLAINED
@@ -22,6 +23,7 @@ COUNT, NOISE = 2000, 0.3
 TRUTH = torch.zeros(COUNT, 2, dtype=torch.float64)
 Y = NOISE * torch.randn(COUNT, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 VIEW = View(Y, {"a": torch.eye(2)}, NOISE, "the view")
+PRIORS: Priors = {"a": random_prior(1, 2, 0)}
 
 
 def draws(share: float) -> Draws:
@@ -92,15 +94,15 @@ class Found(Given):
 class Wild(Posterior):
     share: float
 
-    def given(self, view: View, priors: Priors) -> Given:
+    def prepared(self, view: View, priors: Priors) -> Given:
         return Found(self.share)
 
 
 def test_many_draws_are_guarded_with_one_warning() -> None:
     with pytest.warns(UserWarning, match=r"^the view: chi2 .* \(in 3 of 3 draws\)$") as caught:
-        found: Tensor = Wild(4.0).many(VIEW, {}, Stream(0), 3)["a"]
+        found: Tensor = Wild(4.0).many(VIEW, PRIORS, Stream(0), 3)["a"]
     assert len(caught) == 1
     torch.testing.assert_close(found, draws(1.0)["a"].expand(3, -1, -1), rtol=0, atol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Wild(1.1).many(VIEW, {}, Stream(0), 2)
+        Wild(1.1).many(VIEW, PRIORS, Stream(0), 2)
