@@ -18,7 +18,7 @@ from experiments.core.calibration import Calibration, calibrate
 from experiments.core.config import Job
 from experiments.core.run import load_model
 from experiments.core.task import Task
-from mvss.metrics.calibration import coverage_error, rank_error
+from mvss.metrics.calibration import coverage_error, rank_errors
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.runtime.rng import Stream
 from mvss.separator import SourceSeparator
@@ -58,8 +58,8 @@ def run_audit(
 def _calibration(found: Calibration, add: Callable[[str, str, float, int], None], arrays: dict[str, np.ndarray]) -> None:
     n, draws = found.observations, found.draws
     add("mean", "audit_coverage_error", coverage_error(found.coverage, found.levels), n)
-    add("mean", "audit_rank_error", rank_error(found.ranks, draws), n)
-    add("mean", "audit_misfit_error", rank_error(found.misfit_ranks.unsqueeze(1), draws), n)
+    add("mean", "audit_rank_error", float(rank_errors(found.ranks, draws).max()), n)
+    add("mean", "audit_misfit_error", float(rank_errors(found.misfit_ranks.unsqueeze(1), draws)), n)
 
     def counts(ranks: Tensor) -> np.ndarray:
         return np.bincount(ranks.numpy(), minlength=draws + 1)

@@ -7,17 +7,34 @@ For observation i with truth x_i, L draws x_il and a reference point r_i that de
 
 with the average over U taken in closed form: a finite L then brings no bias. References that ignore y_i cannot see
 draws that ignore it too, such as draws from the prior; those of `informed_references` can.
+
+In a single coordinate the rank k of the truth among its draws is uniform in the same way, and ends of intervals lie between
+ranks: 68 % of (k + U) / (L + 1) are in the middle 68 % of [0, 1], however few draws there are.
 """
 
 from __future__ import annotations
 
-__all__ = ["coverage_error", "informed_references", "rank_error", "rank_statistics", "tarp_coverage"]
+__all__ = [
+    "ONE_SIGMA",
+    "coverage_error",
+    "informed_references",
+    "interval_coverage",
+    "paired",
+    "rank_errors",
+    "rank_statistics",
+    "tarp_coverage",
+]
+
+import math
 
 import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
 from mvss.runtime.numbers import real
+
+ONE_SIGMA = math.erf(1 / math.sqrt(2))
+"""The probability of ± 1 standard deviation, 68 %."""
 
 
 def tarp_coverage(draws: Tensor, truth: Tensor, references: Tensor, levels: Tensor) -> Tensor:
@@ -35,7 +52,7 @@ def tarp_coverage(draws: Tensor, truth: Tensor, references: Tensor, levels: Tens
     Raises:
         MvssError: The shapes do not match.
     """
-    draws, truth = _check(draws, truth)
+    draws, truth = paired(draws, truth)
     references, levels = real(references, "TARP: references"), real(levels, "TARP: levels")
     if references.shape != truth.shape:
         shapes = f"{tuple(references.shape)} for {tuple(truth.shape)}"
@@ -52,29 +69,48 @@ def coverage_error(expected: Tensor, levels: Tensor) -> float:
     return float((expected - levels.to(expected)).abs().max())
 
 
-def rank_statistics(draws: Tensor, truth: Tensor) -> Tensor:
+def rank_statistics(draws: Tensor, truth: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Rank of the truth among its draws in every coordinate: uniform on 0..L where the draws follow the posterior.
 
     Arguments:
         draws: Posterior draws, (L, N, *shape).
         truth: Truths, (N, *shape).
+        generator: CPU generator that splits ties at random, as of pixels that are black in the truth and in draws: a
+            truth that equals m draws is put before, between or behind them with equal probability. None: before them.
 
     Returns:
         Integers in 0..L, (N, *shape).
     """
-    draws, truth = _check(draws, truth)
-    return (draws < truth).sum(0)
+    draws, truth = paired(draws, truth)
+    below = (draws < truth).sum(0)
+    if generator is None:
+        return below
+    ties = (draws == truth).sum(0)
+    uniform = torch.rand(truth.shape, generator=generator, dtype=torch.float64).to(truth.device)
+    return below + (uniform * (ties + 1)).floor().long()
 
 
-def rank_error(ranks: Tensor, draws: int) -> float:
-    """max over coordinates and levels of |share of ranks <= k - (k + 1) / (L + 1)|, of `rank_statistics`, (N, *shape).
+def rank_errors(ranks: Tensor, draws: int) -> Tensor:
+    """Of each coordinate, (D,): max over levels of |share of ranks <= k - (k + 1) / (L + 1)|.
 
-    For calibrated draws about 0.87 / sqrt(N) in one coordinate, half as much again for the worst of ten. draws: L.
+    For calibrated draws about 0.87 / sqrt(N) on average, half as much again for the worst of ten coordinates. ranks: of
+    `rank_statistics`, (N, *shape). draws: L.
     """
     sorted_ranks = ranks.flatten(1).T.contiguous().sort(dim=1).values
     steps = torch.arange(draws, device=ranks.device).expand(len(sorted_ranks), -1).contiguous()
     below = torch.searchsorted(sorted_ranks, steps.to(sorted_ranks.dtype), right=True).double() / ranks.shape[0]
-    return float((below - (steps.double() + 1) / (draws + 1)).abs().max())
+    return (below - (steps.double() + 1) / (draws + 1)).abs().amax(1)
+
+
+def interval_coverage(ranks: Tensor, draws: int, level: float = ONE_SIGMA) -> float:
+    """Share of truths in the central intervals of their draws, all coordinates together: `level` where draws are calibrated.
+
+    The ends of the intervals lie between draws, at (1 ± level) / 2 of the way through the ranks, and a truth beside an end
+    counts by the part of its rank that is inside. ranks: of `rank_statistics`, (N, *shape). draws: L.
+    """
+    low, high = ((1 + sign * level) / 2 * (draws + 1) for sign in (-1, 1))
+    inside = (ranks + 1).double().clamp_max(high) - ranks.double().clamp_min(low)
+    return float(inside.clamp_min(0).mean())
 
 
 def informed_references(estimate: Tensor, spread: float | Tensor, generator: torch.Generator) -> Tensor:
@@ -91,8 +127,8 @@ def informed_references(estimate: Tensor, spread: float | Tensor, generator: tor
     return estimate + spread * noise.to(estimate)
 
 
-def _check(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64."""
+def paired(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64. Raises MvssError where they are not draws (L, N, *shape) of truths (N, *shape)."""
     draws, truth = real(draws, "calibration: draws"), real(truth, "calibration: truths")
     if draws.ndim < 2 or draws.shape[1:] != truth.shape:
         shapes = f"{tuple(draws.shape)} and {tuple(truth.shape)}"

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.metrics.calibration import coverage_error, informed_references, rank_error, rank_statistics, tarp_coverage
+from mvss.metrics.calibration import (
+    ONE_SIGMA,
+    coverage_error,
+    informed_references,
+    interval_coverage,
+    rank_errors,
+    rank_statistics,
+    tarp_coverage,
+)
 from mvss.runtime.errors import MvssError
 
 LEVELS = torch.linspace(0, 1, 21, dtype=torch.float64)
@@ -122,15 +130,14 @@ def test_mismatched_shapes_are_refused() -> None:
 
 
 def test_the_error_of_ranks_is_the_largest_gap_of_their_distribution() -> None:
-    assert rank_error(torch.arange(5).reshape(5, 1), 4) == pytest.approx(0)  # uniform on 0..4
-    assert rank_error(torch.zeros(5, 1, dtype=torch.long), 4) == pytest.approx(0.8)  # all at 0: 1 against 1/5
+    # uniform on 0..4; all at 0: 1 against 1/5
     both = torch.stack([torch.arange(5), torch.zeros(5, dtype=torch.long)], dim=1)
-    assert rank_error(both, 4) == pytest.approx(0.8)
+    assert rank_errors(both, 4).tolist() == pytest.approx([0, 0.8])
 
 
 def test_ranks_of_coordinates_see_the_width_and_ranks_of_the_misfit_see_draws_that_ignore_y(problem: Problem) -> None:
     def ranks(draws: Tensor) -> float:
-        return rank_error(rank_statistics(draws, problem.truth), L)
+        return float(rank_errors(rank_statistics(draws, problem.truth), L).max())
 
     assert ranks(problem.draws()) < 1.2 * BOUND < ranks(problem.draws(0.5))
     assert ranks(problem.prior) < 1.2 * BOUND  # blind to it
@@ -140,6 +147,30 @@ def test_ranks_of_coordinates_see_the_width_and_ranks_of_the_misfit_see_draws_th
         return (inverse @ (x - problem.mean)[..., None]).squeeze(-1).square().sum(-1)
 
     def misfit_error(draws: Tensor) -> float:
-        return rank_error(rank_statistics(misfit(draws), misfit(problem.truth))[:, None], L)
+        return float(rank_errors(rank_statistics(misfit(draws), misfit(problem.truth))[:, None], L))
 
     assert misfit_error(problem.draws()) < BOUND < 0.5 < misfit_error(problem.prior)
+
+
+@pytest.mark.parametrize("count", [2, 6, 16])
+def test_intervals_of_few_exact_draws_cover_what_they_should(problem: Problem, count: int) -> None:
+    def coverage(draws: Tensor) -> float:
+        return interval_coverage(rank_statistics(draws[:count], problem.truth), count)
+
+    assert coverage(problem.draws()) == pytest.approx(ONE_SIGMA, abs=0.01)
+    assert coverage(problem.draws(0.5)) < ONE_SIGMA - 0.05 < ONE_SIGMA + 0.05 < coverage(problem.draws(2.0))
+
+
+def test_coverage_of_intervals_by_hand() -> None:
+    """Of four draws the middle half is from 1.25 to 3.75 in units of ranks: all of rank 2, three quarters of 1 and of 3."""
+    shares = [interval_coverage(torch.tensor([rank]), 4, 0.5) for rank in range(5)]
+    assert shares == pytest.approx([0, 0.75, 1, 0.75, 0])
+
+
+def test_ties_are_split_at_random() -> None:
+    """Pixels that are black in truth and in all draws are calibrated."""
+    nothing = torch.zeros(16, 5000, 1)
+    ranks = rank_statistics(nothing, nothing[0], torch.Generator().manual_seed(0))
+    assert float(rank_errors(ranks, 16)) < 1.63 / 5000**0.5
+    assert interval_coverage(ranks, 16) == pytest.approx(ONE_SIGMA, abs=0.02)
+    assert rank_statistics(nothing, nothing[0]).max() == 0

@@ -1,0 +1,58 @@
+"""Do posterior draws say how far off they are? Two scores of K draws x_1 … x_K beside the truth x*.
+
+    spread ratio = V / B,    V = mean of var_k x_k (unbiased),    B = mean of (x̄ − x*)² − V / K
+    energy score = mean_k |x_k − x*| − ½ mean_{j≠k} |x_j − x_k|             (Gneiting & Raftery 2007, unbiased)
+
+The ratio is 1 where draws follow the posterior, and below 1 where they are too narrow, however good their mean is. The
+energy score is proper: on average nothing has a lower one than draws of the posterior, whatever is wrong with the others.
+"""
+
+from __future__ import annotations
+
+__all__ = ["energy_score", "spread_ratio"]
+
+import math
+
+import torch
+from torch import Tensor
+
+from mvss.metrics.calibration import paired
+from mvss.runtime.errors import MvssError
+
+
+def spread_ratio(draws: Tensor, truth: Tensor) -> float:
+    """V / B of all numbers and observations: the variance of draws beside the squared error of the mean of very many.
+
+    Infinite where B is not above 0: the draws are so wide that the error of their mean drowns in its own noise.
+
+    Arguments:
+        draws: Posterior draws, (K, N, *shape), K of 2 or more.
+        truth: Truths, (N, *shape).
+
+    Raises:
+        MvssError: The shapes do not match, or there is a single draw.
+    """
+    draws, truth = _several(draws, truth)
+    variance = float(draws.var(0).mean())
+    error = float((draws.mean(0) - truth).square().mean()) - variance / len(draws)
+    return math.nan if math.isnan(error) else variance / error if error > 0 else math.inf
+
+
+def energy_score(draws: Tensor, truth: Tensor) -> Tensor:
+    """Of each observation, (N,), in the units of the source, whose numbers are taken together: lower is better.
+
+    Arguments and errors as of `spread_ratio`. Exact draws of an isotropic Gaussian posterior of standard deviation s in D
+    dimensions have s Γ((D + 1) / 2) / Γ(D / 2) on average.
+    """
+    draws, truth = _several(draws, truth)
+    flat, count = draws.flatten(2), len(draws)
+    far = torch.stack([(x - truth.flatten(1)).norm(dim=1) for x in flat]).mean(0)
+    apart = torch.stack([(flat[k + 1 :] - flat[k]).norm(dim=2).sum(0) for k in range(count - 1)]).sum(0)
+    return far - apart / (count * (count - 1))
+
+
+def _several(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    draws, truth = paired(draws, truth)
+    if len(draws) < 2:
+        raise MvssError("the spread of draws needs 2 of each truth at least, got 1: draw more")
+    return draws, truth
