@@ -164,7 +164,7 @@ def _lap(
     evidence, count = 0.0, 0
     for names, view in used:
         sources = [Components.of(priors[b]) for b in names]
-        gaussians = SharedGaussians(view, sources)
+        gaussians = SharedGaussians.alone(view, sources)
         for part in gaussians.pieces(view):
             given = gaussians.given(part.y, sources, part.woodbury)
             evidence, count = evidence + float(given.log_evidence().sum()), count + len(part.y)
@@ -194,7 +194,7 @@ def _evidence(used: Used, priors: Mapping[str, GaussianMixture]) -> float:
     total, count = 0.0, 0
     for names, view in used:
         sources = [Components.of(priors[b]) for b in names]
-        gaussians = SharedGaussians(view, sources)
+        gaussians = SharedGaussians.alone(view, sources)
         for part in gaussians.pieces(view):
             total += float(gaussians.given(part.y, sources, part.woodbury).log_evidence().sum())
         count += len(view.y)
@@ -221,7 +221,7 @@ class _Start:
         view, names = rows[alpha], views[alpha].sources
         broad, wide = self._broad(view, names, source, known)
         sources = [Components.of(known[b] if b != source else broad) for b in names]
-        gaussians = SharedGaussians(view, sources)
+        gaussians = SharedGaussians.alone(view, sources)
         given = (gaussians.given(part.y, sources, part.woodbury) for part in gaussians.pieces(view))
         means = torch.cat([part.mean()[names.index(source)] for part in given])
         count, size = self.components, means.shape[1]

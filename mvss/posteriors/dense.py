@@ -52,14 +52,12 @@ class DenseView:
         suffice."""
         count, (mask, operators) = len(view), unmasked(view)
         y, noise = view.y.double().flatten(1), view.noise.white_variance(view.y.double()).flatten(1)
-        hidden = mask is not None and not bool(mask.all())
-        if any(operator.count for operator in view.operators.values()):
-            numbers = sum(y.numel() * math.prod(operator.source_shape) for operator in operators)
-            ensure_memory(8 * numbers, f"{view.name}: the matrices of {count:,} observations", "separate fewer at a time")
-        if mask is None or not hidden:
+        if mask is None or bool(mask.all()):
+            _ensure_matrices(view, tuple(view.operators.values()))
             return DenseView(y, tuple(o.dense().expand(count, -1, -1) for o in view.operators.values()), noise)
         measured = mask.flatten(1).expand(count, -1)
         most = int(measured.sum(1).max())
+        _ensure_matrices(view, operators, most)
         pixel = measured.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         known = measured.gather(1, pixel)
         matrices = tuple(_rows_of(operator, pixel, known) for operator in operators)
@@ -112,7 +110,16 @@ def _rows_of(operator: LinearOperator, pixel: Tensor, known: Tensor) -> Tensor:
     matrix = operator.dense().to(pixel.device)
     each = pixel.unsqueeze(-1).expand(-1, -1, matrix.shape[2])
     rows = matrix[0][pixel] if len(matrix) == 1 else matrix.gather(1, each)
-    return rows * known.unsqueeze(-1)
+    return rows.mul_(known.unsqueeze(-1))
+
+
+def _ensure_matrices(view: View, operators: Sequence[LinearOperator], rows: int = 0) -> None:
+    """That memory holds the matrices of a view, or, behind masks, so many rows of each observation's and a whole one beside
+    them. Raises MvssError where it does not."""
+    sizes = [math.prod(operator.source_shape) for operator in operators]
+    whole = [8 * view.y[0].numel() * d * (o.count or 1) for o, d in zip(operators, sizes, strict=True)]
+    size = 8 * len(view) * rows * sum(sizes) + max(whole, default=0) if rows else sum(whole)
+    ensure_memory(size, f"{view.name}: the matrices of {len(view):,} observations", "separate fewer at a time", view.y.device)
 
 
 def images(prior: GaussianMixture, matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 __all__ = ["GibbsPosterior"]
 
-import torch
-
 from mvss.posteriors.exact import ExactPosterior, ExactStart
-from mvss.posteriors.moment_matching import joined, moments_of
+from mvss.posteriors.moment_matching import Moments, joined, moments_of
 from mvss.posteriors.posterior import Posterior, Priors, Separation, started
 from mvss.posteriors.shared_gaussians import Factors
-from mvss.presets.posterior import GibbsConfig
+from mvss.presets.posterior import GibbsConfig, SamplerConfig
 from mvss.priors.samplers import noised, sample
 from mvss.problem.views import Draws, View
-from mvss.runtime.memory import in_chunks
+from mvss.runtime.memory import in_chunks, rows_within
 from mvss.runtime.rng import Stream
 
 
@@ -61,9 +59,21 @@ class _Sweeps:
                 alone = view
                 for other in view.sources:
                     alone = alone if other == source else alone.without(other, x[other])
-                moments = moments_of(alone, [self.priors[source]], config.components, self.posterior.factors)
-                keyed = stream.child("gibbs", sweep, beta)
-                noise = noised([torch.zeros_like(x[source])], config.sampler.sigma_start, keyed, view.numbers)
-                x[source] = sample(moments, noise, config.sampler, keyed, view.numbers)[0]
-                evaluations += moments.evaluations
+                factors, keyed = self.posterior.factors, stream.child("gibbs", sweep, beta)
+                moments = moments_of(alone, [self.priors[source]], config.components, factors, config.sampler)
+                found = _conditional(alone, source, moments, config.sampler, keyed)
+                x[source], evaluations = found.draws[source], evaluations + found.evaluations
         return Separation(x, evaluations)
+
+
+def _conditional(alone: View, source: str, moments: Moments, sampler: SamplerConfig, stream: Stream) -> Separation:
+    """A cold run of the one source that a view shows."""
+    like = alone.y.new_zeros(len(alone), *alone.shapes[source])
+    (noise,) = noised([like], sampler.sigma_start, stream, alone.numbers)
+
+    def work(rows: slice) -> Separation:
+        part = moments.select(rows)
+        (x,) = sample(part, [noise[rows]], sampler, stream, alone.numbers[rows])
+        return Separation({source: x}, part.evaluations)
+
+    return joined(in_chunks(work, len(alone), rows_within(moments.row_bytes)))

@@ -27,7 +27,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mvss.posteriors.matheron import matheron
-from mvss.posteriors.shared_gaussians import SharedGaussians
+from mvss.posteriors.shared_gaussians import SharedGaussians, ensure_factors
 from mvss.posteriors.solvers import conjugate_gradients
 from mvss.presets.posterior import CGConfig
 from mvss.priors.local_law import Components, Pixels, shared_local
@@ -158,11 +158,13 @@ class LearnedMoments(_Iterative):
 
 
 class JacobianMoments(_Iterative):
-    """With the Jacobians of whole denoisers."""
+    """With the Jacobians of whole denoisers. levels: of noise, whose factorisations are kept where a view is shared."""
 
-    def __init__(self, priors: Sequence[Prior], view: View, config: CGConfig) -> None:
+    def __init__(self, priors: Sequence[Prior], view: View, config: CGConfig, levels: int = 1) -> None:
         super().__init__(priors, view, config)
         shared = shared_rows(view)
+        if shared:
+            ensure_factors(shared, [Components.of(prior.mixture) for prior in priors], levels)
         self._inverse = _Inverse(priors, shared.regularised(config.regularisation)) if shared else None
         self._woodbury = shared.woodbury if shared else None
 

@@ -32,9 +32,9 @@ from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation, started
 from mvss.posteriors.shared_gaussians import Factors
 from mvss.posteriors.shared_moments import SharedMoments
-from mvss.presets.posterior import CGConfig, MomentMatchingConfig
+from mvss.presets.posterior import CGConfig, MomentMatchingConfig, SamplerConfig
 from mvss.priors.prior import Prior
-from mvss.priors.samplers import noised, sample
+from mvss.priors.samplers import noise_levels, noised, sample
 from mvss.problem.shared_view import shared_rows
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -68,17 +68,23 @@ class Moments(Protocol):
 
 
 def moments_of(
-    view: View, priors: Sequence[Prior], components: int, factors: Factors, solver: CGConfig | None = None
+    view: View,
+    priors: Sequence[Prior],
+    components: int,
+    factors: Factors,
+    sampler: SamplerConfig,
+    solver: CGConfig | None = None,
 ) -> Moments:
-    """Those that the sources of a view can have. priors: in the view's order. components: see `dense_local`. solver: asks
-    for the networks' Jacobians, by products.
+    """Those that the sources of a view can have. priors: in the view's order. components: see `dense_local`. sampler: the run
+    that they are for, at whose noise levels factorisations are kept. solver: asks for the networks' Jacobians, by products.
 
-    Raises MvssError for large sources without learned variances, under operators or noise of each observation.
+    Raises MvssError for large sources without learned variances, under operators or noise of each observation, and where memory
+    does not suffice.
     """
     if solver is not None:
         if is_small(view, priors):
             raise MvssError("posterior.solver is for large sources, and explicit Jacobians serve these: leave it out")
-        return JacobianMoments(priors, view, solver)
+        return JacobianMoments(priors, view, solver, sampler.steps)
     if any(prior.learns_variance for prior in priors):
         return LearnedMoments(priors, view)
     if is_small(view, priors):
@@ -90,7 +96,8 @@ def moments_of(
             f"{view.name}: sources of {size} numbers need one operator and one noise for a whole view, masks aside, "
             "networks that learn their variance, or posterior.solver"
         )
-    return SharedMoments(priors, rows, factors.levels(view, rows, [prior.mixture for prior in priors]))
+    wanted = noise_levels(sampler).to(view.y).tolist()  # as they are asked for
+    return SharedMoments(priors, rows, factors.levels(view, rows, [prior.mixture for prior in priors], wanted))
 
 
 class MomentMatching(Posterior):
@@ -105,7 +112,7 @@ class MomentMatching(Posterior):
         sources, config = [priors[source] for source in view.operators], self.config
         if config.start == "warm" and all(prior.network is None for prior in sources):
             return self.exact.prepared(view, priors)
-        moments = moments_of(view, sources, config.components, self.factors, config.solver)
+        moments = moments_of(view, sources, config.components, self.factors, config.sampler, config.solver)
         return _Matched(view, moments, config, None if config.start == "cold" else ExactStart(self.exact, view, priors))
 
 

@@ -11,11 +11,20 @@ variance of their own: S_i⁻¹ is S⁻¹ with a correction of their number (`wo
 
 from __future__ import annotations
 
-__all__ = ["Combination", "Factors", "Levels", "SharedExact", "SharedGaussians", "SharedGiven", "factor_bytes"]
+__all__ = [
+    "Combination",
+    "Factors",
+    "Levels",
+    "SharedExact",
+    "SharedGaussians",
+    "SharedGiven",
+    "ensure_factors",
+    "factor_bytes",
+]
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -65,9 +74,7 @@ class SharedGaussians:
     """The factorisations of all combinations, for a view and covariances that do not change."""
 
     def __init__(self, view: SharedView, sources: Sequence[Components]) -> None:
-        self.view = view
-        size, count = factor_bytes(view.y.shape[1], sources), math.prod(len(s.floor) for s in sources)
-        ensure_memory(size, f"{count} factorisations of {view.y.shape[1]} numbers", "fit mixtures of fewer components")
+        self.view, self.bytes = view, factor_bytes(view.y.shape[1], sources)
         parts = []
         for place, source in enumerate(sources):
             across = [view.image(place, source.covariance(k)).mT for k in range(len(source.floor))]
@@ -78,6 +85,12 @@ class SharedGaussians:
             total = sum((p[1] for p in picked), view.covariance)
             total = 0.5 * (total + total.mT)
             self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
+
+    @staticmethod
+    def alone(view: SharedView, sources: Sequence[Components]) -> SharedGaussians:
+        """Those of one noise level. Raises MvssError where memory does not suffice."""
+        ensure_factors(view, sources)
+        return SharedGaussians(view, sources)
 
     @property
     def row_bytes(self) -> int:
@@ -195,15 +208,19 @@ class Factors:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, tuple[GaussianMixture, ...], Levels]] = {}
 
-    def levels(self, view: View, rows: SharedView, mixtures: Sequence[GaussianMixture]) -> Levels:
-        """Those of a view, of which `rows` is what its observations share, under mixtures of the sources that it shows."""
+    def levels(
+        self, view: View, rows: SharedView, mixtures: Sequence[GaussianMixture], wanted: Iterable[float] = (0.0,)
+    ) -> Levels:
+        """Those of a view, of which `rows` is what its observations share, under mixtures of the sources that it shows. wanted:
+        noise levels that will be kept. Raises MvssError where memory does not suffice for all of them."""
         key = (view.name, tuple(view.operators))
-        if key in self._kept:
-            like, before, levels = self._kept[key]
-            if rows.same_factors(like) and all(a is b for a, b in zip(mixtures, before, strict=True)):
-                return levels
-        self._kept[key] = (replace(rows, y=rows.y[:1], woodbury=None), tuple(mixtures), {})
-        return self._kept[key][2]
+        like, before, levels = self._kept.get(key, (None, (), {}))
+        if like is None or not rows.same_factors(like) or any(a is not b for a, b in zip(mixtures, before, strict=True)):
+            levels = {}
+            self._kept[key] = (replace(rows, y=rows.y[:1], woodbury=None), tuple(mixtures), levels)
+        held = sum(level.bytes for _, _, kept in self._kept.values() for level in kept.values())
+        ensure_factors(rows, [Components.of(mixture) for mixture in mixtures], len(set(wanted) - levels.keys()), held)
+        return levels
 
 
 class SharedExact(Given):
@@ -238,6 +255,17 @@ class SharedExact(Given):
 
     def _law(self, piece: SharedView) -> SharedGiven:
         return self.gaussians.given(piece.y, self.sources, piece.woodbury)
+
+
+def ensure_factors(view: SharedView, sources: Sequence[Components], levels: int = 1, held: float = 0.0) -> None:
+    """That memory holds the factorisations of all combinations at so many noise levels at once. held: bytes of those kept.
+
+    Raises MvssError where it does not.
+    """
+    observed, count = view.y.shape[1], math.prod(len(s.floor) for s in sources)
+    what = f"{count} factorisations of {observed} numbers" + (f" at each of {levels} noise levels" if levels > 1 else "")
+    instead = "fit mixtures of fewer components" + (", or take fewer steps" if levels > 1 else "")
+    ensure_memory(levels * factor_bytes(observed, sources), what, instead, view.y.device, held)
 
 
 def factor_bytes(observed: int, sources: Sequence[Components]) -> int:

@@ -38,8 +38,9 @@ class SharedMoments:
 
     @property
     def row_bytes(self) -> int:
-        """See `Moments`: of one residual for each combination."""
-        return 8 * self.view.y.shape[1] * math.prod(len(prior.mixture) for prior in self.priors)
+        """See `Moments`: of one residual for each combination, and of the components of each source."""
+        residuals = self.view.y.shape[1] * math.prod(len(prior.mixture) for prior in self.priors)
+        return 8 * (residuals + 4 * sum(len(prior.mixture) * prior.mixture.dimension for prior in self.priors))
 
     def select(self, rows: slice) -> SharedMoments:
         """Those of some of the observations; factorisations are shared."""

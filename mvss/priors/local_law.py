@@ -24,6 +24,7 @@ from torch import Tensor
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.prior import Prior
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import in_chunks, rows_within
 from mvss.runtime.rng import Stream, choose
 
 DENSE = 2**24
@@ -145,16 +146,36 @@ class LocalLaw:
     def __call__(self, x_t: Sequence[Tensor], sigma: Tensor) -> tuple[Tensor, ...]:
         """Means `(N, *shape)` for x_t of the same shapes and σ `(N,)`."""
         self.evaluations += sum(prior.network is not None for prior in self.priors)
-        return tuple(prior.denoise(x, sigma) for prior, x in zip(self.priors, x_t, strict=True))
+
+        def work(rows: slice) -> list[Tensor]:
+            return [prior.denoise(x[rows], sigma[rows]) for prior, x in zip(self.priors, x_t, strict=True)]
+
+        return self._chunked(work, len(sigma))
 
     @torch.no_grad()
     def draw(self, x_t: Sequence[Tensor], sigma: Tensor, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:
         """One draw of each source given x_t, `(N, *shape)`. index: numbers of the rows, which randomness is keyed by."""
-        out = []
-        for place, (prior, x) in enumerate(zip(self.priors, x_t, strict=True)):
-            self.evaluations += prior.network is not None
-            out.append(self._local(prior, x, sigma).draw(stream, index, place).reshape(x.shape))
-        return tuple(out)
+        self.evaluations += sum(prior.network is not None for prior in self.priors)
+
+        def work(rows: slice) -> list[Tensor]:
+            parts = [(prior, x[rows]) for prior, x in zip(self.priors, x_t, strict=True)]
+            laws = [self._local(prior, x, sigma[rows]) for prior, x in parts]
+            return [law.draw(stream, index[rows], b).reshape(parts[b][1].shape) for b, law in enumerate(laws)]
+
+        return self._chunked(work, len(sigma))
+
+    def _chunked(self, work: Callable[[slice], list[Tensor]], count: int) -> tuple[Tensor, ...]:
+        """What `work` returns for some rows, for all of them: the largest products of a source fit into `memory.AT_ONCE`."""
+        size = min(rows_within(self._row_bytes(prior)) for prior in self.priors)
+        parts = in_chunks(work, count, size)
+        return tuple(torch.cat(x) for x in zip(*parts, strict=True))
+
+    def _row_bytes(self, prior: Prior) -> int:
+        """Of one row: the posteriors of all components, and the covariances of those that are kept."""
+        size, count = prior.mixture.dimension, len(prior.mixture)
+        kept = count if self.components == 1 else min(self.components, count)
+        covariances = kept * size**2 if is_dense(size) and not prior.learns_variance else 0
+        return 32 * (count * size + covariances)
 
     def _local(self, prior: Prior, x_t: Tensor, sigma: Tensor) -> DenseGaussians | Components | Pixels:
         if prior.learns_variance:

@@ -76,10 +76,11 @@ def sample(
         mean = expectation(x, at(now))
         if step + 1 == config.steps:
             return mean
-        ratio = float(levels[step + 1]) / now
+        then = float(levels[step + 1])
+        ratio = then / now
         predicted = tuple(m + ratio * (v - m) for m, v in zip(mean, x, strict=True))
         if config.method == "heun":
-            second = expectation(predicted, at(now * ratio))
+            second = expectation(predicted, at(then))
             x = tuple(
                 v + 0.5 * (ratio - 1) * ((v - m) + (p - m2) / ratio)
                 for v, m, p, m2 in zip(x, mean, predicted, second, strict=True)

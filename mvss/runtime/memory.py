@@ -24,7 +24,7 @@ T = TypeVar("T")
 SAYS = ("out of memory", "can't allocate memory")
 """What the messages of torch's allocators hold, on accelerators and on the CPU; all of them raise RuntimeErrors."""
 
-
+CPU = torch.device("cpu")
 AT_ONCE = 2**28
 """Bytes that the products of one chunk may take."""
 
@@ -38,24 +38,30 @@ def rows_within(each: float, most: int = AT_ONCE) -> int:
     return max(1, int(most // max(each, 1)))
 
 
-def ensure_memory(size: float, what: str, instead: str) -> None:
-    """Before `size` bytes are taken that no chunk makes less of. what: takes them. instead: what a user can do.
+def ensure_memory(size: float, what: str, instead: str, device: torch.device = CPU, held: float = 0.0) -> None:
+    """Before `size` bytes are taken that no chunk makes less of. what: takes them. instead: what a user can do. device: where
+    they are taken. held: bytes that the same has taken before.
 
-    Raises MvssError where they are more than are free, and warns where they are more than a third of all.
+    Raises MvssError where they are more than are free, and warns where, with those held, they are more than a third of all.
     """
-    free, total = _memory()
+    (free, total), memory = _memory(device), "memory" if device.type == "cpu" else f"memory of {device}"
     if size > free:
-        raise OutOfMemory(f"{what} need {_gib(size)}, and {_gib(free)} of memory are free: {instead}")
-    if size > total / 3:
-        warnings.warn(f"{what} take {_gib(size)} of the {_gib(total)} of memory: {instead}", stacklevel=3)
+        raise OutOfMemory(f"{what} need {_gib(size)}, and {_gib(free)} of {memory} are free: {instead}")
+    if size > 0 and size + held > total / 3:
+        warnings.warn(f"{what} take {_gib(size + held)} of the {_gib(total)} of {memory}: {instead}", stacklevel=3)
 
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.3g} GiB"
 
 
-def _memory() -> tuple[int, int]:
-    """Bytes that are free and that there are, of the machine or of the container that this process is in."""
+def _memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that are free and that there are: of a CUDA device, else of the machine or of the container that this process is
+    in."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be used again
+        return free + idle, total
     machine = psutil.virtual_memory()
     free, total = machine.available, machine.total
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"

@@ -165,11 +165,11 @@ def test_moments_are_those_that_sources_can_have(monkeypatch: pytest.MonkeyPatch
     images = View(torch.ones(3, *shape), {"a": Identity(shape)}, 0.1)
     plain = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32), 1.0)
     sure = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32, outputs=2), 1.0)
-    assert isinstance(moments_of(images, [plain], 1, factors), DenseMoments)
-    assert isinstance(moments_of(images, [sure], 1, factors), LearnedMoments)
+    assert isinstance(moments_of(images, [plain], 1, factors, SamplerConfig()), DenseMoments)
+    assert isinstance(moments_of(images, [sure], 1, factors, SamplerConfig()), LearnedMoments)
     everything_is_large(monkeypatch)
-    assert isinstance(moments_of(images, [plain], 1, factors), SharedMoments)
-    assert isinstance(moments_of(images, [plain], 1, factors, SOLVER), JacobianMoments)
+    assert isinstance(moments_of(images, [plain], 1, factors, SamplerConfig()), SharedMoments)
+    assert isinstance(moments_of(images, [plain], 1, factors, SamplerConfig(), SOLVER), JacobianMoments)
 
 
 @pytest.mark.parametrize("config", [POSTERIOR, replace(POSTERIOR, start="cold"), GIBBS])

@@ -75,7 +75,7 @@ def test_peak_memory_unit(monkeypatch: pytest.MonkeyPatch, system: str, unit: in
 
 
 def test_what_memory_does_not_hold_is_told_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_memory", lambda: (6 * 2**30, 12 * 2**30))
+    monkeypatch.setattr(module, "_memory", lambda device: (6 * 2**30, 12 * 2**30))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ensure_memory(3.9 * 2**30, "matrices", "fewer")
@@ -87,9 +87,36 @@ def test_what_memory_does_not_hold_is_told_before_it_is_taken(monkeypatch: pytes
 
 
 def test_memory_is_that_of_the_machine_or_less() -> None:
-    free, total = module._memory()
+    free, total = module._memory(torch.device("cpu"))
     assert 0 < free <= total
 
 
 def test_rows_that_fit() -> None:
     assert [rows_within(each, 100) for each in (1, 30, 100, 101, 0)] == [100, 3, 1, 1, 100]
+
+
+def test_tensors_of_a_gpu_are_measured_by_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch has reserved there and does not use is free, too."""
+    gpu, asked = torch.device("cuda", 1), []
+
+    def info(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 4 * 2**30, 16 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", info)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**30)
+    with pytest.raises(MvssError, match="matrices need 7 GiB, and 6 GiB of memory of cuda:1 are free: fewer"):
+        ensure_memory(7 * 2**30, "matrices", "fewer", gpu)
+    with pytest.warns(UserWarning, match="matrices take 5.5 GiB of the 16 GiB of memory of cuda:1: fewer"):
+        ensure_memory(5.5 * 2**30, "matrices", "fewer", gpu)
+    assert asked == [gpu, gpu]
+
+
+def test_what_is_held_counts_towards_the_third(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_memory", lambda device: (8 * 2**30, 12 * 2**30))
+    with pytest.warns(UserWarning, match="matrices take 5 GiB of the 12 GiB of memory: fewer"):
+        ensure_memory(2**30, "matrices", "fewer", held=4 * 2**30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensure_memory(0, "matrices", "fewer", held=5 * 2**30)  # nothing more is taken
