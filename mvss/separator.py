@@ -58,7 +58,7 @@ class SourceSeparator:
 
     settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators; "images": square
     images, `(channels, side, side)`, under operators that views share), the path of a YAML file, or `Settings`. Raises
-    MvssError for a preset that there is not, an unknown key, or a value out of range.
+    MvssError for a preset that there is not, an unknown key, or a value of another type or out of range.
 
     Attributes, after `fit` or `from_pretrained`: sources, their names; priors, of each, in the units of `units`. After `fit`
     alone: report, what the fit says of itself (`FitReport`, with `warnings`); draws, the last ones of the observations, a
@@ -79,7 +79,7 @@ class SourceSeparator:
     """
 
     def __init__(self, settings: str | Path | Settings = "vectors") -> None:
-        self.settings = settings if isinstance(settings, Settings) else load_settings(settings)
+        self.settings = load_settings(settings)
         self.report: FitReport | None = None
         self.priors: dict[str, Prior] = {}
         self.amortised: dict[str, Amortised] = {}

@@ -1,9 +1,11 @@
 """A fitted model in a folder: networks in diffusers' format, mixtures, and what its owner says of it.
 
-    folder/  separator.json  mixture-N.safetensors  network-N/  amortised-N.safetensors  amortised-N/  guess-N/
+    folder/  separator.json  model-HASH/  mixture-N.safetensors  network-N/  amortised-N.safetensors  amortised-N/  guess-N/
 
-N is the place of the source, from 1. separator.json holds the version of this format, and the SHA-256 of every file and of
-itself: what was damaged or mixed with another model is found out, and code may change as long as the version stays.
+N is the place of the source, from 1. separator.json holds the version of this format, the name of model-HASH, and the SHA-256
+of every file and of itself: what was damaged or mixed with another model is found out, and code may change as long as the
+version stays. HASH is of the files: those of another model lie beside, until separator.json, which is replaced last, names
+them. A kill at any point leaves the old model or the new one. (Version 2 had all files beside separator.json.)
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ __all__ = ["load_models", "save_models"]
 
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,19 +32,24 @@ from mvss.priors.prior import Prior
 from mvss.priors.regression import Guess
 from mvss.runtime.checkpoints import checkpoint_bytes, load_checkpoint
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_files
+from mvss.runtime.files import atomic_write_bytes
+from mvss.runtime.locks import locked
 
-VERSION = 2
+VERSION = 3
+READ = (2, VERSION)
+"""Versions that can be read."""
 ABOUT = "separator.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """As diffusers names them."""
+OURS = re.compile(r"model-[0-9a-f]{16}|(mixture|amortised)-\d+\.safetensors|(network|amortised|guess)-\d+")
+"""Names in the folder, of this version and of the one before."""
 AGAIN = "copy the whole folder that save_pretrained wrote again"
 
 
 def save_models(
     folder: Path, priors: Mapping[str, Prior], amortised: Mapping[str, Amortised], about: Mapping[str, Any]
 ) -> None:
-    """Write them, all or none. about: what else is to be known, as JSON knows it.
+    """Write them, all or none; a model that was there is removed afterwards. about: what else is to be known, as JSON knows it.
 
     Raises MvssError where the folder cannot be written.
     """
@@ -60,9 +69,31 @@ def save_models(
             files[f"amortised-{number}.safetensors"] = checkpoint_bytes(state)
         described.append(found)
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    content = {"version": VERSION, **about, "sources": described, "files": sums}
+    home = f"model-{_sum(sums)[:16]}"
+    content = {"version": VERSION, **about, "sources": described, "folder": home, "files": sums}
     text = json.dumps({**content, "sha256": _sum(content)}, indent=1) + "\n"
-    atomic_write_files(folder, {ABOUT: text.encode(), **files})
+    with locked(folder / "lock", wait=True):  # of two that save here, none takes the other's files for older ones
+        try:
+            for name, data in files.items():
+                atomic_write_bytes(folder / home / name, data)
+            atomic_write_bytes(folder / ABOUT, text.encode())
+        finally:
+            _remove_others(folder)
+
+
+def _remove_others(folder: Path) -> None:
+    """What this format wrote and the model that is there does not name; nothing where that cannot be told."""
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        named = {str(about.get("folder", ""))}
+        named |= set() if "folder" in about else {name.partition("/")[0] for name in about["files"]}
+    except FileNotFoundError:
+        named = set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for path in folder.iterdir():
+        if path.name not in named and OURS.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def load_models(folder: Path) -> tuple[dict[str, Prior], dict[str, Amortised], dict[str, Any]]:
@@ -71,6 +102,7 @@ def load_models(folder: Path) -> tuple[dict[str, Prior], dict[str, Amortised], d
     Raises MvssError where the folder is no such model, is damaged, or is of another version.
     """
     content = _read_about(folder / ABOUT)
+    folder = folder / content.get("folder", "")
     files = {name: _read(folder / name, expected) for name, expected in content["files"].items()}
     priors: dict[str, Prior] = {}
     amortised: dict[str, Amortised] = {}
@@ -95,8 +127,8 @@ def _read_about(path: Path) -> dict[str, Any]:
         version, expected = content["version"], content.pop("sha256", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MvssError(f"{path.parent} holds no readable {ABOUT}: name a folder written by save_pretrained") from error
-    if version != VERSION:
-        raise MvssError(f"{path.parent} is of version {version}, and this mvss reads {VERSION}: learn it again")
+    if version not in READ:
+        raise MvssError(f"{path.parent} is of version {version}, and this mvss reads {READ[0]} to {READ[-1]}: learn it again")
     if expected != _sum(content):
         raise MvssError(f"{path} was changed after it was written, its checksum says: {AGAIN}")
     return dict(content)

@@ -16,11 +16,15 @@ __all__ = ["load_settings", "settings_from", "settings_text"]
 FOLDER = Path(__file__).parent
 
 
-def load_settings(name: str | Path) -> Settings:
-    """Those of a preset of the library, by name, or of a file.
+def load_settings(name: str | Path | Settings) -> Settings:
+    """Those of a preset of the library, by name, or of a file; settings as they are, looked at as if they were in one.
 
-    Raises MvssError for a name that there is not, an unknown key or a value out of range.
+    Raises MvssError for a name that there is not, an unknown key, a value of another type or out of range.
     """
+    if isinstance(name, Settings):
+        return build_config(Settings, plain(name), "settings")
+    if not isinstance(name, (str, Path)):
+        raise MvssError(f"settings must be the name of a preset, a path or mvss.Settings, not {type(name).__name__}")
     path = Path(expanduser(name))
     if path.suffix not in (".yaml", ".yml"):
         if str(name) not in available_presets(FOLDER):

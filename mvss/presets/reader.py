@@ -160,13 +160,15 @@ def _defaults(schema: type) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - a value of any field
-    """Turn dataclasses, tuples and paths into the dicts, lists and strings that YAML and JSON know."""
+    """Turn dataclasses, tuples, paths and numbers of numpy into what YAML and JSON know."""
     if dataclasses.is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
     return str(value) if isinstance(value, Path) else value
 
 
@@ -279,4 +281,4 @@ def _build_scalar(hint: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - of 
 def _mismatch(hint: Any, value: Any, key: str) -> MvssError:  # noqa: ANN401 - any annotation
     name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
     kind = "a group of keys" if dataclasses.is_dataclass(hint) else name
-    return MvssError(f"'{key or 'configuration'}' is {value!r}: it must be {kind}")
+    return MvssError(f"'{key or 'configuration'}' is {' '.join(repr(value).split())}: it must be {kind}")

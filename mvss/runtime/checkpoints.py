@@ -28,17 +28,18 @@ def save_checkpoint(path: Path | str, state: Mapping[str, Any], fingerprint: Fin
 
     Args:
         path: the file.
-        state: tensors, numbers, strings, None, and dicts, lists and tuples of them.
+        state: tensors, numbers (those of numpy come back as Python's), strings, paths (as strings), None, and dicts, lists
+            and tuples of them.
         fingerprint: of the run that it belongs to.
 
     Raises:
-        MvssError: the file cannot be written, e.g. as no space is left.
+        MvssError: the state holds anything else, or the file cannot be written, e.g. as no space is left.
     """
     atomic_write_bytes(path, checkpoint_bytes(state, fingerprint))
 
 
 def checkpoint_bytes(state: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> bytes:
-    """What `save_checkpoint` writes."""
+    """What `save_checkpoint` writes. Raises MvssError for a state that holds anything else."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"state": plain(state, tensors), "fingerprint": None if fingerprint is None else dict(fingerprint)})
     return save(tensors, {"format": FORMAT, "content": text, "sha256": checksum(text, tensors)})

@@ -8,7 +8,7 @@ their own for what is unfinished; what a killed one left goes with the next writ
 
 from __future__ import annotations
 
-__all__ = ["atomic_write_bytes", "atomic_write_files", "atomic_write_text", "replacing"]
+__all__ = ["atomic_write_bytes", "atomic_write_text", "replacing"]
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
@@ -72,17 +72,6 @@ def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
-
-
-def atomic_write_files(folder: Path | str, files: Mapping[str, bytes]) -> None:
-    """Replace files of a folder, by name; all are written before any is replaced, the first one last.
-
-    Raises:
-        MvssError: one cannot be written, e.g. as no space is left.
-    """
-    with contextlib.ExitStack() as stack:
-        for name, data in files.items():
-            stack.enter_context(replacing(Path(folder) / name)).write_bytes(data)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:

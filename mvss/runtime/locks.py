@@ -40,9 +40,11 @@ def locked(path: Path | str, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.getpid() == owner:  # not a child that was forked meanwhile
-            _remove(path, descriptor)
-        os.close(descriptor)
+        try:
+            if os.getpid() == owner:  # not a child that was forked meanwhile
+                _remove(path, descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _remove(path: Path, descriptor: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import mvss.presets
 from mvss.presets import load_settings, settings_from, settings_text
@@ -23,6 +25,7 @@ from mvss.presets.reader import available_presets, load_config
 from mvss.presets.settings import EMConfig, PriorConfig, Settings
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
+from mvss.runtime.fingerprint import digest
 
 PRESETS = available_presets(mvss.presets.FOLDER)
 
@@ -46,6 +49,35 @@ def test_settings_are_read_back_from_their_text(number: int) -> None:
     again = settings_from(settings_text(settings))
     assert again == settings and type(again.posterior) is type(settings.posterior)
     assert settings_text(again) == settings_text(settings)
+
+
+def test_settings_in_numbers_of_numpy_are_those_in_numbers_of_python() -> None:
+    made = Settings(
+        AscentConfig(components=(np.int64(2),), floor=np.float64(0.5)), training=TrainingConfig(turns=np.bool_(True))
+    )
+    same = Settings(AscentConfig(components=(2,), floor=0.5), training=TrainingConfig(turns=True))
+    assert settings_text(made) == settings_text(same)
+    found = load_settings(made)
+    assert found == same and digest(found) == digest(same) == digest(load_settings(same))
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (Settings(training=TrainingConfig(steps=2.5)), "'training.steps' is 2.5: it must be int"),
+        (Settings(AscentConfig(floor=1 + torch.eye(1))), r"'estimation.floor' is tensor\(\[\[2.\]\]\): it must be float"),
+        (Settings(prior=PriorConfig(closed=torch.eye(3))), "'prior.closed' is tensor"),
+        (Settings(em=None), "'em' is None"),
+        (Settings(prior=PriorConfig(base="other")), "'prior.base' is 'other'"),
+        (None, "the name of a preset, a path or mvss.Settings, not NoneType"),
+        (5, "not int"),
+        ({"training": {}}, "not dict"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(value: object, says: str) -> None:
+    with pytest.raises(MvssError, match=says) as caught:
+        load_settings(value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", PRESETS)

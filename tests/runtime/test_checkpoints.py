@@ -7,9 +7,11 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -175,6 +177,35 @@ def test_every_kind_of_state_comes_back(tmp_path: Path) -> None:
     found = load_checkpoint(tmp_path / "state.safetensors")
     assert digest(found) == digest(state)
     assert all(t.data_ptr() % 16 == 0 for t in (*found["tensors"].values(), *found["shared"]) if t.numel())
+
+
+def test_numbers_of_numpy_and_paths_come_back_plain(tmp_path: Path) -> None:
+    state = {
+        "lap": np.int64(3),
+        "rate": np.float32(0.5),
+        "flag": np.bool_(True),
+        "by": {np.int32(1): np.float64(2)},
+        "at": tmp_path,
+    }
+    save_checkpoint(tmp_path / "state.safetensors", state)
+    found = load_checkpoint(tmp_path / "state.safetensors")
+    assert found == {"lap": 3, "rate": 0.5, "flag": True, "by": {1: 2.0}, "at": str(tmp_path)}
+    assert [type(value) for value in found.values()] == [int, float, bool, dict, str]
+
+
+ODD = [
+    np.zeros(2), np.longdouble(1), np.datetime64("2026-01-01"), 1j, np.complex128(1), {1, 2}, b"x", object(), len, range(3),
+    torch.float32, torch.device("cpu"), torch.zeros(2).to_sparse(), torch.zeros(2, dtype=torch.complex64), ...,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("where", [lambda x: {"a": {"b": x}}, lambda x: {"a": [0, {1: (x,)}]}])
+def test_what_no_checkpoint_holds_is_refused_by_its_key(tmp_path: Path, where: Callable[[object], dict], value: object) -> None:
+    state = where(value)
+    with pytest.raises(MvssError, match=r"cannot hold state\.a\.(b|1\.1\.0), a") as caught:
+        save_checkpoint(tmp_path / "state.safetensors", state)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
 def test_missing_is_one_line(tmp_path: Path) -> None:
