@@ -59,7 +59,7 @@ METHODS = (
     Method(OURS, "joint (ours)", "joint (ours)", "#0173B2", "o", 0),
     Method("mixture", "mixture (closed form)", "mixture", "#DE8F05", "s", 1),
     Method("joint_paper", "joint, the paper's recipe", "joint, paper's recipe", "#029E73", "D", 2),
-    Method("gibbs", "Gibbs, equal compute", "Gibbs", "#D55E00", "^", 3),
+    Method("gibbs", "Gibbs", "Gibbs", "#D55E00", "^", 3),
     Method("gibbs_8x", "Gibbs, 8 × compute", "Gibbs, 8 × compute", "#CC78BC", "v", 4),
     Method("gibbs_mixture", "Gibbs, mixture start", "Gibbs, mixture start", "#CA9161", "<", 5),
     Method("pcpca", "PCPCA", "PCPCA", "#949494", "P", 6),

@@ -20,7 +20,7 @@ RIVALS = 1.0
 
 @dataclass(frozen=True)
 class ViewReport:
-    """chi2: mean over numbers of the squared residual of the last draws beside the variance of the noise, 1 where they explain
+    """chi2: rᵀ Σ⁻¹ r of the residuals of the last draws, with Σ of the noise, over the count of numbers: 1 where they explain
     the data. observations: their number."""
 
     name: str

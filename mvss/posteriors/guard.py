@@ -1,9 +1,10 @@
 """Draws that do not explain the observations are not kept: those that their run began from are, where they do better.
 
-    χ² per number = mean of (y − Σ A x)²_j / Σ_jj over the numbers that were measured,    1 for x ~ p({x} | y, A)
+    χ² per number = rᵀ Σ⁻¹ r / n,    r = y − Σ A x of the n numbers that were measured,    1 for x ~ p({x} | y, A)
 
-Of n numbers it scatters by √(2/n), which is allowed for. A run that ends in means, at noise level σ_min, draws too narrowly:
-of noise ν it leaves as little as χ² = 1/(1 + σ_min²/ν²)², so that only too large a χ² speaks against its draws.
+It scatters by √(2/n), whatever the correlations of the noise, which is allowed for. A run that ends in means, at noise level
+σ_min, draws too narrowly: of noise ν it leaves as little as χ² = 1/(1 + σ_min²/ν²)², so that only too large a χ² speaks
+against its draws.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ __all__ = ["chi2", "guarded"]
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mvss.metrics.fit_report import EXPLAINED
@@ -25,7 +27,9 @@ SCATTER = 3.0
 
 def chi2(view: View, draws: Mapping[str, Tensor]) -> float:
     """Of each number that was measured, on average."""
-    return float(_shares(view, draws).mean())
+    measured = _measured(view)
+    misfit = view.noise.misfit(view.y - view.predicted(draws), measured)
+    return float(misfit.sum() / measured.expand_as(view.y).sum())
 
 
 def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False) -> tuple[Draws, str | None]:
@@ -34,19 +38,18 @@ def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False)
     if start is None:
         return draws, None
     low, high = (-math.inf if narrow else EXPLAINED[0]), EXPLAINED[1]
-    shares = _shares(view, draws)
-    new, before, slack = float(shares.mean()), chi2(view, start), SCATTER * math.sqrt(2 / max(1, len(shares)))
+    numbers = int(_measured(view).expand_as(view.y).sum())
+    new, before, slack = chi2(view, draws), chi2(view, start), SCATTER * math.sqrt(2 / max(1, numbers))
     if low - slack <= new <= high + slack or _distance(before) >= _distance(new):
         return draws, None
     line = f"{view.name}: chi2 per number of new draws is {new:.3g}, so those before them are kept, of {before:.3g}"
     return {source: x.to(draws[source]) for source, x in start.items()}, line
 
 
-def _shares(view: View, draws: Mapping[str, Tensor]) -> Tensor:
-    """Of each measured number."""
+def _measured(view: View) -> Tensor:
+    """Which numbers were, `(N or 1, *shape)`."""
     mask, _ = unmasked(view)
-    shares = (view.y - view.predicted(draws)).square() / view.noise.variance(view.y)
-    return shares.flatten() if mask is None else shares[mask.expand_as(shares)]
+    return torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask
 
 
 def _distance(value: float) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mvss.problem.operators import Shape, floating
+from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
 from mvss.runtime.numbers import real
 
@@ -43,6 +44,11 @@ class Noise(ABC):
     def color(self, z: Tensor) -> Tensor:
         """Σ^½ z: standard-normal numbers `(N, *shape)` to a draw of the noise."""
         return self.variance(z).sqrt() * z
+
+    def misfit(self, r: Tensor, measured: Tensor) -> Tensor:
+        """rᵀ Σ⁻¹ r `(N,)` of the numbers of r `(N, *shape)` that were measured, `(N or 1, *shape)`, bool, and of their block of
+        Σ: for a draw of the noise χ², with as many degrees of freedom."""
+        return (r.square() / self.variance(r)).where(measured, 0.0).flatten(1).sum(1)
 
     def select(self, index: Tensor) -> Noise:  # noqa: ARG002 - one for all
         """The noise of the observations in `index`."""
@@ -160,6 +166,15 @@ class Stationary(Noise):
         z = floating(z)
         factor = self._cholesky(z)
         return (z.reshape(-1, len(factor)) @ factor.mT).reshape(z.shape)
+
+    def misfit(self, r: Tensor, measured: Tensor) -> Tensor:
+        r = r.double()
+        factor, known = self._cholesky(r), measured.expand_as(r).flatten(2).flatten(0, 1)  # each channel by itself
+        rows = r.flatten(2).flatten(0, 1).where(known, 0.0)
+        total = torch.linalg.solve_triangular(factor, rows.mT, upper=False).square().sum(0)
+        if (odd := Woodbury.of(known, torch.zeros_like(rows))) is not None:
+            total = total + odd.correct(torch.cholesky_inverse(factor), rows)[1]
+        return total.reshape(len(r), -1).sum(1)
 
     def scaled(self, factor: float) -> Stationary:
         return Stationary(factor**2 * self.covariance)

@@ -13,8 +13,12 @@ from closed_forms import random_prior
 from torch import Tensor
 
 from mvss.metrics.fit_report import EXPLAINED
+from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.priors import local_law
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Stationary
 from mvss.problem.operators import Identity, Mask
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
@@ -70,6 +74,43 @@ def test_a_start_that_explains_no_better_is_not_kept() -> None:
 def test_without_a_start_all_draws_are_kept() -> None:
     new = draws(100.0)
     assert guarded(VIEW, new, None) == (new, None)
+
+
+SHAPE, PIXELS, GROUPS, EACH = (1, 4, 4), 16, 200, 6
+AWAY = torch.arange(-3.0, 4.0, dtype=torch.float64)
+SMOOTH = torch.exp(-(AWAY[:, None].square() + AWAY.square()) / 18)
+SMOOTH[3, 3] += 0.01
+
+
+def smooth_view() -> View:
+    """Sources under noise whose numbers are nearly one."""
+    rng, count = torch.Generator().manual_seed(3), GROUPS * EACH
+    x, z = (torch.randn(count, *SHAPE, generator=rng, dtype=torch.float64) for _ in range(2))
+    noise = Stationary(0.3 * SMOOTH)
+    return View(x + noise.color(z), {"a": Identity(SHAPE)}, noise, "smooth")
+
+
+def alarms(view: View, draws: Tensor) -> int:
+    """In how many of the groups the draws are left for a start that explains the data."""
+    raised = 0
+    for rows in torch.arange(len(view)).split(EACH):
+        part, new = view.select(rows), draws[rows]
+        residual = part.y - new
+        start = part.y - residual / chi2(part, {"a": new}) ** 0.5
+        raised += guarded(part, {"a": new}, {"a": start})[1] is not None
+    return raised
+
+
+def test_correlated_noise_raises_no_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are so alike that their mean square scatters as of a few; exact draws are kept, those of twice the noise
+    are not."""
+    monkeypatch.setattr(local_law, "DENSE", 0)
+    view, unit = smooth_view(), torch.eye(PIXELS, dtype=torch.float64)[None]
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, PIXELS), unit, 1e-6, SHAPE)
+    exact = ExactPosterior().draw(view, {"a": prior}, Stream(0)).draws["a"]
+    assert chi2(view, {"a": exact}) == pytest.approx(1.0, abs=0.03)
+    assert alarms(view, exact) == 0
+    assert alarms(view, view.y - 2 * (view.y - exact)) == GROUPS
 
 
 def test_few_numbers_may_scatter() -> None:

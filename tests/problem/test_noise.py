@@ -36,6 +36,23 @@ def test_against_torch_distributions(name: str) -> None:
     torch.testing.assert_close(noise.white_variance(V), noise.variance(V))
 
 
+@pytest.mark.parametrize("name", [*MODELS, "correlated"])
+@pytest.mark.parametrize("hidden", [0, 1, 4])
+def test_misfit_is_of_the_block_of_what_was_measured(name: str, hidden: int) -> None:
+    """Against solves of each observation, some numbers of which are hidden."""
+    correlated = Stationary(torch.tensor([[0.1, 0.2, 0.1], [0.4, 1.0, 0.4], [0.1, 0.2, 0.1]], dtype=torch.float64))
+    noise, v = (correlated, V.unsqueeze(1).repeat(1, 2, 1, 1)) if name == "correlated" else (MODELS[name], V)
+    covariance = (
+        correlated.matrix(v).expand(4, -1, -1) if name == "correlated" else torch.diag_embed(noise.variance(v).flatten(1))
+    )
+    measured = torch.ones_like(v, dtype=torch.bool)
+    for row in range(4):
+        measured[row].view(-1)[row : row + hidden] = False
+    known = measured.flatten(1)
+    expected = [r[k] @ torch.linalg.solve(c[k][:, k], r[k]) for r, k, c in zip(v.flatten(1), known, covariance, strict=True)]
+    torch.testing.assert_close(noise.misfit(v, measured), torch.stack(expected))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_selection_takes_the_noise_of_the_rows(name: str) -> None:
     noise, rows = MODELS[name].to("cpu"), torch.tensor([3, 1, 1])

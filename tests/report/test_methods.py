@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from experiments.report.columns import COST, PAPERS
 from experiments.report.methods import METHODS, ORACLE, OURS, RIVALS, method_named, method_order
 from experiments.report.paper import read_paper
 
-PRESETS = sorted((Path(__file__).resolve().parents[2] / "experiments").glob("*/presets/*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = sorted((ROOT / "experiments").glob("*/presets/*.yaml"))
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
@@ -49,3 +51,20 @@ def test_the_papers_numbers_are_of_columns_that_a_table_has() -> None:
     assert {metric for cell in cells for metric in cell} <= {column.metric for column in PAPERS}
     costs = [cell for methods in paper["costs"].values() for cell in methods.values()]
     assert {metric for cell in costs for metric in cell} <= {column.metric for column in COST}
+
+
+def test_labels_claim_no_compute_but_what_was_counted() -> None:
+    """Eight times as much is that of the row of Gibbs. What a row costs beside ours is told by its count alone."""
+    assert [method.name for method in METHODS if "compute" in method.label + method.short] == ["gibbs_8x"]
+    pairs = 0
+    for path in sorted((ROOT / "results").glob("*/*/seed-*/metrics.jsonl")):
+        counted = {}
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if row["metric"] == "network_evaluations" and row["lap"] is None:
+                counted[row["problem"], row["method"]] = row["value"]
+        for (problem, method), value in counted.items():
+            if method == "gibbs_8x":
+                assert value == 8 * counted[problem, "gibbs"]
+                pairs += 1
+    assert pairs
