@@ -167,7 +167,7 @@ class SourceSeparator:
         explained = [ViewReport(v.name, len(v), chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
-        self.report = FitReport(explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept)
+        self.report = FitReport(explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded)
         if verbose:
             print(self.report)
         return self

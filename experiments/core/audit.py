@@ -14,12 +14,13 @@ import torch
 from scipy.stats import mannwhitneyu, spearmanr
 from torch import Tensor
 
-from experiments.core.calibration import Calibration, calibrate
+from experiments.core.calibration import LEVELS, Calibration, calibrate, known_truth
 from experiments.core.config import Job
 from experiments.core.run import load_model
 from experiments.core.task import Task
 from mvss.metrics.calibration import coverage_error, rank_errors
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 from mvss.separator import SourceSeparator
 
@@ -44,10 +45,12 @@ def run_audit(
 
     arrays: dict[str, np.ndarray] = {}
     share = 0.9 if settings.candidates else 1.0
-    found = calibrate(
-        model, task, settings.observations, settings.draws, stream.child("calibration"), job, lambda v: progress(share * v)
-    )
-    _calibration(found, add, arrays)
+    alpha, rng = task.scored_views[-1], Stream(job.seed, (job.problem, "references")).generator()
+    view = task.fresh[alpha].select(torch.arange(min(settings.observations, len(task.fresh[alpha]))))
+    if (truth := known_truth(task, alpha, model.sources, len(view))) is None:
+        raise MvssError(f"calibration needs the truth of all sources of {job.problem}, and nobody knows it: leave it out")
+    draws = model.separate(view, settings.draws, stream.child("calibration"), lambda done: progress(share * done))
+    _calibration(calibrate(view, draws, truth, rng), settings.draws, add, arrays)
     if settings.candidates:
         for source in range(len(model.sources)):
             _candidates(job, task, model, source, truths[source], add, arrays)
@@ -55,16 +58,18 @@ def run_audit(
     return arrays
 
 
-def _calibration(found: Calibration, add: Callable[[str, str, float, int], None], arrays: dict[str, np.ndarray]) -> None:
-    n, draws = found.observations, found.draws
-    add("mean", "audit_coverage_error", coverage_error(found.coverage, found.levels), n)
+def _calibration(
+    found: Calibration, draws: int, add: Callable[[str, str, float, int], None], arrays: dict[str, np.ndarray]
+) -> None:
+    n = len(found.ranks)
+    add("mean", "audit_coverage_error", coverage_error(found.coverage, LEVELS), n)
     add("mean", "audit_rank_error", float(rank_errors(found.ranks, draws).max()), n)
     add("mean", "audit_misfit_error", float(rank_errors(found.misfit_ranks.unsqueeze(1), draws)), n)
 
     def counts(ranks: Tensor) -> np.ndarray:
         return np.bincount(ranks.numpy(), minlength=draws + 1)
 
-    arrays |= {"levels": found.levels.numpy(), "coverage": found.coverage.numpy()}
+    arrays |= {"levels": LEVELS.numpy(), "coverage": found.coverage.numpy()}
     arrays["ranks"] = np.stack([counts(column) for column in found.ranks.T])
     arrays["misfit_ranks"] = counts(found.misfit_ranks)
 

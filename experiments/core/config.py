@@ -23,8 +23,9 @@ class MetricsConfig:
 
     sinkhorn: points per cloud. lap_sinkhorn: the same for the draws of a lap. paper_sinkhorn: points of the paper's
     form. pqmass: points; references, tessellations: its cells and repetitions. frechet: points, of sources that have
-    features. coverage: observations, and coverage_draws: draws for each. mean_draws: draws behind a posterior mean, which is
-    scored too. 0 leaves the score of each of these out. saved: points per cloud kept for the figures.
+    features. drawn: fresh observations of each view of which many draws are scored (`drawn`), and draws: of each of them.
+    kl: points of the divergence of learned laws from true ones, and kl_sigma: the level of the noise on both. 0 leaves the
+    scores of each of these out, but for draws. saved: points per cloud kept for the figures.
     """
 
     sinkhorn: int = 2048
@@ -34,20 +35,21 @@ class MetricsConfig:
     references: int = 100
     tessellations: int = 300
     frechet: int = 1024
-    coverage: int = 256
-    coverage_draws: int = 50
-    mean_draws: int = 0
+    drawn: int = 0
+    draws: int = 16
+    kl: int = 0
+    kl_sigma: float = 0.01
     saved: int = 1000
 
     def __post_init__(self) -> None:
-        at_least(
-            "metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "coverage", "mean_draws"
-        )
-        at_least("metrics", self, 1, "tessellations", "coverage_draws", "saved")
-        at_least("metrics", self, 2, "references")
-        for name in ("frechet", "mean_draws"):
+        at_least("metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "drawn", "kl")
+        at_least("metrics", self, 1, "tessellations", "saved")
+        at_least("metrics", self, 2, "references", "draws")
+        for name in ("frechet", "kl"):
             if getattr(self, name) == 1:  # of one there is no spread
                 raise MvssError(f"metrics.{name}=1 must be 0, or at least 2")
+        if not self.kl_sigma > 0:
+            raise MvssError(f"metrics.kl_sigma={self.kl_sigma} must be positive")
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def check_config(config: Config) -> None:
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:
         raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for separators, not for baselines")
     m = config.metrics
-    for metric, among in (("sinkhorn", "fresh"), ("lap_sinkhorn", "observations"), ("paper_sinkhorn", "fresh")):
+    counts = (("sinkhorn", "fresh"), ("lap_sinkhorn", "observations"), ("paper_sinkhorn", "fresh"), ("drawn", "fresh"))
+    for metric, among in counts:
         needed, there = getattr(m, metric), getattr(config, among)
         if needed > there:
             raise MvssError(f"metrics.{metric}={needed} needs as many draws, there are {among}={there}: lower it")

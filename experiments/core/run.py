@@ -73,6 +73,7 @@ def run_job(
     fresh = score.final(model, draws)
     if networked:
         score.memory(model, draws, fresh)
+    _left_out(score, model)
     _costs(score, task, estimate, kept, memory.gib())
     if networked:
         model.save_pretrained(folder / "separator")
@@ -125,6 +126,14 @@ class Clock:
 def single(model: SourceSeparator, view: View, stream: Stream) -> Draws:
     """One draw of each observation."""
     return {source: x[0] for source, x in model.separate(view, 1, stream).items()}
+
+
+def _left_out(score: Scorer, model: SourceSeparator) -> None:
+    """What the posterior could not keep: covariances that networks made negative, in the last lap, and combinations."""
+    assert model.report is not None
+    if model.report.laps:
+        score.add("mean", "clamped_share", model.report.laps[-1].clamped, 1)
+    score.add("mean", "discarded_share", model.report.discarded, 1)
 
 
 def _costs(score: Scorer, task: Task, estimate: Estimate, kept: _Kept, gib: float) -> None:

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.core.calibration import calibrate, unknown_sources
+from experiments.core.calibration import LEVELS
 from experiments.core.config import Job
-from experiments.core.task import Bounded, Judge, Model, OwnScores, Task
+from experiments.core.drawn import MEANS, Drawn
+from experiments.core.prior_kl import prior_kl
+from experiments.core.task import Density, Judge, Model, OwnScores, Task, within_support
 from mvss.em import Lap
-from mvss.metrics.calibration import coverage_error
 from mvss.metrics.images import frechet, psnr, ssim
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
 from mvss.priors.diffusion import DiffusionPrior, untrained
 from mvss.priors.training import denoising_loss
-from mvss.problem.views import Draws, View, Views
+from mvss.problem.views import Draws, Views
 from mvss.runtime.rng import Stream
 from mvss.separator import SourceSeparator
 
@@ -99,26 +100,20 @@ class Scorer:
         if not self.job.recipe.model:
             for b in self.sources:
                 self._prior(model, b)
+        if self.metrics.kl and isinstance(model, Density):
+            self._divergences(model)
         if isinstance(self.task, Judge):
             judgement = self.task.judge(model, self.stream.child("judge"))
             for (source, metric), (value, samples) in judgement.scores.items():
                 self.add(source, metric, value, samples)
             self.saved |= judgement.arrays
-        if self.metrics.mean_draws:
-            self._means(model)
-        if self.metrics.coverage:
-            self._coverage(model)
+        if self.metrics.drawn:
+            self._many(model)
         return fresh
 
     def _within(self, draws: Sequence[Draws]) -> list[Draws]:
         """Draws cut to what the sources can be."""
-        if not isinstance(self.task, Bounded):
-            return list(draws)
-        return [{source: x.clamp(*self.task.support) for source, x in each.items()} for each in draws]
-
-    def _among(self, view: View) -> list[int]:
-        """The sources that the view shows and the method separates."""
-        return [b for b in self.sources if self.names[b] in view.sources]
+        return [within_support(self.task, each) for each in draws]
 
     def _few(self, x: Tensor) -> np.ndarray:
         return x[: self.metrics.saved].flatten(1).float().numpy()
@@ -166,26 +161,20 @@ class Scorer:
                 inner = float(decibels[inside].mean()) if bool(inside.any()) else math.nan
                 self.add(source, "posterior_psnr_inside", inner, int(inside.sum()), split)
 
-    def _means(self, model: Model) -> None:
-        """Posterior means of fresh observations, and how far the truth is from them beside the posterior's own width."""
-        found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {b: [] for b in self.sources}
-        for alpha in self.task.scored_views:
-            view = self.task.fresh[alpha]
-            draws = model.separate(view, self.metrics.mean_draws, self.stream.child("means", alpha))
-            inside = self._within([draws])[0]
-            for b in self._among(view):
-                x = inside[self.names[b]]
-                if (truth := self.task.fresh_truth[alpha][b]) is not None:
-                    found[b].append((x.mean(0), x.std(0), truth))
+    def _many(self, model: Model) -> None:
+        """Scores of many draws of each observation; and, of images, their means and widths for the figures."""
+        drawn = Drawn.of(model, self.job, self.task, self.stream.child("drawn"))
+        for source, metric, value, count in drawn.scores():
+            self.add(source, metric, value, count)
+        if (coverage := drawn.coverage) is not None:
+            self.saved |= {"coverage_levels": LEVELS.numpy(), "coverage_expected": coverage.numpy()}
+        images = [b for b in self.sources if len(self.task.train.shapes[self.names[b]]) == 3]
+        found = {b: [(x[:MEANS].mean(0), x.std(0), true) for x, true in drawn.by_view(self.names[b])] for b in images}
         found = {b: parts for b, parts in found.items() if parts}
         for b, parts in found.items():
-            mean, _, true = (torch.cat(t).flatten(1) for t in zip(*parts, strict=True))
-            value = float(psnr(mean, true, self.task.data_range).mean())
-            self.add(str(b + 1), "posterior_mean_psnr", value, len(mean))
-            shown_mean, shown_width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
-            self.saved |= {f"mean_{b + 1}": self._few(shown_mean), f"width_{b + 1}": self._few(shown_width)}
-        shown = [self._among(self.task.fresh[alpha]) for alpha in self.task.scored_views]
-        if self.sources[-1] in found and all(sources == shown[0] for sources in shown):
+            mean, width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
+            self.saved |= {f"mean_{b + 1}": self._few(mean), f"width_{b + 1}": self._few(width)}
+        if self.sources[-1] in found and len({len(parts) for parts in found.values()}) == 1:
             self._worst(found)
 
     def _worst(self, found: dict[int, list[tuple[Tensor, Tensor, Tensor]]]) -> None:
@@ -235,17 +224,13 @@ class Scorer:
             self.add(source, f"{kind}_frechet_mean_only", means, n, split)
         self.saved.setdefault(f"independent_{source}", self._few(truth))
 
-    def _coverage(self, model: Model) -> None:
-        """TARP coverage of joint draws of what the method separates, with references that depend on y: A⁺y plus noise."""
-        if unknown_sources(self.task):
-            return
-        m = self.metrics
-        found = calibrate(model, self.task, m.coverage, m.coverage_draws, self.stream.child("coverage"), self.job)
-        # of all sources together, or, for a method that separates one of several, of that one
-        whole = len(self.sources) == len(self.names)
-        name = "mean" if whole else str(self.sources[-1] + 1)
-        self.add(name, "coverage_error", coverage_error(found.coverage, found.levels), found.observations)
-        self.saved["coverage_levels"], self.saved["coverage_expected"] = found.levels.numpy(), found.coverage.numpy()
+    def _divergences(self, model: Density) -> None:
+        """KL of each prior that was learned from the true law, and its mean over sources with the standard error."""
+        found = prior_kl(model, self.job, self.task)
+        for b, (value, _) in enumerate(found, start=1):
+            self.add(str(b), "prior_kl", value, self.metrics.kl)
+        error = math.sqrt(sum(error**2 for _, error in found)) / len(found)
+        self.add("mean", "prior_kl_standard_error", error, self.metrics.kl)
 
 
 def _divergence(x: Tensor, y: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bounded", "Judge", "Judgement", "Model", "OwnScores", "Rivals", "Task"]
+__all__ = ["Bounded", "Density", "Judge", "Judgement", "Model", "OwnScores", "Rivals", "Task", "within_support"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -49,6 +49,11 @@ class Bounded(Protocol):
     support: tuple[float, float]
 
 
+def within_support(task: Task, draws: Draws) -> Draws:
+    """Draws cut to what the sources of the task can be."""
+    return {s: x.clamp(*task.support) for s, x in draws.items()} if isinstance(task, Bounded) else draws
+
+
 @runtime_checkable
 class OwnScores(Protocol):
     """A task with scores that no other experiment has."""
@@ -91,3 +96,11 @@ class Model(Protocol):
 
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of a source."""
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A model that tells how probable a candidate is."""
+
+    def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
+        """log p `(N,)`, in nats, of candidates x `(N, *shape)` of a source blurred by noise of level sigma."""

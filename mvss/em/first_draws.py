@@ -19,10 +19,11 @@ from mvss.runtime.rng import Stream
 @dataclass(frozen=True)
 class FirstDraws:
     """draws: of each view. better: of sources whose first draws are better in some views, those views, by number: their first
-    M-step is on these alone."""
+    M-step is on these alone. discarded: share of probability that the search of the mixtures left out, of the worst view."""
 
     draws: list[Draws]
     better: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    discarded: float = 0.0
 
 
 def first_draws(
@@ -39,10 +40,11 @@ def first_draws(
 
     told: estimates `(N, *shape)`, by source and number of the view. posterior: how the draws are made, on `device`.
     """
-    first = list[Draws]()
+    first, discarded = list[Draws](), 0.0
     for alpha, view in enumerate(views):
-        found = posterior.draw(view.to(device), mixtures, stream.child(alpha)).draws
-        first.append({source: x.to(view.y.device) for source, x in found.items()})
+        found = posterior.draw(view.to(device), mixtures, stream.child(alpha))
+        first.append({source: x.to(view.y.device) for source, x in found.draws.items()})
+        discarded = max(discarded, found.discarded)
         progress((alpha + 1) / len(views))
     for source, by_view in told.items():
         for alpha, x in by_view.items():
@@ -52,4 +54,4 @@ def first_draws(
             if len(others) == 1:
                 left = view.without(source, x)
                 first[alpha][others[0]] = left.operators[others[0]].pseudo_inverse(left.y)
-    return FirstDraws(first, {source: list(by_view) for source, by_view in told.items()})
+    return FirstDraws(first, {source: list(by_view) for source, by_view in told.items()}, discarded)

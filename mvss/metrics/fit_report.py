@@ -12,7 +12,8 @@ EXPLAINED = (0.8, 1.25)
 """χ² per number outside of which draws explain the data badly, or too well."""
 CLAMPED = 0.05
 """Share of clamped eigenvalues from which covariances are not to be trusted."""
-
+DISCARDED = 0.05
+"""Share of probability from which draws of a search of the mixtures are not to be trusted."""
 
 RIVALS = 1.0
 """Nats per draw from which first priors of other starts, of nearly the same evidence, are other priors."""
@@ -80,7 +81,8 @@ class LapReport:
 class FitReport:
     """views: of each. laps: of each. evidence: mean log p(y) of an observation, nats, under the first priors: "held_out",
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
-    phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps."""
+    phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps.
+    discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -89,6 +91,7 @@ class FitReport:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_gib: float = 0.0
     kept: list[str] = field(default_factory=list)
+    discarded: float = 0.0
 
     @property
     def warnings(self) -> list[str]:
@@ -98,6 +101,8 @@ class FitReport:
             lines.append("fits from other starts explain the data as well and differ: sources may have traded parts")
         if self.evidence.get("stopped"):
             lines.append("the fit of the first priors ended early, since what came next was singular: more observations")
+        if self.discarded > DISCARDED:
+            lines.append(f"the search of the mixtures left out {self.discarded:.0%} of probability: raise posterior.beam")
         lines += [f"last draws: {line}" for line in self.kept]
         lines += [line for view in self.views if (line := view.warning())]
         return lines + [line for lap in self.laps for line in lap.warnings()]

@@ -24,7 +24,7 @@ TINY = [
     "fresh=64",
     "settings.estimation={components: [4], steps: 30, starts: 1}",
     "settings.training={steps: 4, batch: 32, sigma_min: 0.01, sigma_max: 1.0}",
-    "metrics={sinkhorn: 32, lap_sinkhorn: 32, paper_sinkhorn: 32, pqmass: 32, references: 8, tessellations: 4, coverage: 0}",
+    "metrics={sinkhorn: 32, lap_sinkhorn: 32, paper_sinkhorn: 32, pqmass: 32, references: 8, tessellations: 4}",
     "audit={observations: 64, draws: 16, candidates: 32, distances: [0.0, 0.3], sigma: 0.02}",
 ]
 

@@ -232,7 +232,7 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     run_here(monkeypatch)
     monkeypatch.setattr("experiments.galaxies.data.injection.MODELS", 20)
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
-    scores = ["metrics.mean_draws=2", "metrics.coverage=4"]  # as far as a truth is known
+    scores = ["metrics.drawn=4", "metrics.draws=2"]  # as far as a truth is known
     few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]
     arguments = ["--preset", "smoke", "--", *few, "methods.aperture.problems=[simulated]"]
     monkeypatch.setattr(separate, "ROOT", tmp_path)

@@ -113,9 +113,9 @@ def test_two_sizes_of_a_guess_are_two_jobs() -> None:
 
 def test_a_value_counts_whatever_the_default_of_its_class_is() -> None:
     """Settings that say the same by two ways are one; every value that a job receives is in its key."""
-    plain, told = jobs()["joint"], jobs("settings.posterior.passes=1", "metrics.mean_draws=0")["joint"]
+    plain, told = jobs()["joint"], jobs("settings.posterior.passes=1", "metrics.kl_sigma=0.05")["joint"]
     assert settings_key(plain, EXPERIMENT.data) == settings_key(told, EXPERIMENT.data)
-    for changed in ("settings.posterior.passes=2", "metrics.mean_draws=2", "settings.em.guess={steps: 3}"):
+    for changed in ("settings.posterior.passes=2", "metrics.draws=2", "settings.em.guess={steps: 3}"):
         assert settings_key(jobs(changed)["joint"], EXPERIMENT.data) != settings_key(plain, EXPERIMENT.data)
 
 

@@ -1,7 +1,9 @@
-"""A count of 0 leaves the score that it is of out, in every experiment, and no other."""
+"""A count of 0 leaves the score that it is of out, in every experiment, and no other; what many draws are scored for is told
+from exact ones."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.core.config import Config, Job, MetricsConfig, Recipe
+from experiments.core.drawn import Drawn
+from experiments.core.prior_kl import prior_kl
 from experiments.core.scores import Scorer
 from experiments.core.task import Task
 from experiments.galaxies.config import GalaxiesConfig
@@ -18,20 +22,20 @@ from experiments.manifolds.data import ManifoldTask
 from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import MnistGrassTask
+from mvss.posteriors.exact import ExactPosterior
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, stream_of
 
-NONE = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, frechet=0, coverage=0, saved=8)
-ALL = replace(NONE, sinkhorn=8, paper_sinkhorn=8, pqmass=8, references=4, tessellations=2, frechet=8, coverage=4, mean_draws=2)
-ALL = replace(ALL, coverage_draws=3)
+NONE = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, frechet=0, saved=8)
+ALL = replace(NONE, sinkhorn=8, paper_sinkhorn=8, pqmass=8, references=4, tessellations=2, frechet=8, drawn=4, draws=3, kl=4)
 OF = {  # what a record's name holds, by the setting that counts its samples
     "sinkhorn": ("posterior_sinkhorn", "prior_sinkhorn"),
     "paper_sinkhorn": ("posterior_sinkhorn_paper", "prior_sinkhorn_paper"),
     "pqmass": ("posterior_pqmass", "prior_pqmass", "posterior_pqmass_chi2", "prior_pqmass_chi2"),
     "frechet": ("posterior_frechet", "prior_frechet", "posterior_frechet_mean_only", "prior_frechet_mean_only"),
-    "coverage": ("coverage_error",),
-    "mean_draws": ("posterior_mean_psnr",),
+    "drawn": ("energy_score", "spread_ratio", "chi2", "coverage", "coverage_error", "rank_error", "posterior_mean_psnr"),
+    "kl": ("prior_kl", "prior_kl_standard_error"),
 }
 
 
@@ -44,6 +48,9 @@ class Noise:
     def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: object = None) -> Draws:
         rng, count = stream_of(seed).generator(), len(view)
         return {s: torch.rand(draws, count, *self._shapes[s], generator=rng, dtype=torch.float64) for s in view.sources}
+
+    def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
+        return x.flatten(1).square().sum(1) / -2
 
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         return torch.rand(count, *self._shapes[source], generator=stream_of(seed).generator(), dtype=torch.float64)
@@ -82,9 +89,10 @@ def scored(task: Task, config: Config, metrics: MetricsConfig) -> set[str]:
 @pytest.mark.parametrize("name", ["manifolds", "mnist_grass", "galaxies"])
 def test_a_count_of_zero_leaves_its_score_out_and_no_other(name: str, tasks: dict[str, tuple[Task, Config]]) -> None:
     task, config = tasks[name]
-    metrics = ALL if name == "manifolds" else replace(ALL, coverage=0)  # of images A⁺ takes seconds
+    metrics = ALL if name == "manifolds" else replace(ALL, kl=0)  # of images nobody knows the law
     whole = scored(task, config, metrics)
     assert ("posterior_frechet" in whole) == (name == "mnist_grass")
+    assert set(OF["drawn"]) - {"coverage_error"} < whole and ("coverage_error" in whole) == (name == "manifolds")
     for setting, own in OF.items():
         assert scored(task, config, replace(metrics, **{setting: 0})) == whole - set(own), setting
     left_out = {metric for own in OF.values() for metric in own}
@@ -97,11 +105,82 @@ def test_a_count_of_zero_leaves_its_score_out_and_no_other(name: str, tasks: dic
         ("sinkhorn", -1, "at least 0"),
         ("tessellations", 0, "at least 1"),
         ("references", 1, "at least 2"),
-        ("mean_draws", 1, "0, or at least 2"),
-        ("coverage_draws", 0, "at least 1"),
+        ("drawn", -1, "at least 0"),
+        ("draws", 1, "at least 2"),
+        ("kl", 1, "0, or at least 2"),
+        ("kl_sigma", 0.0, "positive"),
         ("saved", 0, "at least 1"),
     ],
 )
-def test_a_count_that_gives_no_score_is_refused(setting: str, value: int, says: str) -> None:
+def test_a_count_that_gives_no_score_is_refused(setting: str, value: float, says: str) -> None:
     with pytest.raises(MvssError, match=f"metrics.{setting}={value} must be {says}"):
         MetricsConfig(**{setting: value})
+
+
+class Oracle(Noise):
+    """Exact draws of the posterior of the manifolds, or of what stands in their place."""
+
+    def __init__(self, task: Task, width: float = 1.0) -> None:
+        super().__init__(task)
+        priors = dict(zip(task.train.sources, task.exact_priors(), strict=True))
+        self.priors, self.exact, self.width = priors, ExactPosterior(256), width
+
+    def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: object = None) -> Draws:
+        found = self.exact.many(view, self.priors, stream_of(seed), draws)
+        return {s: x.mean(0) + self.width * (x - x.mean(0)) if len(x) > 1 else x for s, x in found.items()}
+
+    def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
+        return self.priors[source].log_prob(x.flatten(1), sigma or 0.0)
+
+
+class Blind(Oracle):
+    """Draws of the true priors, that no observation has any say in."""
+
+    def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: object = None) -> Draws:
+        rng, size = stream_of(seed), (draws, len(view))
+        return {s: self.priors[s].sample(draws * len(view), rng.child(s)).reshape(*size, -1) for s in view.sources}
+
+
+@pytest.fixture(scope="module")
+def manifold() -> Task:
+    return ManifoldTask("mixed-0.5", 0, 12, 300)
+
+
+def values(model: Any, task: Task) -> dict[str, float]:  # noqa: ANN401 - a model of this test
+    """Mean over sources of the scores of many draws, and of priors."""
+    job = Job("problem", "method", 0, Recipe(), Config(metrics=replace(NONE, drawn=300, draws=8, kl=64)))
+    scores = [(s, m, v) for s, m, v, _ in Drawn.of(model, job, task, Stream(0)).scores()]
+    means = {m: sum(v for _, n, v in scores if n == m) / sum(n == m for _, n, _ in scores) for _, m, _ in scores}
+    return means | {"prior_kl": sum(value for value, _ in prior_kl(model, job, task)) / 2}
+
+
+def test_what_is_exact_is_calibrated_and_what_is_not_is_told(manifold: Task) -> None:
+    exact, narrow, blind = (values(m, manifold) for m in (Oracle(manifold), Oracle(manifold, 0.5), Blind(manifold)))
+    assert exact["spread_ratio"] == pytest.approx(1, abs=0.25) and narrow["spread_ratio"] < 0.5
+    assert exact["coverage"] == pytest.approx(0.68, abs=0.04) and narrow["coverage"] < 0.55
+    assert exact["chi2"] == pytest.approx(1, abs=0.1) and blind["chi2"] > 100
+    assert max(exact["coverage_error"], exact["rank_error"]) < 0.06 < min(blind["coverage_error"], narrow["rank_error"])
+    assert 3 * exact["energy_score"] < blind["energy_score"] and exact["energy_score"] < narrow["energy_score"]
+    assert exact["prior_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_prior_whose_density_fails_has_no_divergence_and_ends_no_job(
+    manifold: Task, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Tensor:
+        raise MvssError("the integration failed")
+
+    model = Oracle(manifold)
+    monkeypatch.setattr(model, "log_prob", fails)
+    job = Job("problem", "method", 0, Recipe(), Config(metrics=replace(NONE, kl=4)))
+    assert all(math.isnan(value) for pair in prior_kl(model, job, manifold) for value in pair)
+    assert "no prior_kl of source 1: the integration failed" in capsys.readouterr().err
+
+
+def test_draws_that_are_not_finite_have_no_coverage(manifold: Task) -> None:
+    class Lost(Oracle):
+        def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: object = None) -> Draws:
+            return {s: x * math.nan for s, x in super().separate(view, draws, seed).items()}
+
+    lost = values(Lost(manifold), manifold)
+    assert all(math.isnan(lost[name]) for name in ("energy_score", "spread_ratio", "coverage", "rank_error", "chi2"))

@@ -37,8 +37,8 @@ settings:
     sampler: {method: pc, steps: 2, sigma_start: 0.4, sigma_min: 0.05}
     components: 2
 metrics:
-  {sinkhorn: 24, lap_sinkhorn: 24, paper_sinkhorn: 0, pqmass: 24, references: 8, tessellations: 4, coverage: 8,
-   coverage_draws: 4, saved: 24}
+  {sinkhorn: 24, lap_sinkhorn: 24, paper_sinkhorn: 0, pqmass: 24, references: 8, tessellations: 4, drawn: 8,
+   draws: 4, kl: 8, kl_sigma: 0.05, saved: 24}
 methods:
   joint: {}
 """
@@ -94,9 +94,10 @@ OTHER: dict[str, Any] = {
     "metrics.pqmass": 30,
     "metrics.references": 9,
     "metrics.tessellations": 6,
-    "metrics.coverage": 12,
-    "metrics.coverage_draws": 6,
-    "metrics.mean_draws": 2,
+    "metrics.drawn": 12,
+    "metrics.draws": 6,
+    "metrics.kl": 6,
+    "metrics.kl_sigma": 0.06,
     "metrics.saved": 20,
 }
 OF_A_METHOD = {"truth": "true", "share": 0.5, "clean": "true"}

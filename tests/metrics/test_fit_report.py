@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mvss.metrics.fit_report import CLAMPED, EXPLAINED, FitReport, LapReport, ViewReport
+from mvss.metrics.fit_report import CLAMPED, DISCARDED, EXPLAINED, FitReport, LapReport, ViewReport
 
 RECORD: dict[str, Any] = {
     "sources": ["background", "target"],
@@ -98,3 +98,9 @@ def test_the_text_says_what_was_found() -> None:
         "warning: lap 3: target denoises held-out draws worse than before it (0.2 to 0.25)",
     ]
     assert str(FitReport([ViewReport("v", 3, 1.0)], [])).splitlines()[0] == "chi2 per number: v 1.000 (3)"
+
+
+def test_a_search_that_left_much_out_is_warned_of() -> None:
+    assert FitReport([], [], discarded=DISCARDED).warnings == []
+    (line,) = FitReport([], [], discarded=0.06).warnings
+    assert line == "the search of the mixtures left out 6% of probability: raise posterior.beam"
