@@ -14,7 +14,7 @@ from mvss.em.first_draws import FirstDraws
 from mvss.em.stages import plan_stages
 from mvss.em.steps import Model, Steps
 from mvss.presets.settings import Settings
-from mvss.problem.views import Draws, Views
+from mvss.problem.views import OPERATORS, Draws, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.fingerprint import Fingerprint, fingerprint_of
 from mvss.runtime.rng import Stream
@@ -94,7 +94,7 @@ def _fingerprint(views: Views, model: Model, settings: Settings, stream: Stream,
     """Of a run that has not begun. Weights of components are rounded: to read them back may cost a digit."""
     mixtures = {source: prior.mixture.state() for source, prior in model.priors.items()}
     priors = [{**mixture, "weights": mixture["weights"].float()} for mixture in mixtures.values()]
-    modules = "mvss.em", "mvss.posteriors.models", type(model.posterior).__module__
+    modules = "mvss.em", "mvss.posteriors.models", type(model.posterior).__module__, *OPERATORS
     told = {source: [first.draws[alpha][source] for alpha in better] for source, better in first.better.items()}
     parts = {
         "first priors": (list(mixtures), priors, em.networks()),

@@ -28,7 +28,7 @@ from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import build_network, load_weights, network_named
 from mvss.priors.regression import Guess
 from mvss.problem.units import Units
-from mvss.problem.views import Views
+from mvss.problem.views import OPERATORS, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.fingerprint import Fingerprint, fingerprint_of
 from mvss.runtime.locks import locked
@@ -88,7 +88,7 @@ def estimate_sources(
     """
     if checkpoint is None:
         return _estimated(views, config, stream, progress, None)
-    made = fingerprint_of([__name__], {"data": views, "settings": config, "stream": stream})
+    made = fingerprint_of([__name__, *OPERATORS], {"data": views, "settings": config, "stream": stream})
     if not checkpoint.exists():
         with locked(checkpoint.with_suffix(".lock"), wait=True):
             if not checkpoint.exists():

@@ -25,7 +25,7 @@ from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.views import Views
+from mvss.problem.views import OPERATORS, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.fingerprint import fingerprint_of
@@ -156,7 +156,7 @@ def ascend_evidence(
     plan += [(-1, phase) for phase in range(trial, last)]  # of the start that is chosen
     state: dict[str, Any] = {"finished": 0, "scores": [], "rivalry": math.nan, "phases": [], "best": None}
     parts = {"data": views, "settings": config, "stream": stream}
-    made = None if checkpoint is None else fingerprint_of([__name__], parts)
+    made = None if checkpoint is None else fingerprint_of([__name__, *OPERATORS], parts)
     if checkpoint and checkpoint.exists():
         state = load_checkpoint(checkpoint, fingerprint=made)
         for ascent, kept in zip(ascents, state.pop("ascents"), strict=True):

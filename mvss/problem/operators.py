@@ -26,7 +26,9 @@ def floating(x: Tensor) -> Tensor:
 
 
 class LinearOperator(ABC):
-    """A linear map, for N observations at once, from `(N, *source_shape)` to `(N, *observation_shape)`."""
+    """A linear map, for N observations at once, from `(N, *source_shape)` to `(N, *observation_shape)`.
+
+    A checkpoint knows one of yours by code and attributes; what it keeps to save time goes into those with an underscore."""
 
     source_shape: Shape
     observation_shape: Shape

@@ -6,7 +6,7 @@ keyed by those, so that a draw depends neither on the batch that an observation 
 
 from __future__ import annotations
 
-__all__ = ["Draws", "View", "Views"]
+__all__ = ["OPERATORS", "Draws", "View", "Views"]
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,12 @@ from torch import Tensor
 from mvss.problem.noise import Diagonal, Isotropic, Noise
 from mvss.problem.operators import Dense, LinearOperator, Shape
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import real
+from mvss.runtime.numbers import real, whole
 
 Draws = dict[str, Tensor]
 """One draw `(N, *shape)` of each source that a view shows, by name."""
+OPERATORS = ("mvss.problem.image_operators", "mvss.problem.noise", "mvss.problem.operators")
+"""Modules whose code views bring, though what takes views may import none of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +70,8 @@ class View:
         numbers: Tensor | ArrayLike | None = None,
     ) -> None:
         set_field = lambda field, value: object.__setattr__(self, field, value)  # noqa: E731 - the class is frozen
+        if not isinstance(name, str):
+            raise MvssError(f"view: its name must be text, not {type(name).__name__}")
         set_field("name", name)
         set_field("y", real(y, f"{name}: y"))
         self._check_y()
@@ -114,11 +118,10 @@ class View:
         return noise
 
     def _numbered(self, numbers: Tensor | ArrayLike) -> Tensor:
-        numbers = torch.as_tensor(numbers)
-        whole = not numbers.is_floating_point() and not numbers.is_complex() and numbers.dtype != torch.bool
-        if not whole or numbers.shape != (len(self),) or bool((numbers < 0).any()):
+        found = whole(numbers, f"{self.name}: numbers")
+        if found.shape != (len(self),) or bool((found < 0).any()):
             raise MvssError(f"{self.name}: numbers must be {len(self)} whole numbers of at least 0, one of each observation")
-        return numbers.long()
+        return found
 
     def __len__(self) -> int:
         return self.y.shape[0]

@@ -4,6 +4,10 @@
 
 A checkpoint carries the fingerprint of its run, and goes on under no other (`checkpoints`). Code is what Python sees of
 it: comments, layout and docstrings decide nothing.
+
+An object of a user's class is what its class does (`behaviour`), and its attributes, without cached properties and what
+`__getstate__` leaves out. Attributes whose names begin with an underscore count as they were when the object was first looked
+at: what use leaves there later decides nothing.
 """
 
 from __future__ import annotations
@@ -12,36 +16,44 @@ __all__ = ["Fingerprint", "code_of", "content", "differing", "digest", "fingerpr
 
 import ast
 import hashlib
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mvss.runtime.behaviour import behaviour, code_parts
 from mvss.runtime.errors import MvssError
 
 Fingerprint = Mapping[str, str]
 """Digests by the name of what they are of."""
 LETTERS = 32
-PLAIN = (type(None), bool, int, float, complex, str, bytes, Path, torch.dtype, torch.device, torch.Size)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, Path, slice, EllipsisType, torch.dtype, torch.device, torch.Size)
+FIRST: WeakKeyDictionary[object, dict[str, str]] = WeakKeyDictionary()
+"""Digests of attributes of objects that begin with an underscore, at first sight."""
 
 
 def digest(*values: object) -> str:
     """32 letters that tell these values from others: plain ones, arrays and tensors (dtype, shape, content), dataclasses,
     modules with weights, streams, functions, any object by its attributes, and what holds such in order.
 
-    Raises MvssError for what has no content that can be read, such as an open file.
+    Raises MvssError for what has no content that can be read, such as an open file, or holds itself.
 
     >>> digest({"steps": 5}) == digest({"steps": 5}), digest([1, 2]) == digest([[1], 2])
     (True, False)
     """
     found = hashlib.sha256()
-    _feed(found.update, values)
+    try:
+        _feed(found.update, values)
+    except RecursionError as error:
+        raise MvssError("what a checkpoint should know again holds itself: leave it out of the data") from error
     return found.hexdigest()[:LETTERS]
 
 
@@ -102,24 +114,45 @@ def _name(value: object) -> tuple[str, str]:
 
 def _parts(value: object) -> Collection[object]:
     """What tells an object from others of its class."""
-    if isinstance(value, (type, BuiltinFunctionType)):
+    if isinstance(value, (type, FunctionType)):
+        return behaviour(value)
+    if isinstance(value, BuiltinFunctionType):
         return ()
-    if isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return (value.__code__, value.__defaults__, value.__kwdefaults__, cells)
+    if isinstance(value, MethodType):
+        return (value.__self__, value.__func__)
+    if isinstance(value, partial):
+        return (value.func, value.args, value.keywords)
     if isinstance(value, CodeType):
-        return (value.co_code, value.co_consts, value.co_names)
+        return code_parts(value)
     if isinstance(value, torch.nn.Module):
-        return (value.state_dict(),)
-    if is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in fields(value)]
-    state = value.__getstate__()
-    if state is None or not hasattr(value, "__dict__"):
+        return (value.state_dict(), [(_plain(module), behaviour(type(module))) for module in value.modules()])
+    if is_dataclass(value):  # of settings, the values say all
+        does = behaviour(type(value)) if isinstance(type(value), ABCMeta) else []
+        return [*((field.name, getattr(value, field.name)) for field in fields(value)), *does]
+    return [*_attributes(value), *behaviour(type(value))]
+
+
+def _plain(module: torch.nn.Module) -> list[tuple[str, object]]:
+    """What is no weight of it."""
+    return [(k, v) for k, v in vars(module).items() if isinstance(v, (*PLAIN, tuple)) and k != "training"]
+
+
+def _attributes(value: object) -> list[object]:
+    """Of an object, as the module says."""
+    state, users = value.__getstate__(), bool(behaviour(type(value)))
+    if not (users or (state is not None and hasattr(value, "__dict__"))):
         raise MvssError(
             f"a {'.'.join(_name(value))} has no content that a checkpoint could know again: leave it out of the data"
         )
+    if not isinstance(state, dict):
+        return [state]
     cached = {name for name in dir(type(value)) if isinstance(getattr(type(value), name, None), cached_property)}
-    return [(k, v) for k, v in state.items() if k not in cached] if isinstance(state, dict) else (state,)
+    kept = {name: item for name, item in state.items() if name not in cached}
+    if not users:
+        return list(kept.items())
+    if (private := FIRST.get(value)) is None:
+        FIRST[value] = private = {name: digest(item) for name, item in kept.items() if name.startswith("_")}
+    return [*((name, item) for name, item in kept.items() if not name.startswith("_")), private]
 
 
 @cache

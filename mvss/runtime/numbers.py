@@ -6,13 +6,14 @@ by a thousandth.
 
 from __future__ import annotations
 
-__all__ = ["finite", "flags", "real"]
+__all__ = ["finite", "flags", "real", "whole"]
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
@@ -24,19 +25,45 @@ WRONG = {"b": "bool", "c": "complex", "O": "mixed objects", "U": "text", "S": "t
 def real(values: Tensor | ArrayLike, what: str) -> Tensor:
     """A tensor, array, number or nested list, in float64. what: their name in a message.
 
-    Raises MvssError where they are not real numbers of one shape: complex, bool, text, objects, lists of several lengths.
+    Raises MvssError where they are not real numbers of one shape: complex, bool, text, objects, lists of several lengths;
+    and for what is sparse, masked, or nowhere.
     """
     if isinstance(values, Tensor):
+        _require_dense(values, what)
         if values.is_complex() or values.dtype == torch.bool:
             raise _refusal(what, str(values.dtype).removeprefix("torch."))
         return values.double()
+    return torch.from_numpy(_array(values, what, "iuf").astype(np.float64, order="C", copy=True))
+
+
+def whole(values: Tensor | ArrayLike, what: str) -> Tensor:
+    """A tensor, array, number or nested list of integers, in int64, where those beyond it are negative. Raises MvssError for
+    anything else."""
+    if isinstance(values, Tensor):
+        _require_dense(values, what)
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise _refusal(what, str(values.dtype).removeprefix("torch."), "whole numbers", "int64")
+        return values.long()
+    return torch.from_numpy(_array(values, what, "iu", "whole numbers", "int64").astype(np.int64, order="C", copy=True))
+
+
+def _require_dense(values: Tensor, what: str) -> None:
+    if values.layout != torch.strided or values.is_meta:
+        raise MvssError(f"{what} must be dense, with numbers: make a tensor of another kind so by to_dense()")
+
+
+def _array(values: ArrayLike, what: str, kinds: str, wanted: str = "real numbers", dtype: str = "float64") -> NDArray[Any]:
+    """The same as an array, if it is of one of the kinds of numpy's types."""
+    if np.ma.is_masked(values):
+        raise MvssError(f"{what} must hold no masked numbers: fill them in, and say by a Mask which were not measured")
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _refusal(what, "lists of several lengths" if "inhomogeneous" in str(error) else type(values).__name__) from error
-    if array.dtype.kind not in "iuf":
-        raise _refusal(what, WRONG.get(array.dtype.kind, str(array.dtype)))
-    return torch.from_numpy(array.astype(np.float64, order="C", copy=True))
+        found = "lists of several lengths" if "inhomogeneous" in str(error) else type(values).__name__
+        raise _refusal(what, found, wanted, dtype) from error
+    if array.dtype.kind not in kinds:
+        raise _refusal(what, WRONG.get(array.dtype.kind, str(array.dtype)), wanted, dtype)
+    return array
 
 
 def finite(value: float | Tensor | ArrayLike, what: str) -> float:
@@ -55,5 +82,5 @@ def flags(values: Tensor | ArrayLike, what: str) -> Tensor:
     return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
 
 
-def _refusal(what: str, found: str) -> MvssError:
-    return MvssError(f"{what} must be real numbers of one shape, not {found}: convert them to float64 first")
+def _refusal(what: str, found: str, wanted: str = "real numbers", dtype: str = "float64") -> MvssError:
+    return MvssError(f"{what} must be {wanted} of one shape, not {found}: convert them to {dtype} first")

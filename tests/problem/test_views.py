@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mvss.problem.noise import Diagonal, Isotropic, Noise
+from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Dense, Identity, LinearOperator, Scale
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
@@ -173,3 +175,48 @@ def test_bad_data_are_refused_in_one_line(make: Callable[[], object], words: str
     with pytest.raises(MvssError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+ODD = [
+    *(
+        None,
+        True,
+        math.inf,
+        1j,
+        "text",
+        b"x",
+        Path("x"),
+        {},
+        {"a": 1},
+        set(),
+        object(),
+        len,
+        Isotropic,
+        range(4),
+        iter([1, 2, 3]),
+    ),
+    *([], [1, [2, 3]], ["a"], [None] * 5, [True] * 5, [2**70] * 5, [[0]] * 5, [torch.eye(2)], torch.device("cpu")),
+    *(np.array(["x"] * 5), np.array([None] * 5), np.zeros(5, "datetime64[s]"), np.zeros(5, [("a", "f4")]), np.zeros((0, 3))),
+    *(np.ma.masked_array(np.ones((5, 3)), np.eye(5, 3)), Stationary(torch.ones(1, 1))),
+    *(torch.ones(5).to_sparse(), torch.ones(3, 3).to_sparse(), torch.ones(5, device="meta"), torch.zeros(5, dtype=torch.bool)),
+]
+"""No argument of a view means any of these, but for a few of one."""
+
+
+@pytest.mark.parametrize("argument", ["y", "operators", "operator", "noise", "numbers", "name"])
+def test_odd_kinds_are_refused_by_the_name_of_the_argument(argument: str) -> None:
+    good = {"y": Y, "operators": {"a": Identity((3,))}, "noise": 0.1}
+    for odd in ODD:
+        if (argument, odd is None, isinstance(odd, str)) in {("numbers", True, False), ("name", False, True)}:
+            continue
+        given = {"operators": {"a": odd}} if argument == "operator" else {argument: odd}
+        with pytest.raises(MvssError) as error:
+            View(**{"name": "the view", **good, **given})
+        assert "\n" not in str(error.value)
+        said = {
+            "y": ("y", "observations"),
+            "operator": ("the matrix of a", "the operator of a", "Dense operator"),
+            "operators": ("operator",),
+            "name": ("its name must be text",),
+        }
+        assert any(word in str(error.value) for word in said.get(argument, (argument,)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -75,18 +76,89 @@ def test_views_are_told_apart_and_use_leaves_no_trace() -> None:
     assert len({before, digest(views(1e-12)), digest(views(scale=2.0)), digest(views(numbers=1))}) == 4
 
 
-def test_an_operator_of_the_user_is_known_by_its_attributes() -> None:
-    class Own(LinearOperator):
-        def __init__(self, gain: float) -> None:
-            self._gain = torch.tensor(gain)
-            self.source_shape = self.observation_shape = (2,)
+OWN = """
+import torch
+from mvss.problem.operators import LinearOperator
+{top}
+class Own(LinearOperator):
+    source_shape = observation_shape = (2,)
+    {attribute}
 
+    def __init__(self, gain):
+        self._gain, self._cache, self.source_shape = torch.tensor(gain), None, (2,)
+
+    def forward(self, x):
+        {forward}
+        return helped(self._gain * x)
+
+    adjoint = forward
+{bottom}
+"""
+USUAL = {"top": "SCALE = 1.0", "attribute": "", "forward": "", "bottom": "def helped(x): return [SCALE * each for each in x]"}
+
+
+def own(gain: float = 1.0, **changes: str) -> LinearOperator:
+    """An operator that a user has typed at a prompt: there is no file of it."""
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec(OWN.format(**{**USUAL, **changes}), space)
+    return space["Own"](gain)  # type: ignore[operator]
+
+
+def test_an_operator_of_the_user_is_known_by_its_attributes_and_its_code() -> None:
+    same = [own(), own(), own(top="SCALE = 1.0; OTHER = 2"), own(forward='"""Words."""'), own(forward="# words\n")]
+    assert len({digest(each) for each in same}) == 1
+    others = [
+        *(own(2.0), own(forward="x = 2 * x"), own(attribute="factor = 2.0"), own(top="SCALE = 2.0")),
+        own(bottom="def helped(x): return [SCALE + each for each in x]"),
+        own(bottom="def helped(x): return deeper(x)\ndef deeper(x): return helped(x)"),
+    ]
+    assert len({digest(each) for each in [same[0], *others]}) == len(others) + 1
+    assert digest({"mixed": [own() @ Identity((2,))]}) != digest({"mixed": [own(top="SCALE = 2.0") @ Identity((2,))]})
+
+
+def test_what_use_leaves_in_an_operator_of_the_user_decides_nothing() -> None:
+    operator = own()
+    before = digest(operator)
+    operator._cache = torch.ones(3)
+    operator._later = {"factor": 1}
+    assert digest(operator) == before == digest(own())
+    operator.source_shape = (3,)
+    assert digest(operator) != before
+
+
+def test_functions_of_objects_and_what_they_enclose_are_told_apart() -> None:
+    @cache
+    def kept(x: int) -> int:
+        return x
+
+    class Slots:
+        __slots__ = ("x",)
+
+        def __init__(self, x: object) -> None:
+            self.x = x
+
+        def f(self) -> object:
+            return ..., kept(1)
+
+    class Net(torch.nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self._gain * x
+            return 2 * super().forward(x)
 
-        adjoint = forward
+    conv, net = torch.nn.Conv2d(1, 1, 3, padding=1), Net(1, 1, 3, padding=1)
+    wide = torch.nn.Conv2d(1, 1, 3, padding=2)
+    for other in (net, wide):
+        other.load_state_dict(conv.state_dict())
+    values = [Slots(1), Slots([2]), Slots(1).f, Slots(2).f, partial(close_over, 1), partial(close_over, 2), conv, net, wide]
+    values += [close_over([1]), close_over([2]), close_over({"a": torch.zeros(2)}), lambda x: x[..., 0], lambda x: x[..., 1]]
+    digests = [digest(value) for value in values]
+    assert len(set(digests)) == len(values) and digests == [digest(value) for value in values]
 
-    assert digest(Own(1.0)) == digest(Own(1.0)) != digest(Own(2.0))
+
+def test_what_holds_itself_is_refused() -> None:
+    ring: list[object] = []
+    ring.append(ring)
+    with pytest.raises(MvssError, match="holds itself"):
+        digest(ring)
 
 
 def test_what_cannot_be_read_is_refused_by_name() -> None:

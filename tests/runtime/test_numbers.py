@@ -153,7 +153,13 @@ def test_scores_of_images_of_bytes_do_not_wrap_around() -> None:
 
 @pytest.mark.parametrize(
     ("numbers", "words"),
-    [([0.5, 1.0], "whole numbers"), ([0], "2 whole"), ([-1, 0], "at least 0"), ([True, False], "whole numbers")],
+    [
+        ([0.5, 1.0], "whole numbers"),
+        ([0], "2 whole"),
+        ([-1, 0], "at least 0"),
+        (np.full(2, 2**64 - 1, np.uint64), "at least 0"),
+        ([True, False], "whole numbers"),
+    ],
 )
 def test_numbers_of_observations_are_whole(numbers: list[float], words: str) -> None:
     with pytest.raises(MvssError, match=words):
