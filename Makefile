@@ -19,6 +19,24 @@ RUN ?=
 KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING PROBLEM ONLY OUT RUN
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(if $(filter-out $(KNOWN),$(GIVEN)),$(error unknown variable $(firstword $(filter-out $(KNOWN),$(GIVEN))); there are: $(KNOWN)))
+# So would one that no target of the command looks at.
+RUNS := $(foreach name,manifolds mnist-grass galaxies,$(name) $(name)-compare) manifolds-growth manifolds-audit manifolds-sweep mnist-grass-ablations galaxies-separate
+OWN_DATA := galaxies galaxies-compare galaxies-separate galaxies-data
+OF_PRESET := $(RUNS) galaxies-data
+OF_SEEDS  := $(filter-out manifolds-sweep,$(RUNS))
+OF_ONLY   := $(filter-out manifolds-growth manifolds-sweep galaxies-separate,$(RUNS))
+OF_OUT    := $(RUNS)
+OF_ARGS   := $(RUNS) galaxies-data lock test test-all publish
+OF_FOLDER := $(OWN_DATA)
+OF_CATALOGUE := $(OWN_DATA)
+OF_PIXELS  := $(OWN_DATA)
+OF_BINNING := $(OWN_DATA)
+OF_PROBLEM := galaxies-separate
+OF_RUN     := publish
+GOALS := $(or $(MAKECMDGOALS),help)
+$(foreach name,$(filter-out PYTHON TORCH,$(GIVEN)),$(if $(strip $($(name))),$(if $(filter $(OF_$(name)),$(GOALS)),,$(error $(name)= says nothing to make $(GOALS); it is for $(OF_$(name))))))
+$(if $(filter-out cpu,$(TORCH)),$(error TORCH=$(TORCH) is not known: TORCH=cpu takes PyTorch's CPU wheels, without it those of PyPI are taken))
+$(if $(strip $(FOLDER)),,$(foreach name,CATALOGUE $(if $(filter galaxies-data,$(GOALS)),,PIXELS BINNING),$(if $(filter $(name),$(GIVEN)),$(if $(strip $($(name))),$(error $(name)= is of your own mosaics, and needs FOLDER= too)))))
 # The user's command, to be told again.
 export AGAIN := $(strip $(MAKECMDGOALS) $(foreach name,$(filter-out PYTHON,$(GIVEN)),$(name)="$($(name))"))
 
@@ -136,7 +154,6 @@ galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has le
 	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
 
 galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=paper), each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
-	$(if $(CATALOGUE),$(if $(FOLDER),,$(error CATALOGUE= needs FOLDER= too)))
 	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
@@ -158,6 +175,7 @@ readme: $(READY) ## write the README's results from the published table.json of 
 # By name: what else lies here may be anybody's. A lock file may be of a run in another environment.
 clean: ## remove caches and results/runs (runs, their checkpoints and tables), unless a run is going on [3 s]
 ifeq ($(wildcard $(BIN)/python),)
+	@if [ -L results/runs ]; then echo "clean: results/runs is a link: remove what you mean there, or the link, yourself" >&2; exit 2; fi
 	@if [ -d results/runs ] && [ -n "$$(find results/runs -name lock)" ]; then \
 	  echo "clean: a run holds $$(find results/runs -name lock | head -n 1): end it, or remove that file if no run is going on" >&2; exit 2; fi
 	@rm -rf results/runs

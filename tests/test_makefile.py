@@ -23,8 +23,8 @@ esac
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A call in a folder that has what make looks at."""
-    for name in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-torch.txt"):
-        shutil.copy(ROOT / name, folder)
+    for path in (ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("requirements*.txt")):
+        shutil.copy(path, folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
 
@@ -48,6 +48,54 @@ def interpreter(folder: Path, new: str, words: str = "") -> str:
 @pytest.mark.parametrize("slip", ["PRSET=smoke", "preset=smoke", "SEED=1"])
 def test_a_variable_that_make_does_not_know_is_refused(tmp_path: Path, slip: str) -> None:
     assert f"unknown variable {slip.partition('=')[0]}; there are: PYTHON PRESET" in make(tmp_path, "help", slip)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("galaxies CATALOGUE=a.csv", "CATALOGUE= is of your own mosaics, and needs FOLDER= too"),
+        ("galaxies-data CATALOGUE=a.csv", "CATALOGUE= is of your own mosaics, and needs FOLDER= too"),
+        ("galaxies-compare PIXELS=64", "PIXELS= is of your own mosaics, and needs FOLDER= too"),
+        ("galaxies-separate BINNING=3", "BINNING= is of your own mosaics, and needs FOLDER= too"),
+        ("manifolds FOLDER=there", "FOLDER= says nothing to make manifolds; it is for galaxies galaxies-compare"),
+        ("mnist-grass PROBLEM=real", "PROBLEM= says nothing to make mnist-grass; it is for galaxies-separate"),
+        ("galaxies RUN=results", "RUN= says nothing to make galaxies; it is for publish"),
+        ("manifolds-sweep SEEDS=1", "SEEDS= says nothing to make manifolds-sweep; it is for manifolds"),
+        ("galaxies-separate ONLY=joint", "ONLY= says nothing to make galaxies-separate"),
+        ("tables OUT=there", "OUT= says nothing to make tables"),
+        ("test PRESET=smoke", "PRESET= says nothing to make test"),
+        ("lint clean ARGS=-v", "ARGS= says nothing to make lint clean"),
+        ("SEEDS=1", "SEEDS= says nothing to make help"),
+        ("setup TORCH=gpu", "TORCH=gpu is not known: TORCH=cpu takes PyTorch's CPU wheels"),
+        ("help TORCH=CPU", "TORCH=CPU is not known"),
+    ],
+)
+def test_a_variable_that_would_do_nothing_is_refused(tmp_path: Path, call: str, says: str) -> None:
+    assert says in make(tmp_path, *call.split())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "galaxies FOLDER=there CATALOGUE=a.csv BINNING=3 PIXELS=64 PRESET=smoke SEEDS=1 ONLY=joint OUT=o ARGS=a=1 TORCH=cpu",
+        "galaxies-data PIXELS=64 BINNING=2 PRESET=paper ARGS=--dry-run",
+        "galaxies-separate FOLDER=there CATALOGUE=a.csv BINNING=3 PROBLEM=real",
+        "publish RUN=there ARGS=--partial",
+        "lint test ARGS=-x",
+        "manifolds PRESET= SEEDS= FOLDER= TORCH=",
+    ],
+)
+def test_a_variable_that_a_target_looks_at_is_taken(tmp_path: Path, call: str) -> None:
+    done = run(tmp_path, "--dry-run", *call.split(), interpreter(tmp_path, "echo new"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_clean_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs").symlink_to(tmp_path / "elsewhere")
+    assert "results/runs is a link" in make(tmp_path, "clean")
+    assert (tmp_path / "results" / "runs").is_symlink() and (tmp_path / "elsewhere").is_dir()
 
 
 def test_the_hint_of_an_old_python_repeats_the_command(tmp_path: Path) -> None:

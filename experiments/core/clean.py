@@ -19,7 +19,10 @@ def main(root: Path = ROOT) -> int:
 
 
 def clean(runs: Path) -> int:
-    """Remove the runs in a folder. Raises MvssError where one of them is going on, or they cannot be removed."""
+    """Remove the runs in a folder. Raises MvssError where one of them is going on, they cannot be removed, or the folder is
+    elsewhere: what a link points at may hold more than runs."""
+    if runs.is_symlink():
+        raise MvssError(f"{runs} is a link to {runs.resolve()}: remove what you mean there, or the link, yourself")
     with ExitStack() as held:
         for lock in sorted(runs.rglob("lock")):
             held.enter_context(locked(lock))
@@ -27,7 +30,7 @@ def clean(runs: Path) -> int:
             if runs.exists():
                 shutil.rmtree(runs)
         except OSError as error:
-            raise MvssError(f"cannot remove {error.filename}: {error.strerror}") from error
+            raise MvssError(f"cannot remove {error.filename}: {error.strerror or error}") from error
     return 0
 
 

@@ -86,19 +86,13 @@ class _Parser(argparse.ArgumentParser):
         raise MvssError(message)
 
 
-def _usual() -> str:
-    import torch
-
-    return "gpu" if torch.cuda.is_available() else "cpu"
-
-
-def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: Path) -> Command:
-    """Parse a command line and check all of it: nothing is written and no time spent on one that must fail."""
+def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: Path, idle: Sequence[str] = ()) -> Command:
+    """Parse a command line and check all of it: nothing is written and no time spent on one that must fail. idle: options that
+    this command does nothing with."""
     arguments, overrides = list(sys.argv[1:] if arguments is None else arguments), []
     if "--" in arguments:
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
-    presets = experiment.folder / "presets"
     parser = _Parser(prog=experiment.target)
     parser.add_argument("--preset", help="cpu by default, gpu where CUDA is there")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -110,29 +104,57 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser.add_argument("--out", metavar="FOLDER", help="where results go, as <experiment>/<preset>; results/runs by default")
     parser.add_argument("--only", nargs="+", default=[], metavar="[PROBLEM/]METHOD", help="of all methods none but these")
     options = parser.parse_args(arguments)
-    options.preset = options.preset or _usual()
-    if options.preset not in available_presets(presets):
-        raise MvssError(f"unknown preset {options.preset!r}; choose one of {', '.join(available_presets(presets))}")
-    config = load_config(experiment.schema, presets / f"{options.preset}.yaml", overrides)
+    preset, config = _checked(experiment, options, overrides)
+    if said := [name for name in idle if getattr(options, name) != parser.get_default(name)]:
+        raise MvssError(f"--{said[0].replace('_', '-')} says nothing to this command: leave it out")
+    folder = _home(options.out, root) / experiment.name.replace("-", "_") / preset
+    if overrides:  # what a user brought is as good as a setting: another survey's results are beside, not in place of these
+        brought = [config.brought(problem) for problem in config.problems]
+        folder = folder / f"overrides-{config_hash({'config': config, 'brought': brought} if any(brought) else config)[:8]}"
+    seeds = tuple(dict.fromkeys(options.seeds))
+    kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
+    return Command(preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)
+
+
+def _checked(experiment: Experiment, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[str, Config]:
+    """The preset and what it says. torch, which tells the usual one, takes seconds: what fails under either is told before."""
+    if options.preset:
+        return options.preset, _config(experiment, options.preset, options, overrides)
+    found, errors = dict[str, Config](), dict[str, MvssError]()
+    for preset in ("cpu", "gpu"):
+        try:
+            found[preset] = _config(experiment, preset, options, overrides)
+        except MvssError as error:
+            errors[preset] = error
+    if not found:
+        raise errors["cpu"]
+    import torch
+
+    usual = "gpu" if torch.cuda.is_available() else "cpu"
+    if usual in errors:
+        raise errors[usual]
+    return usual, found[usual]
+
+
+def _config(experiment: Experiment, preset: str, options: argparse.Namespace, overrides: Sequence[str]) -> Config:
+    """What a preset and overrides say. Raises MvssError where that or the options do not fit."""
+    presets = experiment.folder / "presets"
+    if preset not in available_presets(presets):
+        raise MvssError(f"unknown preset {preset!r}; choose one of {', '.join(available_presets(presets))}")
+    config = load_config(experiment.schema, presets / f"{preset}.yaml", overrides)
     recipes = config.recipes().values()
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
     for asked, there in (("compare", config.compare), ("ablations", config.ablations)):
         if getattr(options, asked) and not there:
-            raise MvssError(f"the preset {options.preset} has nothing under {asked}: take another one, such as PRESET=cpu")
+            raise MvssError(f"the preset {preset} has nothing under {asked}: take another one, such as PRESET=cpu")
     for problem, method in (name.rpartition("/")[::2] for name in options.only):
         if method not in config.recipes():
             raise MvssError(f"unknown method {method!r}{suggest(method, config.recipes())}")
         if problem:
             experiment.check(problem)
-    folder = _home(options.out, root) / experiment.name.replace("-", "_") / options.preset
-    if overrides:  # what a user brought is as good as a setting: another survey's results are beside, not in place of these
-        brought = [config.brought(problem) for problem in config.problems]
-        folder = folder / f"overrides-{config_hash({'config': config, 'brought': brought} if any(brought) else config)[:8]}"
-    seeds = tuple(dict.fromkeys(options.seeds))
-    kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
-    return Command(options.preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)
+    return config
 
 
 def _home(out: str | None, root: Path) -> Path:

@@ -1,14 +1,16 @@
-"""Whether a job is done: what it has left must be what it has finished with.
+"""Whether a job is done: what it has left must be what it has finished with; and goes on: what it has left so far.
 
+key  = {"key", "records": {"size", "sha256"}}                        with every record, read before the job goes on
 done = {"key", "commit", "records": {"count", "sha256"}, "samples": sha256}        written last, read before every report
 """
 
 from __future__ import annotations
 
-__all__ = ["damage", "finish", "is_done", "lost_records", "made_at"]
+__all__ = ["begin", "damage", "finish", "goes_on", "is_done", "made_at"]
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,41 @@ def damage(job: Job, folder: Path) -> str:
     done = _done(job, folder)
     if not done:
         return ""
-    if lost_records(job, folder):
+    if _lost_records(job, folder):
         there, count = _count(place_of(job, folder) / "records.jsonl"), done["records"]["count"]
         return f"{there} of {count} records are left" if there != count else "records were changed"
     return "" if done["samples"] == _hash(samples_of(job, folder)) else "samples are missing or were changed"
 
 
-def lost_records(job: Job, folder: Path) -> bool:
+def begin(job: Job, folder: Path, key: str) -> None:
+    """Note the key that a job has been begun with, and the records that it has so far, in bytes."""
+    path = place_of(job, folder) / "records.jsonl"
+    records = {"size": path.stat().st_size if path.exists() else 0, "sha256": _hash(path)}
+    atomic_write_text(place_of(job, folder) / "key", json.dumps({"key": key, "records": records}) + "\n")
+
+
+def goes_on(job: Job, folder: Path, key: str) -> bool:
+    """Whether what a job has left was begun with this key, and its records are those that it has made; others may follow,
+    which a kill has kept from being noted. Says so where records alone are missing."""
+    place = place_of(job, folder)
+    try:
+        begun = json.loads((place / "key").read_text(encoding="utf-8"))
+        if begun["key"] != key:
+            return False
+        size, known = int(begun["records"]["size"]), begun["records"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    path = place / "records.jsonl"
+    there = path.read_bytes()[:size] if size and path.exists() else b""
+    whole = (hashlib.sha256(there).hexdigest() if size else known) == known and not _lost_records(job, folder)
+    if not whole:
+        print(
+            f"{name_of(job)}: records of it were removed or changed since it was interrupted: it starts anew", file=sys.stderr
+        )
+    return whole
+
+
+def _lost_records(job: Job, folder: Path) -> bool:
     """Whether a finished job has other records than it has finished with."""
     done = _done(job, folder)
     return bool(done) and done["records"]["sha256"] != _hash(place_of(job, folder) / "records.jsonl")

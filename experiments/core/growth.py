@@ -84,7 +84,9 @@ def measure_growth(experiment: Experiment, problems: Sequence[str], arguments: S
 
 
 def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path) -> int:
-    command = read_command(experiment, arguments, root)
+    command = read_command(experiment, arguments, root, idle=("compare", "ablations", "audit", "report", "only"))
+    if len(command.seeds) > 1:
+        raise MvssError(f"growth is measured on one seed, not on {len(command.seeds)}: give one")
     config, seed = command.config, command.seeds[0]
     sizes = [max(1, int(size * config.observations)) for size in SIZES]
     plan = [(problems[0], n) for n in sizes] + [(problem, sizes[1]) for problem in problems[1:]]

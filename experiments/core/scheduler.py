@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from experiments.core.cache import received, work_of
 from experiments.core.config import Job
-from experiments.core.finished import finish, lost_records
+from experiments.core.finished import begin, finish, goes_on
 from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
 from experiments.core.records import Records, environment, read_records
 from experiments.core.scores import Record
 from experiments.core.workers import Ended, Report, Workers, killed_is_told
 from mvss.runtime.errors import MvssError
-from mvss.runtime.files import atomic_write_bytes, atomic_write_text
+from mvss.runtime.files import atomic_write_bytes
 
 
 def code_label() -> str:
@@ -119,6 +119,7 @@ def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str,
     def append(record: Record) -> None:
         nonlocal count
         records.append({**identity, **record})
+        begin(job, folder, key)
         count += 1
 
     own = received(job)  # what its key is of, and no more
@@ -130,10 +131,9 @@ def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str,
 
 
 def _forget_if_stale(job: Job, folder: Path, key: str) -> None:
-    """Remove what was made with another key, or what has lost records since it was finished, and note this one."""
+    """Remove what was made with another key, or what has lost records, and note this one."""
     place = place_of(job, folder)
-    marker = place / "key"
-    if marker.exists() and marker.read_text() == key and not lost_records(job, folder):
+    if goes_on(job, folder, key):
         (place / "done").unlink(missing_ok=True)
         return
     # the audit of a method that is fitted anew is stale
@@ -141,7 +141,7 @@ def _forget_if_stale(job: Job, folder: Path, key: str) -> None:
         (path / "key").unlink(missing_ok=True)  # first: what a kill leaves here is not taken for whole
         if path.exists():
             shutil.rmtree(path)
-    atomic_write_text(marker, key)
+    begin(job, folder, key)
 
 
 def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _separate(problem: str, arguments: list[str]) -> int:
     EXPERIMENT.check(problem)
-    command = read_command(EXPERIMENT, arguments, ROOT)
+    command = read_command(EXPERIMENT, arguments, ROOT, idle=("compare", "ablations", "audit", "dry_run", "report", "only"))
     if problem not in command.config.problems:
         known = ", ".join(command.config.problems)
         raise MvssError(f"{problem} is not among the problems {known}: give FOLDER=, PIXELS= and ARGS= as to make galaxies")

@@ -112,6 +112,52 @@ def test_records_that_vanish_during_a_run_end_it(run: Run, monkeypatch: pytest.M
     assert len(read_records(place_of(job, folder) / "records.jsonl")) == 3
 
 
+def append_half(job: Job, folder: Path) -> None:
+    with (place_of(job, folder) / "records.jsonl").open("ab") as file:
+        file.write(b'{"source": "1", ')
+
+
+@pytest.mark.parametrize(
+    ("harm", "anew", "lines"),
+    [
+        (cut, True, 1),
+        (change, True, 1),
+        (lambda job, folder: (place_of(job, folder) / "records.jsonl").unlink(), True, 1),
+        (lambda job, folder: (place_of(job, folder) / "key").write_text(key_of(EXPERIMENT, job)), True, 0),
+        (append_half, False, 0),  # as a kill does
+        (lambda job, folder: None, False, 0),
+    ],
+)
+def test_an_unfinished_job_knows_its_records(
+    run: Run,
+    harm: Callable[[Job, Path], None],
+    anew: bool,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    jobs = []
+
+    def interrupted(job: Job, task: object, folder: Path, append: Callable[[dict[str, Any]], None], *_: object) -> object:
+        for metric in METRICS[:2]:
+            append({**SCORE, "metric": metric})
+        (folder / "state").write_text("two laps\n")
+        jobs.append((job, folder.parents[3]))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "work_of", lambda job: interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    ((job, folder),) = jobs
+    harm(job, folder)
+    run()
+    assert (place_of(job, folder) / "state").exists() != anew
+    said = capfd.readouterr().err
+    assert said.count("\n") == said.count("exact seed 0: records of it were removed or changed") == lines
+    assert is_done(EXPERIMENT, job, folder) and len(read_records(place_of(job, folder) / "records.jsonl")) == 3
+
+
 @pytest.mark.parametrize(
     "content", ["", "{", "abc-def 0123", '{"key": 1}', '{"key": "a", "commit": "b", "records": 3, "samples": ""}']
 )

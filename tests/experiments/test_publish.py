@@ -199,3 +199,18 @@ def test_clean_removes_runs_alone_and_none_that_is_going_on(tmp_path: Path, caps
     (folder / "lock").write_text("")  # of one that was killed
     assert clean(tmp_path) == 0 == clean(tmp_path)
     assert tree(tmp_path) == {name: content for name, content in before.items() if not name.startswith("results/runs/")}
+
+
+def test_clean_follows_no_link_out_of_the_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, runs = tmp_path / "elsewhere" / "kept", tmp_path / "home" / "results" / "runs"
+    kept.mkdir(parents=True)
+    runs.parent.mkdir(parents=True)
+    runs.symlink_to(kept.parent)
+    assert clean(tmp_path / "home") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"is a link to {kept.parent}" in error
+    assert kept.is_dir() and runs.is_symlink()
+    runs.unlink()
+    runs.mkdir()
+    (runs / "manifolds").symlink_to(kept.parent)  # the link goes, what it points at stays
+    assert clean(tmp_path / "home") == 0 and kept.is_dir() and not runs.exists()

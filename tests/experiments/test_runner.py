@@ -25,8 +25,10 @@ from experiments.core.growth import measure_growth
 from experiments.core.places import estimate_path, jobs_of, name_of, place_of
 from experiments.core.records import Records, read_records
 from experiments.core.scheduler import _next
+from experiments.core.sweep import sweep
 from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
+from experiments.galaxies.separate import main as separate
 from experiments.manifolds.__main__ import EXPERIMENT
 from mvss.runtime.errors import MvssError
 from mvss.runtime.locks import locked
@@ -404,6 +406,44 @@ def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert read_command(EXPERIMENT, [], ROOT).preset == "gpu"
     assert read_command(GALAXIES, [], ROOT).preset == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--", "settings.em.lap=3"], "did you mean 'laps'"),
+        (["--only", "jont"], "unknown method 'jont'"),
+        (["--", "problems=[mixed-0.2]"], "unknown problem"),
+        (["--seeds", "one"], "invalid int value"),
+    ],
+)
+def test_what_no_preset_takes_is_told_before_torch_is_asked(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # to import it is an error
+    with pytest.raises(MvssError, match=says):
+        read_command(EXPERIMENT, arguments, ROOT)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--only", "joint"], "--only says nothing"),
+        (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--seeds", "0", "1"], "on one seed, not on 2"),
+        (lambda a, r: sweep(EXPERIMENT, a, r), ["--seeds", "1"], "--seeds says nothing"),
+        (lambda a, r: separate(a), ["--problem", "simulated", "--dry-run"], "--dry-run says nothing"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    command: Callable[[list[str], Path], int],
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(["--preset", "smoke", *arguments], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and says in error and written(tmp_path) == []
 
 
 def test_the_label_of_code_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
