@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.mnist_grass.config import TEXTURES
-from experiments.mnist_grass.sources import DATA, openml_file
+from experiments.mnist_grass.digits import DATA, openml_file
 
 
 @dataclass(frozen=True)

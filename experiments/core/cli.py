@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from experiments.core.config import Config, check_config
 from experiments.core.experiment import Experiment, Named
+from experiments.core.pools import check_seeds
 from experiments.report.commands import command_text
 from mvss.presets.reader import available_presets, config_hash, load_config, suggest
 from mvss.runtime.errors import MvssError
@@ -112,6 +113,7 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         brought = [config.brought(problem) for problem in config.problems]
         folder = folder / f"overrides-{config_hash({'config': config, 'brought': brought} if any(brought) else config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
+    check_seeds(seeds)
     kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
     return Command(preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)
 

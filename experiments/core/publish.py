@@ -21,6 +21,7 @@ from pathlib import Path
 from experiments.core.cli import ROOT, report_errors
 from experiments.core.config import Config, Job
 from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
+from experiments.core.pools import tunes
 from experiments.core.reporting import Report, report
 from experiments.report.rebuild import OVERRIDES, experiment_named
 from experiments.report.tables import is_audit
@@ -58,6 +59,8 @@ def publish(folder: Path, root: Path, partial: bool = False) -> int:
     target = root / "results" / name / preset
     if folder.resolve() == target.resolve():
         raise MvssError(f"{folder} is what is published: name the folder of the run")
+    if tuned := [seed for seed in _seeds(folder) if tunes(seed)]:
+        raise MvssError(f"{folder} has seeds {tuned}, which tune and are not published: move them elsewhere")
     if not (seeds := _seeds(folder)):
         raise MvssError(f"{folder} holds no run: name a folder <experiment>/<preset> that a run has written")
     with locked(folder / "lock"), locked(target / "lock"):

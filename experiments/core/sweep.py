@@ -29,6 +29,7 @@ from experiments.core.baselines import make_baseline
 from experiments.core.cli import ROOT, read_command, report_errors
 from experiments.core.config import Config, Recipe
 from experiments.core.places import Experiment
+from experiments.core.pools import TUNING
 from experiments.core.scheduler import code_label
 from experiments.core.workers import Ended, Report, Workers, killed_is_told
 from mvss.baselines.clvm import CLVM
@@ -39,7 +40,7 @@ from mvss.runtime.files import atomic_write_text
 from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 
-SEEDS = (100, 101)
+SEEDS = tuple(TUNING[:2])
 Space = dict[str, tuple[float, float]]
 SPACES: dict[str, Space] = {
     "pcpca": {"gamma": (0.0, 0.95), "latents": (1, 5), "learning_rate": (1e-3, 1e-1)},

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.mnist_grass.sources import DATA
+from experiments.mnist_grass.digits import DATA
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.rng import generator
 

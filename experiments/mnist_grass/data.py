@@ -1,9 +1,10 @@
 """Grass with and without digits (paper, section 5.2): y = grass + η, and y = grass + 0.5 × digit + η, 28 × 28, noise 0.01.
 
-    grass     crops of a texture, of parts that share nothing for view 1, view 2 and fresh observations (`sources`)
-    digits    each one in one mixture; others for fresh observations
+    grass     crops of a texture, of parts that share nothing for view 1, view 2 and fresh observations (`textures`)
+    digits    each one in one mixture; others for fresh observations (`digits`)
 
-Neither source is ever seen clean. In the problem `downsampled` a third of each view has each of the resolutions 1, 2, 4.
+Seeds that tune (`core.pools`) have digits and a quarter of the photograph that no other seed has. Neither source is ever seen
+clean. In the problem `downsampled` a third of each view has each of the resolutions 1, 2, 4.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from experiments.core.config import Config
+from experiments.core.pools import TUNING, tunes
 from experiments.core.task import Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
-from experiments.mnist_grass.config import MnistGrassConfig, problem_named
-from experiments.mnist_grass.sources import SHAPE, Part, mnist_digits, texture_named
+from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, problem_named
+from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits
+from experiments.mnist_grass.textures import Part, texture_named
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage
 from mvss.problem.operators import Identity, LinearOperator, Scale
@@ -49,6 +52,19 @@ def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Gener
     return View(clean + noise, operators, NOISE, name)
 
 
+def _check_pool(seed: int, config: MnistGrassConfig) -> None:
+    """Raise MvssError where a seed would tune on what is reported, or be reported on what others tune on."""
+    own, between = config.mnist not in SHIPPED, f"{TUNING[0]} to {TUNING[-1]}"
+    if tunes(seed) and not own:
+        raise MvssError(f"seed {seed} tunes, and the {config.mnist} digits are reported: name a folder of others with mnist=")
+    if tunes(seed) and config.texture != "grass":
+        raise MvssError(f"seed {seed} tunes, on grass alone: leave texture={config.texture} out")
+    if own and not tunes(seed):
+        raise MvssError(
+            f"seed {seed} is reported, and digits of a folder are for tuning: take a seed of {between}, or no mnist="
+        )
+
+
 class MnistGrassTask(Task):
     """One problem with one seed, as the experiments' common loop wants it. Sources: grass, digits."""
 
@@ -57,6 +73,7 @@ class MnistGrassTask(Task):
 
     def __init__(self, name: str, seed: int, config: MnistGrassConfig) -> None:
         factors = problem_named(name)
+        _check_pool(seed, config)
         alone = config.observations if config.grass_observations is None else config.grass_observations
         for setting, count in (("observations", config.observations), ("grass_observations", alone), ("fresh", config.fresh)):
             if count < len(factors):
@@ -64,6 +81,8 @@ class MnistGrassTask(Task):
         texture = texture_named(config.texture)
         if texture.fingerprint != config.photographs:  # in a worker that starts late
             raise MvssError(f"the photographs in {config.texture} were changed during the run: start it again")
+        if digits_fingerprint(config.mnist) != config.others:
+            raise MvssError(f"the digits in {config.mnist} were changed during the run: start it again")
         pixels, classes = mnist_digits(config.mnist)
         wanted = [pixels[classes == digit] for digit in config.digits]
         if not wanted or any(len(w) == 0 for w in wanted) or len(set(config.digits)) < len(wanted):
@@ -79,15 +98,13 @@ class MnistGrassTask(Task):
             )
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
         mixed, new = mixed.double() / 255, new[: config.fresh].double() / 255
-        self._texture, self._new = texture, new
+        self._texture, self._new, self._seed = texture, new, seed
         rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
         self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, factors, seed, "train")
         self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, factors, seed, "fresh")
-        # every labelled digit that is in no mixture
-        others = torch.ones(len(classes), dtype=torch.bool)
-        for digit in config.digits:
-            others &= classes != digit
-        spare = slice(config.observations, None)
+        # labelled digits that are in no mixture: all embedded ones of other classes, and those of these that are left
+        pixels, classes = mnist_digits("embedded")
+        others, spare = ~torch.isin(classes, torch.tensor(config.digits)), slice(config.observations, None)
         self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         counts = [len(self.train[a]) for a in self.scored_views]
@@ -108,7 +125,7 @@ class MnistGrassTask(Task):
         views, truth = [], []
         for number, (part, resolutions) in enumerate(zip(parts, rows, strict=True)):
             rng = generator(seed, "mnist-grass", split, number)
-            grass = self._texture.crops(part, sum(map(len, resolutions)), rng)
+            grass = self._texture.crops(part, sum(map(len, resolutions)), rng, seed)
             for factor, here in zip(factors, resolutions, strict=True):
                 shown = digits[here] if number else None
                 views.append(_observe(grass[here], shown, factor, rng, f"view {number + 1} at 1/{factor}"))
@@ -120,7 +137,7 @@ class MnistGrassTask(Task):
         """Independent truth `(count, 1, 28, 28)`: other crops of the part for fresh observations, or its digits, of which
         there are `fresh`: those are repeated where more are asked for."""
         if source == 0:
-            return self._texture.crops("fresh", count, rng)
+            return self._texture.crops("fresh", count, rng, self._seed)
         order = torch.randperm(len(self._new), generator=rng)
         return self._new[order.repeat(-(-count // len(order)))[:count]]
 
@@ -147,7 +164,7 @@ class MnistGrassTask(Task):
     def detector(self) -> Classifier:
         """Of digits left in grass: trained on crops of view 1's part, half of them with up to ± the mixtures' share of a digit
         that is in no training mixture."""
-        grass = self._texture.crops("view 1", DETECTED, generator(0, "mnist-grass", "detector", "grass"))
+        grass = self._texture.crops("view 1", DETECTED, generator(0, "mnist-grass", "detector", "grass"), self._seed)
         rng, digits = generator(0, "mnist-grass", "detector"), self._labelled[0].double() / 255
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from experiments.mnist_grass.config import problem_named
 from experiments.mnist_grass.data import AMPLITUDE
-from experiments.mnist_grass.sources import SHAPE
+from experiments.mnist_grass.digits import SHAPE
 from experiments.report.methods import method_named
 from experiments.report.samples import Arrays, Results, kept_samples
 from experiments.report.style import caption, save_animation, save_figure, style

@@ -48,7 +48,7 @@ def _all(part: Part, galaxies: bool, pixels: int = 32) -> Stamps:
 def test_no_pixel_is_in_two_areas_or_in_a_star(pixels: int) -> None:
     touched = [_touched(_all(part, galaxies, pixels)) for part in PARTS for galaxies in (True, False)]
     assert np.sum(touched, axis=0).max() == 1
-    assert all(t.sum() > 100_000 for t in touched)
+    assert all(t.sum() > 40_000 for t in touched)
     for row, column in STARS:
         box = slice(row - SPIKES, row + SPIKES + 1), slice(column - SPIKES, column + SPIKES + 1)
         assert not np.any(touched, axis=0)[box].any()
@@ -163,7 +163,7 @@ def test_a_model_is_the_galaxy_that_it_is_fitted_to(index: float) -> None:
         ({"galaxies": True, "copies": 9}, "copies=9"),
         ({"galaxies": False, "count": 4, "copies": 2}, "copies=2"),
         ({"galaxies": False}, "say how many"),
-        ({"galaxies": True, "pixels": 501}, "2 to 291 pixels"),
+        ({"galaxies": True, "pixels": 167}, "2 to 166 pixels"),
     ],
 )
 def test_what_cannot_be_had_is_refused(asked: dict, complaint: str) -> None:

@@ -21,7 +21,7 @@ from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
-from experiments.mnist_grass.sources import crops, regions
+from experiments.mnist_grass.textures import crops
 from mvss.em import first_draws
 from mvss.estimation import Estimate
 from mvss.posteriors import posterior_of
@@ -39,12 +39,6 @@ from mvss.separator import SourceSeparator
 CONFIG = MnistGrassConfig(observations=31, fresh=9)
 
 
-def test_regions_share_no_pixel() -> None:
-    photograph = torch.arange(64.0 * 64).reshape(64, 64)
-    parts = [set(part.flatten().tolist()) for part in regions(photograph).values()]
-    assert sum(map(len, parts)) == len(set.union(*parts)) == 64 * 64
-
-
 def test_crops_stay_in_their_region_and_differ() -> None:
     region = torch.rand(200, 150, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = crops(region, 6, torch.Generator().manual_seed(1))
@@ -52,6 +46,8 @@ def test_crops_stay_in_their_region_and_differ() -> None:
     assert len({round(float(x.sum()), 6) for x in found}) == 6
     again = crops(region, 6, torch.Generator().manual_seed(1))
     assert torch.equal(found, again)
+    narrow = crops(region[:60, :70], 20, torch.Generator().manual_seed(1))
+    assert narrow.shape == (20, 1, 28, 28) and bool(torch.isfinite(narrow).all())
     flat = crops(torch.full((200, 150), 0.3, dtype=torch.float64), 2, torch.Generator().manual_seed(1))
     torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
 

