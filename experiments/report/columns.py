@@ -1,8 +1,12 @@
-"""The columns of the tables in Markdown: a title, the metric under it, and what its best value is."""
+"""The columns of the tables in Markdown: a title, the metric under it, and what its best value is.
+
+Tables lead with proper scores, which nothing that is not the truth can win in the long run. A PSNR is never without the spread
+ratio beside it: draws that are too narrow gain decibels.
+"""
 
 from __future__ import annotations
 
-__all__ = ["AUDIT", "COST", "PAPERS", "PARTS", "QUALITY", "SCORED", "SKY", "Column"]
+__all__ = ["AUDIT", "COST", "HIGH", "PAPERS", "PARTS", "QUALITY", "SCORED", "SKY", "Column"]
 
 import math
 from dataclasses import dataclass
@@ -13,7 +17,8 @@ class Column:
     """A column.
 
     source: "mean", "newest" or its number. ideal: the best value is the nearest to it; without one there is no best.
-    derived: made from other columns, whose sample counts it has.
+    derived: made from other columns, whose sample counts it has. proper: whether nothing beats the truth on average, so that a
+    table may be won by it. always: whether it stands wherever the column before it does, measured or not, and nowhere else.
     """
 
     title: str
@@ -23,14 +28,40 @@ class Column:
     source: str = "mean"
     scale: float = 1.0
     derived: bool = False
+    proper: bool = False
+    always: bool = False
+
+    def head(self, newest: str) -> str:
+        """The title with its direction. newest: the number of the newest source."""
+        ends = {None: "", LOW: " ↓", HIGH: " ↑"}
+        return self.title.format(newest=newest) + ends.get(self.ideal, f" → {(self.ideal or 0) * self.scale:.3g}")
+
+
+LOW, HIGH = -math.inf, math.inf
+
+
+def _spread(source: str = "mean") -> Column:
+    """What stands beside a PSNR."""
+    of = {"mean": "", "newest": ", source {newest}"}.get(source, f", source {source}")
+    return Column(f"spread ratio{of}", "spread_ratio", 2, 1.0, source, always=True)
 
 
 # A gap is two-sided (draws at the posterior mean would gain 3 dB); a large p-value is no better than a middling one.
-LOW, HIGH = -math.inf, math.inf
 QUALITY = (
+    Column("energy score", "energy_score", 4, LOW, proper=True),
+    Column("over oracle", "energy_score_excess", 4, LOW, derived=True),
+    Column("energy score, source {newest}", "energy_score", 4, LOW, "newest", proper=True),
+    Column("prior KL (nats)", "prior_kl", 3, LOW, proper=True),
+    Column("its standard error", "prior_kl_standard_error", 3),
+    Column("coverage error", "coverage_error", 3, LOW),
+    Column("rank error", "rank_error", 3, LOW),
+    Column("in 68 % intervals (%)", "coverage", 1, 0.6827, scale=100.0),
+    Column("χ² per number", "chi2", 3, 1.0),
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
+    _spread(),
     Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
-    Column("PSNR of the mean, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),
+    _spread("newest"),
+    Column("PSNR of means of 8, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),
     Column("SSIM, source {newest}", "posterior_ssim", 3, HIGH, "newest"),
     Column("gap to oracle (dB)", "oracle_gap_db", 2, 0.0, derived=True),
     Column("posterior SD", "posterior_sinkhorn", 4, LOW),
@@ -41,17 +72,22 @@ QUALITY = (
     Column("Fréchet, prior, source {newest}", "prior_frechet", 2, LOW, "newest"),
     Column("PQMass χ²/dof", "posterior_pqmass_chi2", 2, 1.0),
     Column("PQMass p", "posterior_pqmass", 3),
-    Column("coverage error", "coverage_error", 3, LOW),
+    Column("clamped (%)", "clamped_share", 2, LOW, scale=100.0),
+    Column("discarded (%)", "discarded_share", 2, LOW, scale=100.0),
 )
 PARTS = (
     Column("PSNR, training, source {newest}", "posterior_psnr_train", 2, HIGH, "newest"),
+    _spread("newest"),
     Column("classes named right, training (%)", "class_accuracy_train", 1, HIGH, "newest", 100.0),
     Column("of clean digits (%)", "class_accuracy_clean_train", 1, None, "newest", 100.0),
     Column("AUC of remains in source 1", "remains_auc", 3, 0.5, "1"),
+    Column("energy score, source 1", "energy_score", 4, LOW, "1", proper=True),
     Column("PSNR, source 1", "posterior_psnr", 2, HIGH, "1"),
+    _spread("1"),
 )
 PAPERS = (
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH, "newest"),
+    _spread("newest"),
     Column("PSNR within ±4", "posterior_psnr_inside", 2, None, "newest"),
     Column("outside ±4 (%)", "fraction_outside", 2, None, "newest", 100.0),
     Column("posterior SD", "posterior_sinkhorn_paper", 4, LOW, "newest"),
@@ -65,12 +101,13 @@ AUDIT = (
     Column("coverage error (TARP)", "audit_coverage_error", 3, LOW),
     Column("rank error, worst coordinate", "audit_rank_error", 3, LOW),
     Column("rank error, misfit", "audit_misfit_error", 3, LOW),
-    Column("KL from the truth (nats)", "candidate_kl_nats", 2, LOW),
+    Column("KL from the truth (nats)", "candidate_kl_nats", 2, LOW, proper=True),
     Column("rank correlation of log p", "candidate_rank_correlation", 3, HIGH),
     *(Column(f"AUC, {d:g} off", f"candidate_auc_{d:g}", 3, HIGH) for d in (0.01, 0.03, 0.1, 0.3)),
 )
 GALAXIES = (
     Column("PSNR to the peak (dB)", "psnr_peak", 2, HIGH, "newest"),
+    _spread("newest"),
     Column("PSNR, blended", "psnr_peak_blended", 2, HIGH, "newest"),
     Column("PSNR of single draws", "psnr_peak_draws", 2, HIGH, "newest"),
     Column("SSIM", "ssim_peak", 3, HIGH, "newest"),
@@ -95,7 +132,7 @@ OBSERVATIONS = (
     Column("correlation of residuals", "residual_correlation", 3),
     Column("of the noise itself", "noise_correlation", 3),
     Column("held-out χ²", "held_out_chi2", 3, 1.0),
-    Column("held-out log-likelihood (nats a pixel)", "held_out_log_likelihood", 3, HIGH),
+    Column("held-out log-likelihood (nats a pixel)", "held_out_log_likelihood", 3, HIGH, proper=True),
     Column("left over, real (%)", "real_leftover_light", 1, None, "newest", 100.0),
     Column("left over, real (σ)", "real_leftover_sigma", 2, None, "newest"),
     Column("residual χ², real", "real_residual_chi2", 3, 1.0),

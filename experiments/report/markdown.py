@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.report.columns import AUDIT, COST, PAPERS, PARTS, QUALITY, SCORED, SKY, Column
+from experiments.report.columns import AUDIT, COST, HIGH, PAPERS, PARTS, QUALITY, SCORED, SKY, Column
 from experiments.report.methods import method_named, method_order
 
 Row = Mapping[str, Any]
@@ -34,7 +34,8 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
         caption.strip(),
         "",
         f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
-        "finite for some seed. **Bold**: the best of a column, what has seen the truth aside.",
+        "finite for some seed. ↓, ↑, →: which values are best. **Bold**: the best by the first proper score of a table, what "
+        "has seen the truth aside. A PSNR says little without the spread ratio beside it: draws too narrow gain decibels.",
     ]
     by_problem: dict[str, dict[tuple[str, str, str], Row]] = defaultdict(dict)
     for row in rows:
@@ -78,17 +79,19 @@ def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
 
 def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest: str, paper: bool = False) -> list[str]:
     """One Markdown table; columns without a number are left out, and so are the paper's where it has none."""
-    named = {column.metric for column in columns}
+    named = {column.metric for column in columns if not column.always}
     methods = [m for m in methods if any(key[0] == m and key[2] in named for key in rows)]
-    header, body = ["method"], [[method_named(method).label] for method in methods]
+    header, body, kept, decided = ["method"], [[method_named(method).label] for method in methods], False, False
     for column in columns:
         source = newest if column.source == "newest" else column.source
         cells = [rows.get((method, source, column.metric)) for method in methods]
         theirs = [cell["paper"] if cell else None for cell in cells]
-        if all(cell is None for cell in cells):
+        kept = kept if column.always else any(cell is not None for cell in cells)
+        if not kept:
             continue
-        header.append(column.title.format(newest=newest))
-        best = _best(column, methods, cells)
+        header.append(column.head(newest))
+        best = None if decided else _best(column, methods, cells)
+        decided = decided or best is not None
         for line, cell in zip(body, cells, strict=True):
             line.append(_cell(cell, column, best))
         if paper and any(value is not None for value in theirs):
@@ -101,16 +104,15 @@ def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest:
 
 
 def _best(column: Column, methods: Sequence[str], cells: Sequence[Row | None]) -> float | None:
-    """The best mean of a column, where there is something to compare."""
+    """The best mean of a column that may decide a table, where there is something to compare."""
     rivals: list[float] = [
         cell["mean"]
         for method, cell in zip(methods, cells, strict=True)
         if cell and cell["mean"] is not None and not method_named(method).knows_truth
     ]
-    if column.ideal is None or len(rivals) < 2:
+    if not column.proper or len(rivals) < 2:
         return None
-    ideal = min(max(column.ideal, min(rivals)), max(rivals))  # the ideal itself, or the end of the range next to it
-    return min(rivals, key=lambda value: abs(value - ideal))
+    return max(rivals) if column.ideal == HIGH else min(rivals)
 
 
 def _cell(row: Row | None, column: Column, best: float | None) -> str:

@@ -6,7 +6,7 @@ without a record here is an ablation: its looks follow from its name alone, so t
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
+__all__ = ["METHODS", "FLOOR", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
 
 import zlib
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 TRUTH = "#222222"
 """The colour of what is true or exact."""
-OURS, ORACLE = "joint", "exact"
+OURS, ORACLE, FLOOR = "joint", "exact", "floor"
 VARIATION, LAST = 50, 99
-"""Places of the variations, which go by name, and of the oracle."""
+"""Places of the variations, which go by name, and of the oracle and the floor."""
 
 
 class Method(NamedTuple):
@@ -42,7 +42,7 @@ class Method(NamedTuple):
     @property
     def knows_truth(self) -> bool:
         """Whether it has seen what others must learn: then it is no rival of theirs."""
-        return self.name == ORACLE or self.name.endswith("_clean")
+        return self.name in (ORACLE, FLOOR) or self.name.endswith("_clean")
 
 
 OTHERS = ("#8C564B", "#7B4FA3", "#2F6B57", "#B03A6A", "#4C5B8A", "#6E7F1E")
@@ -75,6 +75,7 @@ METHODS = (
     *map(_ablation, ("joint_cold", "joint_cold_moment_matching")),
     *map(_ablation, ("joint_karras", "joint_paper_long", "joint_plain_em")),
     Method(ORACLE, "exact (oracle, floor)", "exact", TRUTH, ".", LAST),
+    Method(FLOOR, "truth beside other truth (floor)", "floor", "#555555", ",", LAST),
 )
 RIVALS = tuple(method.name for method in METHODS if 0 < method.order < VARIATION)
 """What our method is compared with, by name."""

@@ -23,17 +23,23 @@ Rows = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-METHODS = (OURS, "mixture", "gibbs", ORACLE)
-COLUMNS = {
+METHODS = (OURS, "mixture", "joint_paper", "gibbs", ORACLE)
+COLUMNS = {  # proper scores first; the spread ratio is always there, beside the PSNR
+    "energy_score": ("energy score", 4),
+    "prior_kl": ("prior KL (nats)", 2),
+    "coverage_error": ("coverage error", 3),
     "posterior_psnr": ("PSNR (dB)", 1),
+    "spread_ratio": ("spread ratio", 2),
     "oracle_gap_db": ("below oracle (dB)", 1),
     "posterior_sinkhorn_excess": ("posterior SD over floor", 4),
     "prior_sinkhorn_excess": ("prior SD over floor", 4),
 }
 MARGINS = ("mixture", "joint_paper", "gibbs", "gibbs_mixture", "gibbs_8x")
 BASELINES = ("pcpca", "clvm_linear", "clvm_vae")
-NEWEST = (  # of the newest source: title, ours, decimals, the paper's form of it
+NEWEST = (  # of the newest source: title, ours, decimals, the paper's form of it where it has one
+    ("energy score", "energy_score", 3, None),
     ("PSNR (dB)", "posterior_psnr", 1, "posterior_psnr"),
+    ("spread ratio", "spread_ratio", 2, None),
     ("posterior SD", "posterior_sinkhorn", 2, "posterior_sinkhorn_paper"),
     ("prior SD", "prior_sinkhorn", 2, "prior_sinkhorn_paper"),
 )
@@ -41,7 +47,7 @@ SD = ("posterior_sinkhorn_excess", "prior_sinkhorn_excess")
 
 
 class Bar(NamedTuple):
-    """What a method was to reach on a problem: `metric` at most (or at least) `limit`, mean over sources and seeds."""
+    """What a method was to reach on a problem: `metric` at most (or at least) `limit`, mean over sources, for every seed."""
 
     problem: str
     metric: str
@@ -49,8 +55,12 @@ class Bar(NamedTuple):
     least: bool = False
     method: str = OURS
 
-    def holds(self, value: float) -> bool:
-        return value >= self.limit if self.least else value <= self.limit
+    def verdict(self, values: Sequence[float | None]) -> str:
+        """In words, of the values of all seeds that were run, None where one diverged."""
+        held = [v is not None and (v >= self.limit if self.least else v <= self.limit) for v in values]
+        if not held:
+            return "not measured"
+        return "met" if all(held) else f"**not met** ({sum(held)} of {len(held)} seeds)" if len(held) > 1 else "**not met**"
 
 
 BARS = (
@@ -69,6 +79,8 @@ BARS = (
     *(Bar(problem, "audit_coverage_error", 0.05) for problem in ("mixed-0.1", "contrastive-2")),
 )
 TITLES = {**COLUMNS, "audit_coverage_error": ("coverage error", 3)}
+WORSE = ("energy_score", "prior_kl")
+"""Proper scores, lower is better, by which it is told where ours is worse than its own start."""
 
 
 def main(root: Path = ROOT) -> int:
@@ -97,7 +109,13 @@ def results(table: Mapping[str, Any] | None) -> str:
         return "No results of the cpu preset are in this checkout: `make manifolds PRESET=cpu`, then `make readme`."
     rows = lookup(table)
     problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
-    parts = (_methods(rows, problems), _margins(rows, problems), _baselines(rows, problems), _bars(rows))
+    parts = (
+        _methods(rows, problems),
+        _worse(rows, problems),
+        _margins(rows, problems),
+        _baselines(rows, problems),
+        _bars(rows),
+    )
     return "\n\n".join(["\n".join(lines) for lines in ([_origin(table)], *parts) if lines])
 
 
@@ -117,32 +135,53 @@ def _origin(table: Mapping[str, Any]) -> str:
     samples = " to ".join(f"{n:,}" for n in sorted({min(scored, default=0), max(scored, default=0)}))
     commits = ", ".join(f"`{commit}`" for commit in table["commits"])
     return (
-        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} draws a number, code of "
+        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} observations or points a number, code of "
         f"{commits}, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
-        "on fresh observations; SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
+        "on fresh observations. Energy score: the less, the better, and on average nothing has less than exact draws. Spread "
+        "ratio: variance of draws beside the squared error of their mean, 1 where they are calibrated, less where they are too "
+        "narrow. SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
         "paper's numbers beside ours: `results/manifolds/cpu/table.md`."
     )
 
 
 def _methods(rows: Rows, problems: Sequence[str]) -> list[str]:
     """Ours, its start, its rival and the oracle on every problem."""
-    lines = _head(("problem", "method"), [title for title, _ in COLUMNS.values()])
+    shown = {key[3] for key in rows if key[1] in METHODS and key[2] == "mean"} | {"spread_ratio"}
+    columns = {metric: column for metric, column in COLUMNS.items() if metric in shown}
+    lines = _head(("problem", "method"), [title for title, _ in columns.values()])
     for problem in problems:
         for method in METHODS:
-            cells = [_cell(rows.get((problem, method, "mean", m)), digits) for m, (_, digits) in COLUMNS.items()]
+            cells = [_cell(rows.get((problem, method, "mean", m)), digits) for m, (_, digits) in columns.items()]
             if any(cell != "–" for cell in cells):
                 lines.append(_line(problem, method_named(method).label, *cells))
     return lines
 
 
+def _worse(rows: Rows, problems: Sequence[str]) -> list[str]:
+    """Where ours is worse than the mixture that its networks start from, and how wide its draws are, in words."""
+    parts = []
+    for metric in WORSE:
+        found = {p: rows[key] for p in problems if (key := (p, OURS, "mean", f"{metric}_under_mixture")) in rows}
+        worse = [p for p, row in found.items() if row["mean"] is None or row["mean"] < 0]
+        if found:
+            where = f"on {len(worse)} of {len(found)} problems ({', '.join(worse)})" if worse else "on no problem"
+            parts.append(f"Its {COLUMNS[metric][0].partition(' (')[0]} is worse than the mixture's {where}.")
+    ratios = [row["mean"] for p in problems if (row := rows.get((p, OURS, "mean", "spread_ratio"))) and row["mean"] is not None]
+    if ratios:
+        parts.append(f"Its draws have spread ratios from {min(ratios):.2f} to {max(ratios):.2f}; calibrated ones have 1.")
+    return [f"What `{OURS}` is worse at: {' '.join(parts)}"] if parts else []
+
+
 def _margins(rows: Rows, problems: Sequence[str]) -> list[str]:
     """By how much ours is better than others."""
-    lines = [f"PSNR of `{OURS}` over that of the others (dB, difference within each seed):", ""]
-    lines += _head(("problem",), [method_named(rival).short for rival in MARGINS])
+    lines = []
     for problem in problems:
-        cells = (rows.get((problem, OURS, "mean", f"psnr_over_{rival}")) for rival in MARGINS)
-        lines.append(_line(problem, *(_cell(row, 1) for row in cells)))
-    return lines
+        cells = [_cell(rows.get((problem, OURS, "mean", f"energy_score_under_{rival}")), 4) for rival in MARGINS]
+        if any(cell != "–" for cell in cells):
+            lines.append(_line(problem, *cells))
+    head = _head(("problem",), [method_named(rival).short for rival in MARGINS])
+    text = f"Energy score of `{OURS}` below that of the others (difference within each seed; negative where `{OURS}` is worse):"
+    return [text, "", *head, *lines] if lines else []
 
 
 def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
@@ -155,9 +194,10 @@ def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
         for method in (OURS, "gibbs", *BASELINES):
             cells = []
             for _, metric, digits, form in NEWEST:
-                paper = (rows.get((problem, method, newest, form)) or {"paper": None})["paper"]
                 cells.append(_cell(rows.get((problem, method, newest, metric)), digits))
-                cells.append("–" if paper is None else f"{paper:g}")
+                if form:
+                    paper = (rows.get((problem, method, newest, form)) or {"paper": None})["paper"]
+                    cells.append("–" if paper is None else f"{paper:g}")
             lines.append(_line(problem, method_named(method).label, *cells))
     if not lines:
         return []
@@ -165,18 +205,17 @@ def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
         "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
         "has of ours:"
     )
-    titles = [title for name, *_ in NEWEST for title in (name, "paper")]
+    titles = [title for name, _, _, form in NEWEST for title in ((name, "paper") if form else (name,))]
     return [text, "", *_head(("problem", "method"), titles), *lines]
 
 
 def _bars(rows: Rows) -> list[str]:
-    lines = ["What was to be reached, and whether it was:", ""]
+    lines = ["What was to be reached, and whether every seed has reached it:", ""]
     lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
     for bar in BARS:
         title, digits = TITLES[bar.metric]
         row = rows.get((bar.problem, bar.method, "mean", bar.metric))
-        value = row["mean"] if row else None
-        verdict = "not measured" if value is None else "met" if bar.holds(value) else "**not met**"
+        verdict = bar.verdict(row["values"] if row else ())
         sign = "≥" if bar.least else "≤"
         lines.append(_line(bar.problem, bar.method, f"{title} {sign} {bar.limit:g}", _cell(row, digits), verdict))
     return lines

@@ -1,6 +1,7 @@
 """From the records of a run to its table, the paper's numbers beside ours.
 
-    oracle gap  = PSNR(exact) − PSNR(method)   [dB],      excess = SD(method) − SD(exact),      SD: Sinkhorn divergence
+    oracle gap  = PSNR(exact) − PSNR(method)   [dB]
+    excess      = score(method) − score(exact),      of the energy score and of the Sinkhorn divergence (SD)
 
 per problem, source and seed, so that the spread over seeds is the spread of the difference. A draw of the exact
 posterior is as far from the truth as a draw can rightly be: a gap below 0 is no gain, it means draws too narrow.
@@ -24,15 +25,12 @@ from experiments.report.paper import paper_value
 from mvss.runtime.files import atomic_write_text
 
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
+    ("energy_score", "energy_score_excess", 1.0, ORACLE, ()),
     ("posterior_psnr", "oracle_gap_db", -1.0, ORACLE, ()),
     ("posterior_sinkhorn", "posterior_sinkhorn_excess", 1.0, ORACLE, ()),
     ("prior_sinkhorn", "prior_sinkhorn_excess", 1.0, ORACLE, ()),
-    *(("posterior_psnr", f"psnr_over_{rival}", 1.0, rival, (OURS,)) for rival in RIVALS),
-    *(
-        (f"{kind}_sinkhorn", f"{kind}_sinkhorn_under_{rival}", -1.0, rival, (OURS,))
-        for rival in RIVALS
-        for kind in ("posterior", "prior")
-    ),
+    *(("energy_score", f"energy_score_under_{rival}", -1.0, rival, (OURS,)) for rival in RIVALS),
+    ("prior_kl", "prior_kl_under_mixture", -1.0, "mixture", (OURS,)),
 )
 
 
@@ -68,7 +66,8 @@ def build_table(
 
     Returns:
         a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the
-        mean and the standard deviation over seeds (None for a single seed), seeds, samples, the paper's number or None.
+        mean and the standard deviation over seeds (None for a single seed), seeds and the value of each (None where it is
+        not finite), samples, the paper's number or None.
         commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
@@ -180,6 +179,7 @@ def _row(experiment: str, key: Key, by_seed: Mapping[int, Score]) -> dict[str, A
         "mean": statistics.fmean(values) if finite else None,
         "std": statistics.stdev(values) if finite and len(values) > 1 else None,
         "seeds": sorted(by_seed),
+        "values": [by_seed[seed].value if math.isfinite(by_seed[seed].value) else None for seed in sorted(by_seed)],
         "samples": min(score.samples for score in by_seed.values()),
         "paper": paper_value(experiment, *key),
     }

@@ -71,33 +71,59 @@ def test_the_example_as_printed_separates(tmp_path: Path, monkeypatch: pytest.Mo
         assert rmse < 0.5 * (x - x.mean(0)).square().mean().sqrt(), source
 
 
-def table(value: float = 40.0) -> dict[str, object]:
-    rows = [
-        {"problem": "mixed-0.1", "method": method, "source": "mean", "metric": metric, "mean": value, "std": 0.5}
-        | {"seeds": [0, 1], "samples": 2048, "paper": None}
-        for method in ("joint", "exact")
-        for metric in COLUMNS
-    ]
+def row(problem: str, method: str, metric: str, *values: float | None) -> dict[str, object]:
+    mean = None if None in values else sum(v for v in values if v is not None) / len(values)
+    head = {"problem": problem, "method": method, "source": "mean", "metric": metric, "mean": mean, "std": 0.5}
+    return {**head, "seeds": list(range(len(values))), "values": list(values), "samples": 2048, "paper": None}
+
+
+def table(*more: dict[str, object], value: float = 40.0) -> dict[str, object]:
+    rows = [row("mixed-0.1", method, metric, value, value) for method in ("joint", "exact") for metric in COLUMNS]
     head = {"experiment": "manifolds", "preset": "cpu", "commits": {"abc": {}}, "command": "make manifolds"}
-    return {**head, "rows": rows}
+    return {**head, "rows": [*rows, *more]}
 
 
 def test_the_results_say_what_was_met_and_what_was_not() -> None:
-    text = results(table())  # type: ignore[arg-type]
-    assert "| mixed-0.1 | joint (ours) | 40.0 ± 0.5 | 40.0 ± 0.5 | 40.0000 ± 0.5000 | 40.0000 ± 0.5000 |" in text
+    text = results(table())
+    ours = "40.0000 ± 0.5000 | 40.00 ± 0.50 | 40.000 ± 0.500 | 40.0 ± 0.5 | 40.00 ± 0.50 | 40.0 ± 0.5 | 40.0000 ± 0.5000 |"
+    assert f"| mixed-0.1 | joint (ours) | {ours}" in text
+    assert "| energy score | prior KL (nats) | coverage error | PSNR (dB) | spread ratio |" in text
     assert "| mixed-0.1 | joint | PSNR (dB) ≥ 36 | 40.0 ± 0.5 | met |" in text
-    assert "| mixed-0.1 | joint | below oracle (dB) ≤ 8 | 40.0 ± 0.5 | **not met** |" in text
+    assert "| mixed-0.1 | joint | below oracle (dB) ≤ 8 | 40.0 ± 0.5 | **not met** (0 of 2 seeds) |" in text
     assert text.count("not measured") == sum(
         (bar.problem, bar.method) != ("mixed-0.1", "joint") or bar.metric not in COLUMNS for bar in BARS
     )
     assert all(word in text for word in ("seeds 0, 1", "`abc`", "`make manifolds`", "2,048"))
-    assert Bar("p", "m", 1.0).holds(1.0) and not Bar("p", "m", 1.0, least=True).holds(0.9)
     assert "make manifolds" in results(None)
 
 
+def test_a_bar_is_met_where_every_seed_is_on_its_side() -> None:
+    bar = Bar("p", "m", 1.0)
+    assert bar.verdict([1.0, 0.9]) == "met" and bar.verdict([0.1, 0.1, 1.1]) == "**not met** (2 of 3 seeds)"
+    assert bar.verdict([0.1, None]) == "**not met** (1 of 2 seeds)" and bar.verdict([2.0]) == "**not met**"
+    assert bar.verdict([]) == "not measured"
+    assert Bar("p", "m", 1.0, least=True).verdict([1.0, 2.0]) == "met"
+    assert Bar("p", "m", 1.0, least=True).verdict([0.9, 2.0]) == "**not met** (1 of 2 seeds)"
+
+
+def test_the_results_say_where_ours_is_worse_than_its_start() -> None:
+    worse = [row(p, "joint", "prior_kl_under_mixture", v) for p, v in (("mixed-0.1", -0.5), ("mixed-0.5", 0.25))]
+    better = row("mixed-0.1", "joint", "energy_score_under_mixture", 0.1)
+    spread = row("mixed-0.5", "joint", "spread_ratio", 0.67)
+    text = results(table(*worse, better, spread, value=0.9))
+    assert "Its energy score is worse than the mixture's on no problem." in text
+    assert "Its prior KL is worse than the mixture's on 1 of 2 problems (mixed-0.1)." in text
+    assert "Its draws have spread ratios from 0.67 to 0.90" in text
+
+
+def test_columns_that_nobody_has_measured_are_left_out_but_for_the_spread_ratio() -> None:
+    text = results({**table(), "rows": [row("mixed-0.1", "joint", "posterior_psnr", 40.0)]})
+    assert "| problem | method | PSNR (dB) | spread ratio |" in text
+
+
 def test_the_readme_has_the_markers_and_filling_them_twice_is_filling_them_once(tmp_path: Path) -> None:
-    once = fill(README.read_text(encoding="utf-8"), results(table()))  # type: ignore[arg-type]
-    assert fill(once, results(table())) == once  # type: ignore[arg-type]
+    once = fill(README.read_text(encoding="utf-8"), results(table()))
+    assert fill(once, results(table())) == once
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nEARLIER\n{END}\nafter\n")
     assert main(tmp_path) == 0  # without results
     path = tmp_path / "results" / "manifolds" / "cpu" / "table.json"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments.report.columns import AUDIT, COST, PAPERS, QUALITY
+from experiments.report import columns
+from experiments.report.columns import AUDIT, COST, PAPERS, QUALITY, Column
 from experiments.report.markdown import markdown
 from experiments.report.paper import paper_value
 from experiments.report.tables import build_table, lookup, write_table
@@ -62,7 +63,7 @@ def test_gap_and_its_spread_are_those_of_the_differences_between_a_seeds_own_run
         }
     )
     gap = found["joint", "1", "oracle_gap_db"]
-    assert (gap["mean"], gap["std"], gap["seeds"]) == (5.0, 0.0, [0, 1])
+    assert (gap["mean"], gap["std"], gap["seeds"], gap["values"]) == (5.0, 0.0, [0, 1], [5.0, 5.0])
     assert found["joint", "2", "oracle_gap_db"]["mean"] == 5.0
     assert found["joint", "2", "oracle_gap_db"]["std"] == pytest.approx(math.sqrt(2))
     assert found["joint", "mean", "oracle_gap_db"]["mean"] == 5.0
@@ -115,6 +116,7 @@ def test_a_run_that_diverged_leaves_a_gap_and_flatters_nobody(bad: float | None,
     for source, metric in (("1", "posterior_psnr"), ("1", "oracle_gap_db"), ("mean", "posterior_psnr")):
         row = found["mixed-0.1", "joint", source, metric]
         assert (row["mean"], row["std"], row["seeds"]) == (None, None, [0, 1])
+        assert row["values"][0] is not None and row["values"][1] is None
     assert found["mixed-0.1", "joint", "2", "oracle_gap_db"]["mean"] == 5.0
     assert "| joint (ours) | – |" in (tmp_path / "table.md").read_text()
 
@@ -146,20 +148,24 @@ def test_the_papers_numbers(cell: tuple[str, str, str, str, str], value: float |
 
 
 def test_the_page_shows_the_paper_beside_ours_and_the_best_in_bold(tmp_path: Path) -> None:
-    psnr = {"joint": 38.0, "mixture": 36.0, "exact": 44.0}
+    psnr, energy = {"joint": 38.0, "mixture": 36.0, "exact": 44.0}, {"joint": 0.5, "mixture": 0.75, "exact": 0.25}
     records = {
         seed: [record(m, b, "posterior_psnr", value + seed) for m, value in psnr.items() for b in "12"]
-        + [record("joint", "mean", "seconds_per_draw", 0.004)]
+        + [record(m, b, "energy_score", value) for m, value in energy.items() for b in "12"]
+        + [record("joint", "mean", "spread_ratio", 0.9), record("joint", "mean", "seconds_per_draw", 0.004)]
         for seed in (0, 2)
     }
     write_table(tmp_path, build_table("manifolds", "cpu", records, "make manifolds SEEDS='0 2'"), "How scored.")
     page = (tmp_path / "table.md").read_text()
     assert "- command: `make manifolds SEEDS='0 2'`\n- commit: `abc`\n- seeds: 0, 2\n" in page
     assert "How scored." in page
-    assert "| joint (ours) | **39.00 ± 1.41** | **39.00 ± 1.41** | **6.00 ± 0.00** |" in page
-    assert "| mixture (closed form) | 37.00 ± 1.41 | 37.00 ± 1.41 | 8.00 ± 0.00 |" in page
-    assert "| exact (oracle, floor) | 45.00 ± 1.41 | 45.00 ± 1.41 | – |" in page
-    assert "| joint (ours) | **39.00 ± 1.41** | 24.15 |" in page
+    assert "| method | energy score ↓ | over oracle ↓ | energy score, source 2 ↓ | PSNR (dB) ↑ | spread ratio → 1 |" in page
+    ours = "| joint (ours) | **0.500 ± 0.000** | 0.250 ± 0.000 | 0.500 ± 0.000 |"
+    assert f"{ours} 39.00 ± 1.41 | 0.90 ± 0.00 | 39.00 ± 1.41 | – |" in page
+    theirs = "| mixture (closed form) | 0.750 ± 0.000 | 0.500 ± 0.000 | 0.750 ± 0.000 |"
+    assert f"{theirs} 37.00 ± 1.41 | – | 37.00 ± 1.41 | – |" in page
+    assert "| exact (oracle, floor) | 0.250 ± 0.000 | – | 0.250 ± 0.000 | 45.00 ± 1.41 | – | 45.00 ± 1.41 | – | – |" in page
+    assert "| joint (ours) | 39.00 ± 1.41 | 24.15 | – |" in page
     assert "| joint (ours) | 4.00 ± 0.00 | 22 |" in page
 
 
@@ -194,11 +200,11 @@ def test_every_line_of_a_table_has_as_many_cells_as_its_head(tmp_path: Path) -> 
 
 
 def test_a_method_that_separates_a_part_of_the_sources_has_no_mean() -> None:
-    found = [record("joint", b, "posterior_psnr", 30.0) for b in "12"] + [record("pcpca", "2", "posterior_psnr", 9.0)]
+    found = [record("joint", b, "energy_score", 30.0) for b in "12"] + [record("pcpca", "2", "energy_score", 9.0)]
     table = rows({0: found})
-    assert ("joint", "mean", "posterior_psnr") in table and ("pcpca", "mean", "posterior_psnr") not in table
-    assert table["joint", "2", "psnr_over_pcpca"]["mean"] == 21.0
-    assert ("joint", "mean", "psnr_over_pcpca") not in table
+    assert ("joint", "mean", "energy_score") in table and ("pcpca", "mean", "energy_score") not in table
+    assert table["joint", "2", "energy_score_under_pcpca"]["mean"] == -21.0
+    assert ("joint", "mean", "energy_score_under_pcpca") not in table
 
 
 def test_rows_of_several_commits_say_which_made_them(tmp_path: Path) -> None:
@@ -218,26 +224,57 @@ def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path
     for method, (decibels, bias, coverage) in values.items():
         found += [record(method, "2", "psnr_peak", decibels), record(method, "2", "flux_bias", bias)]
         found += [record(method, "2", "flux_coverage", coverage)] if coverage else []
-    found += [record("joint", "mean", "residual_chi2", 1.034), record("joint", "mean", "held_out_chi2", 1.2)]
+    found += [
+        record("joint", "2", "spread_ratio", 0.61),
+        record("joint", "mean", "residual_chi2", 1.034),
+        record("joint", "mean", "held_out_chi2", 1.2),
+    ]
     write_table(tmp_path, build_table("galaxies", "cpu", {0: found}, "make galaxies"), "How.")
     page = (tmp_path / "table.md").read_text()
     parts = page.split("Galaxies, beside their truth:")[1].split("Their fluxes, beside the true ones:")
     fluxes, observations = parts[1].split("Observations, beside sky + galaxy:")
-    assert "| joint (ours) | **30.00** |" in parts[0] and "| masked aperture | 25.00 |" in parts[0]
-    assert "| joint (ours) | **-2.0** | 66.0 |" in fluxes and "| masked aperture | 5.1 | – |" in fluxes
-    assert "| residual χ² | held-out χ² |" in observations and "| joint (ours) | 1.03 | 1.20 |" in observations
+    assert "| joint (ours) | 30.00 | 0.61 |" in parts[0] and "| masked aperture | 25.00 | – |" in parts[0]
+    assert "| joint (ours) | -2.0 | 66.0 |" in fluxes and "| masked aperture | 5.1 | – |" in fluxes
+    assert "| residual χ² → 1 | held-out χ² → 1 |" in observations and "| joint (ours) | 1.03 | 1.20 |" in observations
     assert "aperture" not in observations
     others = [record("joint", "1", "posterior_psnr", 1.0)]
     write_table(tmp_path, build_table("manifolds", "cpu", {0: others}, "make"), "How.")
-    assert "beside" not in (tmp_path / "table.md").read_text()
+    assert "beside t" not in (tmp_path / "table.md").read_text()
 
 
 def test_what_has_seen_the_truth_is_the_best_of_no_column() -> None:
     rows = [
-        {"problem": "full", "method": m, "source": "2", "metric": "posterior_psnr", "mean": v}
-        | {"std": None, "seeds": [0], "samples": 10, "paper": None}
-        for m, v in (("joint", 17.0), ("mixture", 16.0), ("joint_clean", 20.0))
+        {"problem": "full", "method": m, "source": "2", "metric": "energy_score", "mean": v}
+        | {"std": None, "seeds": [0], "values": [v], "samples": 10, "paper": None}
+        for m, v in (("joint", 17.0), ("mixture", 18.0), ("joint_clean", 14.0), ("exact", 11.0), ("floor", 10.0))
     ]
     head = {"experiment": "x", "preset": "cpu", "command": "make x", "commits": {}}
     page = markdown({**head, "rows": rows}, "")
-    assert "**17.00**" in page and "| joint, learned from clean sources | 20.00 |" in page
+    assert page.count("**") == 4 and "**17.00**" in page  # and the word that explains it
+    assert "| joint, learned from clean sources | 14.00 |" in page
+
+
+GRIDS = [value for value in vars(columns).values() if isinstance(value, tuple) and all(isinstance(c, Column) for c in value)]
+
+
+def test_no_psnr_is_without_the_spread_ratio_beside_it() -> None:
+    """Of the same source; that of means has one beside that of single draws."""
+    seen = 0
+    for grid in GRIDS:
+        if grid == columns.SCORED:
+            continue
+        for column, after in zip(grid, [*grid[1:], None], strict=True):
+            if column.metric in ("posterior_psnr", "posterior_psnr_train", "psnr_peak"):
+                assert after is not None and (after.metric, after.source, after.always) == ("spread_ratio", column.source, True)
+                seen += 1
+    assert seen == 6
+
+
+def test_the_best_is_told_by_the_first_proper_score_and_by_no_other() -> None:
+    metrics = {"energy_score": (0.5, 0.4), "prior_kl": (2.0, 3.0), "posterior_psnr": (40.0, 30.0)}
+    found = [record(m, "mean", name, values[n]) for n, m in enumerate(("joint", "mixture")) for name, values in metrics.items()]
+    page = markdown(build_table("manifolds", "cpu", {0: found}, "make"), "")
+    assert "| joint (ours) | 0.500 | 0.500 | 2.00 | 40.00 | – |" in page
+    assert "| mixture (closed form) | **0.400** | 0.400 | 3.00 | 30.00 | – |" in page
+    without = markdown(build_table("manifolds", "cpu", {0: [r for r in found if r["metric"] != "energy_score"]}, "make"), "")
+    assert "| joint (ours) | **2.00** | 40.00 | – |" in without  # where there is no energy score
