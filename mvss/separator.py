@@ -27,6 +27,7 @@ from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.models import build_amortised, build_priors
 from mvss.posteriors.posterior import Posterior, shown
+from mvss.posteriors.quiet import suited
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
 from mvss.presets.settings import Settings
@@ -87,6 +88,7 @@ class SourceSeparator:
         self.draws: list[Draws] = []
         self.kept: dict[str, Any] = {}
         self._posterior: Posterior | None = None
+        self._suited = self.settings
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -151,15 +153,15 @@ class SourceSeparator:
         progress = partial(tell, "first draws")
         first = first_draws(inner, mixtures, told, exact, stream.child("first"), self._device, progress)
         learning = [source for source, prior in self.priors.items() if prior.network is not None]
-        most = max(1, sum(stage.laps for stage in plan_stages(inner, self.settings, learning)))
+        most = max(1, sum(stage.laps for stage in plan_stages(inner, self._suited, learning)))
 
         def on_lap(lap: Lap) -> None:
             tell("laps", lap.number / most, replace(lap, draws=[self.units.outward(x) for x in lap.draws]))
 
-        model = Model(self.priors, posterior_of(self.settings.posterior, self.amortised))
+        model = Model(self.priors, posterior_of(self._suited.posterior, self.amortised))
         path, keyed = None if folder is None else folder / "em.safetensors", stream.child("em")
         tell("laps", 0.0)
-        learned = run_em(inner, model, first, self.settings, keyed, path, on_lap)
+        learned = run_em(inner, model, first, self._suited, keyed, path, on_lap)
         self.kept, draws, kept = learned.kept, learned.draws, list[str]()
         if learning and self.settings.separating != self.settings.posterior:
             draws, kept = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
@@ -180,8 +182,9 @@ class SourceSeparator:
         start = estimate.scaled({source: 1 / scale for source, scale in units.scales.items()})
         if missing := [source for source in data.sources if source not in start.priors]:
             raise MvssError(f"the estimate holds no prior of {', '.join(missing)}")
-        priors = build_priors(self.settings, inner, start.priors, seed)
-        self.amortised = build_amortised(self.settings, inner, estimate.guesses, seed)
+        self._suited = suited(self.settings, inner)
+        priors = build_priors(self._suited, inner, start.priors, seed)
+        self.amortised = build_amortised(self._suited, inner, estimate.guesses, seed)
         self.units, self._start, self.priors = units, start, priors
         return self.to(default_accelerator().device)
 
@@ -190,7 +193,7 @@ class SourceSeparator:
         for model in (*self.priors.values(), *self.amortised.values()):
             if isinstance(model, torch.nn.Module):
                 model.to(device).eval()
-        self._posterior = posterior_of(self.settings.separating, self.amortised)
+        self._posterior = posterior_of(self._suited.separating, self.amortised)
         return self
 
     def separate(
@@ -238,7 +241,7 @@ class SourceSeparator:
         """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
         kept. Raises MvssError before the fit, or where the folder cannot be written."""
         self._fitted()
-        about = {"settings": settings_text(self.settings), "scales": dict(self.units.scales)}
+        about = {"settings": settings_text(self._suited), "scales": dict(self.units.scales)}
         save_models(Path(folder).expanduser(), self.priors, self.amortised, about)
 
     @staticmethod

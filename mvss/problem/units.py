@@ -13,7 +13,7 @@ that views with the same operators have the same s.
 
 from __future__ import annotations
 
-__all__ = ["Units"]
+__all__ = ["Units", "gains"]
 
 import math
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Units:
     @staticmethod
     def of(views: Views) -> Units:
         """Those of the sources behind some observations."""
-        told = [(_power(view), _gains(view)) for view in _finest(views)]
+        told = [(_power(view), gains(view)) for view in _finest(views)]
         told = [(power, gains) for power, gains in told if power > 0]
         # what a source would have if it explained alone the view that leaves it least
         most = {s: min((p / g[s] for p, g in told if s in g), default=1.0) for s in views.sources}
@@ -57,7 +57,7 @@ class Units:
 
     def inward(self, view: View) -> View:
         """The view in these units."""
-        s = _power_of_two(math.sqrt(sum(g * self.scales[b] ** 2 for b, g in _gains(view).items())))
+        s = _power_of_two(math.sqrt(sum(g * self.scales[b] ** 2 for b, g in gains(view).items())))
         operators = {b: operator.scaled(self.scales[b] / s) for b, operator in view.operators.items()}
         return View(view.y / s, operators, view.noise.scaled(1 / s), view.name, view.numbers)
 
@@ -82,7 +82,7 @@ def _power(view: View) -> float:
     return float((seen * excess).sum() / seen.sum())
 
 
-def _gains(view: View) -> dict[str, float]:
+def gains(view: View) -> dict[str, float]:
     """g of each source, by its operator without a mask: for numbers that vary by themselves, or all together."""
     return {source: _gain(operator) for source, operator in zip(view.sources, unmasked(view)[1], strict=True)}
 

@@ -1,0 +1,52 @@
+"""Settings for data whose noise is less than they expect.
+
+A run that ends in means, E[x | x_t, y] at σ_min, leaves of a variance v the share v/(v + σ_min²). Of what y tells best v is ν²,
+with ν the noise in units of the source: at σ_min = 3 ν a tenth is left, at a tenth of ν all but a hundredth. Of draws at σ_min,
+those of the ancestral sampler, all is left. A σ_min of at most ν stays as it is.
+"""
+
+from __future__ import annotations
+
+__all__ = ["least_noise", "suited"]
+
+import math
+from dataclasses import replace
+from typing import TypeVar
+
+from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig, SamplerConfig
+from mvss.presets.settings import Settings
+from mvss.problem.units import gains
+from mvss.problem.views import Views
+
+C = TypeVar("C", bound=PosteriorConfig)
+SHARE, ROUNDING = 0.3, 1e-6
+"""σ_min over ν, where it is lowered: less leaves more to each of a few steps, which contract. And what is no difference."""
+
+
+def least_noise(views: Views) -> float:
+    """ν: the least, over views and their sources, of the usual standard deviation of the noise, in units of the source."""
+    noise = [(float(view.noise.variance(view.y).median().sqrt()), gains(view)) for view in views]
+    return min(sigma / math.sqrt(gain) for sigma, by_source in noise for gain in by_source.values())
+
+
+def suited(settings: Settings, views: Views) -> Settings:
+    """Settings whose runs that end in means do so at a level that suits the noise, and whose networks learn down to there."""
+    noise = least_noise(views)
+    posterior = _lowered(settings.posterior, noise)
+    separation = settings.separation and _lowered(settings.separation, noise)
+    if (posterior, separation) == (settings.posterior, settings.separation):
+        return settings
+    training = replace(settings.training, sigma_min=min(settings.training.sigma_min, SHARE * noise))
+    return replace(settings, posterior=posterior, separation=separation, training=training)
+
+
+def _lowered(config: C, noise: float) -> C:
+    if isinstance(config, AmortisedConfig):  # its own levels are in units of what is seen
+        return replace(config, others=_lowered(config.others, noise))
+    if isinstance(config, ExactConfig) or not _too_high(config.sampler, noise):
+        return config
+    return replace(config, sampler=replace(config.sampler, sigma_min=SHARE * noise))
+
+
+def _too_high(sampler: SamplerConfig, noise: float) -> bool:
+    return sampler.method != "ancestral" and sampler.sigma_min > noise * (1 + ROUNDING)
