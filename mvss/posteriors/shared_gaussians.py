@@ -208,9 +208,7 @@ class Factors:
     def __init__(self) -> None:
         self._kept: dict[tuple[str, tuple[str, ...]], tuple[SharedView, tuple[GaussianMixture, ...], Levels]] = {}
 
-    def levels(
-        self, view: View, rows: SharedView, mixtures: Sequence[GaussianMixture], wanted: Iterable[float] = (0.0,)
-    ) -> Levels:
+    def levels(self, view: View, rows: SharedView, mixtures: Sequence[GaussianMixture], wanted: Iterable[float] = ()) -> Levels:
         """Those of a view, of which `rows` is what its observations share, under mixtures of the sources that it shows. wanted:
         noise levels that will be kept. Raises MvssError where memory does not suffice for all of them."""
         key = (view.name, tuple(view.operators))
@@ -218,8 +216,9 @@ class Factors:
         if like is None or not rows.same_factors(like) or any(a is not b for a, b in zip(mixtures, before, strict=True)):
             levels = {}
             self._kept[key] = (replace(rows, y=rows.y[:1], woodbury=None), tuple(mixtures), levels)
-        held = sum(level.bytes for _, _, kept in self._kept.values() for level in kept.values())
-        ensure_factors(rows, [Components.of(mixture) for mixture in mixtures], len(set(wanted) - levels.keys()), held)
+        if missing := len(set(wanted) - levels.keys()):
+            held = sum(level.bytes for _, _, kept in self._kept.values() for level in kept.values())
+            ensure_factors(rows, [Components.of(mixture) for mixture in mixtures], missing, held)
         return levels
 
 
@@ -243,7 +242,7 @@ class SharedExact(Given):
             return None
         levels = factors.levels(view, rows, mixtures)
         if 0.0 not in levels:
-            levels[0.0] = SharedGaussians(rows, sources)
+            levels[0.0] = SharedGaussians.alone(rows, sources)
         return SharedExact(view, rows, sources, levels[0.0])
 
     @override

@@ -172,7 +172,7 @@ class LocalLaw:
 
     def _row_bytes(self, prior: Prior) -> int:
         """Of one row: the posteriors of all components, and the covariances of those that are kept."""
-        size, count = prior.mixture.dimension, len(prior.mixture)
+        count, size = prior.mixture.means.shape
         kept = count if self.components == 1 else min(self.components, count)
         covariances = kept * size**2 if is_dense(size) and not prior.learns_variance else 0
         return 32 * (count * size + covariances)
