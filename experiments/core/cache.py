@@ -23,6 +23,7 @@ from experiments.core.audit import run_audit
 from experiments.core.baselines import run_baseline
 from experiments.core.config import AuditConfig, Config, Job, Recipe
 from experiments.core.experiment import folder_of
+from experiments.core.floor import FLOOR, run_floor
 from experiments.core.run import run_job
 from mvss.estimation.estimate import estimate_sources
 from mvss.presets.estimation import AscentConfig
@@ -40,6 +41,8 @@ def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
     """The function that does a job's work; its module and what that imports decide the result."""
     if job.audit:
         return run_audit
+    if job.recipe.model == FLOOR:
+        return run_floor
     return run_baseline if job.recipe.baseline else run_job
 
 

@@ -22,10 +22,10 @@ class MetricsConfig:
     """Sample counts of the scores: the same for every method.
 
     sinkhorn: points per cloud. lap_sinkhorn: the same for the draws of a lap. paper_sinkhorn: points of the paper's
-    form. pqmass: points; references, tessellations: its cells and repetitions. frechet: points, of sources that have
-    features. drawn: fresh observations of each view of which many draws are scored (`drawn`), and draws: of each of them.
-    kl: points of the divergence of learned laws from true ones, and kl_sigma: the level of the noise on both. 0 leaves the
-    scores of each of these out, but for draws. saved: points per cloud kept for the figures.
+    form. pqmass: points; references, tessellations: its cells and repetitions. drawn: fresh observations of each view of
+    which many draws are scored (`drawn`), and draws: of each of them. kl: points of the divergence of learned laws from true
+    ones, and kl_sigma: the level of the noise on both. 0 leaves the scores of each of these out, but for draws. saved: points
+    per cloud kept for the figures.
     """
 
     sinkhorn: int = 2048
@@ -34,7 +34,6 @@ class MetricsConfig:
     pqmass: int = 1024
     references: int = 100
     tessellations: int = 300
-    frechet: int = 1024
     drawn: int = 0
     draws: int = 16
     kl: int = 0
@@ -42,12 +41,11 @@ class MetricsConfig:
     saved: int = 1000
 
     def __post_init__(self) -> None:
-        at_least("metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "frechet", "drawn", "kl")
+        at_least("metrics", self, 0, "sinkhorn", "lap_sinkhorn", "paper_sinkhorn", "pqmass", "drawn", "kl")
         at_least("metrics", self, 1, "tessellations", "saved")
         at_least("metrics", self, 2, "references", "draws")
-        for name in ("frechet", "kl"):
-            if getattr(self, name) == 1:  # of one there is no spread
-                raise MvssError(f"metrics.{name}=1 must be 0, or at least 2")
+        if self.kl == 1:  # of one there is no spread
+            raise MvssError("metrics.kl=1 must be 0, or at least 2")
         if not self.kl_sigma > 0:
             raise MvssError(f"metrics.kl_sigma={self.kl_sigma} must be positive")
 
@@ -142,6 +140,10 @@ class Config:
         """All of them by name."""
         return {**self.methods, **self.compare, **self.ablations}
 
+    def points(self) -> int:
+        """How many PQMass compares, draws and truth together."""
+        return self.metrics.pqmass + min(self.metrics.pqmass, self.fresh)
+
     def brought(self, problem: str) -> str:  # noqa: ARG002 - others look at it
         """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
         return ""
@@ -178,8 +180,6 @@ def check_config(config: Config) -> None:
         needed, there = getattr(m, metric), getattr(config, among)
         if needed > there:
             raise MvssError(f"metrics.{metric}={needed} needs as many draws, there are {among}={there}: lower it")
-    if m.frechet and config.fresh < 2:
-        raise MvssError(f"metrics.frechet needs 2 draws, there are fresh={config.fresh}: raise it, or set metrics.frechet=0")
-    points = m.pqmass + min(m.pqmass, config.fresh)
+    points = config.points()
     if m.pqmass and points < 4 * m.references:
         raise MvssError(f"metrics.references={m.references} needs {4 * m.references} points, not {points}: lower it")

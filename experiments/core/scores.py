@@ -14,10 +14,11 @@ from torch import Tensor
 from experiments.core.calibration import LEVELS
 from experiments.core.config import Job
 from experiments.core.drawn import MEANS, Drawn
+from experiments.core.laws import law_distances
 from experiments.core.prior_kl import prior_kl
-from experiments.core.task import Density, Judge, Model, OwnScores, Task, within_support
+from experiments.core.task import Density, Judge, Laws, Model, OwnScores, Task, within_support
 from mvss.em import Lap
-from mvss.metrics.images import frechet, psnr, ssim
+from mvss.metrics.images import psnr, ssim
 from mvss.metrics.pqmass import pqmass
 from mvss.metrics.transport import sinkhorn_divergence, sinkhorn_divergence_paper
 from mvss.priors.diffusion import DiffusionPrior, untrained
@@ -42,14 +43,11 @@ class Scorer:
         self.saved: dict[str, np.ndarray] = {}
         # The same truth for every method: its key names no method.
         keyed, m = Stream(job.seed, (job.problem, "independent")), self.metrics
-        points = {b: max(m.paper_sinkhorn, m.pqmass, m.frechet * self._has_features(b)) for b in self.sources}
-        self.truth = {b: task.sample_truth(b, n, keyed.generator(b, 0)).flatten(1) for b, n in points.items()}
+        points = 0 if isinstance(task, Laws) else max(m.paper_sinkhorn, m.pqmass)
+        self.truth = {b: task.sample_truth(b, points, keyed.generator(b, 0)).flatten(1) for b in self.sources}
         # Divergences are taken from truth spread evenly over its law, which halves their noise and more.
         self.law = {b: self._evenly(b, m.sinkhorn, keyed.generator(b, 1)) for b in self.sources}
         self.lap_law = {b: self._evenly(b, m.lap_sinkhorn, keyed.generator(b, 2)) for b in self.sources}
-
-    def _has_features(self, b: int) -> bool:
-        return self.metrics.frechet > 0 and self.task.features(b) is not None
 
     def _evenly(self, b: int, count: int, rng: torch.Generator) -> Tensor:
         return self.task.sample_truth(b, count, rng, stratified=True).flatten(1)
@@ -149,7 +147,7 @@ class Scorer:
             if n and (lap is not None or split == "fresh"):
                 self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], law), n, split, lap)
             if lap is None and split == "fresh":
-                self._laws(source, "posterior", mixed, b, split)
+                self._laws(source, "posterior", found, b)
                 if len(views.shapes[name]) == 3:
                     images = [torch.cat(t) for t in zip(*pairs, strict=True)]
                     similar = ssim(images[0], images[1], self.task.data_range)
@@ -192,10 +190,11 @@ class Scorer:
         source, n = str(b + 1), self.metrics.sinkhorn
         if n:
             self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
-        count = len(self.truth[b]) or self.metrics.saved  # without truth, for the figures alone
+        count = len(self.task.clean(b)[1]) if isinstance(self.task, Laws) else len(self.truth[b])
+        count = count or self.metrics.saved  # without truth, for the figures alone
         name = self.names[b]
         prior = self._within([{name: model.sample(name, count, self.stream.child("prior", b)).flatten(1)}])[0][name]
-        self._laws(source, "prior", prior, b, "fresh")
+        self._laws(source, "prior", prior, b)
         self.saved[f"prior_{source}"] = self._few(prior)
 
     def _even(self, model: Model, b: int, n: int) -> Tensor:
@@ -204,24 +203,24 @@ class Scorer:
             return self.task.training_sources(b, n).flatten(1)
         return model.sample(self.names[b], n, self.stream.child("even", b), stratified=True).flatten(1)
 
-    def _laws(self, source: str, kind: str, x: Tensor, b: int, split: str) -> None:
-        """The paper's divergence, PQMass and Fréchet distances, against independent truth."""
+    def _laws(self, source: str, kind: str, x: Tensor, b: int) -> None:
+        """Distances of a law from independent truth: the task's own, or the paper's divergence and PQMass."""
         m, truth, finite = self.metrics, self.truth[b], bool(torch.isfinite(x).all())
+        if isinstance(self.task, Laws):
+            scored, trained = self.task.clean(b)
+            reference = trained if kind == "posterior" else scored
+            found = law_distances(self.task, self.job, b, x.reshape(-1, *reference.shape[1:]), reference) if finite else {}
+            for metric, value in found.items():
+                self.add(source, f"{kind}_{metric}", value, len(x))
+            return
         if n := m.paper_sinkhorn:
             paper = sinkhorn_divergence_paper(x[:n], truth[:n], n) if finite else math.nan
-            self.add(source, f"{kind}_sinkhorn_paper", paper, n, split)
+            self.add(source, f"{kind}_sinkhorn_paper", paper, n)
         n = min(m.pqmass, len(x)) if len(truth) else 0
         if n and finite:
             mass = pqmass(x[:n], truth[: m.pqmass], m.references, m.tessellations, self.job.seed)
-            self.add(source, f"{kind}_pqmass", mass.p_value, n, split)
-            self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n, split)
-        features = self.task.features(b) if m.frechet else None
-        if features is not None and finite:
-            shape = self.task.train.shapes[self.names[b]]
-            n = min(m.frechet, len(x))
-            full, means = frechet(*(features(v[:n].reshape(-1, *shape)) for v in (x, truth)))
-            self.add(source, f"{kind}_frechet", full, n, split)
-            self.add(source, f"{kind}_frechet_mean_only", means, n, split)
+            self.add(source, f"{kind}_pqmass", mass.p_value, n)
+            self.add(source, f"{kind}_pqmass_chi2", mass.chi2_per_dof, n)
         self.saved.setdefault(f"independent_{source}", self._few(truth))
 
     def _divergences(self, model: Density) -> None:

@@ -34,9 +34,6 @@ class Task(Protocol):
         """`(count, *shape)` of the sources behind the training observations, spread evenly over them: all that a learner
         could know who had seen each of them clean."""
 
-    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
-        """What Fréchet distances of a source are taken in: `(N, *shape)` to `(N, F)`; None where there is no such thing."""
-
     def exact_priors(self) -> Sequence[GaussianMixture]:
         """The true priors, where they are known."""
 
@@ -52,6 +49,26 @@ class Bounded(Protocol):
 def within_support(task: Task, draws: Draws) -> Draws:
     """Draws cut to what the sources of the task can be."""
     return {s: x.clamp(*task.support) for s, x in draws.items()} if isinstance(task, Bounded) else draws
+
+
+@runtime_checkable
+class Laws(Protocol):
+    """A task whose sources are few: laws are compared with clean ones that are not those scored, by
+    distances of its own and PQMass.
+
+    posterior    one draw for each scored observation      and the sources behind the training observations
+    prior        as many draws as there are of the latter  and the scored sources
+    floor        clean sources in both places
+    """
+
+    def clean(self, source: int) -> tuple[Tensor, Tensor]:
+        """Those that are scored, and those behind the training observations, `(N, *shape)` both."""
+
+    def clean_split(self, source: int, number: int) -> tuple[Tensor, Tensor]:
+        """As many of each, clean and sharing nothing, another time for each number."""
+
+    def distances(self, source: int, x: Tensor, reference: Tensor) -> dict[str, float]:
+        """By name, of `(N, *shape)` from `(M, *shape)`."""
 
 
 @runtime_checkable

@@ -147,9 +147,6 @@ class ManifoldTask(Task):
         order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
         return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]
 
-    def features(self, source: int) -> None:
-        """Fréchet distances are for images."""
-
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
         """The manifolds as polylines of Gaussians."""
         return tuple(m.polyline(SEGMENTS) for m in self.manifolds)

@@ -1,6 +1,7 @@
 """Small convolutional classifiers that judge separated images.
 
-    of digits, ten classes           Fréchet distances are taken in its features; its answers tell whether draws are digits
+    of digits of other classes       Fréchet distances are taken in its features: it has seen none like those that are scored
+    of digits, ten classes           its answers tell whether draws are digits
     of digits left in grass, two     whether separated grass can be told from grass that never had a digit on it
 
 Trained on labelled images, once for each set of them, and kept in data/.

@@ -7,6 +7,8 @@ __all__ = ["PROBLEMS", "SHIPPED", "TEXTURES", "MnistGrassConfig", "problem_named
 import difflib
 from dataclasses import dataclass, field
 
+from typing_extensions import override
+
 from experiments.core.config import Config
 from experiments.core.experiment import Named
 from mvss.presets.ranges import at_least
@@ -37,12 +39,18 @@ class MnistGrassConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("preset", self, 1, "grass_observations")
+        at_least("preset", self, 2, "observations", "fresh")  # laws of one have no spread
         if self.texture not in TEXTURES:
             texture = Named("experiments.mnist_grass.textures:texture_named")(self.texture)
             object.__setattr__(self, "photographs", texture.fingerprint)
         if self.mnist not in SHIPPED:
             fingerprint = Named("experiments.mnist_grass.digits:digits_fingerprint")(self.mnist)
             object.__setattr__(self, "others", fingerprint)
+
+    @override
+    def points(self) -> int:
+        """Of the sources behind the observations there are no more."""
+        return sum(min(self.metrics.pqmass, count) for count in (self.observations, self.fresh))
 
 
 def problem_named(name: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ clean. In the problem `downsampled` a third of each view has each of the resolut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -24,6 +24,7 @@ from experiments.mnist_grass.classifier import Classifier, trained_classifier, w
 from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, problem_named
 from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits
 from experiments.mnist_grass.textures import Part, texture_named
+from mvss.metrics.images import frechet, random_features, spectrum_distance
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage
 from mvss.problem.operators import Identity, LinearOperator, Scale
@@ -105,8 +106,13 @@ class MnistGrassTask(Task):
         # labelled digits that are in no mixture: all embedded ones of other classes, and those of these that are left
         pixels, classes = mnist_digits("embedded")
         others, spare = ~torch.isin(classes, torch.tensor(config.digits)), slice(config.observations, None)
+        if len(classes[others].unique()) < 2:
+            raise MvssError("digits leaves fewer than two of MNIST's classes out, which features of images are learned from")
+        self._others = pixels[others], classes[others]
         self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
+        behind = (self.fresh_truth, self.train_truth)
+        self._clean = [[torch.cat([t[a][b] for a in self.scored_views]) for t in behind] for b in (0, 1)]
         counts = [len(self.train[a]) for a in self.scored_views]
         self._classes = dict(zip(self.scored_views, names[: config.observations].split(counts), strict=True))
 
@@ -150,9 +156,35 @@ class MnistGrassTask(Task):
         """There are none."""
         raise MvssError("the true laws of grass and digits are not known: neither an oracle nor an audit can be made of them")
 
-    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
-        """Of digits: those of a classifier."""
-        return self.classifier.features if source == 1 else None
+    def clean(self, source: int) -> tuple[Tensor, Tensor]:
+        """See `core.task.Laws`."""
+        scored, trained = self._clean[source]
+        return scored, trained
+
+    def clean_split(self, source: int, number: int) -> tuple[Tensor, Tensor]:
+        """See `core.task.Laws`: all digits anew in two parts; other crops of the parts for fresh observations and for view 2,
+        which share no pixel."""
+        scored, trained = self._clean[source]
+        rng = generator(self._seed, "mnist-grass", "split", source, number)
+        if source == 0:
+            first = self._texture.crops("fresh", len(scored), rng, self._seed)
+            return first, self._texture.crops("view 2", len(trained), rng, self._seed)
+        whole = torch.cat([scored, trained])[torch.randperm(len(scored) + len(trained), generator=rng)]
+        return whole[: len(scored)], whole[len(scored) :]
+
+    def distances(self, source: int, x: Tensor, reference: Tensor) -> dict[str, float]:
+        """See `core.task.Laws`: Fréchet in features of a network, and of grass the power spectrum."""
+        if source == 1:
+            full, means = frechet(self.featurer.features(x), self.featurer.features(reference))
+            return {"frechet": full, "frechet_mean_only": means}
+        full, _ = frechet(random_features(x), random_features(reference))
+        return {"frechet": full, "power_spectrum": spectrum_distance(x, reference)}
+
+    @cached_property
+    def featurer(self) -> Classifier:
+        """Of embedded digits of the classes that no mixture holds, of which Fréchet distances take the features."""
+        pixels, classes = self._others
+        return trained_classifier(pixels.double() / 255, classes)
 
     @cached_property
     def classifier(self) -> Classifier:

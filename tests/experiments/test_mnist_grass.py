@@ -12,8 +12,11 @@ import torch
 from in_process import run_here
 
 from experiments.core.audit import run_audit
-from experiments.core.cache import estimate_key
+from experiments.core.cache import estimate_key, work_of
 from experiments.core.cli import ROOT, main, read_command
+from experiments.core.config import Job, MetricsConfig, Recipe
+from experiments.core.floor import run_floor
+from experiments.core.laws import law_distances
 from experiments.core.places import jobs_of
 from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
@@ -94,6 +97,7 @@ def test_no_digit_is_in_two_places_and_seeds_differ() -> None:
     ("settings", "says"),
     [
         ({"observations": 990}, "there are 1000"),
+        ({"digits": tuple(range(9))}, "fewer than two of MNIST's classes"),
         ({"digits": (11,)}, "classes are 0 to 9"),
         ({"digits": (3, 3)}, "none twice"),
         ({"texture": "sand"}, "unknown texture 'sand'"),
@@ -136,7 +140,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
     assert main(EXPERIMENT, ["--preset", "smoke", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
     rows = json.loads(path.read_text())["rows"]
-    assert {"joint", "mixture"} == {row["method"] for row in rows}
+    assert {"floor", "joint", "mixture"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
     assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [6, 6, 1]
 
@@ -253,7 +257,7 @@ def test_the_papers_preset_has_its_numbers() -> None:
 def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     assert isinstance(config, MnistGrassConfig)
-    assert {job.method for job in jobs_of(config, [0])} == {"mixture", "joint"}
+    assert {job.method for job in jobs_of(config, [0])} == {"floor", "mixture", "joint"}
     MnistGrassTask(config.problems[0], 0, config)
 
 
@@ -273,6 +277,48 @@ def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(
     assert task.scores(0, "train", {alpha: grass})["remains_auc"] == pytest.approx(0.5)
     assert task.scores(0, "train", {alpha: grass + AMPLITUDE * digits})["remains_auc"] > 0.9
     assert fewer(task, 0.25).scores(1, "train", {alpha: digits[:50]})["class_accuracy"] > 0.8
+
+
+def test_laws_are_compared_with_clean_sources_that_are_not_those_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The truth itself in place of draws has what the floor has, and what is no draw of the law has more."""
+    learn_here(monkeypatch, tmp_path, epochs=1)
+    monkeypatch.setattr("experiments.core.floor.SPLITS", 5)
+    task = MnistGrassTask("full", 0, MnistGrassConfig(observations=320, grass_observations=20, fresh=80))
+    metrics = MetricsConfig(pqmass=320, references=20, tessellations=40)
+    assert set(task._others[1].tolist()) == set(range(2, 10))  # of the features' network
+    job, records = Job("full", "floor", 0, Recipe(model="floor"), MnistGrassConfig(metrics=metrics)), list[dict]()
+    assert work_of(job) is run_floor
+    run_floor(job, task, tmp_path, records.append, lambda _: None, tmp_path)
+    floor = {(r["source"], r["metric"]): r["value"] for r in records}
+    shared = ("frechet", "pqmass", "pqmass_chi2")
+    assert {m for s, m in floor if s == "2"} == {
+        f"{k}_{m}" for k in ("posterior", "prior") for m in (*shared, "frechet_mean_only")
+    }
+    assert {m for s, m in floor if s == "1"} == {
+        f"{k}_{m}" for k in ("posterior", "prior") for m in (*shared, "power_spectrum")
+    }
+    for b in (0, 1):
+        scored, trained = task.clean(b)
+        assert (len(scored), len(trained)) == (80, 320)
+        assert torch.equal(scored, task.fresh_truth[1][b]) and torch.equal(trained, task.train_truth[1][b])
+        exact, wrong = (law_distances(task, job, b, x, trained) for x in (scored, 0.5 * scored))
+        for metric in ("frechet", "pqmass_chi2"):
+            least = floor[str(b + 1), f"posterior_{metric}"]
+            assert exact[metric] < 1.7 * least < wrong[metric], (b, metric)
+    assert floor["2", "posterior_pqmass_chi2"] == pytest.approx(1, abs=0.2)
+
+
+def test_halves_of_a_floor_share_nothing() -> None:
+    task = MnistGrassTask("downsampled", 0, CONFIG)
+    for b in (0, 1):
+        first, second = (x.flatten(1) for x in task.clean_split(b, 0))
+        assert (len(first), len(second)) == (9, 31)
+        assert float(torch.cdist(first, second).min()) > 0.1
+        assert not torch.equal(first, task.clean_split(b, 1)[0].flatten(1))
+        digits = torch.cat([x.flatten(1) for x in task.clean(b)])
+        assert (float(torch.cdist(torch.cat([first, second]), digits).amin(1).max()) < 1e-5) == (b == 1)
 
 
 def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:

@@ -27,13 +27,12 @@ from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, stream_of
 
-NONE = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, frechet=0, saved=8)
-ALL = replace(NONE, sinkhorn=8, paper_sinkhorn=8, pqmass=8, references=4, tessellations=2, frechet=8, drawn=4, draws=3, kl=4)
+NONE = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, saved=8)
+ALL = replace(NONE, sinkhorn=8, paper_sinkhorn=8, pqmass=8, references=4, tessellations=2, drawn=4, draws=3, kl=4)
 OF = {  # what a record's name holds, by the setting that counts its samples
     "sinkhorn": ("posterior_sinkhorn", "prior_sinkhorn"),
     "paper_sinkhorn": ("posterior_sinkhorn_paper", "prior_sinkhorn_paper"),
     "pqmass": ("posterior_pqmass", "prior_pqmass", "posterior_pqmass_chi2", "prior_pqmass_chi2"),
-    "frechet": ("posterior_frechet", "prior_frechet", "posterior_frechet_mean_only", "prior_frechet_mean_only"),
     "drawn": ("energy_score", "spread_ratio", "chi2", "coverage", "coverage_error", "rank_error", "posterior_mean_psnr"),
     "kl": ("prior_kl", "prior_kl_standard_error"),
 }
@@ -70,7 +69,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Task, Con
             "experiments.mnist_grass.data.trained_classifier",
             lambda x, named, classes=10: trained_classifier(x[:200], named[:200], classes, folder=folder),
         )
-        assert found.classifier and found.detector
+        assert found.classifier and found.featurer and found.detector
     return {
         "manifolds": (ManifoldTask("contrastive-2", 0, 12, 10), Config(**sizes)),
         "mnist_grass": (found, grass),

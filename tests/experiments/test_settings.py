@@ -109,7 +109,6 @@ SILENT = {  # see the test below; a beam is for thousands of combinations
 LISTS = ("problems", "methods", "compare", "ablations")  # not settings
 # of the audit, see test_audit.py; what only images have, see test_scores.py, test_mnist_grass.py and test_galaxies_task.py
 IMAGES = (
-    "metrics.frechet",
     "settings.estimation.kind",
     *(f"settings.prior.network.{setting}" for setting in ("blocks", "layers", "variance", "dynamic")),
     *(f"settings.{name}.solver" for name in ("posterior", "separation")),

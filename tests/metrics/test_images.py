@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mvss.metrics.images import frechet, psnr, ssim
+from mvss.metrics.images import frechet, psnr, random_features, spectrum_distance, ssim
 from mvss.runtime.errors import MvssError
 
 
@@ -51,3 +51,36 @@ def test_frechet_of_gaussians_is_its_closed_form() -> None:
     assert frechet(x, x) == pytest.approx((0.0, 0.0), abs=1e-9)
     with pytest.raises(MvssError, match="one size"):
         frechet(x, y[:, :2])
+
+
+def texture(count: int, seed: int, size: int = 28) -> torch.Tensor:
+    """White noise, a little smoothed, around one half."""
+    x = torch.randn(count, 1, size + 2, size + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 0.5 + 0.3 * torch.nn.functional.avg_pool2d(x, 3, 1)
+
+
+def test_random_features_are_fixed_and_tell_textures_apart() -> None:
+    """Blurred, of another contrast or brightness: each is far beyond what two samples of one texture differ by."""
+    x, y = texture(100, 0), texture(300, 1)
+    features = random_features(x)
+    assert (
+        features.shape == (100, 64)
+        and torch.equal(features, random_features(x))
+        and torch.equal(features[:3], random_features(x[:3]))
+    )
+    assert float(features.sum()) == pytest.approx(18631.3348, rel=1e-6)
+    floor = frechet(features, random_features(y))[0]
+    blurred = torch.nn.functional.avg_pool2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    for other in (blurred, 0.5 + 0.8 * (x - 0.5), x + 0.05):
+        assert frechet(random_features(other), random_features(y))[0] > 3 * floor
+    with pytest.raises(MvssError, match="at least 8 x 8"):
+        random_features(x[..., :7])
+
+
+def test_distance_of_spectra_is_that_of_powers_in_decibels() -> None:
+    x, y = texture(300, 0), texture(300, 1)
+    assert spectrum_distance(x, x + 0.3) == pytest.approx(0.0, abs=1e-6)
+    assert spectrum_distance(0.5 * x, x) == pytest.approx(20 * math.log10(2))
+    assert spectrum_distance(x, y) < 0.5 < 2 < spectrum_distance(x + 0.2 * torch.randn_like(x), y)
+    with pytest.raises(MvssError, match="of one size"):
+        spectrum_distance(x, y[..., :20, :20])

@@ -188,11 +188,6 @@ class GalaxiesTask(Task):
         pool = torch.cat(known)
         return pool[torch.arange(count) % len(pool)]
 
-    @override
-    def features(self, source: int) -> Callable[[Tensor], Tensor] | None:
-        """There are none."""
-        return None
-
     def exact_priors(self) -> Sequence[GaussianMixture]:
         """There are none."""
         raise MvssError("the true laws of sky and galaxies are not known: neither an oracle nor an audit can be made of them")
