@@ -74,7 +74,6 @@ METHODS = (
     # Ablations of the manifolds that are compared: tables call them what the preset does.
     *map(_ablation, ("joint_cold", "joint_cold_moment_matching")),
     *map(_ablation, ("joint_karras", "joint_paper_long", "joint_plain_em")),
-    Method(FLOOR, "clean sources (floor)", "clean sources", TRUTH, ".", LAST),
     Method(ORACLE, "exact (oracle, floor)", "exact", TRUTH, ".", LAST),
     Method(FLOOR, "truth beside other truth (floor)", "floor", "#555555", ",", LAST),
 )
