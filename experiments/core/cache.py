@@ -69,7 +69,11 @@ def settings_key(job: Job, data: Path) -> str:
 
 def code_key(job: Job, data: Path) -> str:
     """Hash of the code that the job can run."""
-    return _code(work_of(job).__module__, data, received(job))
+    own = received(job)
+    settings = own.recipe.settings
+    learned = (settings.prior, settings.posterior, settings.separation, None if own.recipe.truth else settings.estimation)
+    used = (own.recipe.pcpca, own.recipe.clvm) if own.recipe.baseline else learned
+    return _code(work_of(job).__module__, data, own, used)
 
 
 def estimate_key(job: Job, data: Path) -> str:
@@ -79,14 +83,14 @@ def estimate_key(job: Job, data: Path) -> str:
     own = received(job)
     settings = own.recipe.settings.estimation
     content = (settings, own.config.observations, own.recipe.share, own.recipe.clean, made, own.config.brought(job.problem))
-    return digest(content, _code(estimate_sources.__module__, data, (settings, own.config)))[:16]
+    return digest(content, _code(estimate_sources.__module__, data, (settings, own.config), settings))[:16]
 
 
-def _code(work: str, data: Path, settings: object) -> str:
-    """Of a module, of that which makes the data, and of those that settings name. A module of settings counts where there
-    is a value of its classes: their checks and properties may decide something then."""
+def _code(work: str, data: Path, settings: object, used: object) -> str:
+    """Of a module, of that which makes the data, and of those that settings name which it runs by, `used`. A module of settings
+    counts where there is a value of its classes: their checks and properties may decide something then."""
     parts = list(_parts(settings))
-    named = {part.implementation.partition(":")[0] for part in parts if hasattr(type(part), "implementation")}
+    named = {part.implementation.partition(":")[0] for part in _parts(used) if hasattr(type(part), "implementation")}
     schemas = {schema for part in parts if isinstance(part, Config) for schema in _schemas(type(part))}
     silent = schemas - {type(part).__module__ for part in parts}
     return code_of(work, _name(data), *sorted(named), packages=PACKAGES, silent=(*SILENT, *sorted(silent)))

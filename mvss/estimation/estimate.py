@@ -1,31 +1,27 @@
 """First priors of all sources, from the observations alone, and what else is learned on the way.
 
-ascent    the exact likelihood of small sources, climbed              (`mixture_ascent`)
-em        expectation–maximisation for large ones                     (`mixture_em`), to estimates of the sources
-          that pairs of views tell, where asked for                    (`noisier2noise`)
+ascent    the exact likelihood of small sources, climbed              (`by_ascent`)
+em        expectation–maximisation for large ones                     (`by_em`)
+
+Settings say which (`implementation`), and only that one is imported.
 """
 
 from __future__ import annotations
 
 __all__ = ["Estimate", "estimate_sources"]
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mvss.estimation.mixture_ascent import ascend_evidence
-from mvss.estimation.mixture_em import estimated, expectation_maximisation
-from mvss.estimation.noisier2noise import estimate_source
-from mvss.posteriors.view_pairs import pairs_of
-from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
+from mvss.presets.estimation import AscentConfig, MixtureEMConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.networks import build_network, load_weights, network_named
+from mvss.priors.networks import load_weights, network_named
 from mvss.priors.regression import Guess
 from mvss.problem.units import Units
 from mvss.problem.views import OPERATORS, Views
@@ -88,7 +84,8 @@ def estimate_sources(
     """
     if checkpoint is None:
         return _estimated(views, config, stream, progress, None)
-    made = fingerprint_of([__name__, *OPERATORS], {"data": views, "settings": config, "stream": stream})
+    modules = [__name__, config.implementation.partition(":")[0], *OPERATORS]
+    made = fingerprint_of(modules, {"data": views, "settings": config, "stream": stream})
     if not checkpoint.exists():
         with locked(checkpoint.with_suffix(".lock"), wait=True):
             if not checkpoint.exists():
@@ -110,51 +107,8 @@ def _estimated(
     """part: file to keep what has been done so far."""
     began, units = time.monotonic(), Units.of(views)
     inner = Views(map(units.inward, views))
-    if isinstance(config, AscentConfig):
-        fit = ascend_evidence(inner, config, stream, progress, part)
-        evidence = {"held_out": fit.held_out, "train": fit.train, "discarded": fit.discarded}
-        evidence |= {"rivalry": fit.rivalry} if math.isfinite(fit.rivalry) else {}
-        estimate = Estimate(fit.priors, evidence=evidence)
-    else:
-        estimate = _by_em(inner, config, units, stream, progress)
+    estimate: Estimate = resolve_name(config.implementation)(inner, config, units, stream, progress, part)
     return replace(estimate.scaled(units.scales), seconds=time.monotonic() - began)
-
-
-def _by_em(views: Views, config: MixtureEMConfig, units: Units, stream: Stream, progress: Callable[[float], None]) -> Estimate:
-    draws: dict[str, dict[int, Tensor]] = {}
-    guesses: dict[str, Guess] = {}
-    if config.noisier2noise:
-        draws, guesses = _from_pairs(views, config.noisier2noise, units, stream.child("noisier2noise"))
-    together = {source: torch.cat(list(by_view.values())) for source, by_view in draws.items()}
-    data = estimated(views, together, config.floor) if together else views
-    fit = expectation_maximisation(data, config, views.stages(), stream, progress)
-    priors = {source: fit.priors[source] for source in views.sources}
-    evidence = {
-        "train": fit.best,
-        **({"fell": fit.fell} if fit.fell else {}),
-        **({"stopped": fit.stopped} if fit.stopped else {}),
-    }
-    return Estimate(priors, draws, guesses, evidence)
-
-
-def _from_pairs(
-    views: Views, config: Noisier2NoiseConfig, units: Units, stream: Stream
-) -> tuple[dict[str, dict[int, Tensor]], dict[str, Guess]]:
-    """Estimates of every source that pairs of views tell, by view; and the networks that made them."""
-    draws: dict[str, dict[int, Tensor]] = {}
-    guesses: dict[str, Guess] = {}
-    for place, (source, shape) in enumerate(views.shapes.items()):
-        scale = units.scales[source]
-        least, most = (None if value is None else value / scale for value in (config.least, config.most))
-        inner = replace(config, least=least, most=most)
-        keyed = Stream(stream.seed, ("guess", place))
-        guess = Guess(build_network(config.network, shape, Guess.INPUTS, Guess.OUTPUTS, keyed))
-        for pair in pairs_of(views, source, config.alone):
-            if pair.sharp:
-                x = estimate_source(views[pair.view], pair, guess, inner, stream.child(place, pair.view))
-                draws.setdefault(source, {})[pair.view] = x
-                guesses[source] = guess
-    return draws, guesses
 
 
 def _network_state(network: Any) -> tuple[str, dict[str, Any], dict[str, Tensor]]:  # noqa: ANN401 - one of diffusers'

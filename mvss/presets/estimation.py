@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["AscentConfig", "MixtureEMConfig", "Noisier2NoiseConfig"]
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mvss.presets.ranges import at_least
 from mvss.presets.training import NetworkConfig, TrainingConfig
@@ -43,6 +43,7 @@ class AscentConfig:
     independent starts; after this fraction of the phases the one of the best held-out evidence goes on.
     """
 
+    implementation: ClassVar = "mvss.estimation.by_ascent:estimate_by_ascent"
     kind: Literal["ascent"] = field(default="ascent", kw_only=True)
     components: tuple[int, ...] = (24,) * 6 + (32, 48, 48, 48)
     steps: int = 1600
@@ -90,6 +91,7 @@ class MixtureEMConfig:
     least standard deviation of a component in any direction. noisier2noise: of sources that pairs of views tell, fit the
     mixture to estimates of each observation's in place of the observations."""
 
+    implementation: ClassVar = "mvss.estimation.by_em:estimate_by_em"
     kind: Literal["em"] = field(default="em", kw_only=True)
     components: tuple[int, ...] = (1, 8)
     ranks: tuple[int, ...] = (0, 12)
