@@ -84,9 +84,7 @@ def goes_on(job: Job, folder: Path, key: str) -> bool:
     there = path.read_bytes()[:size] if size and path.exists() else b""
     whole = (hashlib.sha256(there).hexdigest() if size else known) == known and not _lost_records(job, folder)
     if not whole:
-        print(
-            f"{name_of(job)}: records of it were removed or changed since it was interrupted: it starts anew", file=sys.stderr
-        )
+        print(f"{name_of(job)}: records of it were removed or changed since they were made: it starts anew", file=sys.stderr)
     return whole
 
 

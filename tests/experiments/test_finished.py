@@ -20,6 +20,7 @@ from experiments.core.places import jobs_of, key_of, place_of, samples_of
 from experiments.core.records import Records, read_records
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from mvss.runtime.errors import MvssError
+from mvss.runtime.locks import locked
 
 SCORE = {"source": "1", "metric": "posterior_psnr", "split": "fresh", "lap": None, "value": 1.0, "samples": 2}
 METRICS = ("posterior_psnr", "posterior_sinkhorn", "prior_sinkhorn")
@@ -95,6 +96,16 @@ def test_what_is_whole_stays_where_another_is_damaged(run: Run, capsys: pytest.C
     assert main(EXPERIMENT, [*ARGUMENTS[:2], "--report", *ARGUMENTS[2:]], tmp_path) == 0
     assert "1 of 3 records" in capsys.readouterr().err
     assert {row["method"] for row in read_records(folder / "seed-0" / "metrics.jsonl")} == {"mixture"}
+
+
+def test_a_report_is_refused_while_a_run_works_there(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, folder = run()
+    before = sorted(tmp_path.rglob("*"))
+    with locked(folder / "lock"):
+        assert main(EXPERIMENT, [*ARGUMENTS[:2], "--report", *ARGUMENTS[2:]], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"in use by process {os.getpid()} on " in error
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_records_that_vanish_during_a_run_end_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
