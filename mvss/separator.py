@@ -26,8 +26,8 @@ from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.models import build_amortised, build_priors
+from mvss.posteriors.noise_scaling import suited
 from mvss.posteriors.posterior import Posterior, shown
-from mvss.posteriors.quiet import suited
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
 from mvss.presets.settings import Settings
@@ -169,7 +169,10 @@ class SourceSeparator:
         explained = [ViewReport(v.name, len(v), chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
-        self.report = FitReport(explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded)
+        lowered = None if self._suited == self.settings else self._suited.training.sigma_min
+        self.report = FitReport(
+            explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded, lowered
+        )
         if verbose:
             print(self.report)
         return self

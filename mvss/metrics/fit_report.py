@@ -82,7 +82,8 @@ class FitReport:
     """views: of each. laps: of each. evidence: mean log p(y) of an observation, nats, under the first priors: "held_out",
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
     phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps.
-    discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view."""
+    discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view. sigma_min: the
+    networks' least noise level where that of the settings was lowered to suit the noise of the views."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -92,6 +93,7 @@ class FitReport:
     peak_memory_gib: float = 0.0
     kept: list[str] = field(default_factory=list)
     discarded: float = 0.0
+    sigma_min: float | None = None
 
     @property
     def warnings(self) -> list[str]:
@@ -122,6 +124,8 @@ class FitReport:
                     f"lap {lap.number}: held-out denoising loss {', '.join(parts)}; clamped {lap.clamped:.1%}; "
                     f"M-step {lap.m_step:.1f} s, E-step {lap.e_step:.1f} s"
                 )
+        if self.sigma_min is not None:
+            lines.append(f"sigma_min lowered to {self.sigma_min:.2g}, to suit the noise of the views")
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

@@ -16,7 +16,7 @@ from torch import Tensor
 from mvss import AmortisedConfig, MomentMatchingConfig, SamplerConfig, Settings, SourceSeparator, View
 from mvss.estimation import Estimate
 from mvss.posteriors.moment_matching import MomentMatching
-from mvss.posteriors.quiet import SHARE, least_noise, suited
+from mvss.posteriors.noise_scaling import SHARE, least_noise, suited
 from mvss.presets import load_settings
 from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.operators import Identity, Scale
@@ -125,3 +125,11 @@ def test_a_model_keeps_the_levels_that_it_was_fitted_with(tmp_path: Path) -> Non
     assert lowest(quiet) == quiet.training.sigma_min == pytest.approx(SHARE * 1e-3, rel=1e-6) and loud == VECTORS
     scaled = next(iter(model.priors.values()))
     assert isinstance(scaled, DiffusionPrior) and scaled.levels[0] == VECTORS.training.sigma_min
+
+
+@pytest.mark.parametrize(("noise", "told"), [(1e-3, SHARE * 1e-3), (0.3, None)])
+def test_the_report_says_where_levels_were_lowered(noise: float, told: float | None) -> None:
+    quick = replace(VECTORS, em=replace(VECTORS.em, laps=1))
+    report = SourceSeparator(quick).fit(list(alone(noise)), verbose=False).report
+    assert report is not None and report.sigma_min == (told and pytest.approx(told, rel=1e-6))
+    assert ("sigma_min lowered to 0.0003, to suit the noise of the views" in str(report)) == (told is not None)
