@@ -170,3 +170,21 @@ def test_files_that_say_that_they_are_no_image_are_none(tmp_path: Path, keys: di
     write(tmp_path / "a.fits", np.ones((SIDE, SIDE), kind), **keys)
     with pytest.raises(MvssError, match=said):
         find_mosaics(tmp_path)
+
+
+CARDS = ("IMTYPE", "IMAGETYP", "PRODTYPE", "PRODCATG", "HDUCLAS2", "OBSTYPE", "DATATYPE", "MAPTYPE")
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_only_words_for_science_are_images(tmp_path: Path, card: str) -> None:
+    """Other words are refused, whatever the name of the file says."""
+    path = tmp_path / "a_sci.fits"
+    for word in ("image", "SCIENCE", "object", "SCIENCE.IMAGE", "Light Frame", "DATA"):
+        path.unlink(missing_ok=True)
+        write(path, noise(), **{card: word})
+        assert len(find_mosaics(tmp_path)[0]) == 1
+    for word in ("badpix", "flat", "illumination", "SCIENCE.SPECTRUM", "NOISE", "2"):
+        path.unlink()
+        write(path, noise(), **{card: word})
+        with pytest.raises(MvssError, match=rf"not known as an image of the sky \({card} = {word}\)"):
+            find_mosaics(tmp_path)

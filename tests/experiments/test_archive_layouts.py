@@ -140,7 +140,7 @@ def test_files_of_astropy(tmp_path: Path, kind: type, power: int) -> None:
 
 def test_unknown_layouts_say_what_was_seen(tmp_path: Path) -> None:
     write(tmp_path / "a.fits", [("G", 1, sky()), ("R", 1, sky())])
-    with pytest.raises(MvssError, match=r"not known here \(1 G \(64 × 64\); 2 R \(64 × 64\)\): name the parts"):
+    with pytest.raises(MvssError, match=r"not known here \(1 G \(64 × 64\); 2 R \(64 × 64\)\), for .*: name the parts"):
         find_mosaics(tmp_path)
     write(tmp_path / "a.fits", [("SCI", 1, sky()), ("UNCERT", 1, HALF)])
     with pytest.raises(MvssError, match=r"whether UNCERT is a map of σ, variance or weights cannot be told"):
@@ -148,6 +148,33 @@ def test_unknown_layouts_say_what_was_seen(tmp_path: Path) -> None:
     write(tmp_path / "a.fits", [("SCI", 1, np.zeros((3, 8, 8), np.float32))])
     with pytest.raises(MvssError, match=r"no mosaics.*no part with an image of two axes"):
         find_mosaics(tmp_path)
+
+
+@pytest.mark.parametrize("image", ["SCI", "IMAGE", ""])
+@pytest.mark.parametrize("name", ["MSK", "NOISE", "BADPIX", "COVERAGE", ""])
+def test_parts_of_no_known_kind_are_refused_by_name(tmp_path: Path, image: str, name: str) -> None:
+    """Whatever is beside an image is known, or it could be the map that tells which pixels are bad."""
+    write(tmp_path / "a_sci.fits", [(image, 1, sky()), (name, 1, np.ones((SIDE, SIDE), np.float32))])
+    seen = rf"not known here \(1 {image or 'without a name'} \(64 × 64\); 2 {name or 'without a name'} \(64 × 64\)\)"
+    with pytest.raises(MvssError, match=seen):
+        find_mosaics(tmp_path)
+
+
+def test_one_part_is_an_image_where_its_name_or_that_of_the_file_says_so(tmp_path: Path) -> None:
+    for name in ("BADPIX", "J8PU01"):
+        write(tmp_path / "a.fits", [(name, 1, sky())])
+        with pytest.raises(MvssError, match=rf"not known here \(1 {name} "):
+            find_mosaics(tmp_path)
+    (tmp_path / "a.fits").rename(tmp_path / "a_sci.fits")
+    assert len(find_mosaics(tmp_path)[0]) == 1
+    cube = np.zeros((3, SIDE, SIDE), np.float32)
+    for name, known in (("CON", True), ("MASKS", False)):
+        write(tmp_path / "a_sci.fits", [("SCI", 1, sky()), (name, 1, cube)])
+        if known:
+            assert len(find_mosaics(tmp_path)[0]) == 1
+        else:
+            with pytest.raises(MvssError, match=r"not known here, 2 MASKS \(64 × 64 × 3\), beside its image"):
+                find_mosaics(tmp_path)
 
 
 def _survey(path: Path, name: str, power: float, factor: float = 1.0) -> Mosaic:

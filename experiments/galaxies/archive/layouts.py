@@ -49,12 +49,21 @@ DO_NOT_USE = 1
 """The bit of JWST's data quality that makes a pixel bad."""
 FLUX_COUNTS = re.compile(r"(ELECTRONS?|E-?|COUNTS?|CTS?|DN|ADU|CPS|NJY|UJY|JY)(/.*|S-1)?")
 """Units in which whole numbers are light."""
-WORDS = ("IMTYPE", "PRODTYPE", "HDUCLAS2", "PRODCATG")
+WORDS = ("IMTYPE", "IMAGETYP", "PRODTYPE", "PRODCATG", "HDUCLAS2", "OBSTYPE", "DATATYPE", "MAPTYPE")
+"""Cards that say what a file is."""
+SCIENCE = re.compile(
+    r"sci(ence)?(\.(mef)?image(\.fluxmap)?)?|image\d?|imaging|(sci|science|direct|coadded|stacked)[ _-]?image|object|light"
+    r"([ _-]?frame)?|ext|data|flux|intensity|coadd|stack(ed)?|mosaic|target",
+    re.IGNORECASE,
+)
+"""What they say of images of the sky."""
 NO_IMAGE = re.compile(
     r"(dq)?mask|maskbits|expmap|wtmap|invvar|chi2|(blob)?model|error|quality|(gal|psf)?depth|psfsize|nexp|ancillary\..*",
     re.IGNORECASE,
 )
-"""Cards that say what a file is, and of what is no image."""
+"""What they say of what is known to be none, and left out; other words are refused."""
+UNNAMED = ("", "COMPRESSED_IMAGE", "DATA")
+"""Names of parts that say nothing: of the one image of a file."""
 File = Any  # astropy has no types
 
 
@@ -118,8 +127,10 @@ def pictures_of(path: Path) -> tuple[list[Picture], str]:
         images = _images(parts, path)
         if not images:
             return [], f"it has {', '.join(map(str, parts)) or 'no part with an image of two axes'}"
-        if said := _no_image(images[0].header, whole[0].header):
-            return [], said
+        for image in images:
+            if said := _no_image(image.header, whole[0].header, path):
+                return [], said
+        _check_cubes(whole, path)
         _check_light(images, path, whole)
         others = [part for part in parts if part.hdu not in {image.hdu for image in images}]
         return [_picture(path, image, images, others, whole) for image in images], ""
@@ -132,32 +143,54 @@ def parts_of(whole: File) -> list[Part]:
     found = []
     for i, hdu in enumerate(whole):
         if hdu.is_image and hdu.header.get("NAXIS") == 2 and min(hdu.shape) > 0:
-            name = str(hdu.name or hdu.header.get("EXTTYPE", "")).strip().upper()
-            name = "" if i == 0 and name == "PRIMARY" else name
-            found.append(Part(i, name, int(hdu.ver), PART.get(name, ""), hdu.header))
+            name = _name(hdu)
+            found.append(Part(i, "" if i == 0 and name == "PRIMARY" else name, int(hdu.ver), PART.get(name, ""), hdu.header))
     return found
 
 
+def _name(hdu: File) -> str:
+    return str(hdu.name or hdu.header.get("EXTTYPE", "")).strip().upper()
+
+
+def _check_cubes(whole: File, path: Path) -> None:
+    """That all parts of more axes, beside an image, are known."""
+    for i, hdu in enumerate(whole):
+        if hdu.is_image and hdu.header.get("NAXIS", 0) > 2 and _name(hdu) not in PART:
+            size = " × ".join(map(str, reversed(hdu.shape)))
+            raise MvssError(f"{path} has a part that is not known here, {i} {_name(hdu)} ({size}), beside its image: split it")
+
+
 def _images(parts: Sequence[Part], path: Path) -> list[Part]:
-    """Those of the sky, none where all are maps."""
-    for name in ("SCI", "IMAGE"):
-        if images := [part for part in parts if part.name == name]:
-            if name == "IMAGE" and len(images) > 1:
-                break
-            return images
-    rest = [part for part in parts if not part.role]
-    if len(rest) > 1:
-        seen = "; ".join(map(str, parts))
-        raise MvssError(f"{path} has a layout that is not known here ({seen}): name the parts SCI, WHT, ERR, DQ, or split it")
-    return rest
+    """Those of the sky, none where all are maps: of SCI any number, of others one. All other parts are known maps."""
+    names = next((names for names in (("SCI", "SCIENCE"), ("IMAGE",)) if any(part.name in names for part in parts)), UNNAMED)
+    images = [part for part in parts if part.name in names]
+    rest = [part for part in parts if not part.role and part not in images]
+    if not images and len(rest) == 1 and role_of(path.name) == "image":  # the name of the file tells
+        images, rest = rest, []
+    if rest or (len(images) > 1 and names != ("SCI", "SCIENCE")):
+        seen, strange = ("; ".join(map(str, some)) for some in (parts, rest))
+        raise MvssError(
+            f"{path} has a layout that is not known here ({seen}){f', for {strange}' if rest else ''}: name the parts SCI, "
+            "WHT, ERR, DQ, or split it"
+        )
+    return images
 
 
-def _no_image(header: File, first: File) -> str:
-    """What the cards of a file say that it is, if that is no image."""
-    for name in WORDS:
-        value = str(header.get(name, first.get(name, ""))).strip()
+def _no_image(header: File, first: File, path: Path) -> str:
+    """What the cards of a file say that it is, if that is known to be no image.
+
+    Raises:
+        MvssError: they say what is neither known as an image nor as something else.
+    """
+    said = {name: str(header.get(name, first.get(name, ""))).strip() for name in WORDS}
+    for name, value in said.items():
         if NO_IMAGE.fullmatch(value):
             return f"{name} = {value}"
+    if strange := [f"{name} = {value}" for name, value in said.items() if value and not SCIENCE.fullmatch(value)]:
+        raise MvssError(
+            f"{path} says what is not known as an image of the sky ({', '.join(strange)}): take it out of the folder, or say "
+            "image there"
+        )
     return ""
 
 

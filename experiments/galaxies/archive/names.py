@@ -22,7 +22,7 @@ ROLES = {
     "weight": ("wht", "wgt", "weight", "weights", "wei", "weightmap", "ivar", "invvar", "ivm"),
     "unknown weight": ("wt", "wtmap", "unc", "uncert", "uncertainty", "noise", "noisemap"),
     "flag": ("flag", "flags", "dq", "dqm"),
-    "mask": ("mask", "msk", "maskbits"),
+    "mask": ("mask", "msk", "maskbits", "bpm", "badpix"),
     "segmentation": ("seg", "segm", "segmap", "segmentation"),
     "exposure": ("exp", "expmap", "exptime", "expwt", "nexp", "num", "cov", "coverage", "depth"),
     "background": ("bkg", "bkgd", "background", "bgmod"),
