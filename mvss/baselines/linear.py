@@ -10,7 +10,7 @@ number that was not measured has v⁻¹ = 0, and leaves log v in log p(y), whate
 
 from __future__ import annotations
 
-__all__ = ["Latent", "loadings"]
+__all__ = ["Latent", "loadings", "principal"]
 
 import math
 
@@ -29,6 +29,17 @@ def loadings(operator: LinearOperator, factors: Tensor) -> Tensor:
     return torch.stack(spread, dim=-1)
 
 
+def principal(covariance: Tensor, latents: int) -> tuple[Tensor, Tensor]:
+    """Factors `(D, latents)` of a covariance `(D, D)`, and the variance that they leave in every other direction (Tipping &
+    Bishop 1999). Where there are more latents than directions, the last factors are zero."""
+    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors, size = values.flip(0), vectors.flip(1), len(values)
+    rest = values[latents:].mean().clamp_min(1e-6) if latents < size else 1e-3 * values[0].abs()
+    factors, kept = covariance.new_zeros(size, latents), min(latents, size)
+    factors[:, :kept] = vectors[:, :kept] * (values[:kept] - rest).clamp_min(1e-3 * rest).sqrt()
+    return factors, rest
+
+
 class Latent:
     """The posterior of z for residuals r `(N, M)` with loadings G `(N, M, L)` or `(1, M, L)` and variances v `(N, M)`.
 
@@ -41,7 +52,9 @@ class Latent:
         precision = variance.reciprocal() if measured is None else measured / variance
         self.residual, self.variance, self.precision = residual, variance, precision
         latents = matrix.shape[2]
-        if len(matrix) == 1:  # one product with all g gᵀ: a weighted G for each observation takes M times the memory
+        if len(matrix) == len(precision) == 1:
+            gram, self.b = matrix.mT @ (matrix * precision.unsqueeze(-1)), (precision * residual) @ matrix[0]
+        elif len(matrix) == 1:  # one product with all g gᵀ: a weighted G for each observation takes M times the memory
             pairs = (matrix[0].unsqueeze(2) * matrix[0].unsqueeze(1)).flatten(1)
             gram, self.b = (precision @ pairs).reshape(-1, latents, latents), (precision * residual) @ matrix[0]
         else:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from mvss.baselines.config import PCPCAConfig
 from mvss.baselines.contrast import Contrast, Method, Progress, background_of, descend, minibatch, without_mask
-from mvss.baselines.linear import Latent, loadings
+from mvss.baselines.linear import Latent, loadings, principal
 from mvss.problem.operators import LinearOperator, Scale
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
@@ -77,16 +77,10 @@ class PCPCA(Method):
             x = torch.cat([operator.pseudo_inverse(y).flatten(1) for operator, _, y in seen])
             means.append(_least_squares(seen))
             spread.append((x - x.mean(0)).mT @ (x - x.mean(0)))
-        values, vectors = torch.linalg.eigh((spread[0] - gamma * spread[1]) / (counts[0] - gamma * counts[1]))
-        values, vectors = values.flip(0), vectors.flip(1)
-        size = len(values)
-        rest = float(values[latents:].mean().clamp_min(1e-6)) if latents < size else 1e-3 * float(values[0].abs())
-        kept = min(latents, size)
-        scale = (values[:kept] - rest).clamp_min(1e-3 * rest).sqrt()
-        self.factors = torch.zeros(size, latents, dtype=torch.float64)
-        self.factors[:, :kept] = vectors[:, :kept] * scale
+        contrasted = (spread[0] - gamma * spread[1]) / (counts[0] - gamma * counts[1])
+        self.factors, rest = principal(contrasted, latents)
         self.mean, self.background = means
-        self.log_excess = torch.tensor(rest, dtype=torch.float64).log()
+        self.log_excess = rest.log()
 
     def _latent(self, view: View, mean: Tensor) -> Latent:
         """z of the observations of a view whose mean source is `mean`."""
