@@ -10,28 +10,28 @@ FOLDER ?=
 CATALOGUE ?=
 PIXELS ?= $(if $(filter paper,$(PRESET)),128,32)
 BINNING ?= 1
+METHODS ?=
 PROBLEM ?=
-ONLY ?=
 OUT ?=
 RUN ?=
 
 # A variable that is misspelt would do nothing, in silence.
-KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING PROBLEM ONLY OUT RUN
+KNOWN := PYTHON PRESET SEEDS ARGS TORCH FOLDER CATALOGUE PIXELS BINNING METHODS PROBLEM OUT RUN
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 $(if $(filter-out $(KNOWN),$(GIVEN)),$(error unknown variable $(firstword $(filter-out $(KNOWN),$(GIVEN))); there are: $(KNOWN)))
 # So would one that no target of the command looks at.
-RUNS := $(foreach name,manifolds mnist-grass galaxies,$(name) $(name)-compare) manifolds-growth manifolds-audit manifolds-sweep mnist-grass-ablations galaxies-separate
-OWN_DATA := galaxies galaxies-compare galaxies-separate galaxies-data
+RUNS := manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate
+OWN_DATA := galaxies galaxies-separate galaxies-data
 OF_PRESET := $(RUNS) galaxies-data
 OF_SEEDS  := $(filter-out manifolds-sweep,$(RUNS))
-OF_ONLY   := $(filter-out manifolds-growth manifolds-sweep galaxies-separate,$(RUNS))
+OF_METHODS := $(filter-out manifolds-growth manifolds-sweep galaxies-separate,$(RUNS))
 OF_OUT    := $(RUNS)
 OF_ARGS   := $(RUNS) galaxies-data lock test test-all publish
 OF_FOLDER := $(OWN_DATA)
 OF_CATALOGUE := $(OWN_DATA)
 OF_PIXELS  := $(OWN_DATA)
 OF_BINNING := $(OWN_DATA)
-OF_PROBLEM := galaxies-separate
+OF_PROBLEM := $(OF_METHODS) galaxies-separate
 OF_RUN     := publish
 GOALS := $(or $(MAKECMDGOALS),help)
 $(foreach name,$(filter-out PYTHON TORCH,$(GIVEN)),$(if $(strip $($(name))),$(if $(filter $(OF_$(name)),$(GOALS)),,$(error $(name)= says nothing to make $(GOALS); it is for $(OF_$(name))))))
@@ -50,15 +50,15 @@ install = @$(PIP) $(1) 2>$(VENV)/pip.log || { if grep -qE 'NameResolutionError|N
 READY := $(VENV)/.installed
 DEV   := $(VENV)/.installed-dev
 GALAXIES := $(VENV)/.installed-galaxies
-FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(ONLY)),--only $(ONLY)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
+FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format manifolds manifolds-compare manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-compare mnist-grass-ablations galaxies galaxies-compare galaxies-separate galaxies-data data publish tables readme clean
+.PHONY: help setup lock test test-all lint format manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish tables readme clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
 	@echo "OUT=folder takes a run's results, in place of results/runs; make publish RUN=... makes committed ones of them."
-	@echo "ONLY=\"joint full/mixture\" runs no other methods (of a problem). PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
+	@echo "METHODS=\"joint mixture\" and PROBLEM=full run no other methods and problems. PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 
@@ -120,11 +120,11 @@ format: $(DEV) ## let ruff sort imports and format the code [1 s]
 	@$(BIN)/ruff check --quiet --select I --fix .
 	@$(BIN)/ruff format .
 
-manifolds: $(READY) ## the 1D-manifold table and figures [cpu: 20 min a seed on two cores; smoke: 1 min]
+manifolds: $(READY) ## the 1D-manifold table and figures, all methods [cpu: 1 h a seed on two cores; smoke: 1 min]
 	@$(BIN)/python -m experiments.manifolds $(FLAGS)
 
-manifolds-compare: $(READY) ## the same with more baselines and the ablations [cpu: 1 h a seed]
-	@$(BIN)/python -m experiments.manifolds --compare $(FLAGS)
+manifolds-ablations: $(READY) ## the same with what each part of the method gives
+	@$(BIN)/python -m experiments.manifolds --ablations $(FLAGS)
 
 manifolds-growth: $(READY) ## cost against the numbers of observations and sources [cpu: 2 min]
 	@$(BIN)/python -m experiments.manifolds growth $(FLAGS)
@@ -135,32 +135,26 @@ manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and lo
 manifolds-sweep: $(READY) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
-mnist-grass: $(READY) ## digits on grass, neither ever seen clean [smoke: 1.5 min; cpu: 1 h a seed]
+mnist-grass: $(READY) ## digits on grass, neither ever seen clean, all methods [smoke: 2 min; cpu: 3 h a seed]
 	@$(BIN)/python -m experiments.mnist_grass $(FLAGS)
 
-mnist-grass-compare: $(READY) ## the same with PCPCA, CLVM, Gibbs, the paper's recipe [smoke: 2 min; cpu: 3 h]
-	@$(BIN)/python -m experiments.mnist_grass --compare $(FLAGS)
+mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
+	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 # Of a user's own mosaics, where FOLDER= names them.
-galaxies galaxies-compare galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
+galaxies galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
 
-galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 1.5 min; cpu: 3 h]
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: 5 h]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
-galaxies-compare: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## the same with PCPCA, CLVM, Gibbs, asinh [smoke: 2 min; cpu: 5 h]
-	@$(BIN)/python -m experiments.galaxies --compare $(FLAGS)
-
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
-	@$(BIN)/python -m experiments.galaxies.separate --problem $(or $(PROBLEM),$(if $(strip $(FOLDER)),archive,real)) $(FLAGS)
+	@$(BIN)/python -m experiments.galaxies.separate $(FLAGS)
 
 galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=paper), each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status
-
-mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
-	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
 publish: $(READY) ## copy what is committed of the finished run RUN=results/runs/<experiment>/<preset> into results/ [10 s]
 	$(if $(strip $(RUN)),,$(error publish needs RUN=, such as RUN=results/runs/manifolds/cpu))

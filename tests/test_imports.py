@@ -36,7 +36,7 @@ WRONG = {
     "--preset cpus": "unknown preset 'cpus'; choose one of",
     "--presett cpu": "unrecognized arguments: --presett",
     "--preset smoke --seeds many": "invalid int value: 'many'",
-    "--preset smoke --only joinn": "unknown method 'joinn': did you mean 'joint'",
+    "--preset smoke --methods joinn": "unknown method 'joinn': did you mean 'joint'",
     "--preset smoke -- settings.em.lap=3": "did you mean 'laps'",
     "--preset smoke -- problems=[nowhere]": "unknown problem 'nowhere'",
 }

@@ -26,16 +26,17 @@ run = Named("experiments.core.loop:run")
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for. folder: where its results go, results/runs/<experiment>/<preset>."""
+    """What a command line asks for. methods, problems: to which it is narrowed; none for all. folder: where its results go,
+    results/runs/<experiment>/<preset>."""
 
     preset: str
     seeds: tuple[int, ...]
-    compare: bool
     ablations: bool
     audit: bool
     dry_run: bool
     report: bool
-    only: tuple[str, ...]
+    methods: tuple[str, ...]
+    problems: tuple[str, ...]
     overrides: tuple[str, ...]
     config: Config
     folder: Path
@@ -97,13 +98,13 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     parser = _Parser(prog=experiment.target)
     parser.add_argument("--preset", help="cpu by default, gpu where CUDA is there")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--compare", action="store_true", help="also the other baselines and the ablations")
-    parser.add_argument("--ablations", action="store_true", help="also the ablations that have a command of their own")
+    parser.add_argument("--ablations", action="store_true", help="also the ablations")
     parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/core/audit.py")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     parser.add_argument("--out", metavar="FOLDER", help="where results go, as <experiment>/<preset>; results/runs by default")
-    parser.add_argument("--only", nargs="+", default=[], metavar="[PROBLEM/]METHOD", help="of all methods none but these")
+    parser.add_argument("--methods", nargs="+", default=[], help="of all methods none but these")
+    parser.add_argument("--problem", nargs="+", default=[], help="of all problems none but these")
     options = parser.parse_args(arguments)
     preset, config = _checked(experiment, options, overrides)
     if said := [name for name in idle if getattr(options, name) != parser.get_default(name)]:
@@ -114,8 +115,8 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         folder = folder / f"overrides-{config_hash({'config': config, 'brought': brought} if any(brought) else config)[:8]}"
     seeds = tuple(dict.fromkeys(options.seeds))
     check_seeds(seeds)
-    kinds = (options.compare, options.ablations, options.audit, options.dry_run, options.report)
-    return Command(preset, seeds, *kinds, tuple(options.only), tuple(overrides), config, folder)
+    kinds = (options.ablations, options.audit, options.dry_run, options.report)
+    return Command(preset, seeds, *kinds, tuple(options.methods), tuple(options.problem), tuple(overrides), config, folder)
 
 
 def _checked(experiment: Experiment, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[str, Config]:
@@ -148,14 +149,13 @@ def _config(experiment: Experiment, preset: str, options: argparse.Namespace, ov
     for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
         experiment.check(problem)
     check_config(config)
-    for asked, there in (("compare", config.compare), ("ablations", config.ablations)):
-        if getattr(options, asked) and not there:
-            raise MvssError(f"the preset {preset} has nothing under {asked}: take another one, such as PRESET=cpu")
-    for problem, method in (name.rpartition("/")[::2] for name in options.only):
+    if options.ablations and not config.ablations:
+        raise MvssError(f"the preset {preset} has nothing under ablations: take another one, such as PRESET=cpu")
+    for method in options.methods:
         if method not in config.recipes():
             raise MvssError(f"unknown method {method!r}{suggest(method, config.recipes())}")
-        if problem:
-            experiment.check(problem)
+    for problem in options.problem:
+        experiment.check(problem)
     return config
 
 

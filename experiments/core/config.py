@@ -104,7 +104,7 @@ class Config:
     """A preset: problems, sizes, settings that its methods share, and the methods to run.
 
     workers: jobs at a time; 0 for one per core, or one in all where there is a GPU.
-    `make ...-compare` runs `compare` as well, more baselines and ablations; `make ...-ablations` those of `ablations`.
+    `make ...-ablations` runs those of `ablations` as well.
     """
 
     problems: tuple[str, ...] = ()
@@ -114,7 +114,6 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     methods: dict[str, Recipe] = field(default_factory=dict)
-    compare: dict[str, Recipe] = field(default_factory=dict)
     ablations: dict[str, Recipe] = field(default_factory=dict)
     workers: int = 0
 
@@ -126,7 +125,7 @@ class Config:
     def resolve(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Plain values with the settings of every method completed by those of all."""
         shared, values = values.get("settings", {}), dict(values)
-        for kind in ("methods", "compare", "ablations"):
+        for kind in ("methods", "ablations"):
             recipes = values.get(kind) or {}
             if isinstance(recipes, dict):
                 values[kind] = {name: cls._completed(recipe, shared) for name, recipe in recipes.items()}
@@ -138,7 +137,7 @@ class Config:
 
     def recipes(self) -> dict[str, Recipe]:
         """All of them by name."""
-        return {**self.methods, **self.compare, **self.ablations}
+        return {**self.methods, **self.ablations}
 
     def points(self) -> int:
         """How many PQMass compares, draws and truth together."""

@@ -84,7 +84,7 @@ def measure_growth(experiment: Experiment, problems: Sequence[str], arguments: S
 
 
 def _measure_growth(experiment: Experiment, problems: Sequence[str], arguments: Sequence[str], root: Path) -> int:
-    command = read_command(experiment, arguments, root, idle=("compare", "ablations", "audit", "report", "only"))
+    command = read_command(experiment, arguments, root, idle=("ablations", "audit", "report", "methods", "problem"))
     if len(command.seeds) > 1:
         raise MvssError(f"growth is measured on one seed, not on {len(command.seeds)}: give one")
     config, seed = command.config, command.seeds[0]

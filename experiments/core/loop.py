@@ -33,9 +33,7 @@ from mvss.runtime.locks import locked
 def run(experiment: Experiment, command: Command) -> int:
     """Do what a command asks for; the exit status."""
     config, folder, seeds = command.config, command.folder, command.seeds
-    jobs = jobs_of(config, seeds, command.compare, command.ablations, command.audit)
-    if command.only:
-        jobs = _only(jobs, command.only)
+    jobs = _narrowed(jobs_of(config, seeds, command.ablations, command.audit), command)
     undone = {name_of(job) for job in jobs if not is_done(experiment, job, folder)}
     # an audit goes with the fit that it is of
     stale = [job for job in jobs if undone & {name_of(job), name_of(replace(job, audit=False))}]
@@ -58,11 +56,14 @@ def run(experiment: Experiment, command: Command) -> int:
     return 0
 
 
-def _only(jobs: Sequence[Job], names: Sequence[str]) -> list[Job]:
-    """The jobs of those methods, or of methods on a problem. Raises MvssError for a name that no job has."""
-    called = [{job.method, f"{job.problem}/{job.method}"} for job in jobs]
-    if idle := set(names).difference(*called):
-        raise MvssError(
-            f"nothing of {', '.join(sorted(idle))} is run by this command: see its problems, and make -compare, -ablations"
-        )
-    return [job for job, known in zip(jobs, called, strict=True) if known & set(names)]
+def _narrowed(jobs: Sequence[Job], command: Command) -> list[Job]:
+    """The jobs of the methods and problems that are named; an audit has those of its own methods. Raises MvssError for a name
+    that none of them has."""
+    methods, problems = set(command.methods), set(command.problems)
+    if command.audit:
+        jobs = [job for job in jobs if job.method in command.config.audit.methods]
+    kept = [j for j in jobs if (not methods or j.method in methods) and (not problems or j.problem in problems)]
+    if idle := sorted((methods - {job.method for job in kept}) | (problems - {job.problem for job in kept})):
+        there = "see the preset's problems, and make ...-ablations"
+        raise MvssError(f"this command runs nothing of {', '.join(idle)} there: {there}")
+    return kept

@@ -28,14 +28,12 @@ from experiments.core.experiment import Experiment
 from experiments.report.samples import samples_path
 
 
-def jobs_of(
-    config: Config, seeds: Sequence[int], compare: bool = False, ablations: bool = False, audit: bool = False
-) -> list[Job]:
+def jobs_of(config: Config, seeds: Sequence[int], ablations: bool = False, audit: bool = False) -> list[Job]:
     """All jobs of a command, those that others wait for first."""
     jobs = []
     for seed in seeds:
         for problem in config.problems:
-            recipes = config.methods | (config.compare if compare else {}) | (config.ablations if ablations else {})
+            recipes = config.methods | (config.ablations if ablations else {})
             here = {name: r for name, r in recipes.items() if r.problems is None or problem in r.problems}
             jobs += [Job(problem, name, seed, recipe, config) for name, recipe in here.items()]
     audited = [job for job in jobs if job.method in config.audit.methods] if audit else []

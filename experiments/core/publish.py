@@ -91,14 +91,13 @@ def _seeds(folder: Path) -> list[int]:
 
 
 def _asked(config: Config, seeds: Sequence[int], folder: Path) -> list[Job]:
-    """The jobs of a finished run: all methods, and all of every further kind that was begun."""
+    """The jobs of a finished run: all methods, and all ablations and audits where any was begun."""
 
     def begun(jobs: Sequence[Job]) -> Sequence[Job]:
         return jobs if any((place_of(job, folder) / "key").exists() for job in jobs) else ()
 
     jobs = jobs_of(config, seeds)
-    for every in (jobs_of(config, seeds, compare=True), jobs_of(config, seeds, ablations=True)):
-        jobs += begun([job for job in every if job not in jobs])
+    jobs += begun([job for job in jobs_of(config, seeds, ablations=True) if job not in jobs])
     return [*jobs, *begun([replace(job, audit=True) for job in jobs if job.method in config.audit.methods])]
 
 

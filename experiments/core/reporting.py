@@ -54,7 +54,7 @@ def report(experiment: Experiment, config: Config, seeds: Sequence[int], folder:
 
 def made_jobs(experiment: Experiment, config: Config, seeds: Sequence[int], folder: Path) -> list[Job]:
     """The jobs of any command that are done with these settings, maybe by other code. What is damaged is named."""
-    jobs = jobs_of(config, seeds, compare=True, ablations=True, audit=True)
+    jobs = jobs_of(config, seeds, ablations=True, audit=True)
     for job in jobs:
         if lost := damage(job, folder):
             print(f"{name_of(job)} is not done: its {lost}", file=sys.stderr)

@@ -65,7 +65,7 @@ def sweep(experiment: Experiment, arguments: Sequence[str], root: Path = ROOT) -
 
 
 def _sweep(experiment: Experiment, arguments: Sequence[str], root: Path) -> int:
-    command = read_command(experiment, arguments, root, idle=("compare", "ablations", "audit", "report", "only", "seeds"))
+    command = read_command(experiment, arguments, root, idle=("ablations", "audit", "report", "methods", "problem", "seeds"))
     config, folder = command.config, command.folder
     recipes = {name: r for name, r in config.recipes().items() if r.pcpca or r.clvm}
     if not recipes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["main"]
 
-import argparse
 import sys
 
 from experiments.core.cli import ROOT, Command, read_command, report_errors
@@ -33,18 +32,16 @@ KEPT = 6
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command: options and overrides as of `make galaxies`, and --problem."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="galaxies-separate", add_help=False)
-    parser.add_argument("--problem", default="real")
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    own, rest = parser.parse_known_args(arguments[:end])
-    return report_errors("galaxies-separate", lambda: _separate(own.problem, rest + arguments[end:]))
+    """The command: options and overrides as of `make galaxies`."""
+    return report_errors("galaxies-separate", lambda: _separate(argv))
 
 
-def _separate(problem: str, arguments: list[str]) -> int:
-    EXPERIMENT.check(problem)
-    command = read_command(EXPERIMENT, arguments, ROOT, idle=("compare", "ablations", "audit", "dry_run", "report", "only"))
+def _separate(argv: list[str] | None) -> int:
+    command = read_command(EXPERIMENT, argv, ROOT, idle=("ablations", "audit", "dry_run", "report", "methods"))
+    if len(command.problems) > 1:
+        raise MvssError("one file is made at a time: name one problem")
+    alone = command.config.problems if len(command.config.problems) == 1 else ("real",)
+    (problem,) = command.problems or alone
     if problem not in command.config.problems:
         known = ", ".join(command.config.problems)
         raise MvssError(f"{problem} is not among the problems {known}: give FOLDER=, PIXELS= and ARGS= as to make galaxies")

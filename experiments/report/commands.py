@@ -22,7 +22,5 @@ def made_by(target: str, config: Mapping[str, Any], records: Iterable[Mapping[st
     for record in records:
         methods.add(record["method"])
         metrics.add(record["metric"])
-    kinds = [kind for kind in ("compare", "ablations") if methods & set(config.get(kind) or ())]
-    targets = [f"{target}-{kind}" for kind in (*kinds, *(["audit"] if any(map(is_audit, metrics)) else []))]
-    # `make ...-compare` makes what `make ...` makes, and more.
-    return targets if "compare" in kinds else [target, *targets]
+    kinds = {"ablations": bool(methods & set(config.get("ablations") or ())), "audit": any(map(is_audit, metrics))}
+    return [target, *(f"{target}-{kind}" for kind, made in kinds.items() if made)]

@@ -31,7 +31,7 @@ TINY = [
 
 def job(method: str, *overrides: str) -> Job:
     command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *TINY, *overrides], EXPERIMENT.folder.parents[1])
-    return next(j for j in jobs_of(command.config, [0], compare=True) if j.method == method)
+    return next(j for j in jobs_of(command.config, [0]) if j.method == method)
 
 
 def audit(method: str, folder: Path, *overrides: str) -> tuple[dict[tuple[str, str], float], dict[str, np.ndarray]]:
@@ -75,7 +75,7 @@ def test_the_exact_prior_passes_and_a_poor_one_does_not(tmp_path: Path) -> None:
 def test_a_setting_of_the_audit_changes_it(setting: str, folder: Path) -> None:
     if setting.startswith("methods"):
         config = job("exact", f"audit.{setting}").config
-        assert {j.method for j in jobs_of(config, [0], compare=True, audit=True) if j.audit} == {"joint"}
+        assert {j.method for j in jobs_of(config, [0], audit=True) if j.audit} == {"joint"}
         return
     base, arrays = _mixture(folder)
     found, other = audit("mixture", folder, f"audit.{setting}")

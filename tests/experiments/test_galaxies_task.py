@@ -234,7 +234,8 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
     scores = ["metrics.drawn=4", "metrics.draws=2"]  # as far as a truth is known
     few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]
-    arguments = ["--preset", "smoke", "--", *few, "methods.aperture.problems=[simulated]"]
+    few += [f"methods.{method}.problems=[simulated]" for method in ("aperture", "pcpca", "clvm_linear")]
+    arguments = ["--preset", "smoke", "--", *few]
     monkeypatch.setattr(separate, "ROOT", tmp_path)
     assert separate.main(arguments) == 2  # nothing is learned yet
     assert separate.main(["--problem", "ground", "--preset", "smoke"]) == 2
@@ -269,7 +270,7 @@ def test_a_users_mosaics_need_no_more_than_positions(
 ) -> None:
     """From FITS and two columns to scored galaxies that know where in the sky they are."""
     sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={own.path}", "workers=1"]
-    arguments = ["--preset", "smoke", "--only", "segmentation", "--", "problems=[archive]", *sizes]
+    arguments = ["--preset", "smoke", "--methods", "segmentation", "--", "problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
     (job,) = (job for job in jobs_of(command.config, (0,)) if job.method == "segmentation")

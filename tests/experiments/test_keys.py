@@ -26,7 +26,7 @@ BASELINES = {"pcpca", "clvm_linear", "clvm_vae"}
 
 def jobs(*overrides: str) -> dict[str, Job]:
     command = read_command(EXPERIMENT, ["--preset", "smoke", "--", "problems=[contrastive-2]", *overrides], ROOT)
-    return {job.method: job for job in jobs_of(command.config, [0], compare=True)}
+    return {job.method: job for job in jobs_of(command.config, [0])}
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def written(root: Path) -> list[Path]:
 
 def jobs(*overrides: str) -> dict[str, Job]:
     command = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT)
-    return {job.method: job for job in jobs_of(command.config, [0], compare=True) if job.problem == "contrastive-2"}
+    return {job.method: job for job in jobs_of(command.config, [0]) if job.problem == "contrastive-2"}
 
 
 def keys(*overrides: str) -> dict[str, str]:
@@ -71,7 +71,10 @@ def keys(*overrides: str) -> dict[str, str]:
     ("arguments", "says"),
     [
         (["--preset", "cpus"], "unknown preset 'cpus'"),
-        (["--preset", "gpu", "--compare"], "the preset gpu has nothing under compare: take another one, such as PRESET=cpu"),
+        (
+            ["--preset", "gpu", "--ablations"],
+            "the preset gpu has nothing under ablations: take another one",
+        ),
         (["--preset", "smoke", "--", "settings.em.lap=3"], "did you mean 'laps'"),
         (["--preset", "smoke", "--", "settings.em.laps=many"], "settings.em.laps"),
         (["--preset", "smoke", "--", "settings.em.laps"], "malformed override"),
@@ -108,18 +111,39 @@ def test_a_dry_run_lists_the_jobs_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert written(tmp_path) == []
 
 
-@pytest.mark.parametrize("only", ["joint", "mixed-0.1/joint"])
-def test_only_the_methods_that_are_named_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], only: str) -> None:
-    assert call(tmp_path, "--preset", "smoke", "--dry-run", "--only", only, "--", "problems=[mixed-0.1, mixed-0.5]") == 0
-    listed = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
-    both = ["mixed-0.1 joint seed 0", "mixed-0.5 joint seed 0"]
-    assert listed == (both[:1] if "/" in only else both)
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["--methods", "joint"], {"mixed-0.1 joint", "contrastive-2 joint"}),
+        (["--problem", "contrastive-2", "--methods", "joint", "pcpca"], {"contrastive-2 joint", "contrastive-2 pcpca"}),
+        (["--problem", "mixed-0.1"], {f"mixed-0.1 {method}" for method in ("exact", "mixture", "joint", "gibbs")}),
+        (["--audit", "--problem", "mixed-0.1", "--methods", "exact"], {"mixed-0.1 exact", "mixed-0.1 exact audit"}),
+    ],
+)
+def test_only_what_is_named_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], runs: set[str]) -> None:
+    assert call(tmp_path, "--preset", "smoke", "--dry-run", *words) == 0
+    assert {line.strip().replace(" seed 0", "") for line in capsys.readouterr().out.splitlines()[1:]} == runs
 
 
-@pytest.mark.parametrize("only", ["jont", "mixed-0.2/joint"])
-def test_a_method_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], only: str) -> None:
-    assert call(tmp_path, "--preset", "smoke", "--only", only) == 2
-    assert "unknown" in capsys.readouterr().err and written(tmp_path) == []
+def test_an_audit_runs_the_methods_that_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path, "--preset", "smoke", "--dry-run", "--audit") == 0
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"exact", "mixture", "joint"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--methods", "jont"], "unknown method 'jont': did you mean 'joint'"),
+        (["--problem", "mixed-0.2"], "unknown problem 'mixed-0.2'"),
+        (["--problem", "mixed-0.9"], "this command runs nothing of mixed-0.9 there"),
+        (["--methods", "pcpca", "joint", "--problem", "mixed-0.1"], "this command runs nothing of pcpca there"),
+    ],
+)
+def test_what_is_named_and_not_there_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert call(tmp_path, "--preset", "smoke", *words) == 2
+    assert says in capsys.readouterr().err and written(tmp_path) == []
 
 
 def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> None:
@@ -135,8 +159,8 @@ def test_a_setting_makes_stale_the_jobs_that_it_matters_to_and_no_others() -> No
     # those of the method that has them, of another kind, or without a choice
     assert changed("settings.posterior.sampler.steps=5") == every - {"exact", "gibbs"} - baselines
     assert changed("settings.separation.components=3") == every - {"exact", "gibbs"} - baselines
-    assert changed("compare.pcpca.pcpca.gamma=0.5") == {"pcpca"}
-    assert changed("compare.pcpca.problems=null") == changed("audit.draws=9") == set()
+    assert changed("methods.pcpca.pcpca.gamma=0.5") == {"pcpca"}
+    assert changed("methods.pcpca.problems=null") == changed("audit.draws=9") == set()
     assert changed("methods.gibbs.settings.posterior.rounds=2") == {"gibbs"}
     assert changed("methods.gibbs.settings.estimation.steps=61") == {"gibbs"}
     assert changed("settings.estimation.steps=61") == {"mixture", "joint", "gibbs"}
@@ -260,7 +284,7 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
     assert _start(whole, *overrides).wait(120) == 0
     assert _metrics(killed) == _metrics(whole)
     methods = {record["method"] for record in _metrics(killed)}
-    assert methods == {"exact", "mixture", "joint", "gibbs"}
+    assert {"exact", "mixture", "joint", "gibbs"} <= methods
     # overrides have a folder of their own; the preset's own results are not there, so nothing was overwritten
     (table,) = whole.rglob("table.json")
     assert table.parent.parent == whole / "results" / "runs" / "manifolds" / "smoke"
@@ -297,12 +321,13 @@ PAPER = [
     "metrics.pqmass=64",
     "metrics.references=8",
     "metrics.tessellations=2",
+    "metrics.kl=4",
     "methods.exact.settings.posterior.beam=8",
     "methods.joint_paper.settings.estimation.steps=2",
-    "compare.joint.settings.em.laps=1",
-    "compare.joint.settings.posterior.sampler.steps=2",
+    "methods.joint.settings.em.laps=1",
+    "methods.joint.settings.posterior.sampler.steps=2",
 ]
-BASELINES = ["compare.pcpca.pcpca.steps=2", "compare.clvm_linear.clvm.steps=2", "compare.clvm_vae.clvm.steps=2"]
+BASELINES = ["methods.pcpca.pcpca.steps=2", "methods.clvm_linear.clvm.steps=2", "methods.clvm_vae.clvm.steps=2"]
 CUTS = {
     "paper": ("contrastive-3", {"joint_paper": "[1,1,1]", "gibbs": "[1,0,0]"}, "gibbs", BASELINES),
     "paper-mixed": ("mixed-0.1", {"joint_paper": "1", "gibbs_8x": "1"}, "gibbs_8x", []),
@@ -316,9 +341,9 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
     cuts = [*PAPER, *cuts, f"{posterior}.rounds=1", f"{posterior}.sampler.steps=2", f"problems=[{problem}]"]
     cuts += [f"methods.{method}.settings.em.laps={count}" for method, count in laps.items()]
     cuts += [f"methods.{gibbs}.settings.estimation.steps=2"]
-    command = read_command(EXPERIMENT, ["--preset", preset, "--compare", "--", *cuts], tmp_path)
+    command = read_command(EXPERIMENT, ["--preset", preset, "--", *cuts], tmp_path)
     task = EXPERIMENT.task(problem, 0, command.config)
-    for job in jobs_of(command.config, [0], compare=True):
+    for job in jobs_of(command.config, [0]):
         folder = tmp_path / problem / job.method
         _run(job, task, folder)
         found = _latest(folder)
@@ -335,7 +360,7 @@ def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_p
 def test_every_preset_loads_and_names_the_problems_that_there_are(preset: str) -> None:
     command = read_command(EXPERIMENT, ["--preset", preset], ROOT)
     assert {"exact", "mixture"} <= set(command.config.methods)
-    assert len(jobs_of(command.config, [0, 1], compare=True)) >= 2 * len(command.config.problems)
+    assert len(jobs_of(command.config, [0, 1])) >= 2 * len(command.config.problems)
 
 
 def test_the_growth_table_counts_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +437,7 @@ def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "says"),
     [
         (["--", "settings.em.lap=3"], "did you mean 'laps'"),
-        (["--only", "jont"], "unknown method 'jont'"),
+        (["--methods", "jont"], "unknown method 'jont'"),
         (["--", "problems=[mixed-0.2]"], "unknown problem"),
         (["--seeds", "one"], "invalid int value"),
     ],
@@ -428,7 +453,7 @@ def test_what_no_preset_takes_is_told_before_torch_is_asked(
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
-        (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--only", "joint"], "--only says nothing"),
+        (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--methods", "joint"], "--methods says nothing"),
         (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--seeds", "0", "1"], "on one seed, not on 2"),
         (lambda a, r: sweep(EXPERIMENT, a, r), ["--seeds", "1"], "--seeds says nothing"),
         (lambda a, r: separate(a), ["--problem", "simulated", "--dry-run"], "--dry-run says nothing"),

@@ -106,7 +106,7 @@ SILENT = {  # see the test below; a beam is for thousands of combinations
     *(f"settings.{name}.{setting}" for name in ("posterior", "separation") for setting in ("chunk", "beam")),
     "workers",
 }
-LISTS = ("problems", "methods", "compare", "ablations")  # not settings
+LISTS = ("problems", "methods", "ablations")  # not settings
 # of the audit, see test_audit.py; what only images have, see test_scores.py, test_mnist_grass.py and test_galaxies_task.py
 IMAGES = (
     "settings.estimation.kind",

@@ -17,7 +17,7 @@ from experiments.report.rebuild import ROOT, main
 PRESETS = [path for path in sorted(ROOT.glob("results/*/cpu")) if (path / "table.json").exists()]
 RECORD = {"seed": 0, "problem": "mixed-0.1", "method": "joint", "source": "1", "metric": "posterior_psnr"}
 RECORD |= {"split": "fresh", "lap": None, "value": 30.0, "samples": 10, "commit": "abc"}
-CONFIG = "methods: {joint: {}}\ncompare: {pcpca: {}}\nablations: {joint_mlp: {}}\n"
+CONFIG = "methods: {joint: {}, pcpca: {}}\nablations: {joint_mlp: {}}\n"
 
 
 def copy_of(preset: Path, root: Path) -> Path:
@@ -48,13 +48,13 @@ def test_metrics_and_configuration_alone_make_the_committed_table(preset: Path, 
 
 
 def test_the_command_follows_from_the_configuration_and_the_records(tmp_path: Path) -> None:
-    config = {"compare": {"pcpca": {}}, "ablations": {"joint_mlp": {}}}
-    plain, compared, changed = ({**RECORD, "method": name} for name in ("joint", "pcpca", "joint_mlp"))
+    config = {"methods": {"joint": {}, "pcpca": {}}, "ablations": {"joint_mlp": {}}}
+    plain, changed = ({**RECORD, "method": name} for name in ("joint", "joint_mlp"))
     audited = {**RECORD, "metric": "audit_coverage_error"}
     assert made_by("manifolds", config, [plain]) == ["manifolds"]
     assert made_by("manifolds", config, [audited]) == ["manifolds", "manifolds-audit"]
     assert made_by("manifolds", config, [plain, changed]) == ["manifolds", "manifolds-ablations"]
-    assert made_by("manifolds", config, [changed, compared]) == ["manifolds-compare", "manifolds-ablations"]
+    assert made_by("manifolds", config, [changed, audited]) == ["manifolds", "manifolds-ablations", "manifolds-audit"]
     assert command_text("manifolds", "cpu", (0, 2)) == 'make manifolds PRESET=cpu SEEDS="0 2"'
     assert command_text("manifolds", "cpu", [0], ["em.laps=3", "a=1"]).endswith('SEEDS="0" ARGS="em.laps=3 a=1"')
     folder = small(tmp_path, 2, 0, 1)
