@@ -53,11 +53,17 @@ class Drawn:
 
     def scores(self) -> Iterator[Score]:
         """Of every source whose truth is known, and of all together."""
+        errors = []
         for b, name in enumerate(self.task.train.sources):
             if pairs := self.by_view(name):
                 draws, truth = torch.cat([x for x, _ in pairs], dim=1), torch.cat([x for _, x in pairs])
-                for metric, value in self._of_source(b, draws, truth).items():
+                scores = self._of_source(b, draws, truth)
+                errors.append(scores["spread_ratio_standard_error"])
+                for metric, value in scores.items():
                     yield str(b + 1), metric, value, len(truth)
+        if len(errors) == len(self.task.train.sources):
+            error = math.sqrt(sum(error**2 for error in errors)) / len(errors)  # of the mean over sources
+            yield "mean", "spread_ratio_standard_error", error, self._observations
         if all(set(view.sources) <= self.draws[alpha].keys() for alpha, view in self.views.items()):
             found = torch.tensor([_chi2(view, self.draws[alpha]) for alpha, view in self.views.items()])
             yield "mean", "chi2", float(self._mean(found)), self._observations
@@ -78,7 +84,8 @@ class Drawn:
         return pairs
 
     def _of_source(self, b: int, draws: Tensor, truth: Tensor) -> dict[str, float]:
-        metrics = {"energy_score": float(energy_score(draws, truth).mean()), "spread_ratio": spread_ratio(draws, truth)}
+        metrics = dict(zip(("spread_ratio", "spread_ratio_standard_error"), spread_ratio(draws, truth), strict=True))
+        metrics["energy_score"] = float(energy_score(draws, truth).mean())
         metrics["posterior_mean_psnr"] = float(psnr(draws[:MEANS].mean(0), truth, self.task.data_range).mean())
         if not bool(draws.isfinite().all()):  # ranks would not show it
             return metrics | {"coverage": math.nan, "rank_error": math.nan}

@@ -59,6 +59,7 @@ QUALITY = (
     Column("χ² per number", "chi2", 3, 1.0),
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
     _spread(),
+    Column("its standard error", "spread_ratio_standard_error", 2),
     Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
     _spread("newest"),
     Column("PSNR of means of 8, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),

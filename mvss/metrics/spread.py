@@ -20,10 +20,12 @@ from mvss.metrics.calibration import paired
 from mvss.runtime.errors import MvssError
 
 
-def spread_ratio(draws: Tensor, truth: Tensor) -> float:
-    """V / B of all numbers and observations: the variance of draws beside the squared error of the mean of very many.
+def spread_ratio(draws: Tensor, truth: Tensor) -> tuple[float, float]:
+    """V / B of all numbers and observations, and its standard error.
 
-    Infinite where B is not above 0: the draws are so wide that the error of their mean drowns in its own noise.
+    The variance of draws beside the squared error of the mean of very many. A few observations with several answers decide both
+    where the others are sharp: the error tells. Infinite where B is not above 0: draws so wide that the error of their mean
+    drowns in its own noise.
 
     Arguments:
         draws: Posterior draws, (K, N, *shape), K of 2 or more.
@@ -33,9 +35,13 @@ def spread_ratio(draws: Tensor, truth: Tensor) -> float:
         MvssError: The shapes do not match, or there is a single draw.
     """
     draws, truth = _several(draws, truth)
-    variance = float(draws.var(0).mean())
-    error = float((draws.mean(0) - truth).square().mean()) - variance / len(draws)
-    return math.nan if math.isnan(error) else variance / error if error > 0 else math.inf
+    each_v = draws.var(0).flatten(1).mean(1)
+    each_b = (draws.mean(0) - truth).square().flatten(1).mean(1) - each_v / len(draws)
+    b = float(each_b.mean())
+    if not b > 0:
+        return (math.nan if math.isnan(b) else math.inf,) * 2
+    ratio = float(each_v.mean()) / b
+    return ratio, float((each_v - ratio * each_b).square().mean().sqrt()) / b / math.sqrt(len(truth))
 
 
 def energy_score(draws: Tensor, truth: Tensor) -> Tensor:

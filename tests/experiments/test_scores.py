@@ -33,7 +33,10 @@ OF = {  # what a record's name holds, by the setting that counts its samples
     "sinkhorn": ("posterior_sinkhorn", "prior_sinkhorn"),
     "paper_sinkhorn": ("posterior_sinkhorn_paper", "prior_sinkhorn_paper"),
     "pqmass": ("posterior_pqmass", "prior_pqmass", "posterior_pqmass_chi2", "prior_pqmass_chi2"),
-    "drawn": ("energy_score", "spread_ratio", "chi2", "coverage", "coverage_error", "rank_error", "posterior_mean_psnr"),
+    "drawn": (
+        *("energy_score", "spread_ratio", "spread_ratio_standard_error", "chi2"),
+        *("coverage", "coverage_error", "rank_error", "posterior_mean_psnr"),
+    ),
     "kl": ("prior_kl", "prior_kl_standard_error"),
 }
 

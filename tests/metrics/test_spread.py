@@ -49,7 +49,7 @@ def error(draws: Tensor) -> float:
 
 
 def test_exact_draws_have_the_scores_of_theory() -> None:
-    assert spread_ratio(EXACT, TRUTH) == pytest.approx(1, abs=0.03)
+    assert spread_ratio(EXACT, TRUTH)[0] == pytest.approx(1, abs=0.03)
     assert coverage(EXACT) == pytest.approx(ONE_SIGMA, abs=0.01)
     assert score(EXACT) == pytest.approx(CLOSED, abs=4 * float(energy_score(EXACT, TRUTH).std()) / N**0.5)
     assert score(EXACT) == pytest.approx(CLOSED, rel=0.01)
@@ -58,30 +58,37 @@ def test_exact_draws_have_the_scores_of_theory() -> None:
 
 @pytest.mark.parametrize("count", [2, 4, 16])
 def test_the_number_of_draws_brings_no_bias(count: int) -> None:
-    assert spread_ratio(EXACT[:count], TRUTH) == pytest.approx(1, abs=0.05)
+    assert spread_ratio(EXACT[:count], TRUTH)[0] == pytest.approx(1, abs=0.05)
     assert score(EXACT[:count]) == pytest.approx(CLOSED, rel=0.02)
 
 
 @pytest.mark.parametrize("width", [0.5, 2.0])
 def test_draws_of_another_width_have_its_square_as_ratio_and_a_worse_score(width: float) -> None:
     draws = MEAN + width * SPREAD * Z
-    assert spread_ratio(draws, TRUTH) == pytest.approx(width**2, rel=0.05)
+    assert spread_ratio(draws, TRUTH)[0] == pytest.approx(width**2, rel=0.05)
     assert score(draws) > 1.05 * CLOSED
     assert abs(coverage(draws) - ONE_SIGMA) > 0.2
 
 
 def test_draws_of_the_prior_are_flagged_by_energy_score_and_coverage_and_by_no_spread() -> None:
     """They are calibrated, in every coordinate: only what knows y can tell."""
-    assert spread_ratio(PRIOR, TRUTH) == pytest.approx(1, abs=0.05)
+    assert spread_ratio(PRIOR, TRUTH)[0] == pytest.approx(1, abs=0.05)
     assert coverage(PRIOR) == pytest.approx(ONE_SIGMA, abs=0.01)
     assert score(PRIOR) > 1.5 * CLOSED and error(PRIOR) > 0.1
 
 
 def test_the_same_draw_again_and_again_has_no_spread_and_draws_too_wide_an_infinite_one() -> None:
-    assert spread_ratio(MEAN.expand(K, N, D), TRUTH) == 0
+    assert spread_ratio(MEAN.expand(K, N, D), TRUTH)[0] == 0
     opposite = torch.tensor([[[1.0]], [[-1.0]]])
-    assert spread_ratio(opposite, torch.zeros(1, 1)) == math.inf
-    assert math.isnan(spread_ratio(opposite * math.nan, torch.zeros(1, 1)))
+    assert spread_ratio(opposite, torch.zeros(1, 1)) == (math.inf, math.inf)
+    assert all(map(math.isnan, spread_ratio(opposite * math.nan, torch.zeros(1, 1))))
+
+
+def test_the_standard_error_is_the_scatter_between_independent_observations() -> None:
+    parts = [spread_ratio(x, t) for x, t in zip(EXACT.split(100, dim=1), TRUTH.split(100), strict=True)]
+    ratios, errors = torch.tensor(parts, dtype=torch.float64).T
+    assert float(ratios.std()) == pytest.approx(float(errors.mean()), rel=0.35)
+    assert spread_ratio(EXACT, TRUTH)[1] == pytest.approx(float(errors.mean()) * (100 / N) ** 0.5, rel=0.1)
 
 
 def test_the_energy_score_by_hand() -> None:
