@@ -91,6 +91,14 @@ def test_a_variable_that_a_target_looks_at_is_taken(tmp_path: Path, call: str) -
     assert done.returncode == 0, done.stderr
 
 
+def test_methods_and_problems_narrow_a_target(tmp_path: Path) -> None:
+    call = ["mnist-grass", "METHODS=joint mixture", "PROBLEM=full", "PRESET=smoke", "ARGS=settings.em.laps=3"]
+    said = run(tmp_path, "--dry-run", *call, interpreter(tmp_path, "echo new")).stdout
+    assert "--preset smoke --seeds 0 --methods joint mixture --problem full" in said and "-- settings.em.laps=3" in " ".join(
+        said.split()
+    )
+
+
 def test_clean_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "results").mkdir()

@@ -10,8 +10,9 @@ from experiments.mnist_grass.config import MnistGrassConfig, problem_named
 
 CAPTION = (
     "Source 1 is grass, source 2 digits. Scored on fresh observations (digits and a part of the texture that no training "
-    "observation holds) with the model as fitted, on the views that show both. PSNR of single posterior draws, and of the mean "
-    "of several: range 1, mean of the dB values over observations. SSIM of single draws, Gaussian window of 1.5 pixels. "
+    "observation holds) with the model as fitted, on the views that show both. Energy score, spread ratio, χ², coverage and "
+    "ranks: of many draws for each. PSNR of single posterior draws, and of means of 8: range 1, "
+    "mean of the dB values over observations. SSIM of single draws, Gaussian window of 1.5 pixels. "
     "Draws of every method are cut to [0, 1] first. "
     "PQMass: chi-square per degree of freedom (1 is ideal) and the paper's p-value, on pixels, against independent truth. The "
     "paper's numbers are of other photographs and all of MNIST's zeros and ones."

@@ -457,6 +457,7 @@ def test_what_no_preset_takes_is_told_before_torch_is_asked(
         (lambda a, r: measure_growth(EXPERIMENT, ("contrastive-2",), a, r), ["--seeds", "0", "1"], "on one seed, not on 2"),
         (lambda a, r: sweep(EXPERIMENT, a, r), ["--seeds", "1"], "--seeds says nothing"),
         (lambda a, r: separate(a), ["--problem", "simulated", "--dry-run"], "--dry-run says nothing"),
+        (lambda a, r: separate(a), ["--problem", "simulated", "real"], "one file is made at a time"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(
