@@ -56,6 +56,7 @@ QUALITY = (
     Column("coverage error", "coverage_error", 3, LOW),
     Column("rank error", "rank_error", 3, LOW),
     Column("in 68 % intervals (%)", "coverage", 1, 0.6827, scale=100.0),
+    Column("in those of source {newest} (%)", "coverage", 1, 0.6827, "newest", 100.0),
     Column("χ² per number", "chi2", 3, 1.0),
     Column("PSNR (dB)", "posterior_psnr", 2, HIGH),
     _spread(),
