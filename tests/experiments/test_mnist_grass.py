@@ -128,6 +128,7 @@ def learn_here(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int) -> No
 def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 64)
+    monkeypatch.setattr("experiments.core.floor.SPLITS", 2)
     learn_here(monkeypatch, tmp_path, epochs=1)
     tiny = ["problems=[full]", "observations=20", "grass_observations=20", "fresh=16", "workers=1"]
     tiny += ["settings.estimation={components: [1, 1], laps: 1}", "settings.prior.network.blocks=[8]"]
