@@ -15,8 +15,9 @@ def law_distances(task: Laws, job: Job, source: int, x: Tensor, reference: Tenso
     """By name, of `(N, *shape)` from `(M, *shape)`. repeats: of how many such pairs a mean is taken; PQMass shares its
     tessellations among them."""
     m, found = job.config.metrics, task.distances(source, x, reference)
-    if m.pqmass:
+    points = sum(len(sample[: m.pqmass]) for sample in (x, reference))
+    if points >= 8 and len(reference):  # of an archive there may be few
         several = max(1, m.tessellations // repeats)
-        mass = pqmass(x[: m.pqmass], reference[: m.pqmass], m.references, several, job.seed)
+        mass = pqmass(x[: m.pqmass], reference[: m.pqmass], min(m.references, points // 4), several, job.seed)
         found |= {"pqmass": mass.p_value, "pqmass_chi2": mass.chi2_per_dof}
     return found

@@ -190,7 +190,7 @@ class Scorer:
         source, n = str(b + 1), self.metrics.sinkhorn
         if n:
             self.add(source, "prior_sinkhorn", _divergence(self._even(model, b, n), self.law[b]), n, "fresh")
-        count = len(self.task.clean(b)[1]) if isinstance(self.task, Laws) else len(self.truth[b])
+        count = len(self.task.clean(b)[1]) or self.job.config.fresh if isinstance(self.task, Laws) else len(self.truth[b])
         count = count or self.metrics.saved  # without truth, for the figures alone
         name = self.names[b]
         prior = self._within([{name: model.sample(name, count, self.stream.child("prior", b)).flatten(1)}])[0][name]
@@ -209,7 +209,8 @@ class Scorer:
         if isinstance(self.task, Laws):
             scored, trained = self.task.clean(b)
             reference = trained if kind == "posterior" else scored
-            found = law_distances(self.task, self.job, b, x.reshape(-1, *reference.shape[1:]), reference) if finite else {}
+            images = self.task.comparable(b, x.reshape(-1, *reference.shape[1:]))
+            found = law_distances(self.task, self.job, b, images, reference) if finite else {}
             for metric, value in found.items():
                 self.add(source, f"{kind}_{metric}", value, len(x))
             return

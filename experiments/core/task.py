@@ -62,10 +62,13 @@ class Laws(Protocol):
     """
 
     def clean(self, source: int) -> tuple[Tensor, Tensor]:
-        """Those that are scored, and those behind the training observations, `(N, *shape)` both."""
+        """Those that are scored, and those behind the training observations, `(N, *shape)` both; none where nobody knows."""
 
     def clean_split(self, source: int, number: int) -> tuple[Tensor, Tensor]:
         """As many of each, clean and sharing nothing, another time for each number."""
+
+    def comparable(self, source: int, x: Tensor) -> Tensor:
+        """Draws `(N, *shape)` as clean ones are, where those are known with noise alone."""
 
     def distances(self, source: int, x: Tensor, reference: Tensor) -> dict[str, float]:
         """By name, of `(N, *shape)` from `(M, *shape)`."""

@@ -172,6 +172,10 @@ class MnistGrassTask(Task):
         whole = torch.cat([scored, trained])[torch.randperm(len(scored) + len(trained), generator=rng)]
         return whole[: len(scored)], whole[len(scored) :]
 
+    def comparable(self, source: int, x: Tensor) -> Tensor:  # noqa: ARG002 - all are clean
+        """See `core.task.Laws`."""
+        return x
+
     def distances(self, source: int, x: Tensor, reference: Tensor) -> dict[str, float]:
         """See `core.task.Laws`: Fréchet in features of a network, and of grass the power spectrum."""
         if source == 1:

@@ -6,7 +6,7 @@ ratio beside it: draws that are too narrow gain decibels.
 
 from __future__ import annotations
 
-__all__ = ["AUDIT", "COST", "HIGH", "PAPERS", "PARTS", "QUALITY", "SCORED", "SKY", "Column"]
+__all__ = ["AUDIT", "BINS", "COST", "HIGH", "LAWS", "PAPERS", "PARTS", "QUALITY", "SCORED", "SKY", "Column"]
 
 import math
 from dataclasses import dataclass
@@ -128,6 +128,8 @@ FLUXES = (
     Column("bias, blended (%)", "blended_flux_bias", 1, 0.0, "newest", 100.0),
     Column("scatter, blended (%)", "blended_flux_scatter", 1, LOW, "newest", 100.0),
     Column("in 68 % intervals (%)", "flux_coverage", 1, 0.6827, "newest", 100.0),
+    Column("spread ratio", "flux_spread_ratio", 2, 1.0, "newest"),
+    Column("its standard error", "flux_spread_ratio_standard_error", 2, None, "newest"),
     Column("pixels in theirs (%)", "pixel_coverage", 1, 0.6827, "newest", 100.0),
     Column("left over (%)", "leftover_light", 1, 0.0, "newest", 100.0),
     Column("left over (σ)", "leftover_sigma", 2, 0.0, "newest"),
@@ -144,11 +146,30 @@ OBSERVATIONS = (
     Column("residual χ², real", "real_residual_chi2", 3, 1.0),
     Column("correlation of residuals, real", "real_residual_correlation", 3),
 )
+# No best for shares of blank stamps and bright edges: at best those of the truth, the floor's.
+LAWS = (
+    Column("galaxies: KS of fluxes", "prior_ks_flux", 3, LOW, "newest"),
+    Column("KS of radii", "prior_ks_radius", 3, LOW, "newest"),
+    Column("blank (%)", "prior_blank_share", 1, None, "newest", 100.0),
+    Column("excess at edges (σ)", "prior_edge_excess", 3, None, "newest"),
+    Column("sky: histogram (σ)", "prior_pixels", 3, LOW, "1"),
+    Column("power spectrum (dB)", "prior_power_spectrum", 2, LOW, "1"),
+    Column("PQMass χ²/dof", "prior_pqmass_chi2", 2, 1.0, "1"),
+)
 SKY = (
     ("Galaxies, beside their truth:", GALAXIES),
     ("Their fluxes, beside the true ones:", FLUXES),
     ("Observations, beside sky + galaxy:", OBSERVATIONS),
 )
+BINS = (
+    Column("galaxies", "", 0),
+    Column("bias (%)", "flux_bias", 1, 0.0, "newest", 100.0),
+    Column("scatter (%)", "flux_scatter", 1, LOW, "newest", 100.0),
+    Column("in 68 % intervals (%)", "flux_coverage", 1, 0.6827, "newest", 100.0),
+    Column("spread ratio", "flux_spread_ratio", 2, 1.0, "newest"),
+    Column("its standard error", "flux_spread_ratio_standard_error", 2, None, "newest"),
+)
+"""Of fluxes in a bin; first their number."""
 COST = (
     Column("laps", "laps", 0),
     Column("network evaluations per observation", "network_evaluations", 0, LOW),

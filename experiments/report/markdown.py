@@ -4,19 +4,18 @@ from __future__ import annotations
 
 __all__ = ["markdown"]
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.report.columns import AUDIT, COST, HIGH, PAPERS, PARTS, QUALITY, SCORED, SKY, Column
+from experiments.report.bins import bins
+from experiments.report.cells import NONE, cell_of
+from experiments.report.columns import AUDIT, COST, HIGH, LAWS, PAPERS, PARTS, QUALITY, SCORED, SKY, Column
 from experiments.report.methods import method_named, method_order
 
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[str, str, str], Row]
 """Rows of one problem by (method, source, metric)."""
-
-NONE = "–"
 
 
 def markdown(table: Mapping[str, Any], caption: str) -> str:
@@ -73,6 +72,11 @@ def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
     for title, columns in SKY:
         if grid := _grid(rows, methods, columns, newest):
             lines += ["", title, *grid]
+    if binned := bins(rows, methods, newest):
+        lines += ["", "Their fluxes by brightness and by the share of their neighbours in the light:", *binned]
+    if any(key[2] == "prior_pixels" for key in rows):
+        lines += ["", "Laws of galaxies and of sky as they were learned, beside clean ones:"]
+        lines += _grid(rows, methods, LAWS, newest)
     cost = _grid(rows, methods, COST, newest, paper=True)
     return lines + (["", "Cost:", *cost] if cost else [])
 
@@ -93,7 +97,7 @@ def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest:
         best = None if decided else _best(column, methods, cells)
         decided = decided or best is not None
         for line, cell in zip(body, cells, strict=True):
-            line.append(_cell(cell, column, best))
+            line.append(cell_of(cell, column, best))
         if paper and any(value is not None for value in theirs):
             header.append("paper")
             for line, value in zip(body, theirs, strict=True):
@@ -113,22 +117,6 @@ def _best(column: Column, methods: Sequence[str], cells: Sequence[Row | None]) -
     if not column.proper or len(rivals) < 2:
         return None
     return max(rivals) if column.ideal == HIGH else min(rivals)
-
-
-def _cell(row: Row | None, column: Column, best: float | None) -> str:
-    if row is None or row["mean"] is None:
-        return NONE
-    mean = row["mean"] * column.scale
-    # Three figures are enough for what varies between seeds; small numbers get the column's decimals.
-    decimals = min(column.decimals, max(0, 2 - math.floor(math.log10(abs(mean))))) if mean else column.decimals
-    decimals = max(decimals, min(column.decimals, 2)) if abs(mean) < 1000 else decimals
-    text = f"{mean:,.{decimals}f}"
-    if float(text.replace(",", "")) == 0:
-        text = text.removeprefix("-")
-    if row["std"] is not None:
-        text += f" ± {row['std'] * column.scale:,.{decimals}f}"
-    is_best = best is not None and row["mean"] == best and not method_named(row["method"]).knows_truth
-    return f"**{text}**" if is_best else text
 
 
 def _samples(rows: Iterable[Row]) -> str:

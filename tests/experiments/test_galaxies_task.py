@@ -243,7 +243,7 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     assert main(EXPERIMENT, arguments, tmp_path) == 0
     assert separate.main(arguments) == 0
     command = read_command(EXPERIMENT, arguments, tmp_path)
-    assert {job.method for job in jobs_of(command.config, (0,))} == {"joint", "segmentation"}
+    assert {job.method for job in jobs_of(command.config, (0,))} == {"joint", "segmentation", "floor"}
     product = read_product(command.folder / "seed-0" / "separated-real.h5")
     assert product.draws.shape[1:] == (6, 16, 16) and "half_light_radius" in product.catalogue
     assert "PROBLEM=real" in product.command
@@ -302,6 +302,7 @@ def test_every_preset_loads(preset: str) -> None:
 
 def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp_path: Path) -> None:
     sizes = ["fresh=8", "observations=16", "random_fields=16", "pixels=16", "draws=6", f"archive={own.path}"]
+    sizes += ["metrics.drawn=4", "metrics.draws=2", "metrics.pqmass=8", "metrics.references=4"]
     of = {name: f"methods.{name}.settings" for name in ("joint", "joint_paper")}
     pairs = f"{of['joint']}.estimation.noisier2noise"
     shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("settings.prior.network", f"{pairs}.network")]

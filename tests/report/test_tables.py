@@ -242,6 +242,25 @@ def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path
     assert "beside t" not in (tmp_path / "table.md").read_text()
 
 
+def test_laws_and_bins_of_galaxies_have_tables(tmp_path: Path) -> None:
+    bright = "mag<21.5,blend>0.3"
+    found = [
+        *(record("joint", "2", f"{metric}:{bright}", v) for metric, v in (("flux_bias", 0.07), ("flux_coverage", 0.42))),
+        record("segmentation", "2", f"flux_bias:{bright}", 0.5),
+        *(record(m, "2", "prior_ks_flux", v) for m, v in (("joint", 0.1), ("floor", 0.05))),
+        *(record(m, "1", "prior_pixels", v) for m, v in (("joint", 0.3), ("floor", 0.2))),
+    ]
+    write_table(tmp_path, build_table("galaxies", "cpu", {0: found}, "make galaxies"), "How.")
+    fluxes, laws = (tmp_path / "table.md").read_text().split("Their fluxes by brightness")[1].split("Laws of galaxies")
+    count = found[0]["samples"]
+    assert f"| mag < 21.5, blend ≥ 0.3 | joint (ours) | {count} | 7.0 | – | 42.0 | – | – |" in fluxes.replace("7.00", "7.0")
+    assert "| segmentation, symmetric |" in fluxes and "floor" not in fluxes
+    assert "| joint (ours) | 0.10" in laws and "truth beside other truth (floor)" in laws
+    others = [record("joint", "1", "prior_power_spectrum", 1.0), record("joint", "1", "prior_pqmass_chi2", 1.0)]
+    write_table(tmp_path, build_table("mnist_grass", "cpu", {0: others}, "make"), "How.")
+    assert "Laws of" not in (tmp_path / "table.md").read_text()
+
+
 def test_what_has_seen_the_truth_is_the_best_of_no_column() -> None:
     rows = [
         {"problem": "full", "method": m, "source": "2", "metric": "energy_score", "mean": v}

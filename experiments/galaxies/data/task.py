@@ -27,6 +27,7 @@ from experiments.core.pools import tunes
 from experiments.core.task import Model, Task
 from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.config import GalaxiesConfig, Transform, problem_named
+from experiments.galaxies.data.clean import CleanSources, Fields
 from experiments.galaxies.data.deep_field import Part, deep_field
 from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
@@ -76,7 +77,7 @@ def _seen(stamps: Stamps) -> _Seen:
     return _Seen(stamps, stamps.sky, stamps.galaxy)
 
 
-class GalaxiesTask(Task):
+class GalaxiesTask(CleanSources, Task):
     """One problem with one seed, as the experiments' common loop wants it. Sources: sky, galaxy."""
 
     data_range = 1.0
@@ -88,12 +89,13 @@ class GalaxiesTask(Task):
         if name == "archive" and tunes(seed):
             raise MvssError(f"seed {seed} tunes, and an archive has no area for that: take another problem, or another seed")
         self.config, self.seed, self._name = config, seed, name
+        self.pixels, self.most, self.transform = config.pixels, config.observations, transform_of(name, config.transform)
         self._real: Stamps | None = None
-        self._transform = transform_of(name, config.transform)
+        self.fields: Fields | None = None
         make = {"simulated": self._simulated, "real": self._deep_field, "archive": self._archive}
         fields, galaxies, self._fresh = make.get(name.removesuffix("-asinh"), self._ground)()
         learned = [fields, galaxies] + (self._space() if name == "multi-resolution" else [])
-        self._galaxies = galaxies.stamps
+        self._galaxies, self.usual = galaxies.stamps, float(self._fresh.stamps.sigma.median())
         train = [self._view(seen, bool(number % 2)) for number, seen in enumerate(learned)]
         fresh = [train[0], self._view(self._fresh, True), *train[2:]]
         self.train, self.fresh = Views(train), Views(fresh)
@@ -127,11 +129,25 @@ class GalaxiesTask(Task):
     def _deep_field(self) -> tuple[_Seen, _Seen, _Seen]:
         c = self.config
         galaxies = deep_field("train", galaxies=True, seed=self.seed, pixels=c.pixels, copies=c.copies)
-        fields = deep_field("train", galaxies=False, seed=self.seed, pixels=c.pixels, count=c.random_fields)
-        scored: Part = "tuning" if tunes(self.seed) else "test"
-        blank = deep_field(scored, galaxies=False, seed=self.seed, pixels=c.pixels, count=c.fresh)
-        self._real = deep_field(scored, galaxies=True, seed=self.seed, pixels=c.pixels)
+        self.fields = blank, fields = self._deep_fields(self.seed)
+        self._real = deep_field(self._scored, galaxies=True, seed=self.seed, pixels=c.pixels)
         return _seen(fields), _seen(galaxies.select(slice(c.observations))), _seen(injected_into(blank, self._real))
+
+    @property
+    def _scored(self) -> Part:
+        return "tuning" if tunes(self.seed) else "test"
+
+    def _deep_fields(self, seed: int) -> Fields:
+        c = self.config
+        counts: tuple[tuple[Part, int], ...] = ((self._scored, c.fresh), ("train", c.random_fields))
+        blank, fields = (deep_field(part, galaxies=False, seed=seed, pixels=c.pixels, count=n) for part, n in counts)
+        return blank, fields
+
+    @override
+    def other_fields(self, number: int) -> Fields:
+        """Those of an archive are what they are."""
+        assert self.fields is not None
+        return self.fields if self._name == "archive" else self._deep_fields(self.seed + (number + 1) * OTHERS)
 
     def _archive(self) -> tuple[_Seen, _Seen, _Seen]:
         c, path = self.config, self.config.archive
@@ -139,11 +155,8 @@ class GalaxiesTask(Task):
         if fields.pixels != c.pixels:
             raise MvssError(f"{path} has stamps of {fields.pixels} pixels, not {c.pixels}: set pixels={fields.pixels}")
         self._real = sized(open_archive(path, "test", True, c.fresh))
-        return (
-            _seen(fields),
-            _seen(sized(galaxies)),
-            _seen(injected_into(open_archive(path, "test", False, c.fresh), self._real)),
-        )
+        self.fields = blank, fields = open_archive(path, "test", False, c.fresh), fields
+        return _seen(fields), _seen(sized(galaxies)), _seen(injected_into(blank, self._real))
 
     # How the model sees it.
 
@@ -154,7 +167,7 @@ class GalaxiesTask(Task):
         if seen.ground:
             blurred = Convolve(operator.source_shape, ground_kernel(), "valid")
             operator = BlockAverage(blurred.observation_shape, FACTOR) @ blurred
-        good, usual, slope = stamps.good if good is None else good, stamps.sigma.median(), slope_of(self._transform)
+        good, usual, slope = stamps.good if good is None else good, stamps.sigma.median(), slope_of(self.transform)
         noise: Noise = Isotropic(slope * usual)
         if c.noise == "stationary" and self._name == "simulated":
             good = good & (stamps.sigma <= usual)  # all pixels have one law: those with more noise are left out
@@ -163,13 +176,13 @@ class GalaxiesTask(Task):
             noise = Diagonal(slope * sigma)
         if not bool(good.all()):
             operator = Mask(good) @ operator
-        y = torch.where(good, transformed(stamps.y, self._transform), 0.0)
+        y = torch.where(good, transformed(stamps.y, self.transform), 0.0)
         name = f"{'galaxies' if shows_galaxy else 'random fields'}{' from the ground' if seen.ground else ''}"
         operators = {SKY: operator, GALAXY: operator} if shows_galaxy else {SKY: operator}
         return View(y, operators, noise, name)
 
     def _truth(self, seen: _Seen) -> tuple[Tensor | None, Tensor | None]:
-        sky, galaxy = (None if x is None else transformed(x, self._transform) for x in (seen.sky, seen.galaxy))
+        sky, galaxy = (None if x is None else transformed(x, self.transform) for x in (seen.sky, seen.galaxy))
         return sky, galaxy
 
     def training_sources(self, source: int, count: int) -> Tensor:
@@ -202,7 +215,7 @@ class GalaxiesTask(Task):
         }
         if name not in cuts:
             raise MvssError(f"galaxies: no method of their own is named {name!r}; known: {', '.join(cuts)}")
-        transform = self._transform
+        transform = self.transform
         slope = slope_of(transform)
 
         def extract(stamps: Stamps) -> Extraction:
@@ -260,7 +273,7 @@ class GalaxiesTask(Task):
     def _drawn(self, model: Model, view: View, stream: Stream) -> tuple[Tensor | None, Tensor]:
         """Fluxes of sky (None where the model gives none) and galaxy, `(D, N, 1, n, n)`."""
         draws = model.separate(view, self.config.draws, stream)
-        found = {source: fluxes(x, self._transform) for source, x in draws.items()}
+        found = {source: fluxes(x, self.transform) for source, x in draws.items()}
         return found.get(SKY), found[GALAXY]
 
 

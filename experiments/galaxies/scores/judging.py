@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
+from experiments.galaxies.scores.bins import BLENDING, brightness, cells
 from experiments.galaxies.scores.measures import (
     BLENDED,
-    BLENDING,
     by_bin,
     coverage_scores,
     flux,
@@ -37,7 +37,6 @@ from experiments.galaxies.scores.measures import (
 
 HELD_OUT = 0.05
 """Share of the pixels that are held out."""
-MAGNITUDES = (21.5, 22.0, 22.5, 23.0, 23.5)
 BINNED = ("flux_bias", "flux_scatter", "flux_coverage", "psnr_peak", "ssim_peak", "centroid_error", "ellipticity_error")
 """Scores that are kept against magnitude (flux, where galaxies have no magnitudes) and blending."""
 SHOWN = 60
@@ -69,6 +68,7 @@ def judge_known(sky: Tensor | None, galaxy: Tensor, stamps: Stamps, seen: Stamps
     scores = _named(_estimates(mean, stamps) | image_scores(mean, stamps), len(stamps))
     if bool(blended.any()):
         scores |= _named(flux_scores(mean[blended], stamps.select(blended)), int(blended.sum()), "blended_")
+    scores |= _cells(galaxy, stamps)
     if _is_unsure(galaxy):
         scores |= _named(coverage_scores(galaxy, stamps), len(stamps))
         draws = [image_scores(x, stamps)["psnr_peak"] for x in galaxy[:2]]
@@ -139,14 +139,25 @@ def _bins(galaxy: Tensor, stamps: Stamps) -> dict[str, Array]:
         found = flux_scores(mean, part) | image_scores(mean, part) | shape_scores(mean, part)
         return found | (coverage_scores(draws, part) if unsure else {})
 
-    unsure, known, arrays = _is_unsure(galaxy), stamps.catalogue, {}
-    edges = {"magnitude": MAGNITUDES, "blending": BLENDING}
-    if "magnitude" not in known and "flux" in known:
-        edges["flux"] = tuple(known["flux"].quantile(known["flux"].new_tensor([0.2, 0.4, 0.6, 0.8])).tolist())
-    for column in (column for column in edges if column in known):
-        rows = by_bin(scores, galaxy, stamps, column, edges[column])
+    unsure, arrays = _is_unsure(galaxy), {}
+    binned = {"blending": BLENDING} | dict([brightness(stamps)])
+    for column in (column for column in binned if column in stamps.catalogue):
+        rows = by_bin(scores, galaxy, stamps, column, binned[column])
         arrays[f"by_{column}"] = np.array([[row.get(n, math.nan) for n in ("low", "high", "count", *BINNED)] for row in rows])
     return arrays
+
+
+def _cells(galaxy: Tensor, stamps: Stamps) -> dict[tuple[str, str], tuple[float, int]]:
+    """Scores of fluxes by bins of brightness and blending, `flux_coverage:mag<21.5,blend>0.3`."""
+    scores, unsure = dict[tuple[str, str], tuple[float, int]](), _is_unsure(galaxy)
+    for name, rows in cells(stamps).items():
+        draws, part = galaxy[:, rows], stamps.select(rows)
+        found = flux_scores(draws.mean(0), part)
+        if unsure:
+            known = coverage_scores(draws, part)
+            found |= {metric: value for metric, value in known.items() if metric.startswith("flux")}
+        scores |= _named({f"{metric}:{name}": value for metric, value in found.items()}, len(rows))
+    return scores
 
 
 def _recovery(galaxy: Tensor, stamps: Stamps) -> Array:

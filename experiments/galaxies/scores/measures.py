@@ -12,7 +12,6 @@ from __future__ import annotations
 
 __all__ = [
     "BLENDED",
-    "BLENDING",
     "by_bin",
     "correlations",
     "coverage_scores",
@@ -37,16 +36,16 @@ import torch
 from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
+from mvss.metrics.calibration import ONE_SIGMA, interval_coverage, rank_statistics
 from mvss.metrics.images import psnr, ssim
+from mvss.metrics.spread import spread_ratio
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import Stream
+from mvss.runtime.rng import Stream, generator
 
-BLENDED, BLENDING = 0.1, (0.1, 0.3)
-"""Share of the neighbours in the light of the aperture from which on a galaxy is blended, and the edges of the bins."""
+BLENDED = 0.1
+"""Share of the neighbours in the light of the aperture from which on a galaxy is blended."""
 RADII = 3.0
 """Half-light radii."""
-SIGMA = math.erf(1 / math.sqrt(2))
-"""The probability of ± 1 standard deviation, 68 %."""
 
 
 def within(stamps: Stamps, radii: float = RADII) -> Tensor:
@@ -79,7 +78,7 @@ def interval(draws: Tensor) -> tuple[Tensor, Tensor]:
     """The central 68 % of draws `(D, ...)`, from rank p (D + 1) to rank (1 − p) (D + 1), in between by lines: another
     draw of the same law lies inside in 68 % of the cases, however few draws there are."""
     ordered, count = draws.double().sort(0).values, len(draws)
-    rank = (1 - SIGMA) / 2 * (count + 1) - 1
+    rank = (1 - ONE_SIGMA) / 2 * (count + 1) - 1
     if rank < 0:
         raise MvssError(f"68 % intervals need 6 draws at least, got {count}")
     low, part = int(rank), rank - int(rank)
@@ -89,17 +88,17 @@ def interval(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 def coverage_scores(draws: Tensor, stamps: Stamps) -> dict[str, float]:
     """flux_coverage: share of the galaxies whose true flux lies in the 68 % interval of the draws'. pixel_coverage: the
-    same of pixels, where the truth exceeds the noise. Both are 0.68 of a calibrated posterior."""
+    same of pixels, where the truth exceeds the noise. Both are 0.68 of a calibrated posterior. flux_spread_ratio: variance
+    of the draws' fluxes over the squared error of their mean, in shares of the true ones; 1 of a calibrated posterior;
+    and its standard error."""
     truth, where = _truth(stamps), within(stamps)
     bright = truth > stamps.sigma
-    pairs = {
-        "flux_coverage": (flux(draws, where), flux(truth, where)),
-        "pixel_coverage": (draws[:, bright], truth[bright]),
-    }
-    scores = {}
-    for name, (found, true) in pairs.items():
-        low, high = interval(found)
-        scores[name] = float(((low <= true) & (true <= high)).double().mean())
+    found, true = flux(draws, where), flux(truth, where)
+    ratio, error = spread_ratio((found / true).unsqueeze(-1), torch.ones_like(true).unsqueeze(-1))
+    scores = {"flux_spread_ratio": ratio, "flux_spread_ratio_standard_error": error}
+    for name, pair in (("flux_coverage", (found, true)), ("pixel_coverage", (draws[:, bright].double(), truth[bright]))):
+        ranks = rank_statistics(*pair, generator(0, "galaxies", "ties", name))
+        scores[name] = interval_coverage(ranks, len(draws)) if bool(pair[0].isfinite().all()) else math.nan
     return scores
 
 
