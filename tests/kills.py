@@ -1,6 +1,7 @@
 """Runs that are killed at random moments and go on must end in the tables of runs that were not.
 
-    python tests/kills.py [--kills 60] [--seed 0] [--experiments manifolds mnist_grass galaxies] [-- ARGS of the runs]
+    python tests/kills.py [--kills 60] [--seed 0] [--experiments manifolds mnist_grass galaxies] [--methods joint ...]
+                          [-- ARGS of the runs]
 
 Each time a smoke run is begun in a new folder, killed, begun again and left to finish. What is killed is the command or
 one of its workers, by SIGKILL, SIGTERM or Ctrl-C, at a random time, or between a write and its rename after one. Said of
@@ -56,16 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
+    parser.add_argument("--methods", nargs="+", default=[], help="of the runs; all of them by default")
     parser.add_argument("overrides", nargs="*", help="after --: settings of the runs")
     options = parser.parse_args(arguments)
     rng, wrong = random.Random(options.seed), 0
+    narrowed = ["--methods", *options.methods] if options.methods else []
+    words = [*narrowed, "--", *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
-        whole = {name: _whole(name, Path(folder) / "whole", options.overrides) for name in options.experiments}
+        whole = {name: _whole(name, Path(folder) / "whole", words) for name in options.experiments}
         for number in range(options.kills):
             name = options.experiments[number % len(options.experiments)]
             seconds, table = whole[name]
             kill, home = drawn(rng, seconds), Path(folder) / str(number)
-            faults = _once(name, home, options.overrides, kill, table)
+            faults = _once(name, home, words, kill, table)
             print(f"{number + 1}/{options.kills} {name} {kill}: {'; '.join(faults) or 'well'}", flush=True)
             wrong += bool(faults)
             shutil.rmtree(home)
@@ -79,19 +83,19 @@ def drawn(rng: random.Random, seconds: float) -> Kill:
     return Kill(number, worker, rng.uniform(0, seconds), rng.random() < 0.5)
 
 
-def _whole(name: str, home: Path, overrides: Sequence[str]) -> tuple[float, dict[Row, Any]]:
+def _whole(name: str, home: Path, words: Sequence[str]) -> tuple[float, dict[Row, Any]]:
     """Seconds and table of a run that nobody kills."""
     began = time.monotonic()
-    run = _start(name, home, overrides)
+    run = _start(name, home, words)
     _, error = run.communicate(timeout=SLOW)
     if run.returncode != 0:
         raise SystemExit(f"{name} does not run at all: {error}")
     return time.monotonic() - began, _table(home, name)
 
 
-def _once(name: str, home: Path, overrides: Sequence[str], kill: Kill, table: dict[Row, Any]) -> list[str]:
+def _once(name: str, home: Path, words: Sequence[str], kill: Kill, table: dict[Row, Any]) -> list[str]:
     """One kill; what went wrong."""
-    run, workers = _start(name, home, overrides), set[int]()
+    run, workers = _start(name, home, words), set[int]()
     try:
         hit = _killed(run, home, kill, workers)
         _, error = run.communicate(timeout=60)
@@ -100,7 +104,7 @@ def _once(name: str, home: Path, overrides: Sequence[str], kill: Kill, table: di
     faults = ["an orphan"] if not _until(lambda: not any(map(_alive, workers)), 3) else []
     if hit and (run.returncode not in kill.statuses or "Traceback" in error):
         faults.append(f"ended with {run.returncode}: {error.strip()}")
-    again = _start(name, home, overrides)
+    again = _start(name, home, words)
     _, error = again.communicate(timeout=SLOW)
     if again.returncode != 0:
         return [*faults, f"does not go on: {error.strip()}"]
@@ -110,8 +114,8 @@ def _once(name: str, home: Path, overrides: Sequence[str], kill: Kill, table: di
     return faults + ([f"{len(differing)} rows differ, such as {differing[0]}"] if differing else [])
 
 
-def _start(name: str, home: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"experiments.{name}", "--preset", "smoke", "--out", str(home), "--", *overrides]
+def _start(name: str, home: Path, words: Sequence[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"experiments.{name}", "--preset", "smoke", "--out", str(home), *words]
     streams: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
 
