@@ -83,8 +83,8 @@ def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
 
 def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest: str, paper: bool = False) -> list[str]:
     """One Markdown table; columns without a number are left out, and so are the paper's where it has none."""
-    named = {column.metric for column in columns if not column.always}
-    methods = [m for m in methods if any(key[0] == m and key[2] in named for key in rows)]
+    named = {(newest if column.source == "newest" else column.source, column.metric) for column in columns if not column.always}
+    methods = [m for m in methods if any(key[0] == m and key[1:] in named for key in rows)]
     header, body, kept, decided = ["method"], [[method_named(method).label] for method in methods], False, False
     for column in columns:
         source = newest if column.source == "newest" else column.source

@@ -57,7 +57,10 @@ def small(problem: str, **changes: object) -> GalaxiesTask:
 
 
 def floor(task: GalaxiesTask, problem: str, folder: Path) -> dict[tuple[str, str], float]:
-    metrics, records = MetricsConfig(pqmass=20, references=5, tessellations=40), list[dict]()
+    metrics, records = (
+        MetricsConfig(pqmass=20, references=50, tessellations=40),
+        list[dict](),
+    )  # more cells than there are points for
     job = Job(problem, "floor", 0, Recipe(model="floor"), GalaxiesConfig(metrics=metrics))
     run_floor(job, task, folder, records.append, lambda _: None, folder)
     return {(r["source"], r["metric"].removeprefix("prior_")): r["value"] for r in records if r["metric"].startswith("prior_")}

@@ -256,6 +256,9 @@ def test_laws_and_bins_of_galaxies_have_tables(tmp_path: Path) -> None:
     assert f"| mag < 21.5, blend ≥ 0.3 | joint (ours) | {count} | 7.0 | – | 42.0 | – | – |" in fluxes.replace("7.00", "7.0")
     assert "| segmentation, symmetric |" in fluxes and "floor" not in fluxes
     assert "| joint (ours) | 0.10" in laws and "truth beside other truth (floor)" in laws
+    real = [record("joint", "2", "energy_score", 1.0), record("floor", "1", "posterior_pqmass_chi2", 1.0), *found]
+    write_table(tmp_path, build_table("galaxies", "cpu", {0: real}, "make galaxies"), "How.")
+    assert "floor" not in (tmp_path / "table.md").read_text().split("Their fluxes by")[0].split("##")[1]  # no line of dashes
     others = [record("joint", "1", "prior_power_spectrum", 1.0), record("joint", "1", "prior_pqmass_chi2", 1.0)]
     write_table(tmp_path, build_table("mnist_grass", "cpu", {0: others}, "make"), "How.")
     assert "Laws of" not in (tmp_path / "table.md").read_text()
