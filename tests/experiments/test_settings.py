@@ -30,11 +30,11 @@ settings:
   em: {laps: 2, relaxation: 1.2, held_out: 0.2}
   posterior:
     kind: moment_matching
-    sampler: {method: pc, steps: 2, sigma_start: 0.5, sigma_min: 0.05}
+    sampler: {method: pc, steps: 2, sigma_start: 0.5, sigma_min: 0.009}
     components: 2
   separation:
     kind: moment_matching
-    sampler: {method: pc, steps: 2, sigma_start: 0.4, sigma_min: 0.05}
+    sampler: {method: pc, steps: 2, sigma_start: 0.4, sigma_min: 0.009}
     components: 2
 metrics:
   {sinkhorn: 24, lap_sinkhorn: 24, paper_sinkhorn: 0, pqmass: 24, references: 8, tessellations: 4, drawn: 8,
@@ -42,7 +42,7 @@ metrics:
 methods:
   joint: {}
 """
-SAMPLER = {"method": "ancestral", "steps": 3, "sigma_start": 0.8, "sigma_min": 0.02, "corrections": 2, "tau": 0.3}
+SAMPLER = {"method": "ancestral", "steps": 3, "sigma_start": 0.8, "sigma_min": 0.006, "corrections": 2, "tau": 0.3}
 POSTERIOR = {
     **{f"sampler.{name}": value for name, value in SAMPLER.items()},
     "kind": "gibbs",
