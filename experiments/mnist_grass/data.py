@@ -199,9 +199,9 @@ class MnistGrassTask(Task):
     @cached_property
     def detector(self) -> Classifier:
         """Of digits left in grass: trained on crops of view 1's part, half of them with up to ± the mixtures' share of a digit
-        that is in no training mixture."""
+        of another class, so that it has seen none of those that may be left."""
         grass = self._texture.crops("view 1", DETECTED, generator(0, "mnist-grass", "detector", "grass"), self._seed)
-        rng, digits = generator(0, "mnist-grass", "detector"), self._labelled[0].double() / 255
+        rng, digits = generator(0, "mnist-grass", "detector"), self._others[0].double() / 255
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
