@@ -51,7 +51,8 @@ class Estimate:
     def scaled(self, factors: Mapping[str, float]) -> Estimate:
         """The same of x times a factor of each source. Guesses know no units."""
         priors = {source: prior.scaled(factors[source]) for source, prior in self.priors.items()}
-        draws = {s: {a: factors[s] * x for a, x in by_view.items()} for s, by_view in self.draws.items()}
+        # in one layout, as they are read back: last bits of products depend on it
+        draws = {s: {a: (factors[s] * x).contiguous() for a, x in by_view.items()} for s, by_view in self.draws.items()}
         return replace(self, priors=priors, draws=draws)
 
     def save(self, path: Path, fingerprint: Fingerprint) -> None:

@@ -58,13 +58,15 @@ class GaussianMixture(torch.nn.Module):
                 "do not fit; they must be (K,), (K, D), (K, D, R)"
             )
         self.dimension, self.floor, self.shape = d, float(floor), (d,) if shape is None else tuple(shape)
-        left, singular = _left(factors.double())
-        weights, total = weights.double(), weights.double().sum()
+        # in one layout: last bits of products depend on it, and a mixture read back must give the same
+        weights, means, factors = (t.double().contiguous() for t in (weights, means, factors))
+        left, singular = _left(factors)
+        total = weights.sum()
         if abs(float(total) - 1) > 1e-12:  # not again where it was done: a mixture read back must be the same to the bit
             weights = weights / total
         self.register_buffer("weights", weights)
-        self.register_buffer("means", means.double())
-        self.register_buffer("factors", factors.double())
+        self.register_buffer("means", means)
+        self.register_buffer("factors", factors)
         # C_k = U (λ) Uᵀ + f² (I − U Uᵀ), with U the left singular vectors of B_k
         self.register_buffer("eigenvectors", left)
         self.register_buffer("eigenvalues", singular**2 + self.floor**2)

@@ -186,3 +186,16 @@ def test_many_equal_singular_values_are_decomposed_all_the_same(monkeypatch: pyt
     torch.testing.assert_close(found.eigenvalues, expected.eigenvalues)
     spans = [p.eigenvectors @ p.eigenvectors.mT for p in (found, expected)]
     torch.testing.assert_close(*spans)
+
+
+def test_the_layout_of_what_a_mixture_is_made_of_decides_no_bit() -> None:
+    """Factors come as transposed views from decompositions, and in rows from files."""
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(2, 60, 60, generator=rng, dtype=torch.float64)
+    x, means = torch.randn(50, 60, generator=rng, dtype=torch.float64), torch.randn(2, 60, generator=rng, dtype=torch.float64)
+    columns = rows.mT.contiguous().mT
+    assert torch.equal(rows, columns) and rows.stride() != columns.stride()
+    one, other = (GaussianMixture(torch.ones(2) / 2, means, factors, 0.1) for factors in (rows, columns))
+    assert torch.equal(one.eigenvectors, other.eigenvectors)
+    assert torch.equal(one.sample(50, Stream(0)), other.sample(50, Stream(0)))
+    assert torch.equal(one.denoise(x, torch.ones(50)), other.denoise(x, torch.ones(50)))
