@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -120,14 +119,6 @@ ELSEWHERE = ("audit", "metrics.kl_sigma", *IMAGES)
 @cache
 def _task(problem: str, observations: int, fresh: int) -> ManifoldTask:
     return ManifoldTask(problem, 0, observations, fresh)
-
-
-@pytest.fixture(autouse=True)
-def _without_collection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """accelerate collects garbage after every M-step, which in a process of many tests takes longer than the step; and losses
-    that are told are taken at two noise levels."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
-    monkeypatch.setattr("mvss.priors.training.HELD_OUT_LEVELS", 2)
 
 
 @cache
