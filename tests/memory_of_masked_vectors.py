@@ -28,6 +28,7 @@ views = [mvss.View(y[0], {"wave": one}, 0.1, "alone"), mvss.View(y[1], {"wave": 
 settings = load_settings("vectors")
 assert isinstance(settings.estimation, mvss.AscentConfig)
 few = replace(settings.estimation, steps=len(settings.estimation.components), starts=1)
+few = replace(few, learning_rate=1e-4, final_learning_rate=1e-4)  # so few steps that larger ones would lower the evidence
 settings = replace(settings, estimation=few, training=replace(settings.training, steps=2), em=replace(settings.em, laps=1))
 model = mvss.SourceSeparator(settings).fit(views, verbose=False, callback=lambda event: print(event.phase, event.done))
 found = model.separate(views[1], draws=1)

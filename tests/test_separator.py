@@ -14,10 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_separators import Problem, images, vectors
+from tiny_separators import VECTORS, Problem, images, vectors
 from torch import Tensor
 
-from mvss import AscentConfig, Dense, ExactConfig, Isotropic, MvssError, PriorConfig, Settings, SourceSeparator, View
+from mvss import (
+    AscentConfig,
+    Dense,
+    ExactConfig,
+    Identity,
+    Isotropic,
+    Mask,
+    MvssError,
+    PriorConfig,
+    Settings,
+    SourceSeparator,
+    View,
+)
 from mvss.estimation import estimate_sources
 from mvss.metrics.fit_report import LapReport, ViewReport
 from mvss.problem.views import Views
@@ -159,6 +171,20 @@ def test_units_change_nothing(name: str, scale: float, fitted: Fitted, expected:
     numbers = problem.x[0].numel()
     torch.testing.assert_close(scaled_density + numbers * math.log(scale), density, rtol=0, atol=1e-9)
     assert scaled.report.warnings == model.report.warnings and scaled.report.evidence == model.report.evidence
+
+
+def test_vectors_may_have_any_shape() -> None:
+    """Such as two channels, of which each observation misses some numbers."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 40, 2, 3, generator=rng)
+    here = Mask(torch.rand(40, 2, 3, generator=rng) > 0.3) @ Identity((2, 3))
+    y = here.forward(x[0]), here.forward(x[0] + x[1])
+    views = [View(y[0], {"a": here}, 0.1, "alone"), View(y[1], {"a": here, "b": here}, 0.1, "both")]
+    estimation = AscentConfig(components=(1, 2), steps=20, batch=16, starts=1)
+    model = SourceSeparator(replace(VECTORS, estimation=estimation)).fit(views, verbose=False)
+    assert model.separate(views[1], draws=2)["b"].shape == (2, 40, 2, 3)
+    prior = model.sample("b", 4)
+    assert prior.shape == (4, 2, 3) and model.log_prob("b", prior).shape == (4,)
 
 
 def test_a_bright_target_has_its_posterior_learned(fitted: Fitted) -> None:

@@ -212,7 +212,9 @@ class GaussianMixture(torch.nn.Module):
         means = self.means[parent] + (place * s[parent, 0]).unsqueeze(1) * u[parent, :, 0]
         s = s[parent]
         s[:, 0] /= size
-        return GaussianMixture(self.weights[parent] / size, means, (u[parent] * s.unsqueeze(1)) @ v[parent], self.floor)
+        return GaussianMixture(
+            self.weights[parent] / size, means, (u[parent] * s.unsqueeze(1)) @ v[parent], self.floor, self.shape
+        )
 
 
 def _left(factors: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def _bisect(mixture: GaussianMixture, group: Tensor) -> list[Tensor]:
 
 
 def _reorder(mixture: GaussianMixture, order: Tensor) -> GaussianMixture:
-    return GaussianMixture(mixture.weights[order], mixture.means[order], mixture.factors[order], mixture.floor)
+    return GaussianMixture(mixture.weights[order], mixture.means[order], mixture.factors[order], mixture.floor, mixture.shape)
 
 
 def _merge(mixture: GaussianMixture, groups: list[Tensor]) -> GaussianMixture:
@@ -79,4 +79,4 @@ def _merge(mixture: GaussianMixture, groups: list[Tensor]) -> GaussianMixture:
         factors.append(torch.linalg.cholesky(covariance - (1 - 1e-6) * mixture.floor**2 * eye))
         weights.append(mixture.weights[group].sum())
         means.append(mean)
-    return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(factors), mixture.floor)
+    return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(factors), mixture.floor, mixture.shape)
