@@ -157,4 +157,5 @@ def _least_squares(seen: Sequence[tuple[LinearOperator, Tensor | None, Tensor]])
         else:
             gram.append((a[0].mT * measured.sum(0)) @ a[0])
         pulled.append(operator.adjoint(y).flatten(1).sum(0))
-    return torch.linalg.lstsq(torch.stack(gram).sum(0), torch.stack(pulled).sum(0).unsqueeze(1)).solution.squeeze(1)
+    # by eigenvectors: last bits of `lstsq` depend on where in memory its arguments lie
+    return torch.linalg.pinv(torch.stack(gram).sum(0), hermitian=True) @ torch.stack(pulled).sum(0)
