@@ -32,6 +32,7 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
         "",
         caption.strip(),
         "",
+        *_without_floor(rows),
         f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
         "finite for some seed. ↓, ↑, →: which values are best. **Bold**: the best by the first proper score of a table, what "
         "has seen the truth aside. A PSNR says little without the spread ratio beside it: draws too narrow gain decibels.",
@@ -42,6 +43,14 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
     for problem, cells in by_problem.items():
         lines += ["", f"## {problem}", *_section(cells, method_order(method for method, _, _ in cells))]
     return "\n".join(lines) + "\n"
+
+
+def _without_floor(rows: Sequence[Row]) -> list[str]:
+    """What is said of distances from references that a floor was not taken of."""
+    distances = any(row["metric"].endswith(("frechet", "pqmass")) for row in rows)
+    if not distances or {"floor", "exact"} & {row["method"] for row in rows}:
+        return []
+    return ["**No floor stands beside these distances**: they may be from the very sources that are scored.", ""]
 
 
 def _commits(commits: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:

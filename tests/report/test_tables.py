@@ -300,3 +300,11 @@ def test_the_best_is_told_by_the_first_proper_score_and_by_no_other() -> None:
     assert "| mixture (closed form) | **0.400** | 0.400 | 3.00 | 30.00 | – |" in page
     without = markdown(build_table("manifolds", "cpu", {0: [r for r in found if r["metric"] != "energy_score"]}, "make"), "")
     assert "| joint (ours) | **2.00** | 40.00 | – |" in without  # where there is no energy score
+
+
+def test_distances_without_a_floor_are_told_of() -> None:
+    row = {"problem": "full", "method": "joint", "source": "2", "metric": "posterior_frechet", "mean": 1.0, "std": None}
+    row |= {"seeds": [0], "samples": 8, "paper": None, "values": [1.0]}
+    table = {"experiment": "mnist_grass", "preset": "cpu", "command": "", "commits": {}}
+    told = [markdown({**table, "rows": [row, row | {"method": name}]}, "") for name in ("mixture", "floor")]
+    assert ["No floor stands beside" in text for text in told] == [True, False]
