@@ -7,16 +7,14 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import torch
-
-from mvss.priors import training
-
-torch.set_num_threads(1)
-training.HELD_OUT_LEVELS = 2
-"""Of losses that reports tell."""
-
 
 def pytest_collection_finish() -> None:
-    """accelerate collects garbage after every training: not, each time, among all that is imported by now."""
-    gc.collect()
+    """Of each process that runs tests: the one that hands them out imports nothing of this, and starts seconds earlier."""
+    import torch
+
+    from mvss.priors import training
+
+    torch.set_num_threads(1)
+    training.HELD_OUT_LEVELS = 2  # of losses that reports tell
+    gc.collect()  # accelerate does after every training: not, each time, among all that is imported by now
     gc.freeze()

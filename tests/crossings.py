@@ -83,7 +83,7 @@ def e_step() -> Callable[[], object]:
 
     All that is known of the experiments' and the library's interface stands here. Everything is set up before, and the
     posterior is fresh, so that its first call is counted, with what it keeps for later ones."""
-    config = load_config(MnistGrassConfig, PRESETS / "smoke.yaml")
+    config = load_config(MnistGrassConfig, PRESETS / "smoke.yaml", ["settings.estimation.laps=1"])
     settings, task, stream = config.recipes()["joint"].settings, make_task("full", 0, config), Stream(0, ("crossings",))
     model = SourceSeparator(settings)
     model.begin(task.train, estimate_sources(task.train, settings.estimation, stream), 0)

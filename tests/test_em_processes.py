@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from processes import launch
@@ -14,6 +15,7 @@ from tiny_em import EM, run, weights
 LAP = replace(EM, laps=1, stages="together")  # both views, 21 and 17 observations
 
 
+@pytest.mark.slow  # test_separator_processes asks the same of the door, whose draws hang on the weights
 def test_two_processes_give_the_draws_and_weights_of_one(tmp_path: Path) -> None:
     launch(__file__, tmp_path / "out.pt")
     processes, draws, networks = torch.load(tmp_path / "out.pt")

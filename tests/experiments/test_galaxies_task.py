@@ -46,6 +46,7 @@ from mvss.separator import SourceSeparator
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"observations": 12, "random_fields": 14, "fresh": 8, "pixels": 16, "draws": 8}
+FIGURES = "experiments.galaxies.figures.make_figures"  # which test_galaxy_figures looks at
 
 
 def small(problem: str, **changes: object) -> GalaxiesTask:
@@ -230,6 +231,7 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_here(monkeypatch)
+    monkeypatch.setattr(FIGURES, lambda _: [])
     monkeypatch.setattr("experiments.galaxies.data.injection.MODELS", 20)
     sizes = ["fresh=8", "observations=16", "random_fields=16", "workers=1"]
     scores = ["metrics.drawn=4", "metrics.draws=2"]  # as far as a truth is known
@@ -269,6 +271,8 @@ def test_a_users_mosaics_need_no_more_than_positions(
     own: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From FITS and two columns to scored galaxies that know where in the sky they are."""
+    run_here(monkeypatch)
+    monkeypatch.setattr(FIGURES, lambda _: [])
     sizes = ["fresh=8", "observations=9999", "random_fields=16", "pixels=16", f"archive={own.path}", "workers=1"]
     arguments = ["--preset", "smoke", "--methods", "segmentation", "--", "problems=[archive]", *sizes]
     assert main(EXPERIMENT, arguments, tmp_path) == 0
@@ -305,7 +309,8 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
     sizes += ["metrics.drawn=4", "metrics.draws=2", "metrics.pqmass=8", "metrics.references=4"]
     of = {name: f"methods.{name}.settings" for name in ("joint", "joint_paper")}
     pairs = f"{of['joint']}.estimation.noisier2noise"
-    shallow = [f"{name}.blocks=[8,8,8,8,8]" for name in ("settings.prior.network", f"{pairs}.network")]
+    networks = ("settings.prior.network", f"{pairs}.network")
+    shallow = [f"{name}.{cut}" for name in networks for cut in ("blocks=[8,8]", "layers=1")]
     trained = ("settings.training", f"{pairs}.training", f"{of['joint']}.em.guess", f"{of['joint_paper']}.training")
     few = [f"{name}.steps=2" for name in trained]
     drawn = ("settings.posterior", "settings.posterior.others", f"{of['joint_paper']}.posterior")

@@ -138,10 +138,10 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
     pairs = "methods.joint.settings.estimation.noisier2noise"
     tiny += [f"{pairs}.training.steps=1", f"{pairs}.averages=1", "metrics.saved=4"]
     other = ["texture=gravel", "digits=[7]"]
-    assert main(EXPERIMENT, ["--preset", "smoke", "--methods", "joint", "mixture", "floor", "--", *tiny, *other], tmp_path) == 0
+    assert main(EXPERIMENT, ["--preset", "smoke", "--methods", "joint", "floor", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
     rows = json.loads(path.read_text())["rows"]
-    assert {"floor", "joint", "mixture"} == {row["method"] for row in rows}
+    assert {"floor", "joint"} == {row["method"] for row in rows}
     assert {"posterior_psnr", "posterior_ssim", "posterior_mean_psnr"} <= {row["metric"] for row in rows}
     assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [6, 6, 1]
 
