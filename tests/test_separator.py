@@ -81,8 +81,9 @@ def results(problem: Problem, model: SourceSeparator) -> tuple[object, Tensor]:
     return [model.draws, drawn, sampled], model.log_prob(problem.source, problem.x, problem.sigma)
 
 
-@pytest.mark.parametrize("lap", [1, 2])
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "lap"), [("vectors", 1), ("vectors", 2), pytest.param("images", 1, marks=pytest.mark.slow), ("images", 2)]
+)
 def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(
     name: str, lap: int, fitted: Fitted, expected: Expected, tmp_path: Path
 ) -> None:
@@ -159,8 +160,15 @@ def test_a_fit_that_is_refused_leaves_the_one_before(fitted: Fitted) -> None:
     same(model.separate(problem.views[-1], seed=3), before)
 
 
-@pytest.mark.parametrize("scale", [2.0**-27, 2.0**20])
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("vectors", 2.0**-27),
+        ("vectors", 2.0**20),
+        ("images", 2.0**-27),
+        pytest.param("images", 2.0**20, marks=pytest.mark.slow),
+    ],
+)
 def test_units_change_nothing(name: str, scale: float, fitted: Fitted, expected: Expected) -> None:
     """Fit, separate and sample, bit for bit, once the scale is undone; log densities but for the rounding of its logarithm."""
     problem, model = fitted[name]

@@ -237,6 +237,8 @@ def test_what_is_learned_separates_real_galaxies_into_a_file(
     scores = ["metrics.drawn=4", "metrics.draws=2"]  # as far as a truth is known
     few = ["problems=[real]", "methods.mixture.problems=[simulated]", *sizes, *scores]
     few += [f"methods.{method}.problems=[simulated]" for method in ("aperture", "pcpca", "clvm_linear")]
+    networks = ("settings.prior.network", "methods.joint.settings.estimation.noisier2noise.network")
+    few += [f"{network}.blocks=[8]" for network in networks]
     arguments = ["--preset", "smoke", "--", *few]
     monkeypatch.setattr(separate, "ROOT", tmp_path)
     assert separate.main(arguments) == 2  # nothing is learned yet
@@ -315,6 +317,7 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
     few = [f"{name}.steps=2" for name in trained]
     drawn = ("settings.posterior", "settings.posterior.others", f"{of['joint_paper']}.posterior")
     few += [f"{name}.sampler.steps=2" for name in drawn] + ["settings.prior.sampler.steps=2"]
+    few += [f"{of['joint_paper']}.posterior.solver.iterations=2"]
     laps = [f"{settings}.em.laps=[1,1]" for settings in of.values()]
     cuts = [*sizes, *shallow, *few, *laps, "settings.estimation.ranks=[4,4]"]
     config = read_command(EXPERIMENT, ["--preset", "paper", "--", *cuts], ROOT).config

@@ -135,6 +135,7 @@ def test_a_model_without_a_guess_says_so_when_it_shall_learn_one() -> None:
         amortised(Pixelwise(), data).learn_guess(x, TrainingConfig(), Stream(0), Accelerator(cpu=True))
 
 
+@pytest.mark.slow
 def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
     """The same from averages of 3 × 3 pixels, beside the view at full resolution: one network for both. Given y = x̄ + n̄ of
     a block, n̄ of variance h²/9, its pixels have the mean (y − level)/(1 + h²) and the variance 1 − 1/(9 (1 + h²))."""
