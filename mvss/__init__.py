@@ -7,7 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
-from mvss.presets.posterior import AmortisedConfig, CGConfig, ExactConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
+from mvss.presets.posterior import (
+    AmortisedConfig,
+    CGConfig,
+    ExactConfig,
+    GibbsConfig,
+    MomentMatchingConfig,
+    SamplerConfig,
+    SplitGibbsConfig,
+)
 from mvss.presets.settings import EMConfig, PriorConfig, Settings
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
     from mvss.problem.image_operators import BlockAverage, Convolve
     from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
     from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
+    from mvss.problem.stack import Stack
     from mvss.problem.views import View
     from mvss.separator import SourceSeparator
 
@@ -33,6 +42,7 @@ __all__ = [
     "BlockAverage",
     "Convolve",
     "Composition",
+    "Stack",
     "Noise",
     "Isotropic",
     "Diagonal",
@@ -48,6 +58,7 @@ __all__ = [
     "ExactConfig",
     "MomentMatchingConfig",
     "GibbsConfig",
+    "SplitGibbsConfig",
     "AmortisedConfig",
     "SamplerConfig",
     "CGConfig",
@@ -72,6 +83,7 @@ _LATER = {
         "Mask",
         "Scale",
     ),
+    "mvss.problem.stack": ("Stack",),
     "mvss.problem.views": ("View",),
     "mvss.separator": ("SourceSeparator",),
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised
 from mvss.posteriors.view_pairs import pairs_of
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, MomentMatchingConfig, PosteriorConfig
+from mvss.presets.posterior import AmortisedConfig, ExactConfig, MomentMatchingConfig, PosteriorConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -46,7 +46,8 @@ def build_priors(settings: Settings, views: Views, mixtures: Mapping[str, Gaussi
 def _learns_variance(settings: Settings, views: Views, source: str) -> bool:
     """Where explicit Jacobians cost too much, and nothing else takes their place."""
     network, posterior = settings.prior.network, settings.posterior
-    if network is None or not network.variance or getattr(posterior, "solver", None):
+    jacobians = isinstance(posterior, MomentMatchingConfig) and posterior.solver
+    if network is None or not network.variance or jacobians:
         return False
     size = math.prod(views.shapes[source])
     return any(not is_dense(size, math.prod(views[a].observation_shape)) for a in views.showing([source]))
@@ -59,7 +60,7 @@ def _drawing(settings: Settings) -> Drawing:
         posterior = posterior.others
     if settings.prior.sampler is not None:
         return Drawing(settings.prior.sampler, True, getattr(posterior, "components", 1))
-    if isinstance(posterior, ExactConfig):
+    if isinstance(posterior, ExactConfig | SplitGibbsConfig):
         return Drawing()
     cold = isinstance(posterior, MomentMatchingConfig) and posterior.start == "cold"
     return Drawing(posterior.sampler, cold, posterior.components)

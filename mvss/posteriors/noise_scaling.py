@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig, SamplerConfig
+from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig, SamplerConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
 from mvss.problem.units import gains
 from mvss.problem.views import Views
@@ -43,7 +43,7 @@ def suited(settings: Settings, views: Views) -> Settings:
 def _lowered(config: C, noise: float) -> C:
     if isinstance(config, AmortisedConfig):  # its own levels are in units of what is seen
         return replace(config, others=_lowered(config.others, noise))
-    if isinstance(config, ExactConfig) or not _too_high(config.sampler, noise):
+    if isinstance(config, ExactConfig | SplitGibbsConfig) or not _too_high(config.sampler, noise):
         return config
     return replace(config, sampler=replace(config.sampler, sigma_min=SHARE * noise))
 

@@ -10,6 +10,7 @@ __all__ = [
     "MomentMatchingConfig",
     "PosteriorConfig",
     "SamplerConfig",
+    "SplitGibbsConfig",
 ]
 
 import math
@@ -110,6 +111,29 @@ class GibbsConfig:
 
 
 @dataclass(frozen=True)
+class SplitGibbsConfig:
+    """Split Gibbs: all sources given y under Gaussian laws around them, then each from its prior given that, in turn.
+
+    levels: of ρ, geometric, from where every source is free to where ρ adds `last` times the noise to y. rounds: of the two
+    at each level. steps: of reverse time in each draw from a network. solver: for operators and noise of each observation.
+    """
+
+    implementation: ClassVar = "mvss.posteriors.split_gibbs:SplitGibbs"
+    kind: Literal["split_gibbs"] = field(default="split_gibbs", kw_only=True)
+    levels: int = 6
+    rounds: int = 1
+    steps: int = 8
+    last: float = 1.0
+    solver: CGConfig = field(default_factory=lambda: CGConfig(iterations=500, tolerance=1e-6))
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        at_least("posterior", self, 1, "levels", "rounds", "steps", "chunk")
+        if not 0 < self.last < math.inf:
+            raise MvssError("posterior.last must be above 0 and finite")
+
+
+@dataclass(frozen=True)
 class AmortisedConfig:
     """Sources whose posteriors networks have learned, drawn from pure noise by `sampler`, with noise levels in units of what
     is seen at each pixel, which the networks also learn between; then the others given those, and views for which no
@@ -121,5 +145,5 @@ class AmortisedConfig:
     others: MomentMatchingConfig = field(default_factory=MomentMatchingConfig)
 
 
-PosteriorConfig = ExactConfig | MomentMatchingConfig | GibbsConfig | AmortisedConfig
+PosteriorConfig = ExactConfig | MomentMatchingConfig | GibbsConfig | SplitGibbsConfig | AmortisedConfig
 """How joint posterior draws are made."""

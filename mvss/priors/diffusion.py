@@ -24,7 +24,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ from mvss.priors.local_law import LocalLaw
 from mvss.priors.networks import LEAST, MOST, network_named, variance_of
 from mvss.priors.prior import column
 from mvss.priors.regression import local_scale
-from mvss.priors.samplers import noised, sample
+from mvss.priors.samplers import ancestral, noised, sample
 from mvss.runtime.rng import Stream
 
 __all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained"]
@@ -105,14 +105,11 @@ class DiffusionPrior(torch.nn.Module):
         base = self._base(x_t, sigma)
         return base + self.correction(x_t, base, sigma)
 
-    def draw_given(self, z: Tensor, rho: float, stream: Stream, index: Tensor) -> Tensor:
-        """See `Prior`: as many steps a decade of noise as draws of the prior take."""
-        whole = self.drawing.sampler
-        least = min(rho, whole.sigma_min)
-        decades = math.log(rho / least), math.log(whole.sigma_start / whole.sigma_min)
-        steps = max(1, math.ceil(whole.steps * decades[0] / max(decades[1], 1e-9)))
-        run = replace(whole, method="ancestral", sigma_start=rho, sigma_min=least, steps=steps)
-        return sample(LocalLaw([self], self.drawing.components), [z], run, stream, index)[0]
+    def draw_given(self, z: Tensor, rho: Tensor, stream: Stream, index: Tensor, steps: int) -> Tensor:
+        """See `Prior`: by ancestral steps down to the least level that draws of the prior go to."""
+        fall = torch.linspace(0, 1, steps, dtype=rho.dtype, device=rho.device).unsqueeze(1)
+        levels = rho * (rho.clamp_max(self.drawing.sampler.sigma_min) / rho) ** fall
+        return ancestral(LocalLaw([self], self.drawing.components), z, levels, stream, index)
 
     def sample(self, count: int, stream: Stream, stratified: bool = False) -> Tensor:
         """See `Prior`, on the CPU; stratified: the mixture's draws are."""

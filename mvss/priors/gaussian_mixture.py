@@ -104,18 +104,26 @@ class GaussianMixture(torch.nn.Module):
         low_rank = (self.factors[component] @ normal[:, :rank, None]).squeeze(-1)
         return (self.means[component] + low_rank + self.floor * normal[:, rank:]).reshape(count, *self.shape)
 
-    def draw_given(self, z: Tensor, rho: float, stream: Stream, index: Tensor) -> Tensor:
+    def draw_given(
+        self,
+        z: Tensor,
+        rho: Tensor,
+        stream: Stream,
+        index: Tensor,
+        steps: int,  # noqa: ARG002 - of a network
+    ) -> Tensor:
         """x ~ p(x | x + ρ ε = z), `(N, *shape)`, exactly: a component, then its Gaussian."""
         flat, device = z.flatten(1), z.device
-        log_weight, mean, shrink = self.component_posteriors(flat, flat.new_full((len(flat),), rho))
+        log_weight, mean, shrink = self.component_posteriors(flat, rho)
         k = choose(log_weight, stream.uniform(index, (), "component", device=device))
         rows = torch.arange(len(flat), device=device)
         normal = stream.normal(index, (self.dimension,), "source", dtype=flat.dtype, device=device)
         directions = self.eigenvectors[k].to(flat.dtype)
         along = (directions.mT @ normal.unsqueeze(-1)).squeeze(-1)
-        outside = self.floor / (self.floor**2 + rho**2) ** 0.5
+        level = rho.unsqueeze(1)
+        outside = self.floor / (self.floor**2 + level**2) ** 0.5
         spread = ((shrink[rows, k].sqrt() - outside) * along).unsqueeze(-1)
-        return (mean[rows, k] + rho * ((directions @ spread).squeeze(-1) + outside * normal)).reshape(z.shape)
+        return (mean[rows, k] + level * ((directions @ spread).squeeze(-1) + outside * normal)).reshape(z.shape)
 
     def state(self) -> dict[str, Any]:
         """What the constructor takes, for checkpoints: `GaussianMixture(**state)` is the mixture again."""

@@ -43,8 +43,9 @@ class Prior(Protocol):
         """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each."""
         ...
 
-    def draw_given(self, z: Tensor, rho: float, stream: Stream, index: Tensor) -> Tensor:
-        """x ~ p(x | x + ρ ε = z), `(N, *shape)`. index: numbers of the rows `(N,)`, which randomness is keyed by."""
+    def draw_given(self, z: Tensor, rho: Tensor, stream: Stream, index: Tensor, steps: int) -> Tensor:
+        """x ~ p(x | x + ρ ε = z), `(N, *shape)`, for ρ `(N,)`. index: numbers of the rows `(N,)`, which randomness is keyed by.
+        steps: of reverse time, where a network takes them."""
         ...
 
     def sample(self, count: int, stream: Stream, stratified: bool = False) -> Tensor:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from mvss.presets.posterior import SamplerConfig
+from mvss.priors.prior import column
 from mvss.runtime.rng import Stream
 
-__all__ = ["Expectation", "evaluations_of", "noise_levels", "noised", "sample"]
+__all__ = ["Expectation", "ancestral", "evaluations_of", "noise_levels", "noised", "sample"]
 
 Expectation = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, ...]]
 """(x_t of every source, σ `(N,)`) ↦ posterior or prior mean of every source; for "ancestral" also with a
@@ -90,8 +91,18 @@ def sample(
     return x
 
 
+def ancestral(law: Expectation, x_t: Tensor, levels: Tensor, stream: Stream, index: Tensor) -> Tensor:
+    """One source by ancestral steps, each row from levels of its own: x_t `(N, *shape)` at the first of levels `(T, N)`."""
+    for step, now in enumerate(levels):
+        keyed = stream.child(step)
+        (clean,) = law.draw([x_t], now, keyed, index)  # type: ignore[attr-defined]
+        if step + 1 < len(levels):
+            (x_t,) = _bridge((x_t,), [clean], column(now, x_t), column(levels[step + 1], x_t), keyed, index)
+    return clean
+
+
 def _bridge(
-    x_t: tuple[Tensor, ...], clean: Sequence[Tensor], now: float, then: float, stream: Stream, index: Tensor
+    x_t: tuple[Tensor, ...], clean: Sequence[Tensor], now: float | Tensor, then: float | Tensor, stream: Stream, index: Tensor
 ) -> tuple[Tensor, ...]:
     """A draw of x_s given x_t and x_0."""
     ratio = (then / now) ** 2

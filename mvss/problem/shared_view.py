@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
+from mvss.problem.stack import Stack
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
@@ -143,6 +144,8 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     """The mask that is applied last, `(N or 1, *shape)`, and what it is applied to."""
     if isinstance(operator, Mask):
         return operator.mask, Identity(operator.source_shape)
+    if isinstance(operator, Stack):
+        return _unmask_each(operator)
     if not isinstance(operator, Composition):
         return None, operator
     mask, outer = _unmask(operator.outer)
@@ -154,10 +157,25 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     return (None, operator) if mask is None else (mask, outer @ operator.inner)
 
 
+def _unmask_each(stack: Stack) -> tuple[Tensor | None, LinearOperator]:
+    """The same of several looks at a source."""
+    masks, operators = zip(*map(_unmask, stack.operators), strict=True)
+    if not (some := [mask for mask in masks if mask is not None]):
+        return None, stack
+    count = max(map(len, some))
+    each = [
+        some[0].new_ones(1, *operator.observation_shape) if mask is None else mask
+        for mask, operator in zip(masks, stack.operators, strict=True)
+    ]
+    return torch.cat([mask.expand(count, *mask.shape[1:]) for mask in each], dim=1), Stack(operators)
+
+
 def _same(a: object, b: object) -> bool:
     """Whether two operators are the same object, or made of the same numbers."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, LinearOperator) and type(a) is type(b):
         return a is b or all(_same(value, vars(b).get(name)) for name, value in vars(a).items())
     return bool(a == b)

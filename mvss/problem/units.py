@@ -13,7 +13,7 @@ that views with the same operators have the same s.
 
 from __future__ import annotations
 
-__all__ = ["Units", "gains"]
+__all__ = ["Units", "gains", "gains_of_each"]
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,6 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
 from mvss.problem.views import Draws, View, Views
 
@@ -84,13 +83,22 @@ def _power(view: View) -> float:
 
 def gains(view: View) -> dict[str, float]:
     """g of each source, by its operator without a mask: for numbers that vary by themselves, or all together."""
-    return {source: _gain(operator) for source, operator in zip(view.sources, unmasked(view)[1], strict=True)}
+    return {source: float(found) for source, found in _gains(view, (0, 1)).items()}
 
 
-def _gain(operator: LinearOperator) -> float:
-    ones = torch.ones(operator.count or 1, *operator.source_shape, dtype=torch.float64)
-    each, together = operator.power(ones).mean(), operator.forward(ones).square().mean()
-    return float(torch.maximum(each, together).clamp_min(torch.finfo(torch.float64).tiny))
+def gains_of_each(view: View) -> dict[str, Tensor]:
+    """The same of the operator of each observation, `(N,)`."""
+    return {source: found.expand(len(view)) for source, found in _gains(view, (1,)).items()}
+
+
+def _gains(view: View, over: tuple[int, ...]) -> dict[str, Tensor]:
+    """Means over the observations (0) and the numbers of each (1)."""
+    found = {}
+    for source, operator in zip(view.sources, unmasked(view)[1], strict=True):
+        ones = view.y.new_ones(operator.count or 1, *operator.source_shape, dtype=torch.float64)
+        each, together = operator.power(ones), operator.forward(ones).square()
+        found[source] = torch.maximum(*(x.flatten(1).mean(over) for x in (each, together)))
+    return {source: gain.clamp_min(torch.finfo(gain.dtype).tiny) for source, gain in found.items()}
 
 
 def _power_of_two(value: float) -> float:

@@ -23,7 +23,7 @@ from mvss.runtime.numbers import real, whole
 
 Draws = dict[str, Tensor]
 """One draw `(N, *shape)` of each source that a view shows, by name."""
-OPERATORS = ("mvss.problem.image_operators", "mvss.problem.noise", "mvss.problem.operators")
+OPERATORS = ("mvss.problem.image_operators", "mvss.problem.noise", "mvss.problem.operators", "mvss.problem.stack")
 """Modules whose code views bring, though what takes views may import none of them."""
 
 

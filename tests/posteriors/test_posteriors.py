@@ -20,6 +20,7 @@ from mvss.presets.posterior import (
     MomentMatchingConfig,
     PosteriorConfig,
     SamplerConfig,
+    SplitGibbsConfig,
 )
 from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.views import Draws
@@ -33,6 +34,7 @@ CONFIGS: dict[str, PosteriorConfig] = {
     "moment matching": MomentMatchingConfig(RUN, components=2, chunk=7),
     "moment matching, cold": MomentMatchingConfig(RUN, "cold", components=2, chunk=7),
     "gibbs": GibbsConfig(2, RUN, components=2, chunk=7),
+    "split gibbs": SplitGibbsConfig(levels=2, steps=2, chunk=7),
     "amortised": AmortisedConfig(RUN, MomentMatchingConfig(RUN)),
 }
 Case = tuple[Posterior, View, Priors]

@@ -84,13 +84,14 @@ def test_draws_given_a_noised_source_are_those_of_its_mixture(rho: float) -> Non
     mixture = two_modes()
     prior = untrained(mixture, Drawing(SAMPLER, components=3))
     z, index = torch.tensor([[[0.3, -0.4]]], dtype=torch.float64).expand(COUNT, 1, 2), torch.arange(COUNT)
-    x, exact = (p.draw_given(z, rho, STREAM, index).flatten(1) for p in (prior, mixture))
+    level = z.new_full((COUNT,), rho)
+    x, exact = (p.draw_given(z, level, STREAM, index, 24).flatten(1) for p in (prior, mixture))
     width = exact.std(0)
     assert bool(((x.mean(0) - exact.mean(0)).abs() < 5 * width * math.sqrt(2 / COUNT)).all())
     assert bool(((torch.cov(x.mT) - torch.cov(exact.mT)).abs() < 0.1 * torch.outer(width, width)).all())
     torch.testing.assert_close(share(mixture, x), share(mixture, exact), atol=0.03, rtol=0)
     some = torch.tensor([5, 300, 0])
-    torch.testing.assert_close(prior.draw_given(z[:3], rho, STREAM, some).flatten(1), x[some])
+    torch.testing.assert_close(prior.draw_given(z[:3], level[:3], STREAM, some, 24).flatten(1), x[some])
 
 
 def test_the_density_of_an_untrained_prior_is_that_of_its_mixture() -> None:
@@ -130,7 +131,7 @@ def test_priors_of_either_kind_do_the_same_things() -> None:
         assert prior.shape == (3,) and prior.mixture is mixture and not prior.learns_variance
         assert prior.sample(4, STREAM).shape == (4, 3) and prior.sample(4, STREAM, True).shape == (4, 3)
         assert prior.log_prob(x).shape == prior.log_prob(x, 0.2).shape == (5,)
-        assert prior.draw_given(x, 0.3, STREAM, index).shape == x.shape
+        assert prior.draw_given(x, x.new_full((len(x),), 0.3), STREAM, index, 4).shape == x.shape
         base = mixture.denoise(x, sigma)
         torch.testing.assert_close(prior.denoise(x, sigma), base + prior.correction(x, base, sigma))
     assert priors[0].network is None and priors[1].network is not None

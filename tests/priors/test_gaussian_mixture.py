@@ -62,6 +62,7 @@ def test_draws_given_a_noised_source_have_the_moments_of_its_posterior(component
     """One z many times over: x | z is again a mixture, by Gaussian conditioning one component at a time."""
     mixture, count = _mixture(components, rank=rank), 40_000
     z, rho = torch.tensor([0.4, -0.3, 0.2], dtype=torch.float64), 0.35
+    level = torch.tensor([rho], dtype=torch.float64)
     eye = torch.eye(3, dtype=torch.float64)
     logs, means, covariances = [], [], []
     for weight, mean, covariance in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
@@ -74,7 +75,7 @@ def test_draws_given_a_noised_source_have_the_moments_of_its_posterior(component
     mean = share @ centres
     spread = centres - mean
     expected = torch.einsum("k,kij->ij", share, within) + (share * spread.mT) @ spread
-    x = mixture.draw_given(z.expand(count, 3), rho, Stream(3), torch.arange(count))
+    x = mixture.draw_given(z.expand(count, 3), level.expand(count), Stream(3), torch.arange(count), 1)
     offset = x - mean
     assert bool((offset.mean(0).abs() < 5 * (expected.diagonal() / count).sqrt()).all())
     found = offset.mT @ offset / count
@@ -84,8 +85,8 @@ def test_draws_given_a_noised_source_have_the_moments_of_its_posterior(component
     assigned = torch.softmax(law.log_prob(x[:, None]) + share.log(), 1).mean(0)
     torch.testing.assert_close(assigned, share, atol=0.015, rtol=0)
     some = torch.tensor([301, 7, 0])  # keyed by their numbers
-    torch.testing.assert_close(mixture.draw_given(z.expand(3, 3), rho, Stream(3), some), x[some])
-    estimate, variance = mixture.estimate(z[None], torch.tensor([rho], dtype=torch.float64))
+    torch.testing.assert_close(mixture.draw_given(z.expand(3, 3), level.expand(3), Stream(3), some, 1), x[some])
+    estimate, variance = mixture.estimate(z[None], level)
     torch.testing.assert_close(estimate[0], mean)
     torch.testing.assert_close(variance[0], expected.diagonal())
 

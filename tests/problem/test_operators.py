@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
+from mvss.problem.stack import Stack
 from mvss.runtime.errors import MvssError
 
 COUNT = 4
@@ -35,6 +36,9 @@ OPERATORS: dict[str, LinearOperator] = {
     "masked blocks": Mask(MASKS) @ (Scale(2.0, (1, 4, 6)) @ BlockAverage((1, 8, 12), 2)),
     "seeing": Convolve((2, 5, 6), KERNEL, "valid"),
     "seeing, dark outside": Convolve((2, 4, 6), KERNEL, "same"),
+    "two looks": Stack([Scale(0.5, (2, 3)), Scale(-0.2, (2, 3))]),
+    "two looks, one blind": Stack([Dense(EACH), Scale(0.0, (2,)) @ Dense(ALL), Dense(ALL)]),
+    "two looks behind masks": Stack([Mask(MASKS), Scale(0.3, (1, 4, 6))]),
     "masked seeing": Mask(MASKS) @ Convolve((1, 6, 10), KERNEL, "valid"),
 }
 
@@ -149,3 +153,19 @@ def test_an_operator_that_was_moved_is_the_same(name: str) -> None:
     x, y = random(here.source_shape, 9), random(here.observation_shape, 10)
     for work, v in (("forward", x), ("adjoint", y), ("power", x.square()), ("pseudo_inverse", y)):
         torch.testing.assert_close(getattr(there, work)(v.to("cuda")).cpu(), getattr(here, work)(v))
+
+
+REFUSED_STACKS: dict[str, tuple[str, list[object]]] = {
+    "nothing": ("a list of one or more operators", []),
+    "a matrix": ("a list of one or more operators", [ALL]),
+    "other sources": ("sources of one shape", [Dense(ALL), Identity((2,))]),
+    "other observations": ("agree but for their first axis", [Identity((1, 4, 6)), BlockAverage((1, 4, 6), 2)]),
+    "other counts": ("of 3 and 4 observations", [Dense(EACH), Dense(EACH[:3])]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_STACKS)
+def test_looks_that_do_not_fit_are_refused_by_name(case: str) -> None:
+    words, operators = REFUSED_STACKS[case]
+    with pytest.raises(MvssError, match=words):
+        Stack(operators)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
 from mvss.problem.shared_view import SharedView, is_shared, shared_rows, unmasked
+from mvss.problem.stack import Stack
 from mvss.problem.views import View
 
 N, SHAPE = 40, (1, 4, 4)
@@ -160,3 +161,22 @@ def test_a_pixel_that_no_observation_measures_leaves_no_trace() -> None:
     assert float(rows.noise[place]) == 0.5 / math.pi and not bool(rows.y[:, place].any())
     assert not bool(rows.image(0, normal(3, 36))[:, place].any())
     assert rows.woodbury is not None and not bool((rows.woodbury.pixel[rows.woodbury.masked] == place).any())
+
+
+def test_looks_behind_masks_are_a_mask_before_looks() -> None:
+    mask = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.3
+    behind = Stack([Mask(mask) @ Scale(2.0, (1, 4, 4)), Identity((1, 4, 4))])
+    view = View(torch.zeros(5, 2, 4, 4), {"a": behind}, 0.1)
+    found, (operator,) = unmasked(view)
+    assert found is not None and torch.equal(found, torch.cat([mask, torch.ones_like(mask)], dim=1))
+    torch.testing.assert_close(Mask(found).dense() @ operator.dense(), behind.dense())
+    assert is_shared(view)
+    twice = View(torch.zeros(5, 2, 4, 4), {"a": Stack([Identity((1, 4, 4))] * 2)}, 0.1)
+    found, operators = unmasked(twice)
+    assert found is not None and bool(found.all()) and operators == tuple(twice.operators.values())
+
+
+def test_equal_looks_share_their_factors() -> None:
+    views = [View(torch.zeros(2, 2, 4, 4), {"a": Stack([Scale(s, (1, 4, 4)), Identity((1, 4, 4))])}, 0.1) for s in (2, 2, 3)]
+    one, same, other = (SharedView.of(view) for view in views)
+    assert one.same_factors(same) and not one.same_factors(other)

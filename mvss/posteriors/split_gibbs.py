@@ -1,0 +1,95 @@
+"""Split Gibbs: sources that explain y, and sources that their priors like, brought together.
+
+    z ~ p(z | x, y) ∝ N(y; Σ_β A^β z^β, Σ) Π_β N(z^β; x^β, ρ_β² I)     all sources at once (`likelihood_step`)
+    x^β ~ p(x | x + ρ_β ε = z^β)                                       the prior's own reverse diffusion from σ = ρ_β
+
+in turn, at levels of ρ that fall. At one level x has in the end the posterior under noise Σ + Σ_β ρ_β² A^β A^βᵀ, which is
+the true one as ρ → 0 (Vono et al. 2019; with diffusion priors Bouman & Buzzard 2023, Wu et al. 2024, arXiv 2405.18782, Xu & Chi
+2024). No Jacobian and no covariance of a network is asked for; any linear operators, noise and number of sources will do.
+
+ρ_β is in proportion to 1 / gain of A^β, so that all sources add equal noise to y. A source whose prior is one Gaussian is not
+split: it is drawn with the others' z, and after the last level once more given their x.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SplitGibbs", "levels_of"]
+
+import torch
+from torch import Tensor
+
+from mvss.posteriors.likelihood_step import LikelihoodStep
+from mvss.posteriors.moment_matching import joined
+from mvss.posteriors.posterior import Posterior, Priors, Separation
+from mvss.presets.posterior import SplitGibbsConfig
+from mvss.problem.units import gains_of_each
+from mvss.problem.views import Draws, View
+from mvss.runtime.memory import in_chunks
+from mvss.runtime.rng import Stream
+
+
+class SplitGibbs(Posterior):
+    """See the module. Chains begin from no draw: what is given as a start is not looked at."""
+
+    def __init__(self, config: SplitGibbsConfig | None = None) -> None:
+        self.config = config or SplitGibbsConfig()
+
+    def prepared(self, view: View, priors: Priors) -> _Chains:
+        """See `Posterior`."""
+        return _Chains(self.config, view, priors)
+
+
+class _Chains:
+    def __init__(self, config: SplitGibbsConfig, view: View, priors: Priors) -> None:
+        self.config, self.view, self.priors = config, view, priors
+        laws = {source: priors[source].mixture for source in view.sources if not _is_split(priors, source)}
+        self.gaussians, self.split = laws, [source for source in view.sources if source not in laws]
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:  # noqa: ARG002 - see SplitGibbs
+        """See `Posterior.draw`."""
+        return joined(in_chunks(lambda rows: self._run(self.view.select(rows), stream), len(self.view), self.config.chunk))
+
+    def _run(self, view: View, stream: Stream) -> Separation:
+        config, evaluations = self.config, 0
+        step = LikelihoodStep(view, self.gaussians, config.solver)
+        x = {source: self._mean(view, source) for source in self.split}
+        for number, rho in enumerate(levels_of(config, view, self.priors)):
+            for again in range(config.rounds):
+                keyed = stream.child("split", number, again)
+                z = step.draw(x, rho, keyed)
+                for place, source in enumerate(self.split):
+                    prior, by_source = self.priors[source], keyed.child(place)
+                    x[source] = prior.draw_given(z[source], rho[source], by_source, view.numbers, config.steps)
+                    evaluations += config.steps if prior.network is not None else 0
+        left = view
+        for source in self.split:
+            left = left.without(source, x[source])
+        if left.operators:
+            last = LikelihoodStep(left, self.gaussians, config.solver)
+            x |= last.draw({}, {}, stream.child("split", "last"))
+            step.residual = max(step.residual, last.residual)
+        return Separation({source: x[source] for source in view.sources}, evaluations, residual=step.residual)
+
+    def _mean(self, view: View, source: str) -> Tensor:
+        """Of the prior, for each observation."""
+        law = self.priors[source].mixture
+        mean = (law.weights @ law.means).to(view.y).reshape(view.shapes[source])
+        return mean.expand(len(view), *mean.shape)
+
+
+def levels_of(config: SplitGibbsConfig, view: View, priors: Priors) -> list[dict[str, Tensor]]:
+    """ρ `(N,)` of each source that is split, in its units, at each level: the first adds as much to y as the prior of some
+    source does, the last `config.last` times the noise."""
+    split = [source for source in view.sources if _is_split(priors, source)]
+    if not split:
+        return []
+    gain = {source: g.sqrt() for source, g in gains_of_each(view).items()}
+    last = config.last * view.noise.variance(view.y).flatten(1).mean(1).sqrt()
+    sizes = torch.stack([gain[source] * priors[source].mixture.spread for source in split])
+    first = torch.maximum(last, sizes.amax(0))
+    fall = torch.linspace(0, 1, config.levels, dtype=last.dtype).tolist() if config.levels > 1 else [1.0]
+    return [{source: first * (last / first) ** part / gain[source] for source in split} for part in fall]
+
+
+def _is_split(priors: Priors, source: str) -> bool:
+    return priors[source].network is not None or len(priors[source].mixture) > 1

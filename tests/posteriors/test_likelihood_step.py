@@ -1,0 +1,88 @@
+"""The likelihood step against the closed form of its Gaussian, by every way to solve for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss import CGConfig, Diagonal, Isotropic, LinearOperator, Mask, Noise, Scale, Stationary, View
+from mvss.posteriors.likelihood_step import LikelihoodStep
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.operators import Dense, Identity
+from mvss.runtime.rng import Stream
+
+COUNT = 4000
+SOLVER = CGConfig(iterations=200, tolerance=1e-10)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gaussian(shape: tuple[int, ...], seed: int) -> GaussianMixture:
+    size = int(torch.Size(shape).numel())
+    return GaussianMixture(torch.ones(1), normal(1, size, seed=seed), 0.5 * normal(1, size, 2, seed=seed + 1), 0.3, shape)
+
+
+KERNEL = torch.tensor([[0.1, 0.2, 0.1], [0.0, 0.5, 0.1], [0.0, 0.0, 0.1]], dtype=torch.float64)
+LAGS = torch.outer(torch.tensor([0.3, 1.0, 0.3]), torch.tensor([0.2, 1.0, 0.2])).double() * 0.04
+MAPS = 0.1 + torch.rand(COUNT, 1, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+Problem = tuple[Mapping[str, LinearOperator], Noise, str]
+MASK = [[[[True, False], [True, True]]]]
+PROBLEMS: dict[str, Problem] = {
+    "diagonal": ({"a": Mask(MASK) @ BlockAverage((1, 4, 4), 2), "b": Mask(MASK) @ Scale(0.5, (1, 2, 2))}, Isotropic(0.3), ""),
+    "a map each": ({"a": BlockAverage((1, 4, 4), 2), "b": Identity((1, 2, 2))}, Diagonal(MAPS), ""),
+    "shared": ({"a": Convolve((1, 3, 3), KERNEL, "same"), "b": Identity((1, 3, 3))}, Isotropic(0.3), ""),
+    "correlated": ({"a": Convolve((1, 3, 3), KERNEL, "same"), "b": Identity((1, 3, 3))}, Stationary(LAGS), ""),
+    "dense each": ({"a": Dense(normal(1, 2, 3).expand(COUNT, 2, 3)), "b": Dense(normal(2, 2))}, Isotropic(0.3), ""),
+    "integrated": ({"a": Identity((1, 2, 2)), "b": Scale(0.5, (1, 2, 2))}, Isotropic(0.3), "b"),
+    "integrated, a map each": ({"a": Identity((1, 2, 2)), "b": Scale(0.5, (1, 2, 2))}, Diagonal(MAPS), "b"),
+}
+
+
+@pytest.mark.parametrize("products", [False, True], ids=["as it is", "by products alone"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_moments_are_those_of_the_joint_gaussian(name: str, products: bool) -> None:
+    """Of draws that are whitened by the closed form of each observation."""
+    operators, noise, integrated = PROBLEMS[name]
+    laws = {integrated: gaussian(operators[integrated].source_shape, 3)} if integrated else {}
+    split = {s: operator.source_shape for s, operator in operators.items() if s not in laws}
+    x = {s: normal(1, *shape, seed=7).expand(COUNT, *shape) for s, shape in split.items()}
+    rho = {s: torch.full((COUNT,), 0.4 + 0.3 * place, dtype=torch.float64) for place, s in enumerate(split)}
+    first = next(iter(operators.values()))
+    view = View(normal(1, *first.observation_shape, seed=8).expand(COUNT, *first.observation_shape), operators, noise)
+    step = LikelihoodStep(view, laws, SOLVER)
+    if products:
+        step.diagonal = step.dense = False
+    drawn = step.draw(x, rho, Stream(1))
+    z = torch.cat([drawn[source].flatten(1) for source in operators], dim=1)
+    mean, covariance = closed_form(view, x, rho, laws)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (z - mean).unsqueeze(-1), upper=False).squeeze(-1)
+    assert float(white.mean(0).abs().max()) < 4.5 / COUNT**0.5
+    assert float((torch.cov(white.mT) - torch.eye(white.shape[1])).abs().max()) < 6 / COUNT**0.5
+    assert step.residual < 1e-8
+
+
+def closed_form(
+    view: View, x: Mapping[str, Tensor], rho: Mapping[str, Tensor], laws: Mapping[str, GaussianMixture]
+) -> tuple[Tensor, Tensor]:
+    """Mean `(N, D)` and covariance `(N, D, D)` of z given y."""
+    matrix = torch.cat([o.dense().expand(len(view), -1, -1) for o in view.operators.values()], dim=2)
+    means = [laws[s].means if s in laws else x[s].flatten(1) for s in view.sources]
+    prior = torch.block_diag(
+        *[laws[s].covariances[0] if s in laws else rho[s][0] ** 2 * torch.eye(x[s][0].numel()).double() for s in view.sources]
+    )
+    mean = torch.cat([m.expand(len(view), -1) for m in means], dim=1)
+    eye = torch.eye(matrix.shape[1], dtype=torch.float64).reshape(-1, *view.observation_shape)
+    if view.noise.is_white:
+        noise = torch.diag_embed(view.noise.variance(view.y).flatten(1))
+    else:
+        noise = view.noise.apply(eye).flatten(1)[None]
+    gain = prior @ matrix.mT @ torch.linalg.inv(matrix @ prior @ matrix.mT + noise)
+    residual = (view.y.flatten(1) - (matrix @ mean.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
+    covariance = prior - gain @ matrix @ prior
+    return mean + (gain @ residual).squeeze(-1), (covariance + covariance.mT) / 2

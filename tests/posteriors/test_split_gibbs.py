@@ -1,0 +1,132 @@
+"""Split Gibbs against exact posteriors under mixtures: any operators, noise and number of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pytest
+import torch
+from closed_forms import exact, random_prior
+from energy import joint_p_value
+from torch import Tensor
+
+from mvss import Diagonal, Identity, Isotropic, LinearOperator, Mask, Noise, Scale, Stack, View
+from mvss.posteriors.dense import DenseView
+from mvss.posteriors.exact import ExactPosterior
+from mvss.posteriors.split_gibbs import SplitGibbs, levels_of
+from mvss.presets.posterior import SplitGibbsConfig
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.operators import Dense
+from mvss.runtime.rng import Stream
+
+KERNEL = torch.tensor([[0.05, 0.1, 0.05], [0.1, 0.4, 0.1], [0.05, 0.1, 0.05]], dtype=torch.float64)
+STREAM = Stream(2, ("split",))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Case(NamedTuple):
+    operators: Mapping[str, LinearOperator]
+    noise: Noise
+
+
+CASES = {
+    "identity": Case({"a": Identity((3,)), "b": Identity((3,))}, Isotropic(0.3)),
+    "mask": Case(
+        {"a": Mask([[True, True, False, True]]) @ Scale(0.7, (4,)), "b": Mask([[True, True, False, True]])}, Isotropic(0.3)
+    ),
+    "three sources, dense": Case(
+        {s: Dense(0.7 * normal(3, d, seed=i)) for i, (s, d) in enumerate([("a", 3), ("b", 3), ("c", 2)])},
+        Diagonal([[0.2, 0.3, 0.5]]),
+    ),
+    "average": Case({"a": BlockAverage((1, 4, 4), 2), "b": Identity((1, 2, 2))}, Isotropic(0.3)),
+    "psf": Case(
+        {"a": Convolve((1, 3, 3), KERNEL, "same"), "b": Identity((1, 3, 3))},
+        Diagonal(0.2 + 0.2 * torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)),
+    ),
+    "two looks at one of three": Case(
+        {
+            "a": Stack([Identity((2,)), Scale(0.4, (2,))]),
+            "b": Stack([Scale(0.5, (2,)), Scale(0.0, (2,))]),
+            "c": Stack([Scale(0.0, (2,)), Scale(0.8, (2,))]),
+        },
+        Isotropic(0.3),
+    ),
+}
+
+
+def overlapping(shape: tuple[int, ...], seed: int) -> GaussianMixture:
+    """Three components that annealing can go between."""
+    size, rng = int(torch.Size(shape).numel()), torch.Generator().manual_seed(seed)
+    means = 0.9 * torch.randn(3, size, generator=rng, dtype=torch.float64) / size**0.5
+    factors = 0.4 * torch.randn(3, size, 2, generator=rng, dtype=torch.float64)
+    return GaussianMixture(0.5 + torch.rand(3, generator=rng, dtype=torch.float64), means, factors, 0.4, shape)
+
+
+def observed(case: Case, count: int) -> tuple[View, dict[str, GaussianMixture]]:
+    """`count` times the same observation, and the priors behind it."""
+    priors = {s: overlapping(o.source_shape, place) for place, (s, o) in enumerate(case.operators.items())}
+    truth = {source: prior.sample(1, Stream(5, (source,))) for source, prior in priors.items()}
+    clean = torch.stack([operator.forward(truth[s]) for s, operator in case.operators.items()]).sum(0)
+    y = clean + case.noise.color(normal(*clean.shape, seed=9))
+    return View(y.expand(count, *y.shape[1:]), case.operators, case.noise), priors
+
+
+def flat(draws: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([x.flatten(1) for x in draws.values()], dim=1)
+
+
+def drawn(case: Case, share: float, count: int, levels: int) -> tuple[Tensor, Tensor]:
+    """Exact draws, and those of chains whose last ρ is a share of the smallest posterior standard deviation."""
+    view, priors = observed(case, count)
+    reference = flat(ExactPosterior(256).draw(view, priors, Stream(1)).draws)
+    smallest = float(torch.linalg.eigvalsh(torch.cov(reference.mT))[0]) ** 0.5
+    (one,) = levels_of(SplitGibbsConfig(levels=1, last=1.0), view, priors)
+    config = SplitGibbsConfig(levels, 20, last=share * smallest / max(float(rho[0]) for rho in one.values()))
+    return reference, flat(SplitGibbs(config).draw(view, priors, STREAM).draws)
+
+
+@pytest.mark.slow
+def test_draws_are_exact_where_rho_is_small_and_seen_not_to_be_where_it_is_not() -> None:
+    """4,096 draws of each case: a last ρ of a quarter of the smallest posterior SD passes, four times that does not."""
+    assert joint_p_value(drawn(case, 0.25, 4096, 48) for case in CASES.values()) > 0.01
+    assert joint_p_value(drawn(case, 1.0, 4096, 48) for case in CASES.values()) < 0.01
+
+
+@pytest.mark.parametrize("name", ["identity", "psf"])
+def test_few_draws_are_near_the_exact_ones(name: str) -> None:
+    reference, found = drawn(CASES[name], 0.25, 1024, 24)
+    width = reference.std(0)
+    assert float(((found.mean(0) - reference.mean(0)) / width).abs().max()) < 0.2
+    torch.testing.assert_close(found.std(0) / width, torch.ones_like(width), atol=0.15, rtol=0)
+
+
+def test_one_gaussian_is_not_split() -> None:
+    """Given the other sources' draws it is exact, and alone it is the closed form."""
+    priors, view = {"a": random_prior(1, 3, 0), "b": random_prior(1, 2, 1)}, observed_by(4000)
+    law = exact(list(priors.values()), DenseView.of(view))
+    x = flat(SplitGibbs().draw(view, priors, STREAM).draws)
+    scale = law.covariance.diagonal().sqrt()
+    assert float(((x.mean(0) - law.mean) / scale).abs().max()) < 0.07
+    assert float(((torch.cov(x.mT) - law.covariance) / torch.outer(scale, scale)).abs().max()) < 0.09
+
+
+def observed_by(count: int) -> View:
+    matrices = {"a": normal(2, 3, seed=3), "b": normal(2, 2, seed=4)}
+    return View(normal(1, 2, seed=5).expand(count, 2), matrices, 0.3)
+
+
+def test_levels_fall_from_the_spread_of_a_source_to_the_noise_and_follow_gains() -> None:
+    priors = {"a": overlapping((4,), 0), "b": overlapping((4,), 1)}
+    view = View(normal(3, 4), {"a": Scale(0.5, (4,)), "b": Scale(2.0, (4,))}, [0.1, 0.2, 0.3])
+    levels = levels_of(SplitGibbsConfig(levels=5, last=0.5), view, priors)
+    assert len(levels) == 5
+    for level in levels:
+        torch.testing.assert_close(0.5 * level["a"], 2.0 * level["b"])
+    torch.testing.assert_close(0.5 * levels[-1]["a"], 0.5 * torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    torch.testing.assert_close(levels[0]["b"], torch.full((3,), priors["b"].spread, dtype=torch.float64))
+    torch.testing.assert_close(levels[2]["a"], (levels[1]["a"] * levels[3]["a"]).sqrt())
