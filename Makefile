@@ -105,7 +105,7 @@ lock: $(DEV) ## resolve pyproject.toml into requirements*.txt; ARGS=--upgrade ta
 	@$(COMPILE) --extra experiments
 	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements.txt
 
-test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [7 min on two cores]
+test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [6 min on two cores]
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: $(DEV) ## the same with those that take minutes: before any larger change is called done
