@@ -13,6 +13,7 @@ SETTINGS = (
     "mvss",
     "mvss.presets",
     "mvss.baselines.config",
+    "mvss.cli",
     "experiments.core.config",
     "experiments.galaxies.config",
     "experiments.manifolds.problems",

@@ -1,6 +1,6 @@
 """The rules of the rooms: arrows go down only, no circles, short modules and functions, few arguments.
 
-    mvss:         (cli) → separator → em → baselines → estimation → posteriors → priors → problem → runtime
+    mvss:         cli → separator → em → baselines → estimation → posteriors → priors → problem → runtime;  cli → io → problem
     experiments:  an experiment → core, report; none imports another, and mvss imports none of them
 
 What today breaks a rule is marked xfail; the mark goes when the code has moved.
@@ -39,7 +39,7 @@ ROOMS: dict[str, set[str]] = {
 ROOMS["separator"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
 
-ENTRIES, MEDIAN, LONGEST, FUNCTION, ARGUMENTS = 13, 120, 300, 60, 7
+ENTRIES, MEDIAN, LONGEST, FUNCTION, ARGUMENTS = 14, 120, 300, 60, 7
 
 
 def arrows(graph: dict[str, set[str]]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """What pip installs: the dependencies that pyproject.toml names are those that are imported, and the wheel is mvss alone.
 
-mvss ⊆ dependencies      experiments ⊆ dependencies + extra `experiments`, and in functions + extra `galaxies`
+mvss ⊆ dependencies (+ extra `files`)      experiments ⊆ dependencies + extra `experiments`, and in functions + extra `galaxies`
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from structure import modules
+
+from mvss.io.arrays import OPTIONAL
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -78,6 +80,7 @@ def test_mvss_imports_its_dependencies_and_nothing_else() -> None:
     found = imported("mvss")
     assert {name: places for name, places in found.items() if name not in CORE} == {}
     assert set(found) == CORE
+    assert set(OPTIONAL.values()) == named(EXTRAS["files"])
 
 
 def test_experiments_import_what_their_extras_name() -> None:
@@ -148,6 +151,7 @@ def test_the_wheel_holds_mvss_alone(wheel: Path) -> None:
     assert inside == {path.relative_to(ROOT).as_posix() for path in files}
     assert {"mvss/py.typed", "mvss/presets/vectors.yaml"} <= inside
     assert any(name.endswith("licenses/LICENSE") for name in held)
+    assert "mvss/io/mixture.schema.json" in inside
     assert "License-Expression: MIT" in metadata and "Classifier: Typing :: Typed" in metadata
 
 

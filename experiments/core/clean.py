@@ -8,8 +8,9 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from experiments.core.cli import ROOT, report_errors
+from experiments.core.cli import ROOT
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 from mvss.runtime.locks import locked
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Command", "main", "read_command", "report_errors"]
+__all__ = ["Command", "main", "read_command"]
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import expanduser
 from pathlib import Path
@@ -19,6 +18,7 @@ from experiments.core.pools import check_seeds
 from experiments.report.commands import command_text
 from mvss.presets.reader import available_presets, config_hash, load_config, suggest
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 run = Named("experiments.core.loop:run")
@@ -49,36 +49,6 @@ class Command:
 def main(experiment: Experiment, arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Command line of an experiment; returns the exit status. root: the folder that holds results/."""
     return report_errors(experiment.target, lambda: run(experiment, read_command(experiment, arguments, root)))
-
-
-def report_errors(target: str, work: Callable[[], int], resumes: bool = True) -> int:
-    """The exit status of `work`. Bad input is one line on stderr and status 2; so are Ctrl-C and SIGTERM, with their own.
-    resumes: whether the same command goes on where it was interrupted."""
-    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    before |= {signal.SIGTERM: signal.signal(signal.SIGTERM, _terminated)}
-    try:
-        return work()
-    except MvssError as error:
-        print(f"{target}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        ended = isinstance(stop, _Terminated)
-        word, status = ("ended by SIGTERM", 143) if ended else ("interrupted", 130)
-        print(
-            f"\n{target}: {word}; the same command {'goes on where it stopped' if resumes else 'starts anew'}", file=sys.stderr
-        )
-        return status
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends as Ctrl-C does: what was begun is taken down in order."""
-
-
-def _terminated(*_: object) -> None:
-    raise _Terminated
 
 
 class _Parser(argparse.ArgumentParser):

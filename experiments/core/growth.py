@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments.core.cli import ROOT, Command, read_command, report_errors
+from experiments.core.cli import ROOT, Command, read_command
 from experiments.core.config import Config
 from experiments.core.places import Experiment
 from experiments.core.scheduler import code_label
 from mvss.presets.estimation import AscentConfig
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.core.cli import ROOT, report_errors
+from experiments.core.cli import ROOT
 from experiments.core.config import Config, Job
 from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
 from experiments.core.pools import tunes
@@ -27,6 +27,7 @@ from experiments.report.rebuild import OVERRIDES, experiment_named
 from experiments.report.tables import is_audit
 from mvss.presets.reader import load_config
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 from mvss.runtime.files import atomic_write_bytes
 from mvss.runtime.locks import locked
 

@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.core.baselines import make_baseline
-from experiments.core.cli import ROOT, read_command, report_errors
+from experiments.core.cli import ROOT, read_command
 from experiments.core.config import Config, Recipe
 from experiments.core.places import Experiment
 from experiments.core.pools import TUNING
@@ -36,6 +36,7 @@ from mvss.baselines.clvm import CLVM
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.metrics.images import psnr
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream

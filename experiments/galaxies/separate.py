@@ -11,7 +11,7 @@ __all__ = ["main"]
 
 import sys
 
-from experiments.core.cli import ROOT, Command, read_command, report_errors
+from experiments.core.cli import ROOT, Command, read_command
 from experiments.core.config import Config, Job, Recipe
 from experiments.core.finished import made_at
 from experiments.core.places import estimate_path, name_of, place_of
@@ -24,6 +24,7 @@ from experiments.galaxies.data.stamps import NOISE
 from experiments.galaxies.data.task import make_task
 from experiments.galaxies.product import joined, make_product, write_product
 from mvss.runtime.errors import MvssError
+from mvss.runtime.exits import report_errors
 from mvss.runtime.locks import locked
 from mvss.runtime.rng import Stream
 

@@ -6,7 +6,7 @@ A^β = r A^γ in every view            only r x^β + x^γ is ever seen
 
 from __future__ import annotations
 
-__all__ = ["unconstrained"]
+__all__ = ["unconstrained", "unseen"]
 
 import itertools
 
@@ -25,16 +25,17 @@ def unconstrained(views: Views) -> list[str]:
     """A line for each such thing."""
     lines = []
     for source in views.sources:
-        unseen, kind = _unseen(views, source)
-        if unseen:
-            lines.append(f"{unseen} {kind} of {source} are seen by no view: there its prior is what it was to begin with")
+        hidden, kind = unseen(views, source)
+        if hidden:
+            lines.append(f"{hidden} {kind} of {source} are seen by no view: there its prior is what it was to begin with")
     for a, b in itertools.combinations(views.sources, 2):
         if _confounded(views, a, b):
             lines.append(f"{a} and {b} are mixed in the same proportion in every view: they cannot be told apart")
     return lines
 
 
-def _unseen(views: Views, source: str) -> tuple[int, str]:
+def unseen(views: Views, source: str) -> tuple[int, str]:
+    """How much of a source no view shows, and of what: directions, or numbers where the source is large."""
     shape = views.shapes[source]
     size = int(torch.Size(shape).numel())
     operators = [_few(views[a].operators[source]) for a in views.showing([source])]

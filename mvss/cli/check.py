@@ -1,0 +1,132 @@
+"""What a mixture is, before anything is learned: counts, what views constrain, and what a fit will take.
+
+How long it takes nobody knows beforehand; how many numbers pass through networks is known.
+"""
+
+from __future__ import annotations
+
+__all__ = ["checked", "in_words"]
+
+import math
+from typing import Any
+
+import psutil
+
+from mvss.em import plan_stages
+from mvss.presets import load_settings
+from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, PosteriorConfig, SplitGibbsConfig
+from mvss.presets.settings import Settings
+from mvss.problem.constraints import unconstrained, unseen
+from mvss.problem.operators import Composition, LinearOperator
+from mvss.problem.stack import Stack
+from mvss.problem.views import View, Views
+from mvss.runtime.memory import ensure_memory
+
+
+def checked(views: Views, preset: str) -> dict[str, Any]:
+    """All of it, as JSON knows it. Raises MvssError where preset and views do not fit."""
+    settings = load_settings(preset)
+    sources = {
+        source: {
+            "shape": list(shape),
+            "observations": sum(len(views[a]) for a in views.showing([source])),
+            "alone_in": [view.name for view in views if view.sources == (source,)],
+        }
+        for source, shape in views.shapes.items()
+    }
+    return {
+        "preset": preset,
+        "views": {view.name: _view(view) for view in views},
+        "sources": sources,
+        "learned_in_order": [list(stage) for stage in views.stages()],
+        "warnings": unconstrained(views),
+        "memory_gib_at_least": _memory(views),
+        "work": _work(views, settings),
+    }
+
+
+def _view(view: View) -> dict[str, Any]:
+    sigma = view.noise.variance(view.y).sqrt()
+    shown = {}
+    for source, operator in view.operators.items():
+        hidden, kind = unseen(Views([view]), source)
+        size = math.prod(operator.source_shape)
+        shown[source] = {"operator": _name(operator), "constrains": size - hidden, "of": size, "kind": kind}
+    return {
+        "observations": len(view),
+        "shape": list(view.observation_shape),
+        "noise": [float(sigma.min()), float(sigma.max())],
+        "sources": shown,
+    }
+
+
+def _name(operator: LinearOperator) -> str:
+    if isinstance(operator, Composition):
+        return f"{_name(operator.outer)} · {_name(operator.inner)}"
+    if isinstance(operator, Stack):
+        return f"stack of {', '.join(map(_name, operator.operators))}"
+    name = {"Dense": "matrix", "BlockAverage": "average", "Convolve": "psf"}.get(type(operator).__name__)
+    each = "" if operator.count is None else " of each"
+    return f"{name or type(operator).__name__.lower()}{each}"
+
+
+def _memory(views: Views) -> float:
+    """GiB that a fit holds at least: what is held now, the observations in units of the fit, and draws in both units. Raises
+    MvssError where that is more than there is."""
+    data = sum(view.y.numel() for view in views)
+    draws = sum(len(view) * math.prod(shape) for view in views for shape in view.shapes.values())
+    more = 8 * (data + 2 * draws)
+    ensure_memory(more, "a fit's copies of observations and draws", "fit fewer observations")
+    return (psutil.Process().memory_info().rss + more) / 2**30
+
+
+def _work(views: Views, settings: Settings) -> dict[str, int]:
+    """laps; draws that networks learn from, in all; draws of observations between laps, and reverse-time steps of each."""
+    closed = settings.prior.network is None
+    learning = [] if closed else [source for source in views.sources if source not in settings.prior.closed]
+    stages = plan_stages(views, settings, learning)
+    each = settings.training.steps * settings.training.batch
+    return {
+        "laps": sum(stage.laps for stage in stages),
+        "trained_on": sum(stage.laps * len(stage.sources) * each for stage in stages),
+        "draws": sum(stage.laps * sum(len(views[a]) for a in stage.views) for stage in stages),
+        "steps_of_a_draw": _steps(settings.posterior),
+    }
+
+
+def _steps(config: PosteriorConfig) -> int:
+    if isinstance(config, ExactConfig):
+        return 0
+    if isinstance(config, SplitGibbsConfig):
+        return config.levels * config.rounds * config.steps
+    if isinstance(config, AmortisedConfig):
+        return config.sampler.steps + _steps(config.others)
+    corrections = config.sampler.corrections if config.sampler.method == "pc" else 0
+    return config.sampler.steps * (1 + corrections) * (config.rounds if isinstance(config, GibbsConfig) else config.passes)
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = []
+    for name, view in found["views"].items():
+        low, high = view["noise"]
+        noise = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        lines.append(f"view {name}: {view['observations']:,} observations of shape {_shape(view['shape'])}, noise {noise}")
+        for source, shown in view["sources"].items():
+            tells = f"constrains {shown['constrains']:,} of {shown['of']:,} {shown['kind']}"
+            lines.append(f"  {source}: {shown['operator']}, {tells}")
+    for source, about in found["sources"].items():
+        alone = f", alone in {', '.join(about['alone_in'])}" if about["alone_in"] else ", never alone"
+        lines.append(f"source {source}: shape {_shape(about['shape'])}, in {about['observations']:,} observations{alone}")
+    lines.append(f"can be learned in order: {', then '.join(' with '.join(stage) for stage in found['learned_in_order'])}")
+    work = found["work"]
+    lines.append(
+        f"preset {found['preset']}: {work['laps']} laps; networks learn from {work['trained_on']:,} draws (with repeats); "
+        f"{work['draws']:,} draws of observations between laps, {work['steps_of_a_draw']} steps each"
+    )
+    lines.append(f"memory of a fit: at least {found['memory_gib_at_least']:.2f} GiB")
+    return "\n".join([*lines, *(f"warning: {line}" for line in found["warnings"])])
+
+
+def _shape(shape: list[int]) -> str:
+    return f"({', '.join(map(str, shape))})"

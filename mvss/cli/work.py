@@ -1,0 +1,128 @@
+"""What commands do, once their words and the YAML are well: what is found, for JSON, and in words."""
+
+from __future__ import annotations
+
+__all__ = ["check_mixture", "fit_mixture", "sample_prior", "score_candidates", "separate_mixture"]
+
+import json
+import math
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvss.cli.check import checked, in_words
+from mvss.io.arrays import Array, read_array
+from mvss.io.located import Located
+from mvss.io.results import write_arrays
+from mvss.io.views import read_views
+from mvss.posteriors.posterior import shown
+from mvss.priors.training import default_accelerator
+from mvss.problem.views import Views
+from mvss.runtime.errors import MvssError
+from mvss.runtime.files import atomic_write_text
+from mvss.runtime.memory import ensure_memory
+from mvss.runtime.progress import Phases
+from mvss.separator import SourceSeparator
+
+Found = tuple[dict[str, Any], str]
+
+
+def check_mixture(mixture: Located, preset: str | None) -> Found:
+    """See `check`. Raises MvssError for what `fit` would refuse at once."""
+    views = read_views(mixture)
+    found = checked(views, preset or usual_preset(views))
+    return found, in_words(found)
+
+
+def usual_preset(views: Views) -> str:
+    """By what sources are."""
+    return "images" if all(len(shape) == 3 for shape in views.shapes.values()) else "vectors"
+
+
+def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> Found:
+    """Learn, and write the model to a folder: what `from_pretrained` reads, report.json, and in fit/ what it goes on from."""
+    views, phases = read_views(mixture), Phases(True)
+    preset = preset or usual_preset(views)
+    model = SourceSeparator(preset)
+    model.fit(views, seed, out / "fit", lambda event: phases.tell(event.phase, event.done), verbose=False)
+    phases.close()
+    model.save_pretrained(out)
+    assert model.report is not None
+    report = {**asdict(model.report), "warnings": model.report.warnings}
+    found = {"model": str(out), "preset": preset, "seed": seed, "report": _plain(report)}
+    atomic_write_text(out / "report.json", json.dumps(found, indent=1) + "\n")
+    return found, f"{model.report}\nmodel: {out}"
+
+
+def separate_mixture(folder: Path, mixture: Located, out: Path, draws: int, seed: int) -> Found:
+    """Draws of every view to a file."""
+    model, views, phases = _model(folder), read_views(mixture), Phases(True)
+    for view in views:
+        with mixture.at("views", view.name):
+            shown(view, model.priors)
+    numbers = sum(len(view) * math.prod(shape) for view in views for shape in view.shapes.values())
+    ensure_memory(8 * numbers * (draws + 2), f"{draws} draws of all observations", "ask for fewer, or split the observations")
+    arrays: dict[str, Array] = {}
+    for place, view in enumerate(views):
+        with mixture.at("views", view.name):
+            found = model.separate(view, draws, seed, partial(_tell, phases, place, len(views)))
+        for source, x in found.items():
+            arrays[f"{view.name}/{source}/draws"] = x.numpy()
+            if draws > 1:
+                arrays[f"{view.name}/{source}/mean"], arrays[f"{view.name}/{source}/sd"] = x.mean(0).numpy(), x.std(0).numpy()
+    phases.close()
+    write_arrays(out, arrays)
+    return _written(out, arrays)
+
+
+def _tell(phases: Phases, place: int, count: int, done: float) -> None:
+    phases.tell("separate", (place + done) / count)
+
+
+def sample_prior(folder: Path, source: str, count: int, out: Path, seed: int) -> Found:
+    """Draws of a prior to a file, under the name of the source."""
+    arrays = {source: _model(folder).sample(source, count, seed).numpy()}
+    write_arrays(out, arrays)
+    return _written(out, arrays)
+
+
+def score_candidates(folder: Path, candidates: str, source: str, out: Path | None) -> Found:
+    """Log densities to a file, or to be said. Candidates may have several axes before those of the source, as draws have."""
+    model = _model(folder)
+    if source not in model.priors:
+        raise MvssError(f"there is no source {source!r}: known are {', '.join(model.sources)}")
+    x, shape = read_array(candidates, Path(), source), model.priors[source].shape
+    if len(shape) == 3 and shape[0] == 1 and x.ndim == 3:
+        x = x[:, None]  # images of one channel
+    if x.ndim <= len(shape) or x.shape[x.ndim - len(shape) :] != shape:
+        raise MvssError(f"{candidates} has shape {x.shape}: candidates of {source} are (N, {', '.join(map(str, shape))})")
+    before = x.shape[: x.ndim - len(shape)]
+    density = model.log_prob(source, torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1, *shape))
+    arrays = {"log_prob": density.detach().numpy().reshape(before)}
+    if out is not None:
+        write_arrays(out, arrays)
+        return _written(out, arrays)
+    return {"log_prob": _plain(arrays["log_prob"].tolist())}, "\n".join(f"{value:.6g}" for value in density.tolist())
+
+
+def _model(folder: Path) -> SourceSeparator:
+    return SourceSeparator.from_pretrained(folder).to(default_accelerator().device)
+
+
+def _written(out: Path, arrays: dict[str, Array]) -> Found:
+    shapes = {name: list(x.shape) for name, x in arrays.items()}
+    lines = [f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items()]
+    return {"out": str(out), "arrays": shapes}, "\n".join([f"{out}:", *(f"  {line}" for line in lines)])
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - nested lists, dictionaries and numbers
+    """As JSON knows it: None for what is no finite number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

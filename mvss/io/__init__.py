@@ -1,0 +1,1 @@
+"""Files in and out: a mixture that a YAML file describes, the arrays that it names, and results."""

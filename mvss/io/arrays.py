@@ -1,0 +1,174 @@
+"""Arrays from files, by the ending of the name.
+
+    a.npy   a.npz[:key]   a.h5[:dataset]   a.fits[:extension]   a.csv   folder of images
+
+h5py, astropy and pillow are imported where a file needs them (`pip install "mvss[files]"`). Nothing in a file is run: arrays
+of Python objects are refused.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ENDINGS", "OPTIONAL", "Array", "read_array", "require"]
+
+import importlib
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvss.presets.reader import suggest
+from mvss.runtime.errors import MvssError
+
+Array = NDArray[Any]
+OPTIONAL = {"h5py": "h5py", "astropy.io.fits": "astropy", "PIL.Image": "pillow"}
+"""Modules of the extra `files`, by what pip calls them."""
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MODES = ("1", "L", "I;16", "I", "F", "RGB")
+"""Kinds of images, as pillow names them, whose numbers are what is seen."""
+
+
+def require(module: str, what: str) -> ModuleType:
+    """One of the optional modules. Raises MvssError which says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MvssError(f'{what} need {OPTIONAL[module]}: pip install "mvss[files]"') from error
+
+
+def read_array(text: str, folder: Path, prefer: str = "") -> Array:
+    """What a file holds. text: its name, from `folder`, and after a colon what is meant in it. prefer: the key that is meant
+    in a file of several, where none is named.
+
+    Raises MvssError where it is missing, cannot be read, has no such part, or holds no numbers.
+    """
+    path, part = _split(text, folder)
+    if path.is_dir():
+        return _images(path)
+    if not path.is_file():
+        raise MvssError(f"there is no file {path}")
+    reader = ENDINGS.get(path.suffix.lower())
+    if reader is None:
+        raise MvssError(f"{path.name}: an array is read from {', '.join(ENDINGS)} or a folder of images")
+    if part and reader in (_npy, _csv):
+        raise MvssError(f"{path.name} holds one array: leave :{part} out")
+    try:
+        found = reader(path, part, prefer)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, TypeError) as error:
+        says = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+        raise MvssError(f"cannot read {path}: {says or type(error).__name__}") from error
+    if found.dtype.kind not in "biuf":
+        raise MvssError(f"{path.name} holds {found.dtype}, no real numbers")
+    return found.astype(found.dtype.newbyteorder("="), copy=False)
+
+
+def _split(text: str, folder: Path) -> tuple[Path, str]:
+    """The file and what follows its ending and a colon; a colon elsewhere is of the name."""
+    path = folder / Path(text).expanduser()
+    name, colon, part = text.rpartition(":")
+    if colon and Path(name).suffix.lower() in ENDINGS and not path.exists():
+        return folder / Path(name).expanduser(), part
+    return path, ""
+
+
+def _npy(path: Path, _: str, __: str) -> Array:
+    found: Array = np.load(path, allow_pickle=False)
+    return found
+
+
+def _npz(path: Path, part: str, prefer: str) -> Array:
+    with np.load(path, allow_pickle=False) as file:
+        found: Array = file[_chosen(path, part, prefer, file.files)]
+    return found
+
+
+def _h5(path: Path, part: str, prefer: str) -> Array:
+    h5py = require("h5py", ".h5 files")
+    with h5py.File(path, "r") as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        found: Array = np.asarray(file[_chosen(path, part.strip("/"), prefer, names)])
+    return found
+
+
+def _fits(path: Path, part: str, prefer: str) -> Array:
+    fits = require("astropy.io.fits", ".fits files")
+    with fits.open(path, memmap=False) as units:
+        images = {hdu.name or str(place): hdu for place, hdu in enumerate(units) if hdu.is_image and hdu.header["NAXIS"]}
+        images = {name.upper(): hdu for name, hdu in images.items()}
+        if part.isdigit() and part not in images and int(part) < len(units):
+            found = units[int(part)].data
+        else:
+            found = images[_chosen(path, part.upper(), prefer.upper(), list(images))].data
+    if found is None or not isinstance(found, np.ndarray):
+        raise MvssError(f"{path.name}: that extension holds no image")
+    return np.array(found)
+
+
+def _csv(path: Path, _: str, __: str) -> Array:
+    """Rows of numbers with commas between; a first line of names is passed over."""
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an empty file, which is told below
+        found: Array = np.loadtxt(
+            path, delimiter=",", skiprows=0 if _numbers(first) else 1, ndmin=2, comments=None, encoding="utf-8-sig"
+        )
+    if not found.size:
+        raise MvssError(f"{path.name} holds no rows")
+    return found
+
+
+def _numbers(line: str) -> bool:
+    try:
+        [float(each) for each in line.split(",")]
+    except ValueError:
+        return False
+    return True
+
+
+ENDINGS: dict[str, Callable[[Path, str, str], Array]] = {
+    ".npy": _npy, ".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".fits": _fits, ".fit": _fits, ".csv": _csv,
+}  # fmt: skip
+"""Readers by ending."""
+
+
+def _chosen(path: Path, part: str, prefer: str, names: Sequence[str]) -> str:
+    """The part that is meant. Raises MvssError where there is none, or several."""
+    if not names:
+        raise MvssError(f"{path.name} holds no array")
+    if part:
+        if part not in names:
+            raise MvssError(f"{path.name} has no {part!r}{suggest(part, names)}")
+        return part
+    if prefer in names:
+        return prefer
+    if len(names) > 1:
+        raise MvssError(f"{path.name} holds several arrays: write {path.name}:KEY, with one of {', '.join(names)}")
+    return names[0]
+
+
+def _images(folder: Path) -> Array:
+    """`(N, channels, height, width)`, in the order of their names, with the numbers that the files hold."""
+    image = require("PIL.Image", "folders of images")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    if not paths:
+        raise MvssError(f"{folder} is a folder without images ({', '.join(IMAGES)})")
+    found: list[Array] = []
+    for path in paths:
+        try:
+            with image.open(path) as opened:
+                if opened.mode not in MODES:
+                    raise MvssError(f"{path}: a {opened.mode} image is not read: save it as grey or RGB")
+                pixels = np.asarray(opened)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise MvssError(f"cannot read {path} as an image") from error
+        pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+        found.append(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
+        if found[-1].shape != found[0].shape:
+            raise MvssError(f"{path} has shape {found[-1].shape}, and {paths[0].name} {found[0].shape}: make them one size")
+    return np.stack(found)

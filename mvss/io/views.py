@@ -1,0 +1,186 @@
+"""Views from what `mixture.yaml` says: data, operators by name, noise.
+
+Shapes are known from the observation: an operator is made for what it gives, and tells what it takes.
+"""
+
+from __future__ import annotations
+
+__all__ = ["read_views"]
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvss.io.arrays import Array, read_array
+from mvss.io.located import Located, Path
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.noise import Diagonal, Isotropic, Noise
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Shape
+from mvss.problem.stack import Stack
+from mvss.problem.views import View, Views
+from mvss.runtime.errors import MvssError
+
+
+def read_views(mixture: Located) -> Views:
+    """All views. Raises MvssError, with file, line and key, where files are missing or do not fit."""
+    files = _Files(mixture, {})
+    views = [_view(files, name) for name in mixture.values["views"]]
+    with mixture.at("views"):
+        return Views(views)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a mixture names, each read once."""
+
+    mixture: Located
+    read: dict[str, Array]
+
+    def array(self, text: str) -> Array:
+        if text not in self.read:
+            self.read[text] = read_array(text, self.mixture.file.parent)
+        return self.read[text]
+
+
+def _view(files: _Files, name: str) -> View:
+    mixture, said = files.mixture, files.mixture.values["views"][name]
+    with mixture.at("views", name, "data"):
+        y = _with_channel(files.array(said["data"]))
+        if y.ndim not in (2, 4) or y.shape[0] == 0:
+            raise MvssError(f"must be (N, numbers), (N, height, width) or (N, channels, height, width), not {y.shape}")
+        if y.dtype == bool:
+            y = y.astype(np.uint8)
+        if not np.isfinite(y).all():
+            raise MvssError("holds NaN or infinite values: write numbers there, and mask them in every source")
+    making = _Operators(files, tuple(y.shape[1:]), len(y))
+    operators = {
+        source: making.operator(operator, making.shape, ("views", name, "sources", source))
+        for source, operator in said["sources"].items()
+    }
+    with mixture.at("views", name, "noise"):
+        noise = _noise(files, said["noise"], making.shape, len(y))
+    with mixture.at("views", name):
+        return View(y, operators, noise, name)
+
+
+def _with_channel(x: Array) -> Array:
+    """Images of one channel have an axis of it."""
+    return x[:, None] if x.ndim == 3 else x
+
+
+def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int) -> Noise:
+    if not isinstance(said, dict):
+        return Isotropic(said)
+    ((kind, text),) = said.items()
+    sigma = files.array(text)
+    if kind == "each":
+        if sigma.size != count or max(sigma.shape) != count:
+            raise MvssError(f"each: {text} has shape {sigma.shape}, not one number for each of {count} observations")
+        return Isotropic(sigma.reshape(count))
+    return Diagonal(_of_each(sigma, shape, count, f"map: {text}"))
+
+
+def _of_each(x: Array, shape: Shape, count: int, what: str) -> Array:
+    """`(N or 1, *shape)`, from that, from one for all `shape`, or from images without their only channel."""
+    plane = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    for known in (shape, plane):
+        if x.shape in (known, (1, *known)):
+            return x.reshape(1, *shape)
+        if x.shape == (count, *known):
+            return x.reshape(count, *shape)
+    raise MvssError(f"{what} has shape {x.shape}, not {shape} or {(count, *shape)}")
+
+
+@dataclass(frozen=True)
+class _Operators:
+    """Operators of one view by their names. shape: of an observation. count: of observations."""
+
+    files: _Files
+    shape: Shape
+    count: int
+
+    def operator(self, said: str | dict[str, Any], shape: Shape, path: Path) -> LinearOperator:
+        """The one that gives `shape`. Raises MvssError at its key."""
+        if isinstance(said, str):
+            return Identity(shape)
+        name = next(name for name in said if name != "mode")
+        value, path = said[name], (*path, name)
+        with self.files.mixture.at(*path):
+            if name == "product":
+                return self._product(value, shape, path)
+            if name == "stack":
+                return self._stack(value, shape, path)
+            if name == "psf":
+                return self._psf(value, said.get("mode", "same"), shape)
+            one: dict[str, Callable[[Any, Shape], LinearOperator]] = {
+                "scale": Scale, "mask": self._mask, "average": self._average, "matrix": self._matrix,
+            }  # fmt: skip
+            return one[name](value, shape)
+
+    def _product(self, parts: Sequence[Any], shape: Shape, path: Path) -> LinearOperator:
+        found = self.operator(parts[0], shape, (*path, 0))
+        for place, part in enumerate(parts[1:], start=1):
+            inner = self.operator(part, found.source_shape, (*path, place))
+            with self.files.mixture.at(*path, place):
+                found = found @ inner
+        return found
+
+    def _stack(self, parts: Sequence[Any], shape: Shape, path: Path) -> LinearOperator:
+        """What files do not tell of the looks' shares of the first axis they share evenly."""
+        known = [self._rows(part) for part in parts]
+        left, open_ = shape[0] - sum(filter(None, known)), known.count(None)
+        if left < 0 or (left % open_ if open_ else left):
+            raise MvssError(
+                f"the first axis of an observation has {shape[0]} numbers, which {len(parts)} looks cannot share so"
+            )
+        rows = [left // open_ if each is None else each for each in known]
+        return Stack(
+            [self.operator(part, (n, *shape[1:]), (*path, k)) for k, (part, n) in enumerate(zip(parts, rows, strict=True))]
+        )
+
+    def _rows(self, said: str | dict[str, Any]) -> int | None:
+        """Length of the first axis of what it gives, if the file of a matrix tells."""
+        if isinstance(said, str):
+            return None
+        if "matrix" in said:
+            return int(self.files.array(said["matrix"]).shape[-2])
+        for part in said.get("product", ()):
+            if part != "identity" and "scale" not in part:  # which give what they take
+                return self._rows(part)
+        return None
+
+    def _mask(self, text: str, shape: Shape) -> LinearOperator:
+        mask = self.files.array(text)
+        if not np.isin(mask, (0, 1)).all():
+            raise MvssError(f"{text} must hold 1 (measured) and 0 alone")
+        return Mask(_of_each(mask == 1, shape, self.count, text))
+
+    def _average(self, factor: int, shape: Shape) -> LinearOperator:
+        if len(shape) != 3:
+            raise MvssError(f"average is of images, and here are {shape}")
+        return BlockAverage((shape[0], factor * shape[1], factor * shape[2]), factor)
+
+    def _matrix(self, text: str, shape: Shape) -> LinearOperator:
+        matrix = Dense(self.files.array(text))
+        if matrix.observation_shape != shape:
+            raise MvssError(f"{text} gives {matrix.observation_shape[0]} numbers, where {_shown(shape)} are wanted")
+        if matrix.count not in (None, self.count):
+            raise MvssError(f"{text} holds {matrix.count} matrices for {self.count} observations")
+        return matrix
+
+    def _psf(self, text: str, mode: str, shape: Shape) -> LinearOperator:
+        kernel = torch.from_numpy(np.asarray(self.files.array(text), dtype=np.float64))
+        if len(shape) != 3:
+            raise MvssError(f"psf is of images, and here are {shape}")
+        if kernel.ndim != 2:
+            raise MvssError(f"{text} must be (height, width), not {tuple(kernel.shape)}")
+        more = [size - 1 if mode == "valid" else 0 for size in kernel.shape]
+        return Convolve((shape[0], shape[1] + more[0], shape[2] + more[1]), kernel, mode)
+
+
+def _shown(shape: Shape) -> str:
+    return str(math.prod(shape)) if len(shape) == 1 else str(shape)

@@ -1,0 +1,120 @@
+"""Arrays from files of every kind, and results to files of every ending, read back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvss.io.arrays import read_array
+from mvss.io.results import check_ending, write_arrays
+from mvss.runtime.errors import MvssError
+
+X = np.random.default_rng(0).normal(size=(5, 2, 3))
+NAMED = {"both/a/draws": X, "both/b/draws": X[:, 0], "both/b/sd": np.abs(X[0])}
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".fits"])
+def test_results_are_read_back_as_they_were_written(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "new" / f"out{ending}"
+    write_arrays(path, NAMED)
+    write_arrays(path, NAMED)  # in place of the first
+    for name, values in NAMED.items():
+        found = read_array(f"out{ending}:{name}", path.parent)
+        assert found.dtype == np.float64 and found.dtype.isnative
+        np.testing.assert_array_equal(found, values)
+    np.testing.assert_array_equal(read_array(f"out{ending}", path.parent, "both/b/sd"), NAMED["both/b/sd"])
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    with pytest.raises(MvssError, match=r"has no 'nothing': allowed: |has no 'NOTHING': allowed: "):
+        read_array(f"out{ending}:nothing", path.parent)
+
+
+def test_what_fails_midway_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "out.fits", NAMED)
+    before = (tmp_path / "out.fits").read_bytes()
+    with pytest.raises(MvssError, match=r"write \.npz or \.h5"):
+        write_arrays(tmp_path / "out.fits", {"a": X, "A": X})
+    assert (tmp_path / "out.fits").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_endings_that_are_not_written_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MvssError, match=r"out\.zarr: results are written as \.npz, \.h5, \.fits"):
+        check_ending("out.zarr")
+    with pytest.raises(MvssError, match="is a folder: name a file"):
+        (tmp_path / "out.npz").mkdir()
+        check_ending(tmp_path / "out.npz")
+    for module, ending in (("h5py", ".h5"), ("astropy.io.fits", ".fits")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MvssError, match=rf'{ending} files need {module.partition(".")[0]}: pip install "mvss\[files\]"'):
+            check_ending(f"out{ending}")
+    check_ending("out.npz")
+
+
+@pytest.mark.parametrize("names", ["", "u, v\n"])
+def test_rows_of_a_csv_with_and_without_names(tmp_path: Path, names: str) -> None:
+    (tmp_path / "a.csv").write_text(f"\ufeff{names}1, 2.5\n-3e-1,4\n", encoding="utf-8")
+    assert read_array("a.csv", tmp_path).tolist() == [[1.0, 2.5], [-0.3, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "holds no rows"), ("u,v\n", "holds no rows"), ("1,2\n3\n", "cannot read"), ("1,2\n3,\n", "cannot read")],
+)
+def test_a_csv_with_holes_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(MvssError, match=says):
+        read_array("a.csv", tmp_path)
+
+
+def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
+    from PIL import Image
+
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for name, values in (("b.png", grey), ("a.png", 2 * grey)):
+        Image.fromarray(values).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    found = read_array(str(tmp_path), Path())
+    assert found.shape == (2, 1, 3, 4)
+    np.testing.assert_array_equal(found[:, 0], [2 * grey, grey])
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "c.png")
+    with pytest.raises(MvssError, match=r"c\.png has shape \(3, 3, 4\), and a\.png \(1, 3, 4\)"):
+        read_array(str(tmp_path), Path())
+    Image.fromarray(np.zeros((3, 4, 4), np.uint8)).save(tmp_path / "c.png")
+    with pytest.raises(MvssError, match="a RGBA image is not read: save it as grey or RGB"):
+        read_array(str(tmp_path), Path())
+    (tmp_path / "c.png").write_bytes(b"none")
+    with pytest.raises(MvssError, match=r"cannot read .*c\.png as an image"):
+        read_array(str(tmp_path), Path())
+
+
+def test_the_only_array_of_a_file_needs_no_name(tmp_path: Path) -> None:
+    import h5py
+    from astropy.io import fits
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["deep/down"] = X
+    fits.writeto(tmp_path / "a.fits", X.astype(">f4"))
+    np.testing.assert_array_equal(read_array("a.h5", tmp_path), X)
+    np.testing.assert_array_equal(read_array("a.h5:/deep/down", tmp_path), X)
+    np.testing.assert_array_equal(read_array("a.fits", tmp_path), X.astype(np.float32))
+    np.testing.assert_array_equal(read_array("a.fits:0", tmp_path), X.astype(np.float32))
+    np.save(tmp_path / "a.csv:b.npy", X)  # a colon in a name
+    np.testing.assert_array_equal(read_array("a.csv:b.npy", tmp_path), X)
+    np.save(tmp_path / "a.npy", X)
+    with pytest.raises(MvssError, match=r"a\.npy holds one array: leave :x out"):
+        read_array("a.npy:x", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.fits", "a.csv"])
+def test_what_is_damaged_or_no_number_is_told_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x80nothing of the kind" * 9)
+    with pytest.raises(MvssError, match=rf"cannot read .*{name}|{name} holds no"):
+        read_array(name, tmp_path)
+    np.save(tmp_path / "text.npy", np.array(["a", "b"]))
+    with pytest.raises(MvssError, match="no real numbers"):
+        read_array("text.npy", tmp_path)
+    (tmp_path / "a.txt").write_text("1")
+    with pytest.raises(MvssError, match=r"a\.txt: an array is read from \.npy, "):
+        read_array("a.txt", tmp_path)

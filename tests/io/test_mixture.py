@@ -1,0 +1,162 @@
+"""What `mixture.yaml` may say, and how it is told what it may not: in one line, with file, line and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from jsonschema import Draft202012Validator
+
+from mvss.cli import program
+from mvss.io.mixture import read_mixture, schema
+from mvss.io.views import read_views
+from mvss.runtime.errors import MvssError
+
+VIEW = "views:\n  both:\n    data: y.npy\n    sources: {a: identity}\n    noise: 0.1\n"
+
+
+def with_line(line: str, instead: str) -> str:
+    """The mixture above, with another line in place of the one that begins so."""
+    lines = [line if old.strip().startswith(instead) else old for old in VIEW.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def noise(text: str) -> str:
+    return with_line(f"    noise: {text}", "noise")
+
+
+def source(text: str, data: str = "y.npy") -> str:
+    return with_line(f"    sources: {{a: {text}}}", "sources").replace("y.npy", data)
+
+
+A = "views.both.sources.a"
+BAD = {
+    "empty": ("", 1, "", "holds nothing: it needs views"),
+    "no mapping": ("- a\n", 1, "", "must be a group of keys, not a list"),
+    "no view": ("views: {}\n", 1, "views", "must not be empty"),
+    "two documents": (VIEW + "---\n" + VIEW, 6, "", "expected a single document"),
+    "a tab": ("views:\n\tboth: 1\n", 2, "", "found character '\\t' that cannot start any token"),
+    "a bracket": ("views: [1\n", 2, "", "expected ',' or ']'"),
+    "unknown key above": (VIEW + "seed: 0\n", 6, "seed", "is no key that is known: allowed: views"),
+    "unknown key": (VIEW + "    nois: 0.1\n", 6, "views.both.nois", "did you mean 'noise'?"),
+    "key twice": (VIEW + "    noise: 0.2\n", 6, "views.both.noise", "is there twice, first in line 5"),
+    "a key that is no text": ("views:\n  1: {}\n", 2, "views.1", "a key must be text: put it in quotes"),
+    "a key that is yes": ("views:\n  yes: {}\n", 2, "views.yes", "a key must be text: put it in quotes"),
+    "a name with a slash": ("views:\n  a/b: {}\n", 2, "views.a/b", "must be a name of letters"),
+    "a tag": (noise("!!python/object/apply:os.getcwd []"), 5, "views.both.noise", "is not read: write plain values"),
+    "an alias": ("views: &v\n  both: *v\n", 2, "", "aliases are not read"),
+    "nothing there": (with_line("    data:", "data"), 3, "views.both.data", "must be text, not nothing"),
+    "no noise": (VIEW.replace("    noise: 0.1\n", ""), 2, "views.both", "needs noise"),
+    "noise below zero": (noise("-0.1"), 5, "views.both.noise", "must be positive, not -0.1"),
+    "noise without end": (noise(".inf"), 5, "views.both.noise", "must be a finite number, not .inf"),
+    "noise as text": (noise("little"), 5, "views.both.noise", "must be a number or a group of keys, not 'little'"),
+    "noise of another shape": (noise("{map: a.npy}"), 5, "views.both.noise", "a.npy has shape (4, 3), not (3,) or (6, 3)"),
+    "noise of too many": (noise("{each: y.npy}"), 5, "views.both.noise", "not one number for each of 6 observations"),
+    "noise in a file below zero": (noise("{each: minus.npy}"), 5, "views.both.noise", "must be positive and finite"),
+    "no such file": (with_line("    data: x.npy", "data"), 3, "views.both.data", "there is no file"),
+    "no such ending": (with_line("    data: x.txt", "data"), 3, "views.both.data", "there is no file"),
+    "no such key in a file": (with_line("    data: z.npz:yy", "data"), 3, "views.both.data", "has no 'yy': did you mean 'y'?"),
+    "a key is needed": (with_line("    data: z.npz", "data"), 3, "views.both.data", "write z.npz:KEY, with one of y, z"),
+    "a file of objects": (with_line("    data: objects.npy", "data"), 3, "views.both.data", "cannot read"),
+    "a file that is damaged": (with_line("    data: half.npy", "data"), 3, "views.both.data", "cannot read"),
+    "data with NaN": (with_line("    data: nan.npy", "data"), 3, "views.both.data", "holds NaN"),
+    "data of one axis": (with_line("    data: minus.npy", "data"), 3, "views.both.data", "must be (N, numbers)"),
+    "no source": (with_line("    sources: {}", "sources"), 4, "views.both.sources", "must not be empty"),
+    "unknown operator": (source("identiti"), 4, A, "did you mean 'identity'?"),
+    "unknown operator with a value": (source("{scal: 2}"), 4, f"{A}.scal", "did you mean 'scale'?"),
+    "scale as text": (source("{scale: much}"), 4, f"{A}.scale", "must be a number, not 'much'"),
+    "scale of zero": (source("{scale: 0}"), 2, "views.both", "the operator of a is zero"),
+    "average of half": (source("{average: 0.5}"), 4, f"{A}.average", "must be a whole number, not 0.5"),
+    "average of vectors": (source("{average: 2}"), 4, f"{A}.average", "average is of images"),
+    "two operators at once": (source("{scale: 1, matrix: a.npy}"), 4, A, "are two operators: write product"),
+    "a mode of nothing": (source("{mode: same}"), 4, A, "mode is of a psf"),
+    "another mode": (source("{psf: k.npy, mode: sam}"), 4, f"{A}.mode", "did you mean 'same'?"),
+    "an even psf": (source("{psf: a.npy}", "image.npy"), 4, f"{A}.psf", "with odd h and w"),
+    "a mask of numbers": (source("{mask: y.npy}"), 4, f"{A}.mask", "must hold 1 (measured) and 0 alone"),
+    "a matrix that does not fit": (source("{matrix: wide.npy}"), 4, f"{A}.matrix", "gives 2 numbers, where 3 are wanted"),
+    "matrices of others": (source("{matrix: four.npy}"), 4, f"{A}.matrix", "holds 4 matrices for 6 observations"),
+    "a product of one": (source("{product: [identity]}"), 4, f"{A}.product", "needs at least 2 operators"),
+    "deep in a product": (source("{product: [identity, {scale: x}]}"), 4, f"{A}.product[1].scale", "must be a number"),
+    "looks that share nothing": (source("{stack: [identity, identity]}"), 4, f"{A}.stack", "2 looks cannot share"),
+    "shapes of a source differ": (
+        VIEW + VIEW.partition("\n")[2].replace("both", "other").replace("y.npy", "image.npy"), 1, "views",
+        "a has shape (1, 8, 8) here, and (3,) in another view",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    numbers = np.random.default_rng(0)
+    y = numbers.normal(size=(6, 3))
+    arrays = {"y": y, "a": np.ones((4, 3)), "minus": -np.ones(6), "nan": np.where(y > 0, y, np.nan), "k": np.ones((3, 3)) / 9}
+    arrays |= {"wide": np.ones((2, 4)), "four": np.ones((4, 3, 3)), "image": numbers.normal(size=(6, 8, 8))}
+    arrays |= {"sigma": np.full(6, 0.2), "sigmas": np.full((8, 8), 0.3), "mask": np.arange(64).reshape(8, 8) > 3}
+    for name, values in arrays.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    (tmp_path / "half.npy").write_bytes((tmp_path / "y.npy").read_bytes()[:-20])
+    np.savez(tmp_path / "z.npz", y=y, z=y)
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", list(BAD))
+def test_what_is_wrong_is_told_in_one_line_with_file_line_and_key(folder: Path, case: str) -> None:
+    text, line, key, says = BAD[case]
+    path = folder / "mixture.yaml"
+    path.write_text(text)
+    done = CliRunner().invoke(program, ["check", str(path)])
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    (told,) = done.stderr.splitlines()
+    assert told.startswith(f"mvss: {path}:{line}: {key}: " if key else f"mvss: {path}:{line}: ")
+    assert says in told
+
+
+def test_a_file_that_is_no_text_is_told_with_its_line(folder: Path) -> None:
+    path = folder / "mixture.yaml"
+    path.write_bytes(b"views:\n  a\xff: 1\n")
+    with pytest.raises(MvssError, match=r"mixture.yaml:2: no text in UTF-8"):
+        read_mixture(path)
+    with pytest.raises(MvssError, match=r"cannot read .*nowhere.yaml"):
+        read_mixture(folder / "nowhere.yaml")
+    path.write_text("[" * 5000)
+    with pytest.raises(MvssError, match=r"mixture.yaml:1: nested too deeply"):
+        read_mixture(path)
+
+
+def test_every_operator_and_noise_is_what_its_name_says(folder: Path) -> None:
+    path = folder / "mixture.yaml"
+    path.write_text("""\
+views:
+  sky:
+    data: image.npy
+    sources:
+      sky: {product: [{mask: mask.npy}, {scale: -2e0}]}
+      spot: {psf: k.npy}
+      fine: {average: 2}
+      wide: {psf: k.npy, mode: valid}
+    noise: {map: sigmas.npy}
+  twice:
+    data: z.npz:y
+    sources: {line: {stack: [{matrix: row.npy}, {product: [{scale: 2}, {matrix: wide.npy}]}]}}
+    noise: {each: sigma.npy}
+""")
+    np.save(folder / "row.npy", np.arange(4.0)[None])
+    sky, twice = read_views(read_mixture(path))
+    assert sky.y.shape == (6, 1, 8, 8)
+    assert sky.shapes == {"sky": (1, 8, 8), "spot": (1, 8, 8), "fine": (1, 16, 16), "wide": (1, 10, 10)}
+    x = torch.ones(6, 1, 8, 8)
+    masked = sky.operators["sky"].forward(x)
+    assert float(masked.min()) == -2.0 and int((masked == 0).sum()) == 6 * 4
+    assert float(sky.noise.variance(sky.y).mean()) == pytest.approx(0.09)
+    assert twice.operators["line"].forward(torch.ones(6, 4)).tolist()[0] == [6.0, 8.0, 8.0]
+    assert twice.noise.variance(twice.y).shape == (6, 3)
+
+
+def test_the_schema_is_valid_and_closed() -> None:
+    Draft202012Validator.check_schema(schema())
+    groups = [schema(), *(schema()["$defs"][name] for name in ("view", "noise", "named"))]
+    assert all(group["additionalProperties"] is False for group in groups)

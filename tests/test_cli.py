@@ -1,0 +1,254 @@
+"""The command line on a tiny mixture of vectors: what it says, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from textwrap import dedent
+
+import click
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny_separators import VECTORS, vectors
+
+from mvss import SourceSeparator
+from mvss.cli import program
+from mvss.io.arrays import read_array
+from mvss.io.results import write_arrays
+from mvss.presets.reader import save_config
+
+ROOT = Path(__file__).parent.parent
+MIXTURE = """\
+views:
+  first: {data: first.npy, sources: {a: {matrix: matrices.npz:own}}, noise: 1e-1}
+  both:
+    data: both.csv
+    sources: {a: {matrix: matrices.npz:shared}, b: {matrix: matrices.npz:other}}
+    noise: {each: sigma.npy}
+"""
+
+
+def write_mixture(folder: Path) -> Path:
+    """The tiny vectors as files."""
+    first, both = vectors().views
+    np.save(folder / "first.npy", first.y.numpy())
+    np.savetxt(folder / "both.csv", both.y.numpy(), delimiter=",", header="u,v", comments="")
+    own, shared, other = (v.operators[s].matrix.numpy() for v, s in ((first, "a"), (both, "a"), (both, "b")))
+    np.savez(folder / "matrices.npz", own=own, shared=shared, other=other)
+    np.save(folder / "sigma.npy", np.full(len(both), 0.2))
+    (folder / "mixture.yaml").write_text(MIXTURE)
+    save_config(VECTORS, folder / "tiny.yaml")
+    return folder
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(program, [str(word) for word in words])
+
+
+def said(*words: object) -> dict[str, object]:
+    """The one object that a command prints with --json."""
+    done = call(*words, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture and the model of its fit."""
+    home = write_mixture(tmp_path_factory.mktemp("mixture"))
+    done = call("fit", home / "mixture.yaml", "--out", home / "model", "--preset", home / "tiny.yaml")
+    assert done.exit_code == 0, done.output
+    assert "chi2 per number: first" in done.stdout and "laps:" in done.stderr
+    return home
+
+
+def test_check_says_what_is_there_and_what_it_takes(folder: Path) -> None:
+    found = said("check", folder / "mixture.yaml", "--preset", folder / "tiny.yaml")
+    assert found["sources"]["b"] == {"shape": [2], "observations": 30, "alone_in": []}
+    assert found["sources"]["a"]["alone_in"] == ["first"] and found["learned_in_order"] == [["a"], ["b"]]
+    shown = found["views"]["both"]["sources"]["a"]
+    assert shown == {"operator": "matrix", "constrains": 2, "of": 3, "kind": "directions"}
+    # 2 laps × 2 sources × 4 steps of 8 draws; 2 laps × 70 observations; 2 steps of predictor and corrector
+    assert found["work"] == {"laps": 2, "trained_on": 128, "draws": 140, "steps_of_a_draw": 4}
+    assert 0 < found["memory_gib_at_least"] < 8 and found["warnings"] == []
+    text = call("check", folder / "mixture.yaml").stdout
+    assert "source b: shape (2), in 30 observations, never alone" in text and "preset vectors: 3 laps" in text
+
+
+def test_check_warns_of_what_views_do_not_tell(folder: Path) -> None:
+    (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: identity, b: {scale: 2}}, noise: 0.1}\n")
+    done = call("check", folder / "blind.yaml")
+    assert done.exit_code == 0 and "warning: a and b are mixed in the same proportion in every view" in done.stdout
+    np.save(folder / "narrow.npy", np.array([[1.0, 0.0], [1.0, 0.0]]))
+    (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: {matrix: narrow.npy}}, noise: 0.1}\n")
+    assert "1 directions of a are seen by no view" in said("check", folder / "blind.yaml")["warnings"][0]
+
+
+def test_fit_is_that_of_the_library_and_its_command_goes_on(folder: Path) -> None:
+    model = SourceSeparator.from_pretrained(folder / "model")
+    report = json.loads((folder / "model" / "report.json").read_text())
+    views = vectors().views
+    again = SourceSeparator(VECTORS).fit(views, verbose=False)
+    assert [each["chi2"] for each in report["report"]["views"]] == pytest.approx([v.chi2 for v in again.report.views])
+    assert model.sample("a", 3).shape == (3, 3)
+    state = folder / "model" / "fit" / "em.safetensors"
+    before = state.stat()
+    found = said("fit", folder / "mixture.yaml", "--out", folder / "model", "--preset", folder / "tiny.yaml")
+    assert found["report"]["views"] == report["report"]["views"]
+    assert state.stat().st_mtime_ns == before.st_mtime_ns  # no lap again
+    other = call("fit", folder / "mixture.yaml", "--out", folder / "model", "--preset", folder / "tiny.yaml", "--seed", 1)
+    assert other.exit_code == 2 and "is of a run with other" in other.stderr and "Traceback" not in other.output
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".fits"])
+def test_what_is_separated_is_what_the_library_draws(folder: Path, ending: str) -> None:
+    out = folder / f"separated{ending}"
+    found = said("separate", folder / "model", folder / "mixture.yaml", "--draws", 2, "--out", out)
+    assert found["arrays"]["both/b/draws"] == [2, 30, 2] and len(found["arrays"]) == 9
+    read = {name: read_array(f"{out}:{name}", Path()) for name in found["arrays"]}
+    draws = SourceSeparator.from_pretrained(folder / "model").separate(vectors().views[1], 2)
+    for source, x in draws.items():
+        np.testing.assert_allclose(read[f"both/{source}/draws"], x.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(read[f"both/{source}/sd"], x.std(0).numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(read[f"both/{source}/mean"], x.mean(0).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_draws_of_a_prior_are_scored(folder: Path) -> None:
+    prior, out = folder / "prior.npz", folder / "score.h5"
+    assert said("sample", folder / "model", "--source", "a", "-n", 5, "--out", prior)["arrays"] == {"a": [5, 3]}
+    lines = call("score", folder / "model", prior, "--source", "a").stdout.splitlines()
+    assert said("score", folder / "model", prior, "--source", "a", "--out", out)["arrays"] == {"log_prob": [5]}
+    with h5py.File(out) as file:
+        assert [float(line) for line in lines] == pytest.approx(list(file["log_prob"]), rel=1e-4)
+    assert said("score", folder / "model", prior, "--source", "a")["log_prob"] == pytest.approx(
+        list(map(float, lines)), rel=1e-4
+    )
+    np.save(folder / "several.npy", np.zeros((4, 2, 3)))
+    assert np.shape(said("score", folder / "model", folder / "several.npy", "--source", "a")["log_prob"]) == (4, 2)
+
+
+def test_the_mixture_of_the_readme_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
+    (tmp_path / "mixture.yaml").write_text(dedent(block))
+    images = np.random.default_rng(0).normal(size=(4, 8, 8))
+    np.save(tmp_path / "alone.npy", images)
+    np.save(tmp_path / "sigma.npy", np.full((8, 8), 0.1))
+    write_arrays(tmp_path / "both.h5", {"stamps": images, "other": images})
+    write_arrays(tmp_path / "psf.fits", {"psf": np.ones((3, 3)) / 9})
+    found = said("check", tmp_path / "mixture.yaml")
+    assert found["preset"] == "images" and found["sources"]["target"]["shape"] == [1, 8, 8]
+    assert found["views"]["both"]["sources"]["target"]["operator"] == "psf"
+    for command in re.findall(r"`mvss (\w+)", text):
+        assert command in program.commands
+
+
+WRONG = {
+    "chek mixture.yaml": "No such command 'chek'",
+    "check": "Missing argument 'MIXTURE'",
+    "check mixture.yaml --sed 1": "No such option '--sed'",
+    "check nowhere.yaml": "cannot read nowhere.yaml: No such file or directory",
+    "check mixture.yaml --preset cpus": "unknown preset 'cpus'",
+    "fit mixture.yaml": "Missing option '--out'",
+    "fit mixture.yaml --out model --seed x": "'x' is not a valid integer range",
+    "fit bad.yaml --out model": "bad.yaml:1: views: must not be empty",
+    "separate model mixture.yaml --out a.zarr": "a.zarr: results are written as .npz, .h5, .fits",
+    "separate model mixture.yaml --out a.npz --draws 0": "0 is not in the range x>=1",
+    "sample model --source a -n many --out a.npz": "'many' is not a valid integer range",
+    "score model a.npz --source a --out a.csv": "a.csv: results are written as",
+}
+
+
+def test_a_wrong_command_is_refused_in_one_line_before_anything_slow_is_imported(tmp_path: Path) -> None:
+    write_mixture(tmp_path)
+    (tmp_path / "bad.yaml").write_text("views: {}\n")
+    script = f"""
+import sys
+from mvss.cli import program
+for words in {list(WRONG)}:
+    try:
+        program(words.split(), prog_name="mvss")
+    except SystemExit as end:
+        assert end.code == 2, (words, end.code)
+print({{"torch", "scipy", "h5py", "astropy"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+    told = done.stderr.splitlines()
+    assert len(told) == len(WRONG), done.stderr
+    for line, says in zip(told, WRONG.values(), strict=True):
+        assert line.startswith("mvss: ") and says in line
+
+
+LATER = {
+    "separate {home}/nowhere {home}/mixture.yaml --out {home}/a.npz": "holds no readable separator.json",
+    "separate {home}/model {home}/others.yaml --out {home}/a.npz": "others.yaml:2: views.v: v shows c, which was not learned",
+    "sample {home}/model --source c --out {home}/a.npz": "there is no source 'c': known are a, b",
+    "score {home}/model {home}/first.npy --source a": "has shape (40, 2): candidates of a are (N, 3)",
+    "score {home}/model {home}/nowhere.npy --source a": "there is no file",
+    "score {home}/model {home}/prior.npz --source c": "there is no source 'c'",
+    "check {home}/mixture.yaml --preset {home}/stages.yaml": "fewer than the 2 stages",
+}
+
+
+@pytest.mark.parametrize("words", list(LATER))
+def test_what_model_and_files_do_not_hold_is_told_in_one_line(folder: Path, words: str) -> None:
+    (folder / "others.yaml").write_text("views:\n  v: {data: first.npy, sources: {c: identity}, noise: 1}\n")
+    (folder / "stages.yaml").write_text("em: {stages: sequential, laps: [1]}\n")
+    done = call(*words.format(home=folder).split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mvss: ") and LATER[words] in line
+    assert not (folder / "a.npz").exists()
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_installed_command_ends_on_ctrl_c_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, name = scripts["mvss"].partition(":")
+    write_mixture(tmp_path)
+    tiny = (tmp_path / "tiny.yaml").read_text()
+    assert "laps: 2\n" in tiny
+    (tmp_path / "longer.yaml").write_text(tiny.replace("laps: 2\n", "laps: 60\n"))
+    command = [sys.executable, "-c", f"import sys; from {module} import {name}; sys.exit({name}())"]
+    words = ["fit", "mixture.yaml", "--out", "model", "--preset", "longer.yaml", "--json"]
+    with subprocess.Popen(
+        [*command, *words], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 60
+        while not (tmp_path / "model" / "fit" / "em.safetensors").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, told = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert "mvss: interrupted; the same command goes on where it stopped" in told and "Traceback" not in told
+    assert not (tmp_path / "model" / "separator.json").exists()
+    monkeypatch.chdir(tmp_path)
+    assert len(said(*words[:-1])["report"]["laps"]) == 60
+
+
+def test_every_command_has_json_and_words_for_each_option() -> None:
+    for command in program.commands.values():
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        assert "--json" in {name for each in options for name in each.opts}
+        assert command.help and all(each.help for each in options)
+
+
+def test_the_shell_completes_commands() -> None:
+    done = CliRunner(env={"_MVSS_COMPLETE": "bash_complete", "COMP_WORDS": "mvss s", "COMP_CWORD": "1"}).invoke(
+        program, [], prog_name="mvss"
+    )
+    assert done.exit_code == 0 and {"plain,sample", "plain,score", "plain,separate"} == set(done.stdout.split())
