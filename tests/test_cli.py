@@ -89,6 +89,7 @@ def test_check_warns_of_what_views_do_not_tell(folder: Path) -> None:
     (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: identity, b: {scale: 2}}, noise: 0.1}\n")
     done = call("check", folder / "blind.yaml")
     assert done.exit_code == 0 and "warning: a and b are mixed in the same proportion in every view" in done.stdout
+    assert "a fit by em may refuse them" in call("check", folder / "blind.yaml", "--preset", "images").stdout
     np.save(folder / "narrow.npy", np.array([[1.0, 0.0], [1.0, 0.0]]))
     (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: {matrix: narrow.npy}}, noise: 0.1}\n")
     assert "1 directions of a are seen by no view" in said("check", folder / "blind.yaml")["warnings"][0]

@@ -14,6 +14,7 @@ import psutil
 
 from mvss.em import plan_stages
 from mvss.presets import load_settings
+from mvss.presets.estimation import MixtureEMConfig
 from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, PosteriorConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
 from mvss.problem.constraints import unconstrained, unseen
@@ -39,10 +40,22 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
         "views": {view.name: _view(view) for view in views},
         "sources": sources,
         "learned_in_order": [list(stage) for stage in views.stages()],
-        "warnings": unconstrained(views),
+        "warnings": [*unconstrained(views), *_never_apart(views, settings)],
         "memory_gib_at_least": _memory(views),
         "work": _work(views, settings),
     }
+
+
+def _never_apart(views: Views, settings: Settings) -> list[str]:
+    """Sources that estimation by EM has no place to begin at."""
+    if not isinstance(settings.estimation, MixtureEMConfig):
+        return []
+    return [
+        f"{' and '.join(stage)} are seen together wherever they are seen: a fit by em may refuse them, one by ascent "
+        "(preset vectors) does not"
+        for stage in views.stages()
+        if len(stage) > 1 and not any(len(set(stage) & set(view.sources)) == 1 for view in views)
+    ]
 
 
 def _view(view: View) -> dict[str, Any]:

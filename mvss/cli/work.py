@@ -20,8 +20,11 @@ from mvss.io.located import Located
 from mvss.io.results import write_arrays
 from mvss.io.views import read_views
 from mvss.posteriors.posterior import shown
+from mvss.presets import load_settings
+from mvss.presets.estimation import MixtureEMConfig
 from mvss.priors.training import default_accelerator
-from mvss.problem.views import Views
+from mvss.problem.shared_view import SharedView
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import ensure_memory
@@ -33,21 +36,37 @@ Found = tuple[dict[str, Any], str]
 
 def check_mixture(mixture: Located, preset: str | None) -> Found:
     """See `check`. Raises MvssError for what `fit` would refuse at once."""
-    views = read_views(mixture)
-    found = checked(views, preset or usual_preset(views))
+    views, preset = _suited(mixture, preset)
+    found = checked(views, preset)
     return found, in_words(found)
 
 
-def usual_preset(views: Views) -> str:
-    """By what sources are."""
-    return "images" if all(len(shape) == 3 for shape in views.shapes.values()) else "vectors"
+def _suited(mixture: Located, preset: str | None) -> tuple[Views, str]:
+    """Views, and the preset that was asked for or that is usual. Raises MvssError where one cannot learn from the other."""
+    views = read_views(mixture)
+    images = all(len(shape) == 3 for shape in views.shapes.values())
+    preset = preset or ("images" if images else "vectors")
+    if isinstance(load_settings(preset).estimation, MixtureEMConfig):
+        for view in views:
+            with mixture.at("views", view.name):
+                _require_shared(view, preset)
+    return views, preset
+
+
+def _require_shared(view: View, preset: str) -> None:
+    try:
+        SharedView.of(view)
+    except MvssError as error:
+        raise MvssError(
+            f"preset {preset} needs one operator and one noise for all observations of a view, but for a mask that is the "
+            "same, and comes last, for all of its sources; small sources under others are learned by --preset vectors"
+        ) from error
 
 
 def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> Found:
     """Learn, and write the model to a folder: what `from_pretrained` reads, report.json, and in fit/ what it goes on from."""
-    views, phases = read_views(mixture), Phases(True)
-    preset = preset or usual_preset(views)
-    model = SourceSeparator(preset)
+    views, preset = _suited(mixture, preset)
+    model, phases = SourceSeparator(preset), Phases(True)
     model.fit(views, seed, out / "fit", lambda event: phases.tell(event.phase, event.done), verbose=False)
     phases.close()
     model.save_pretrained(out)

@@ -52,7 +52,7 @@ class Located:
         known = path
         while known and known not in self.lines:
             known = known[:-1]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in path).lstrip(".")
         line = " ".join(str(message).split())
         return MvssError(f"{self.file}:{self.lines.get(known, 1)}: {f'{key}: ' if key else ''}{line}")
 
@@ -65,6 +65,11 @@ class Located:
             raise
         except MvssError as error:
             raise _AtKey(str(self.error(path, str(error)))) from error
+
+
+def _shown(key: str) -> str:
+    """A key, in one line."""
+    return key if key.isprintable() else repr(key)
 
 
 class _AtKey(MvssError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = ["check_ending", "write_arrays"]
 
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,12 +22,16 @@ Arrays = Mapping[str, Array]
 
 
 def check_ending(path: Path | str) -> None:
-    """Before work is done for a file: raises MvssError where its ending cannot be written here, or a folder has its name."""
+    """Before work is done for a file: raises MvssError where its ending cannot be written here, a folder has its name, or its
+    folder takes no files."""
     path = Path(path)
     if path.suffix.lower() not in WRITERS:
         raise MvssError(f"{path}: results are written as {', '.join(WRITERS)}")
     if path.is_dir():
         raise MvssError(f"{path} is a folder: name a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise MvssError(f"cannot write {path}: {above} takes no files")
     if path.suffix.lower() != ".npz":
         require(*{".fits": ("astropy.io.fits", ".fits files")}.get(path.suffix.lower(), ("h5py", ".h5 files")))
 

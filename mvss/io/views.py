@@ -23,6 +23,7 @@ from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale,
 from mvss.problem.stack import Stack
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import ensure_memory
 
 
 def read_views(mixture: Located) -> Views:
@@ -61,6 +62,12 @@ def _view(files: _Files, name: str) -> View:
         source: making.operator(operator, making.shape, ("views", name, "sources", source))
         for source, operator in said["sources"].items()
     }
+    for source, operator in operators.items():
+        with mixture.at("views", name, "sources", source):
+            size = 8 * len(y) * math.prod(operator.source_shape)
+            ensure_memory(
+                size, f"draws of a source of shape {operator.source_shape}", "take coarser pixels, or fewer observations"
+            )
     with mixture.at("views", name, "noise"):
         noise = _noise(files, said["noise"], making.shape, len(y))
     with mixture.at("views", name):

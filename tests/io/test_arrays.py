@@ -45,6 +45,9 @@ def test_endings_that_are_not_written_are_refused_before_any_work(tmp_path: Path
     with pytest.raises(MvssError, match="is a folder: name a file"):
         (tmp_path / "out.npz").mkdir()
         check_ending(tmp_path / "out.npz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MvssError, match="file takes no files"):
+        check_ending(tmp_path / "file" / "deeper" / "out.npz")
     for module, ending in (("h5py", ".h5"), ("astropy.io.fits", ".fits")):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(MvssError, match=rf'{ending} files need {module.partition(".")[0]}: pip install "mvss\[files\]"'):

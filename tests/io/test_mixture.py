@@ -46,6 +46,7 @@ BAD = {
     "a key that is no text": ("views:\n  1: {}\n", 2, "views.1", "a key must be text: put it in quotes"),
     "a key that is yes": ("views:\n  yes: {}\n", 2, "views.yes", "a key must be text: put it in quotes"),
     "a name with a slash": ("views:\n  a/b: {}\n", 2, "views.a/b", "must be a name of letters"),
+    "a name of two lines": ('views:\n  "a\\n": {}\n', 2, "views.'a\\n'", "must be a name of letters"),
     "a tag": (noise("!!python/object/apply:os.getcwd []"), 5, "views.both.noise", "is not read: write plain values"),
     "an alias": ("views: &v\n  both: *v\n", 2, "", "aliases are not read"),
     "nothing there": (with_line("    data:", "data"), 3, "views.both.data", "must be text, not nothing"),
@@ -70,6 +71,7 @@ BAD = {
     "scale as text": (source("{scale: much}"), 4, f"{A}.scale", "must be a number, not 'much'"),
     "scale of zero": (source("{scale: 0}"), 2, "views.both", "the operator of a is zero"),
     "average of half": (source("{average: 0.5}"), 4, f"{A}.average", "must be a whole number, not 0.5"),
+    "average of everything": (source("{average: 99999999}", "image.npy"), 4, A, "fewer observations"),
     "average of vectors": (source("{average: 2}"), 4, f"{A}.average", "average is of images"),
     "two operators at once": (source("{scale: 1, matrix: a.npy}"), 4, A, "are two operators: write product"),
     "a mode of nothing": (source("{mode: same}"), 4, A, "mode is of a psf"),
@@ -81,6 +83,10 @@ BAD = {
     "a product of one": (source("{product: [identity]}"), 4, f"{A}.product", "needs at least 2 operators"),
     "deep in a product": (source("{product: [identity, {scale: x}]}"), 4, f"{A}.product[1].scale", "must be a number"),
     "looks that share nothing": (source("{stack: [identity, identity]}"), 4, f"{A}.stack", "2 looks cannot share"),
+    "a mask of one source alone": (
+        with_line("    sources: {a: {mask: each.npy}, b: identity}", "sources").replace("y.npy", "image.npy"), 2, "views.both",
+        "preset images needs one operator and one noise for all observations of a view",
+    ),
     "shapes of a source differ": (
         VIEW + VIEW.partition("\n")[2].replace("both", "other").replace("y.npy", "image.npy"), 1, "views",
         "a has shape (1, 8, 8) here, and (3,) in another view",
@@ -95,6 +101,7 @@ def folder(tmp_path: Path) -> Path:
     arrays = {"y": y, "a": np.ones((4, 3)), "minus": -np.ones(6), "nan": np.where(y > 0, y, np.nan), "k": np.ones((3, 3)) / 9}
     arrays |= {"wide": np.ones((2, 4)), "four": np.ones((4, 3, 3)), "image": numbers.normal(size=(6, 8, 8))}
     arrays |= {"sigma": np.full(6, 0.2), "sigmas": np.full((8, 8), 0.3), "mask": np.arange(64).reshape(8, 8) > 3}
+    arrays |= {"each": numbers.random((6, 8, 8)) > 0.2}
     for name, values in arrays.items():
         np.save(tmp_path / f"{name}.npy", values)
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
