@@ -15,6 +15,8 @@ from __future__ import annotations
 
 __all__ = ["SplitGibbs", "levels_of"]
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,17 +80,15 @@ class _Chains:
 
 
 def levels_of(config: SplitGibbsConfig, view: View, priors: Priors) -> list[dict[str, Tensor]]:
-    """ρ `(N,)` of each source that is split, in its units, at each level: the first adds as much to y as the prior of some
-    source does, the last `config.last` times the noise."""
+    """ρ `(N,)` of each source that is split, in its units, at each level: what they add to y falls from `first` to `last` times
+    what the prior of some source does."""
     split = [source for source in view.sources if _is_split(priors, source)]
     if not split:
         return []
     gain = {source: g.sqrt() for source, g in gains_of_each(view).items()}
-    last = config.last * view.noise.variance(view.y).flatten(1).mean(1).sqrt()
-    sizes = torch.stack([gain[source] * priors[source].mixture.spread for source in split])
-    first = torch.maximum(last, sizes.amax(0))
-    fall = torch.linspace(0, 1, config.levels, dtype=last.dtype).tolist() if config.levels > 1 else [1.0]
-    return [{source: first * (last / first) ** part / gain[source] for source in split} for part in fall]
+    most = torch.stack([gain[source] * priors[source].mixture.spread for source in split]).amax(0)
+    shares = torch.logspace(math.log10(config.first), math.log10(config.last), config.levels, dtype=most.dtype)
+    return [{source: float(share) * most / gain[source] for source in split} for share in shares]
 
 
 def _is_split(priors: Priors, source: str) -> bool:

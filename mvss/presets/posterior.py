@@ -114,23 +114,25 @@ class GibbsConfig:
 class SplitGibbsConfig:
     """Split Gibbs: all sources given y under Gaussian laws around them, then each from its prior given that, in turn.
 
-    levels: of ρ, geometric, from where every source is free to where ρ adds `last` times the noise to y. rounds: of the two
-    at each level. steps: of reverse time in each draw from a network. solver: for operators and noise of each observation.
+    levels: of ρ, geometric, from `first` to `last` times the spread of the source that adds most to y. rounds: of the two
+    at each level. steps: of reverse time in each draw from a network; levels × rounds × steps evaluations in all. solver:
+    for large sources under operators or noise of each observation.
     """
 
     implementation: ClassVar = "mvss.posteriors.split_gibbs:SplitGibbs"
     kind: Literal["split_gibbs"] = field(default="split_gibbs", kw_only=True)
-    levels: int = 6
+    levels: int = 24
     rounds: int = 1
-    steps: int = 8
-    last: float = 1.0
+    steps: int = 2
+    first: float = 1.0
+    last: float = 0.4
     solver: CGConfig = field(default_factory=lambda: CGConfig(iterations=500, tolerance=1e-6))
     chunk: int = 1024
 
     def __post_init__(self) -> None:
         at_least("posterior", self, 1, "levels", "rounds", "steps", "chunk")
-        if not 0 < self.last < math.inf:
-            raise MvssError("posterior.last must be above 0 and finite")
+        if not 0 < self.last <= self.first < math.inf:
+            raise MvssError("posterior: 0 < last <= first must hold, and first be finite")
 
 
 @dataclass(frozen=True)

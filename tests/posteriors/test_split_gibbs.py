@@ -19,6 +19,7 @@ from mvss.presets.posterior import SplitGibbsConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.operators import Dense
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
 KERNEL = torch.tensor([[0.05, 0.1, 0.05], [0.1, 0.4, 0.1], [0.05, 0.1, 0.05]], dtype=torch.float64)
@@ -120,13 +121,20 @@ def observed_by(count: int) -> View:
     return View(normal(1, 2, seed=5).expand(count, 2), matrices, 0.3)
 
 
-def test_levels_fall_from_the_spread_of_a_source_to_the_noise_and_follow_gains() -> None:
+def test_levels_fall_from_spread_to_share_and_follow_gains() -> None:
     priors = {"a": overlapping((4,), 0), "b": overlapping((4,), 1)}
-    view = View(normal(3, 4), {"a": Scale(0.5, (4,)), "b": Scale(2.0, (4,))}, [0.1, 0.2, 0.3])
-    levels = levels_of(SplitGibbsConfig(levels=5, last=0.5), view, priors)
+    weights = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
+    each = weights[:, None, None] * torch.eye(4, dtype=torch.float64)
+    view = View(normal(3, 4), {"a": Dense(each), "b": Scale(2.0, (4,))}, 0.1)
+    levels = levels_of(SplitGibbsConfig(levels=5, first=2.0, last=0.5), view, priors)
     assert len(levels) == 5
-    for level in levels:
-        torch.testing.assert_close(0.5 * level["a"], 2.0 * level["b"])
-    torch.testing.assert_close(0.5 * levels[-1]["a"], 0.5 * torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
-    torch.testing.assert_close(levels[0]["b"], torch.full((3,), priors["b"].spread, dtype=torch.float64))
-    torch.testing.assert_close(levels[2]["a"], (levels[1]["a"] * levels[3]["a"]).sqrt())
+    most = torch.maximum(weights * priors["a"].spread, torch.tensor(2.0 * priors["b"].spread))
+    for level, share in zip(levels, 2.0 * 0.25 ** torch.linspace(0, 1, 5, dtype=torch.float64), strict=True):
+        torch.testing.assert_close(weights * level["a"], share * most)
+        torch.testing.assert_close(2.0 * level["b"], share * most)
+    assert levels_of(SplitGibbsConfig(), view, {"a": random_prior(1, 4, 0), "b": random_prior(1, 4, 1)}) == []
+
+
+def test_levels_that_do_not_fall_are_refused() -> None:
+    with pytest.raises(MvssError, match="last <= first"):
+        SplitGibbsConfig(first=0.1, last=0.2)
