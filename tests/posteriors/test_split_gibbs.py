@@ -100,7 +100,7 @@ def test_draws_are_exact_where_rho_is_small_and_seen_not_to_be_where_it_is_not()
 
 @pytest.mark.parametrize("name", ["identity", "psf"])
 def test_few_draws_are_near_the_exact_ones(name: str) -> None:
-    reference, found = drawn(CASES[name], 0.25, 1024, 24)
+    reference, found = drawn(CASES[name], 0.25, 512, 24)
     width = reference.std(0)
     assert float(((found.mean(0) - reference.mean(0)) / width).abs().max()) < 0.2
     torch.testing.assert_close(found.std(0) / width, torch.ones_like(width), atol=0.15, rtol=0)
