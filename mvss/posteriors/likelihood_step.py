@@ -24,7 +24,7 @@ from mvss.posteriors.solvers import Cholesky, conjugate_gradients
 from mvss.presets.posterior import CGConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.prior import column
-from mvss.problem.noise import Isotropic, Noise, Stationary
+from mvss.problem.noise import Noise
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.views import Draws, View
 from mvss.runtime.memory import rows_within
@@ -45,7 +45,7 @@ class LikelihoodStep:
         operators = view.operators.values()
         white, size = view.noise.is_white, view.y[0].numel()
         self.diagonal = white and not gaussians and all(_orthogonal(operator) for operator in operators)
-        self.shared = all(operator.count is None for operator in operators) and _is_shared(view.noise, view)
+        self.shared = all(operator.count is None for operator in operators) and view.noise.is_shared
         rows = 1 if self.shared else len(view)
         self.dense = rows_within(8 * COPIES * size**2) >= rows
         self._powers: dict[str, Tensor] = {}
@@ -126,7 +126,7 @@ class LikelihoodStep:
     def _matrix(self, rho: Mapping[str, Tensor]) -> Tensor:
         """S, `(N or 1, M, M)`."""
         view = self.view
-        total = _covariance(view.noise, view.y[:1] if self.shared else view.y)
+        total = _covariance(view.noise, view.y)
         for source in view.sources:
             outer = self._outer(source)
             total = total + (outer if source in self.gaussians else column(self._squared(rho, source), outer) * outer)
@@ -163,17 +163,9 @@ def _orthogonal(operator: LinearOperator) -> bool:
     return operator.is_diagonal or operator.is_tight
 
 
-def _is_shared(noise: Noise, view: View) -> bool:
-    """Whether all observations have one covariance."""
-    return len(view) == 1 or noise.select(torch.tensor([0])) is noise
-
-
 def _covariance(noise: Noise, like: Tensor) -> Tensor:
     """Σ, `(N or 1, M, M)`."""
-    if isinstance(noise, Stationary):
-        return noise.matrix(like)[None].to(like)
-    if not noise.is_white:
-        eye = torch.eye(like[0].numel(), dtype=like.dtype, device=like.device)
-        return noise.apply(eye.reshape(-1, *like.shape[1:])).reshape(1, len(eye), -1)
-    one = isinstance(noise, Isotropic) and noise.sigma.numel() == 1
-    return torch.diag_embed(noise.variance(like[:1] if one else like).flatten(1))
+    if noise.is_white:
+        return torch.diag_embed(noise.variance(like[:1] if noise.is_shared else like).flatten(1))
+    eye = torch.eye(like[0].numel(), dtype=like.dtype, device=like.device)
+    return noise.apply(eye.reshape(-1, *like.shape[1:])).reshape(1, len(eye), -1)

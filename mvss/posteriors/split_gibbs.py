@@ -13,7 +13,7 @@ split: it is drawn with the others' z, and after the last level once more given 
 
 from __future__ import annotations
 
-__all__ = ["SplitGibbs", "levels_of"]
+__all__ = ["SplitGibbs", "levels_of", "split_of"]
 
 import math
 
@@ -44,8 +44,8 @@ class SplitGibbs(Posterior):
 class _Chains:
     def __init__(self, config: SplitGibbsConfig, view: View, priors: Priors) -> None:
         self.config, self.view, self.priors = config, view, priors
-        laws = {source: priors[source].mixture for source in view.sources if not _is_split(priors, source)}
-        self.gaussians, self.split = laws, [source for source in view.sources if source not in laws]
+        self.split = split_of(view, priors)
+        self.gaussians = {source: priors[source].mixture for source in view.sources if source not in self.split}
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:  # noqa: ARG002 - see SplitGibbs
         """See `Posterior.draw`."""
@@ -82,7 +82,7 @@ class _Chains:
 def levels_of(config: SplitGibbsConfig, view: View, priors: Priors) -> list[dict[str, Tensor]]:
     """ρ `(N,)` of each source that is split, in its units, at each level: what they add to y falls from `first` to `last` times
     what the prior of some source does."""
-    split = [source for source in view.sources if _is_split(priors, source)]
+    split = split_of(view, priors)
     if not split:
         return []
     gain = {source: g.sqrt() for source, g in gains_of_each(view).items()}
@@ -91,5 +91,6 @@ def levels_of(config: SplitGibbsConfig, view: View, priors: Priors) -> list[dict
     return [{source: float(share) * most / gain[source] for source in split} for share in shares]
 
 
-def _is_split(priors: Priors, source: str) -> bool:
-    return priors[source].network is not None or len(priors[source].mixture) > 1
+def split_of(view: View, priors: Priors) -> list[str]:
+    """The sources whose prior is more than one Gaussian."""
+    return [source for source in view.sources if priors[source].network is not None or len(priors[source].mixture) > 1]

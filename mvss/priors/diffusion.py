@@ -109,7 +109,7 @@ class DiffusionPrior(torch.nn.Module):
         """See `Prior`: by ancestral steps down to the least level that draws of the prior go to."""
         fall = torch.linspace(0, 1, steps, dtype=rho.dtype, device=rho.device).unsqueeze(1)
         levels = rho * (rho.clamp_max(self.drawing.sampler.sigma_min) / rho) ** fall
-        return ancestral(LocalLaw([self], self.drawing.components), z, levels, stream, index)
+        return ancestral(LocalLaw([self], self.drawing.components), (z,), list(levels), stream, index)[0]
 
     def sample(self, count: int, stream: Stream, stratified: bool = False) -> Tensor:
         """See `Prior`, on the CPU; stratified: the mixture's draws are."""

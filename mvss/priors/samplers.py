@@ -57,6 +57,8 @@ def sample(
     """
     x = tuple(start)
     levels = noise_levels(config)
+    if config.method == "ancestral":
+        return ancestral(expectation, x, levels.tolist(), stream, index)
     count, like = x[0].shape[0], x[0]
 
     def at(level: float) -> Tensor:
@@ -64,13 +66,6 @@ def sample(
 
     for step in range(config.steps):
         now = float(levels[step])
-        if config.method == "ancestral":
-            keyed = stream.child(step)
-            clean = expectation.draw(x, at(now), keyed, index)  # type: ignore[attr-defined]
-            if step + 1 == config.steps:
-                return clean
-            x = _bridge(x, clean, now, float(levels[step + 1]), keyed, index)
-            continue
         if config.method == "pc":
             for repeat in range(config.corrections):
                 x = _correct(expectation, x, at(now), config.tau, stream.child(step, repeat), index)
@@ -91,13 +86,18 @@ def sample(
     return x
 
 
-def ancestral(law: Expectation, x_t: Tensor, levels: Tensor, stream: Stream, index: Tensor) -> Tensor:
-    """One source by ancestral steps, each row from levels of its own: x_t `(N, *shape)` at the first of levels `(T, N)`."""
+def ancestral(
+    law: Expectation, x_t: tuple[Tensor, ...], levels: Sequence[float | Tensor], stream: Stream, index: Tensor
+) -> tuple[Tensor, ...]:
+    """Ancestral steps from x_t, `(N, *shape)` per source, at the first of the levels, each one for all rows or `(N,)`."""
+    like = x_t[0]
     for step, now in enumerate(levels):
         keyed = stream.child(step)
-        (clean,) = law.draw([x_t], now, keyed, index)  # type: ignore[attr-defined]
+        sigma = now if isinstance(now, Tensor) else like.new_full((len(like),), now)
+        clean: tuple[Tensor, ...] = law.draw(x_t, sigma, keyed, index)  # type: ignore[attr-defined]
         if step + 1 < len(levels):
-            (x_t,) = _bridge((x_t,), [clean], column(now, x_t), column(levels[step + 1], x_t), keyed, index)
+            now, then = (column(v, like) if isinstance(v, Tensor) else v for v in (now, levels[step + 1]))
+            x_t = _bridge(x_t, clean, now, then, keyed, index)
     return clean
 
 

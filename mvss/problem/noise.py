@@ -27,6 +27,11 @@ class Noise(ABC):
     is_white: bool = True
     """False where numbers of one observation are correlated."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether one covariance serves all observations."""
+        return self.select(torch.tensor([0])) is self
+
     @abstractmethod
     def variance(self, like: Tensor) -> Tensor:
         """The diagonal of Σ, in the shape and dtype of the observations `like` `(N, *shape)`."""

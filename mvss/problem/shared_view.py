@@ -191,7 +191,7 @@ def _common_noise(view: View, measured: Tensor, never: Tensor) -> tuple[Tensor, 
         noise = view.noise.matrix(y).masked_fill(never | never[:, None], 0.0)
         noise.diagonal().masked_fill_(never, 0.5 / math.pi)
         return noise, torch.zeros_like(measured, dtype=y.dtype)
-    if view.noise.select(torch.tensor([0])) is view.noise:
+    if view.noise.is_shared:
         base = view.noise.variance(y[:1]).flatten()
         return base.masked_fill(never, 0.5 / math.pi), torch.zeros_like(measured, dtype=y.dtype)
     if not isinstance(view.noise, Diagonal):
