@@ -53,7 +53,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish tables readme clean
+.PHONY: help setup lock test test-all lint format manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish tables readme docs clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -166,6 +166,10 @@ tables: $(READY) ## write table.json and table.md of all published results again
 readme: $(READY) ## write the README's results from the published table.json of the cpu preset [1 s]
 	@$(BIN)/python -m experiments.report.readme
 
+docs: $(DEV) ## build the pages of docs/ into site/, strictly and without a network: open site/index.html [20 s]
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs:    site/index.html"
+
 # By name: what else lies here may be anybody's. A lock file may be of a run in another environment.
 clean: ## remove caches and results/runs (runs, their checkpoints and tables), unless a run is going on [3 s]
 ifeq ($(wildcard $(BIN)/python),)
@@ -176,5 +180,5 @@ ifeq ($(wildcard $(BIN)/python),)
 else
 	@if [ -d results/runs ]; then $(BIN)/python -m experiments.core.clean; fi
 endif
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist site *.egg-info
 	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +

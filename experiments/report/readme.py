@@ -1,122 +1,68 @@
-"""The README's results, written from results/manifolds/cpu/table.json between two markers and never by hand.
+"""The results in README.md and docs/reproduction.md, written from results/*/cpu/table.json between markers, never by hand.
 
 python -m experiments.report.readme        (make readme)
 """
 
 from __future__ import annotations
 
-__all__ = ["fill", "main", "results"]
+__all__ = ["FILLED", "ROOT", "fill", "filled", "main", "published"]
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments.report.methods import ORACLE, OURS, method_named
-from experiments.report.tables import lookup
+from experiments.report.beside_paper import beside_paper
+from experiments.report.manifold_results import results
+from experiments.report.summary import Tables, summary
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 
-Rows = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
-"""Rows of a table by (problem, method, source, metric)."""
-
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-METHODS = (OURS, "mixture", "joint_paper", "gibbs", ORACLE)
-COLUMNS = {  # proper scores first; the spread ratio is always there, beside the PSNR
-    "energy_score": ("energy score", 4),
-    "prior_kl": ("prior KL (nats)", 2),
-    "coverage_error": ("coverage error", 3),
-    "posterior_psnr": ("PSNR (dB)", 1),
-    "spread_ratio": ("spread ratio", 2),
-    "oracle_gap_db": ("below oracle (dB)", 1),
-    "posterior_sinkhorn_excess": ("posterior SD over floor", 4),
-    "prior_sinkhorn_excess": ("prior SD over floor", 4),
+EXPERIMENTS = ("manifolds", "mnist_grass", "galaxies")
+FILLED: dict[str, dict[str, Callable[[Tables], str]]] = {
+    "README.md": {"results": summary},
+    "docs/reproduction.md": {"paper": beside_paper, "manifolds": lambda tables: results(tables.get("manifolds"))},
 }
-MARGINS = ("mixture", "joint_paper", "gibbs", "gibbs_mixture", "gibbs_8x")
-BASELINES = ("pcpca", "clvm_linear", "clvm_vae")
-NEWEST = (  # of the newest source: title, ours, decimals, the paper's form of it where it has one
-    ("energy score", "energy_score", 3, None),
-    ("PSNR (dB)", "posterior_psnr", 1, "posterior_psnr"),
-    ("spread ratio", "spread_ratio", 2, None),
-    ("posterior SD", "posterior_sinkhorn", 2, "posterior_sinkhorn_paper"),
-    ("prior SD", "prior_sinkhorn", 2, "prior_sinkhorn_paper"),
-)
-SD = ("posterior_sinkhorn_excess", "prior_sinkhorn_excess")
-
-
-class Bar(NamedTuple):
-    """What a method was to reach on a problem: `metric` at most (or at least) `limit`, mean over sources, for every seed."""
-
-    problem: str
-    metric: str
-    limit: float
-    least: bool = False
-    method: str = OURS
-
-    def verdict(self, values: Sequence[float | None]) -> str:
-        """In words, of the values of all seeds that were run, None where one diverged."""
-        held = [v is not None and (v >= self.limit if self.least else v <= self.limit) for v in values]
-        if not held:
-            return "not measured"
-        return "met" if all(held) else f"**not met** ({sum(held)} of {len(held)} seeds)" if len(held) > 1 else "**not met**"
-
-
-BARS = (
-    *(Bar("mixed-0.1", metric, 0.005) for metric in SD),
-    Bar("mixed-0.1", "posterior_psnr", 36, least=True),
-    Bar("mixed-0.1", "oracle_gap_db", 8),
-    *(Bar("mixed-0.5", metric, 0.01) for metric in SD),
-    Bar("mixed-0.5", "oracle_gap_db", 10),
-    *(Bar("mixed-0.9", metric, 0.02) for metric in SD),
-    Bar("contrastive-2", "posterior_sinkhorn_excess", 0.02),
-    Bar("contrastive-2", "posterior_psnr", 40, least=True),
-    Bar("contrastive-2", "oracle_gap_db", 8),
-    *(Bar("mixed-1.0-separate", metric, 0.02) for metric in SD),
-    *(Bar("contrastive-3", metric, 0.1) for metric in SD),
-    *(Bar("mixed-0.1-r2", metric, 0.05) for metric in SD),
-    *(Bar(problem, "audit_coverage_error", 0.05) for problem in ("mixed-0.1", "contrastive-2")),
-)
-TITLES = {**COLUMNS, "audit_coverage_error": ("coverage error", 3)}
-WORSE = ("energy_score", "prior_kl")
-"""Proper scores, lower is better, by which it is told where ours is worse than its own start."""
+"""What stands between markers, by file and block."""
 
 
 def main(root: Path = ROOT) -> int:
-    """Write the README's results; the exit status."""
-    path, source = root / "README.md", root / "results" / "manifolds" / "cpu" / "table.json"
+    """Write all blocks; the exit status."""
     try:
-        table = _read(source)
-        atomic_write_text(path, fill(path.read_text(encoding="utf-8"), results(table)))
+        tables = published(root)
+        for name in FILLED:
+            path = root / name
+            atomic_write_text(path, filled(name, path.read_text(encoding="utf-8"), tables))
+            print(f"readme:  {path}")
     except MvssError as error:
         print(f"readme: {error}", file=sys.stderr)
         return 2
-    print(f"readme:  {path}" + ("" if table else f" (there is no {source}: run make manifolds PRESET=cpu)"))
+    for name in EXPERIMENTS:
+        if name not in tables:
+            print(f"readme:  there are no results of {name}: run make {name.replace('_', '-')} PRESET=cpu")
     return 0
 
 
-def fill(text: str, content: str) -> str:
-    """`text` with `content` between the markers."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise MvssError(f"README.md needs one line {BEGIN} and one line {END} after it: put them back")
-    return text[: text.index(BEGIN) + len(BEGIN)] + f"\n{content.strip()}\n" + text[text.index(END) :]
+def published(root: Path = ROOT) -> Tables:
+    """The published tables of the cpu preset that there are."""
+    return {name: table for name in EXPERIMENTS if (table := _read(root / "results" / name / "cpu" / "table.json"))}
 
 
-def results(table: Mapping[str, Any] | None) -> str:
-    """The results in Markdown: where they come from, tables of methods, the bars."""
-    if table is None:
-        return "No results of the cpu preset are in this checkout: `make manifolds PRESET=cpu`, then `make readme`."
-    rows = lookup(table)
-    problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
-    parts = (
-        _methods(rows, problems),
-        _worse(rows, problems),
-        _margins(rows, problems),
-        _baselines(rows, problems),
-        _bars(rows),
-    )
-    return "\n\n".join(["\n".join(lines) for lines in ([_origin(table)], *parts) if lines])
+def filled(name: str, text: str, tables: Tables) -> str:
+    """The text of a file of `FILLED` with its blocks."""
+    for block, content in FILLED[name].items():
+        text = fill(text, block, content(tables), name)
+    return text
+
+
+def fill(text: str, block: str, content: str, name: str) -> str:
+    """`text` of the file `name` with `content` between the markers of a block."""
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise MvssError(f"{name} needs one line {begin} and one line {end} after it: put them back")
+    return text[: text.index(begin) + len(begin)] + f"\n{content.strip()}\n" + text[text.index(end) :]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -127,114 +73,6 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise MvssError(f"{path} is broken: make tables writes it again") from error
     return table
-
-
-def _origin(table: Mapping[str, Any]) -> str:
-    seeds = sorted({seed for row in table["rows"] for seed in row["seeds"]})
-    scored = {row["samples"] for row in table["rows"] if row["metric"] in COLUMNS and row["samples"]}
-    samples = " to ".join(f"{n:,}" for n in sorted({min(scored, default=0), max(scored, default=0)}))
-    commits = ", ".join(f"`{commit}`" for commit in table["commits"])
-    return (
-        f"Preset {table['preset']}, seeds {', '.join(map(str, seeds))}, {samples} observations or points a number, code of "
-        f"{commits}, made by `{table['command']}`. Mean ± standard deviation over seeds, mean over sources, "
-        "on fresh observations. Energy score: the less, the better, and on average nothing has less than exact draws. Spread "
-        "ratio: variance of draws beside the squared error of their mean, 1 where they are calibrated, less where they are too "
-        "narrow. SD over floor: Sinkhorn divergence beyond that of exact draws. All of it, with the "
-        "paper's numbers beside ours: `results/manifolds/cpu/table.md`."
-    )
-
-
-def _methods(rows: Rows, problems: Sequence[str]) -> list[str]:
-    """Ours, its start, its rival and the oracle on every problem."""
-    shown = {key[3] for key in rows if key[1] in METHODS and key[2] == "mean"} | {"spread_ratio"}
-    columns = {metric: column for metric, column in COLUMNS.items() if metric in shown}
-    lines = _head(("problem", "method"), [title for title, _ in columns.values()])
-    for problem in problems:
-        for method in METHODS:
-            cells = [_cell(rows.get((problem, method, "mean", m)), digits) for m, (_, digits) in columns.items()]
-            if any(cell != "–" for cell in cells):
-                lines.append(_line(problem, method_named(method).label, *cells))
-    return lines
-
-
-def _worse(rows: Rows, problems: Sequence[str]) -> list[str]:
-    """Where ours is worse than the mixture that its networks start from, and how wide its draws are, in words."""
-    parts = []
-    for metric in WORSE:
-        found = {p: rows[key] for p in problems if (key := (p, OURS, "mean", f"{metric}_under_mixture")) in rows}
-        worse = [p for p, row in found.items() if row["mean"] is None or row["mean"] < 0]
-        if found:
-            where = f"on {len(worse)} of {len(found)} problems ({', '.join(worse)})" if worse else "on no problem"
-            parts.append(f"Its {COLUMNS[metric][0].partition(' (')[0]} is worse than the mixture's {where}.")
-    ratios = [row["mean"] for p in problems if (row := rows.get((p, OURS, "mean", "spread_ratio"))) and row["mean"] is not None]
-    if ratios:
-        parts.append(f"Its draws have spread ratios from {min(ratios):.2f} to {max(ratios):.2f}; calibrated ones have 1.")
-    return [f"What `{OURS}` is worse at: {' '.join(parts)}"] if parts else []
-
-
-def _margins(rows: Rows, problems: Sequence[str]) -> list[str]:
-    """By how much ours is better than others."""
-    lines = []
-    for problem in problems:
-        cells = [_cell(rows.get((problem, OURS, "mean", f"energy_score_under_{rival}")), 4) for rival in MARGINS]
-        if any(cell != "–" for cell in cells):
-            lines.append(_line(problem, *cells))
-    head = _head(("problem",), [method_named(rival).short for rival in MARGINS])
-    text = f"Energy score of `{OURS}` below that of the others (difference within each seed; negative where `{OURS}` is worse):"
-    return [text, "", *head, *lines] if lines else []
-
-
-def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
-    """The newest source of the contrastive problems under every method that they allow, ours and the paper's."""
-    lines = []
-    for problem in problems:
-        newest = max((source for p, m, source, _ in rows if (p, m) == (problem, OURS) and source != "mean"), default="")
-        if not any((problem, method, newest, "posterior_psnr") in rows for method in BASELINES):
-            continue
-        for method in (OURS, "gibbs", *BASELINES):
-            cells = []
-            for _, metric, digits, form in NEWEST:
-                cells.append(_cell(rows.get((problem, method, newest, metric)), digits))
-                if form:
-                    paper = (rows.get((problem, method, newest, form)) or {"paper": None})["paper"]
-                    cells.append("–" if paper is None else f"{paper:g}")
-            lines.append(_line(problem, method_named(method).label, *cells))
-    if not lines:
-        return []
-    text = (
-        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
-        "has of ours:"
-    )
-    titles = [title for name, _, _, form in NEWEST for title in ((name, "paper") if form else (name,))]
-    return [text, "", *_head(("problem", "method"), titles), *lines]
-
-
-def _bars(rows: Rows) -> list[str]:
-    lines = ["What was to be reached, and whether every seed has reached it:", ""]
-    lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
-    for bar in BARS:
-        title, digits = TITLES[bar.metric]
-        row = rows.get((bar.problem, bar.method, "mean", bar.metric))
-        verdict = bar.verdict(row["values"] if row else ())
-        sign = "≥" if bar.least else "≤"
-        lines.append(_line(bar.problem, bar.method, f"{title} {sign} {bar.limit:g}", _cell(row, digits), verdict))
-    return lines
-
-
-def _head(words: Sequence[str], numbers: Sequence[str]) -> list[str]:
-    """The head of a table: columns of words, then columns of numbers."""
-    return [_line(*words, *numbers), "|" + " --- |" * len(words) + " ---: |" * len(numbers)]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(row: Mapping[str, Any] | None, digits: int) -> str:
-    if row is None or row["mean"] is None:
-        return "–"
-    spread = "" if row["std"] is None else f" ± {row['std']:.{digits}f}"
-    return f"{row['mean']:.{digits}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's example runs as it stands, and its results are generated."""
+"""The README's example runs as it stands; its results, and those of the pages, are generated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.report.readme import BARS, BEGIN, COLUMNS, END, ROOT, Bar, fill, main, results
+from experiments.report.beside_paper import beside_paper
+from experiments.report.manifold_results import BARS, COLUMNS, Bar, results
+from experiments.report.readme import FILLED, ROOT, fill, filled, main, published
+from experiments.report.summary import summary
 from mvss import (
     AscentConfig,
     EMConfig,
@@ -93,7 +96,7 @@ def test_the_results_say_what_was_met_and_what_was_not() -> None:
     assert text.count("not measured") == sum(
         (bar.problem, bar.method) != ("mixed-0.1", "joint") or bar.metric not in COLUMNS for bar in BARS
     )
-    assert all(word in text for word in ("seeds 0, 1", "`abc`", "`make manifolds`", "2,048"))
+    assert all(word in text for word in ("seeds 0, 1", "`make manifolds`", "2,048")) and "abc" not in text
     assert "make manifolds" in results(None)
 
 
@@ -121,30 +124,76 @@ def test_columns_that_nobody_has_measured_are_left_out_but_for_the_spread_ratio(
     assert "| problem | method | PSNR (dB) | spread ratio |" in text
 
 
-def test_the_readme_has_the_markers_and_filling_them_twice_is_filling_them_once(tmp_path: Path) -> None:
-    once = fill(README.read_text(encoding="utf-8"), results(table()))
-    assert fill(once, results(table())) == once
-    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nEARLIER\n{END}\nafter\n")
-    assert main(tmp_path) == 0  # without results
+def of(experiment: str, *rows: dict[str, object]) -> dict[str, dict[str, object]]:
+    return {experiment: {**table(), "experiment": experiment, "rows": list(rows)}}
+
+
+def scored(method: str, *values: float, paper: float | None = None) -> dict[str, object]:
+    """A row of blended galaxies, of which there is a claim."""
+    spread = None if len(values) == 1 else 0.5
+    return {**row("simulated", method, "psnr_peak_blended", *values), "source": "2", "std": spread, "paper": paper}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [((31.0,), (30.0,), "better"), ((29.9,), (30.0,), "**worse**"), ((29.6, 29.8), (30.0,), "as good")],
+)
+def test_the_summary_judges_by_the_best_other_and_by_the_spread(
+    ours: tuple[float, ...], theirs: tuple[float, ...], verdict: str
+) -> None:
+    truth, variation = scored("joint_clean", 50.0), scored("joint_laps_1", 60.0)  # no rivals
+    text = summary(
+        of("galaxies", scored("joint", *ours, paper=30.5), scored("gibbs", *theirs), scored("pcpca", 1.0), truth, variation)
+    )
+    (line,) = text.splitlines()[2:]
+    assert line.startswith(f"| {verdict} | simulated galaxies, blended") and "| 30.0 (Gibbs) |" in line
+    assert line.endswith("| **30.5** |" if verdict != "better" else "| 30.5 |")
+
+
+def test_the_summary_leaves_out_what_was_not_measured() -> None:
+    assert summary({}).count("\n") == 1 and summary(of("galaxies", scored("joint", 31.0))).count("\n") == 1
+
+
+def test_numbers_of_the_paper_stand_beside_those_of_its_recipe_and_ours() -> None:
+    rows = [{**row("full", method, "posterior_psnr", value), "source": "2", "std": None} for method, value in
+            (("joint", 21.125), ("joint_paper", 11.5), ("joint_mlp", 9.25))]  # fmt: skip
+    text = beside_paper(of("mnist_grass", *rows))
+    assert "| joint | PSNR of draws (dB) | 25.60 | 11.50 | 21.12 |" in text
+    assert "| joint_mlp (Table 6) | PSNR of draws (dB) | 17.93 | – | 9.25 |" in text
+    assert "`make mnist-grass PROBLEM=full`" in text and "Gibbs" not in text
+
+
+def write_markers(folder: Path) -> None:
+    for name, blocks in FILLED.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(
+            "before\n" + "".join(f"<!-- {b}:begin -->\nEARLIER\n<!-- {b}:end -->\nafter\n" for b in blocks)
+        )
+
+
+def test_filling_twice_is_filling_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_markers(tmp_path)
+    assert main(tmp_path) == 0 and "no results of mnist_grass: run make mnist-grass" in capsys.readouterr().out
     path = tmp_path / "results" / "manifolds" / "cpu" / "table.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(table()))
     assert main(tmp_path) == 0
-    first = (tmp_path / "README.md").read_text()
-    assert main(tmp_path) == 0 and (tmp_path / "README.md").read_text() == first
-    assert first.startswith("before\n") and first.endswith(f"{END}\nafter\n") and "EARLIER" not in first
+    first = {name: (tmp_path / name).read_text() for name in FILLED}
+    assert main(tmp_path) == 0 and {name: (tmp_path / name).read_text() for name in FILLED} == first
+    for text in first.values():
+        assert text.startswith("before\n") and text.endswith("after\n") and "EARLIER" not in text
     with pytest.raises(MvssError, match="put them back"):
-        fill("no markers", "x")
+        fill("no markers", "results", "x", "README.md")
 
 
-def test_the_readme_has_the_rows_of_the_committed_table() -> None:
-    committed = json.loads((ROOT / "results" / "manifolds" / "cpu" / "table.json").read_text(encoding="utf-8"))
-    text = README.read_text(encoding="utf-8")
-    assert fill(text, results(committed)) == text, "make readme"
+@pytest.mark.parametrize("name", FILLED)
+def test_the_pages_have_the_rows_of_the_committed_tables(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert filled(name, text, published()) == text, "make readme"
 
 
 def test_a_broken_table_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    write_markers(tmp_path)
     path = tmp_path / "results" / "manifolds" / "cpu" / "table.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"rows": [')

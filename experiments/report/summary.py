@@ -1,0 +1,111 @@
+"""What is better and what is worse, in one table: ours beside the best of the others here, and beside the paper's number.
+
+better or worse: by more than the spread over seeds, where there are several; else about as good.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CLAIMS", "Claim", "Tables", "summary"]
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments.report.columns import HIGH, LOW
+from experiments.report.lines import cell, head, line
+from experiments.report.methods import OURS, method_named
+from experiments.report.tables import lookup
+
+Tables = Mapping[str, Mapping[str, Any]]
+"""table.json by experiment."""
+Row = Mapping[str, Any]
+
+
+class Claim(NamedTuple):
+    """A number that is shown. ideal: the best value is the nearest to it. scale: what it is shown in."""
+
+    experiment: str
+    problem: str
+    source: str
+    metric: str
+    title: str
+    decimals: int
+    ideal: float = HIGH
+    scale: float = 1.0
+
+
+CLAIMS = (
+    Claim("manifolds", "contrastive-2", "2", "posterior_psnr", "curves, the second of two: PSNR of draws (dB)", 1),
+    Claim("manifolds", "contrastive-3", "3", "posterior_psnr", "curves, the third of three: PSNR of draws (dB)", 1),
+    Claim("manifolds", "mixed-0.1", "2", "posterior_psnr", "curves, two mixed views: PSNR of draws (dB)", 1),
+    Claim("manifolds", "mixed-0.1", "mean", "prior_sinkhorn_excess", "the same: distance of the priors over its floor", 4, LOW),
+    Claim("manifolds", "contrastive-2", "mean", "audit_coverage_error", "curves, two: calibration error of draws", 3, LOW),
+    Claim("mnist_grass", "full", "2", "posterior_psnr", "digits on grass: PSNR of draws (dB)", 1),
+    Claim("mnist_grass", "downsampled", "2", "posterior_psnr", "the same at three resolutions: PSNR of draws (dB)", 1),
+    Claim("mnist_grass", "full", "2", "posterior_frechet_mean_only", "digits: Fréchet distance of draws, means", 1, LOW),
+    Claim("mnist_grass", "full", "2", "prior_frechet_mean_only", "digits: Fréchet distance of the prior, means", 1, LOW),
+    Claim("mnist_grass", "full", "1", "remains_auc", "digits left in the grass, to a detector (AUC; 0.5 is none)", 2, 0.5),
+    Claim("galaxies", "simulated", "2", "psnr_peak_blended", "simulated galaxies, blended: PSNR of means (dB)", 1),
+    Claim("galaxies", "simulated", "2", "flux_bias", "simulated galaxies: median error of fluxes (%)", 1, 0.0, 100.0),
+    Claim("galaxies", "simulated", "2", "flux_scatter", "simulated galaxies: scatter of fluxes (%)", 1, LOW, 100.0),
+    Claim("galaxies", "simulated", "2", "flux_coverage", "fluxes within 68 % intervals (%; 68.3 is right)", 1, 0.683, 100.0),
+    Claim("galaxies", "real", "2", "psnr_peak_blended", "real sky, blended: PSNR of injected galaxies (dB)", 1),
+    Claim("galaxies", "real", "2", "psnr_peak", "real sky, all: PSNR of injected galaxies (dB)", 1),
+    Claim("galaxies", "real", "2", "blended_flux_scatter", "real sky, blended: scatter of fluxes (%)", 1, LOW, 100.0),
+)
+VERDICTS = ("better", "as good", "worse")
+
+
+def summary(tables: Tables) -> str:
+    """The table in Markdown, what is better first, then what is worse; what was not measured is left out. Bold: what is worse,
+    and numbers of the paper that are better than ours."""
+    found = [(verdict, cells) for claim in CLAIMS if (verdict := _judged(tables, claim)) for cells in [_cells(tables, claim)]]
+    lines = [
+        line(f"**{verdict}**" if verdict == "worse" else verdict, *cells)
+        for wanted in VERDICTS
+        for verdict, cells in found
+        if verdict == wanted
+    ]
+    return "\n".join([*head(("", "what"), ("ours", "best other here", "the paper's")), *lines])
+
+
+def _judged(tables: Tables, claim: Claim) -> str | None:
+    """Ours beside the best of the others; None where either is missing."""
+    ours, (_, rival) = _ours(tables, claim), _rival(tables, claim)
+    if ours is None or rival is None:
+        return None
+    mine, others = _off(ours["mean"], claim.ideal), _off(rival["mean"], claim.ideal)
+    if abs(mine - others) <= max(ours["std"] or 0.0, rival["std"] or 0.0):
+        return "as good"
+    return "better" if mine < others else "worse"
+
+
+def _cells(tables: Tables, claim: Claim) -> list[str]:
+    ours, (name, rival) = _ours(tables, claim), _rival(tables, claim)
+    assert ours is not None and rival is not None
+    paper = "–" if ours["paper"] is None else f"{claim.scale * ours['paper']:.{claim.decimals}f}"
+    if ours["paper"] is not None and _off(ours["paper"], claim.ideal) < _off(ours["mean"], claim.ideal):
+        paper = f"**{paper}**"
+    other = f"{cell(rival, claim.decimals, claim.scale)} ({method_named(name).short})"
+    return [claim.title, cell(ours, claim.decimals, claim.scale), other, paper]
+
+
+def _ours(tables: Tables, claim: Claim) -> Row | None:
+    row = lookup(tables.get(claim.experiment, {"rows": []})).get((claim.problem, OURS, claim.source, claim.metric))
+    return None if row is None or row["mean"] is None else row
+
+
+def _rival(tables: Tables, claim: Claim) -> tuple[str, Row | None]:
+    """The best of those that know no truth and are no variation of ours."""
+    rows = {
+        key[1]: row
+        for key, row in lookup(tables.get(claim.experiment, {"rows": []})).items()
+        if (key[0], key[2], key[3]) == (claim.problem, claim.source, claim.metric) and row["mean"] is not None
+    }
+    others = [m for m in rows if m != OURS and not method_named(m).knows_truth and not method_named(m).ablation]
+    best = min(others, key=lambda m: _off(rows[m]["mean"], claim.ideal), default="")
+    return best, rows.get(best)
+
+
+def _off(value: float, ideal: float) -> float:
+    """How far a value is from the best one; less is better."""
+    return value if ideal == LOW else -value if ideal == HIGH else abs(value - ideal)
