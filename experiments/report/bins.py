@@ -7,27 +7,24 @@ __all__ = ["bins"]
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.cells import cell_of
+from experiments.report.cells import Cell, cell_of
 from experiments.report.columns import BINS
 from experiments.report.methods import method_named
 
 
-def bins(rows: Mapping[tuple[str, str, str], Mapping[str, Any]], methods: Sequence[str], newest: str) -> list[str]:
-    """In Markdown; nothing where there are none. rows: by method, source and metric. newest: the source."""
-    names = list(dict.fromkeys(metric.partition(":")[2] for _, source, metric in rows if source == newest and ":" in metric))
-    if not names:
-        return []
+def bins(
+    rows: Mapping[tuple[str, str, str], Mapping[str, Any]], methods: Sequence[str], newest: str
+) -> tuple[list[str], list[list[Cell]]]:
+    """The head and the lines, which may be none. rows: by method, source and metric. newest: the source."""
+    names = {metric.partition(":")[2] for _, source, metric in rows if source == newest and ":" in metric}
     count, *scores = BINS
-    lines = [["bin", "method", count.title, *(column.head(newest) for column in scores)]]
+    lines = []
     for name in sorted(names):
         for method in methods:
-            cells = [rows.get((method, newest, f"{column.metric}:{name}")) for column in scores]
-            if known := [cell for cell in cells if cell is not None]:
+            found = [rows.get((method, newest, f"{column.metric}:{name}")) for column in scores]
+            if known := [row for row in found if row is not None]:
                 label = name.replace(",", ", ").replace("<", " < ").replace(">", " ≥ ")
-                numbers = [
-                    str(known[0]["samples"]),
-                    *(cell_of(cell, column) for cell, column in zip(cells, scores, strict=True)),
-                ]
-                lines.append([label, method_named(method).label, *numbers])
-    rule = ["---", "---"] + ["---:"] * len(BINS)
-    return ["", *(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))]
+                galaxies = Cell(str(known[0]["samples"]), known[0]["samples"])
+                numbers = [cell_of(row, column) for row, column in zip(found, scores, strict=True)]
+                lines.append([Cell(label), Cell(method_named(method).label), galaxies, *numbers])
+    return ["bin", "method", count.title, *(column.head(newest) for column in scores)], lines

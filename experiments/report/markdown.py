@@ -8,22 +8,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from experiments.report.bins import bins
-from experiments.report.cells import NONE, cell_of
-from experiments.report.columns import AUDIT, COST, HIGH, LAWS, PAPERS, PARTS, QUALITY, SCORED, SKY, Column
-from experiments.report.methods import method_named, method_order
+from experiments.report.cells import NONE, in_markdown
+from experiments.report.columns import SCORED
+from experiments.report.grids import Section, means_nothing, sections
 
 Row = Mapping[str, Any]
-Rows = Mapping[tuple[str, str, str], Row]
-"""Rows of one problem by (method, source, metric)."""
+NOTHING = ": its numbers mean nothing, it only shows that all of it runs"
+"""What the first line says of such a table."""
+BOLD = "**Bold**: the best by the first proper score of a table, what has seen the truth aside. "
 
 
 def markdown(table: Mapping[str, Any], caption: str) -> str:
     """Return a table of `tables.build_table` as Markdown. caption: how the numbers were scored."""
     rows: Sequence[Row] = table["rows"]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    nothing = means_nothing(table["preset"])
     lines = [
-        f"# {table['experiment']}, preset {table['preset']}",
+        f"# {table['experiment']}, preset {table['preset']}{NOTHING if nothing else ''}",
         "",
         f"- command: `{table['command']}`",
         *_commits(table["commits"]),
@@ -34,14 +35,12 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
         "",
         *_without_floor(rows),
         f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
-        "finite for some seed. ↓, ↑, →: which values are best. **Bold**: the best by the first proper score of a table, what "
-        "has seen the truth aside. A PSNR says little without the spread ratio beside it: draws too narrow gain decibels.",
+        "finite for some seed. ↓, ↑, →: which values are best. "
+        + ("" if nothing else BOLD)
+        + "A PSNR says little without the spread ratio beside it: draws too narrow gain decibels.",
     ]
-    by_problem: dict[str, dict[tuple[str, str, str], Row]] = defaultdict(dict)
-    for row in rows:
-        by_problem[row["problem"]][row["method"], row["source"], row["metric"]] = row
-    for problem, cells in by_problem.items():
-        lines += ["", f"## {problem}", *_section(cells, method_order(method for method, _, _ in cells))]
+    for section in sections(table):
+        lines += _section(section)
     return "\n".join(lines) + "\n"
 
 
@@ -67,65 +66,14 @@ def _commits(commits: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
     return lines
 
 
-def _section(rows: Rows, methods: Sequence[str]) -> list[str]:
-    newest = max((source for _, source, _ in rows if source != "mean"), default="mean")
-    lines = _grid(rows, methods, QUALITY, newest)
-    if any(key[2] == "remains_auc" for key in rows):
-        lines += ["", f"The parts of the separation (source {newest}: the target; 1: the background):"]
-        lines += _grid(rows, methods, PARTS, newest)
-    if any(row["paper"] is not None and key[1] == newest for key, row in rows.items()):
-        lines += ["", f"Beside the paper (source {newest}, SD in the paper's form; ours | the paper's):"]
-        lines += _grid(rows, methods, PAPERS, newest, paper=True)
-    if audit := _grid(rows, methods, AUDIT, newest):
-        lines += ["", "Audit: calibration of joint draws, and log p of candidates for a source:", *audit]
-    for title, columns in SKY:
-        if grid := _grid(rows, methods, columns, newest):
-            lines += ["", title, *grid]
-    if binned := bins(rows, methods, newest):
-        lines += ["", "Their fluxes by brightness and by the share of their neighbours in the light:", *binned]
-    if any(key[2] == "prior_pixels" for key in rows):
-        lines += ["", "Laws of galaxies and of sky as they were learned, beside clean ones:"]
-        lines += _grid(rows, methods, LAWS, newest)
-    cost = _grid(rows, methods, COST, newest, paper=True)
-    return lines + (["", "Cost:", *cost] if cost else [])
-
-
-def _grid(rows: Rows, methods: Sequence[str], columns: Sequence[Column], newest: str, paper: bool = False) -> list[str]:
-    """One Markdown table; columns without a number are left out, and so are the paper's where it has none."""
-    named = {(newest if column.source == "newest" else column.source, column.metric) for column in columns if not column.always}
-    methods = [m for m in methods if any(key[0] == m and key[1:] in named for key in rows)]
-    header, body, kept, decided = ["method"], [[method_named(method).label] for method in methods], False, False
-    for column in columns:
-        source = newest if column.source == "newest" else column.source
-        cells = [rows.get((method, source, column.metric)) for method in methods]
-        theirs = [cell["paper"] if cell else None for cell in cells]
-        kept = kept if column.always else any(cell is not None for cell in cells)
-        if not kept:
-            continue
-        header.append(column.head(newest))
-        best = None if decided else _best(column, methods, cells)
-        decided = decided or best is not None
-        for line, cell in zip(body, cells, strict=True):
-            line.append(cell_of(cell, column, best))
-        if paper and any(value is not None for value in theirs):
-            header.append("paper")
-            for line, value in zip(body, theirs, strict=True):
-                line.append(NONE if value is None else f"{value * column.scale:g}")
-    if len(header) == 1:
-        return []
-    return ["", *(f"| {' | '.join(line)} |" for line in (header, ["---"] + ["---:"] * (len(header) - 1), *body))]
-
-
-def _best(column: Column, methods: Sequence[str], cells: Sequence[Row | None]) -> float | None:
-    """The best mean of a column that may decide a table, where there is something to compare."""
-    rivals: list[float] = [
-        cell["mean"]
-        for method, cell in zip(methods, cells, strict=True)
-        if cell and cell["mean"] is not None and not method_named(method).knows_truth
-    ]
-    if not column.proper or len(rivals) < 2:
-        return None
-    return max(rivals) if column.ideal == HIGH else min(rivals)
+def _section(section: Section) -> list[str]:
+    lines = ["", f"## {section.problem}"]
+    for title, grid in section.parts:
+        lines += ["", title] if title else []
+        rule = ["---"] * grid.names + ["---:"] * (len(grid.head) - grid.names)
+        body = [[in_markdown(cell) for cell in line] for line in grid.rows]
+        lines += ["", *(f"| {' | '.join(line)} |" for line in (grid.head, rule, *body))]
+    return lines
 
 
 def _samples(rows: Iterable[Row]) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.report.grids import means_nothing
 from experiments.report.markdown import markdown
 from experiments.report.methods import ORACLE, OURS, RIVALS, method_order
 from experiments.report.paper import paper_value
@@ -67,14 +68,16 @@ def build_table(
     Returns:
         a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the
         mean and the standard deviation over seeds (None for a single seed), seeds and the value of each (None where it is
-        not finite), samples, the paper's number or None.
+        not finite), samples, the paper's number or None, as everywhere where numbers mean nothing.
         commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
     scores = _collect(records_by_seed)
     _derive(scores)
     _average_sources(scores)
-    rows = [_row(experiment, key, by_seed) for key, by_seed in scores.items()]
+    rows = [
+        _row(key, by_seed, None if means_nothing(preset) else paper_value(experiment, *key)) for key, by_seed in scores.items()
+    ]
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
 
@@ -171,7 +174,7 @@ def _average_sources(scores: Scores) -> None:
             }
 
 
-def _row(experiment: str, key: Key, by_seed: Mapping[int, Score]) -> dict[str, Any]:
+def _row(key: Key, by_seed: Mapping[int, Score], paper: float | None) -> dict[str, Any]:
     values = [score.value for score in by_seed.values()]
     finite = all(map(math.isfinite, values))
     return {
@@ -181,5 +184,5 @@ def _row(experiment: str, key: Key, by_seed: Mapping[int, Score]) -> dict[str, A
         "seeds": sorted(by_seed),
         "values": [by_seed[seed].value if math.isfinite(by_seed[seed].value) else None for seed in sorted(by_seed)],
         "samples": min(score.samples for score in by_seed.values()),
-        "paper": paper_value(experiment, *key),
+        "paper": paper,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.core.cli import ROOT, read_command
+from experiments.core.cli import ROOT, main, read_command
 from experiments.core.pools import tunes
 from experiments.core.publish import publish
 from experiments.core.sweep import SEEDS
@@ -58,6 +59,16 @@ def test_a_command_has_seeds_of_one_kind() -> None:
     with pytest.raises(MvssError, match="seeds 100 to 199 tune and the others are reported: run 100 in a command apart"):
         read_command(EXPERIMENT, ["--preset", "smoke", "--seeds", "0", "100"], ROOT)
     assert read_command(EXPERIMENT, ["--preset", "smoke", "--seeds", "100", "101"], ROOT).seeds == (100, 101)
+
+
+@pytest.mark.parametrize("name", ["manifolds", "mnist_grass", "galaxies"])
+def test_sealed_seeds_are_run_by_no_command(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    experiment = importlib.import_module(f"experiments.{name}.__main__").EXPERIMENT
+    for kind in (["--dry-run"], ["--report"], ["--audit"], []):
+        assert main(experiment, ["--preset", "smoke", "--seeds", "0", "201", *kind], tmp_path) == 2
+        told = capsys.readouterr().err
+        assert "seed 201: 200 to 202 are sealed" in told and "experiments/core/pools.py" in told and told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_seeds_that_tune_are_not_published(tmp_path: Path) -> None:

@@ -169,6 +169,16 @@ def test_the_page_shows_the_paper_beside_ours_and_the_best_in_bold(tmp_path: Pat
     assert "| joint (ours) | 4.00 ± 0.00 | 22 |" in page
 
 
+def test_a_smoke_runs_table_says_that_it_means_nothing_and_compares_nothing() -> None:
+    found = [
+        record(m, "2", metric, v) for m, v in (("joint", 1.0), ("gibbs", 2.0)) for metric in ("energy_score", "posterior_psnr")
+    ]
+    pages = {preset: markdown(build_table("manifolds", preset, {0: found}, "make"), "How.") for preset in ("smoke", "cpu")}
+    assert "numbers mean nothing" in pages["smoke"].splitlines()[0] and "numbers mean nothing" not in pages["cpu"]
+    assert [word in pages["cpu"] for word in ("| **1.00** |", "Bold", "| paper |")] == [True] * 3
+    assert [word in pages["smoke"] for word in ("**", "Bold", "paper")] == [False] * 3
+
+
 def test_an_empty_table_is_still_a_table(tmp_path: Path) -> None:
     write_table(tmp_path, build_table("manifolds", "smoke", {0: []}, "make manifolds"), "")
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == []
