@@ -17,6 +17,7 @@ import click
 import h5py
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from tiny_separators import VECTORS, vectors
 
@@ -79,7 +80,7 @@ def test_check_says_what_is_there_and_what_it_takes(folder: Path) -> None:
     shown = found["views"]["both"]["sources"]["a"]
     assert shown == {"operator": "matrix", "constrains": 2, "of": 3, "kind": "directions"}
     # 2 laps × 2 sources × 4 steps of 8 draws; 2 laps × 70 observations; 2 steps of predictor and corrector
-    assert found["work"] == {"laps": 2, "trained_on": 128, "draws": 140, "steps_of_a_draw": 4}
+    assert found["work"] == {"laps": 2, "trained_on": 128, "draws": 140, "evaluations_of_a_draw": 4}
     assert 0 < found["memory_gib_at_least"] < 8 and found["warnings"] == []
     text = call("check", folder / "mixture.yaml").stdout
     assert "source b: shape (2), in 30 observations, never alone" in text and "preset vectors: 3 laps" in text
@@ -254,3 +255,15 @@ def test_the_shell_completes_commands() -> None:
         program, [], prog_name="mvss"
     )
     assert done.exit_code == 0 and {"plain,sample", "plain,score", "plain,separate"} == set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [({"method": "heun"}, 2 * 5 - 1), ({"method": "pc", "corrections": 2}, 5 * 3), ({"method": "ancestral"}, 5)],
+)
+def test_check_counts_evaluations_and_not_steps(folder: Path, sampler: dict[str, object], count: int) -> None:
+    preset = yaml.safe_load((folder / "tiny.yaml").read_text())
+    preset["posterior"] = {"kind": "moment_matching", "passes": 2, "sampler": {"steps": 5, **sampler}}
+    (folder / "counted.yaml").write_text(yaml.safe_dump(preset))
+    found = said("check", folder / "mixture.yaml", "--preset", folder / "counted.yaml")
+    assert found["work"]["evaluations_of_a_draw"] == 2 * count

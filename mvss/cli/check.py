@@ -17,6 +17,7 @@ from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
 from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, PosteriorConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
+from mvss.priors.samplers import evaluations_of
 from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.stack import Stack
@@ -94,7 +95,8 @@ def _memory(views: Views) -> float:
 
 
 def _work(views: Views, settings: Settings) -> dict[str, int]:
-    """laps; draws that networks learn from, in all; draws of observations between laps, and reverse-time steps of each."""
+    """laps; draws that networks learn from, in all; draws of observations between laps, and evaluations of the
+    networks for each, where a step needs one alone."""
     closed = settings.prior.network is None
     learning = [] if closed else [source for source in views.sources if source not in settings.prior.closed]
     stages = plan_stages(views, settings, learning)
@@ -103,19 +105,18 @@ def _work(views: Views, settings: Settings) -> dict[str, int]:
         "laps": sum(stage.laps for stage in stages),
         "trained_on": sum(stage.laps * len(stage.sources) * each for stage in stages),
         "draws": sum(stage.laps * sum(len(views[a]) for a in stage.views) for stage in stages),
-        "steps_of_a_draw": _steps(settings.posterior),
+        "evaluations_of_a_draw": _evaluations(settings.posterior),
     }
 
 
-def _steps(config: PosteriorConfig) -> int:
+def _evaluations(config: PosteriorConfig) -> int:
     if isinstance(config, ExactConfig):
         return 0
     if isinstance(config, SplitGibbsConfig):
         return config.levels * config.rounds * config.steps
     if isinstance(config, AmortisedConfig):
-        return config.sampler.steps + _steps(config.others)
-    corrections = config.sampler.corrections if config.sampler.method == "pc" else 0
-    return config.sampler.steps * (1 + corrections) * (config.rounds if isinstance(config, GibbsConfig) else config.passes)
+        return evaluations_of(config.sampler) + _evaluations(config.others)
+    return evaluations_of(config.sampler) * (config.rounds if isinstance(config, GibbsConfig) else config.passes)
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -135,7 +136,7 @@ def in_words(found: dict[str, Any]) -> str:
     work = found["work"]
     lines.append(
         f"preset {found['preset']}: {work['laps']} laps; networks learn from {work['trained_on']:,} draws (with repeats); "
-        f"{work['draws']:,} draws of observations between laps, {work['steps_of_a_draw']} steps each"
+        f"{work['draws']:,} draws of observations between laps, {work['evaluations_of_a_draw']} evaluations of networks each or more"
     )
     lines.append(f"memory of a fit: at least {found['memory_gib_at_least']:.2f} GiB")
     return "\n".join([*lines, *(f"warning: {line}" for line in found["warnings"])])

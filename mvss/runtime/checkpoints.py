@@ -42,7 +42,16 @@ def checkpoint_bytes(state: Mapping[str, Any], fingerprint: Fingerprint | None =
     """What `save_checkpoint` writes. Raises MvssError for a state that holds anything else."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"state": plain(state, tensors), "fingerprint": None if fingerprint is None else dict(fingerprint)})
-    return save(tensors, {"format": FORMAT, "content": text, "sha256": checksum(text, tensors)})
+    return _ordered(save(tensors, {"format": FORMAT, "content": text, "sha256": checksum(text, tensors)}))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its header in order: it is written in another at every call, and the same state would have other
+    bytes. The header is JSON behind its length in 8 bytes, filled up with spaces to a multiple of 8."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_checkpoint(

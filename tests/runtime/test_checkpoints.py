@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import subprocess
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
-from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
+from mvss.runtime.checkpoints import checkpoint_bytes, load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text, replacing
 from mvss.runtime.fingerprint import digest
@@ -31,6 +33,27 @@ def test_round_trip(tmp_path: Path) -> None:
     assert torch.equal(loaded.pop("draws")[0], state.pop("draws")[0])  # type: ignore[index]
     assert loaded == state
     assert os.listdir(path.parent) == ["state.safetensors"]
+
+
+def test_the_same_state_has_the_same_bytes_at_every_call_and_its_tensors_are_where_they_were() -> None:
+    state = {"lap": 3, "σ": torch.arange(5.0), "b": (torch.ones(2, 2, dtype=torch.float64), torch.tensor([True]))}
+    found = {checkpoint_bytes(state, {"data": "abc"}) for _ in range(24)}
+    assert len(found) == 1
+    (content,) = found
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+    loaded = safetensors.torch.load(content)
+    assert {tuple(x.flatten().tolist()) for x in loaded.values()} == {(0.0, 1.0, 2.0, 3.0, 4.0), (1.0,) * 4, (True,)}
+
+
+def test_a_checkpoint_with_its_header_in_another_order_is_read(tmp_path: Path) -> None:
+    content = checkpoint_bytes({"lap": 3, "draws": torch.ones(2)})
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(reversed(header["__metadata__"].items()))
+    other = json.dumps(dict(reversed(header.items()))).encode()
+    (tmp_path / "old").write_bytes(len(other).to_bytes(8, "little") + other + content[end:])
+    loaded = load_checkpoint(tmp_path / "old")
+    assert loaded["lap"] == 3 and torch.equal(loaded["draws"], torch.ones(2))
 
 
 def test_text_is_replaced(tmp_path: Path) -> None:
