@@ -136,7 +136,7 @@ def in_words(found: dict[str, Any]) -> str:
     work = found["work"]
     lines.append(
         f"preset {found['preset']}: {work['laps']} laps; networks learn from {work['trained_on']:,} draws (with repeats); "
-        f"{work['draws']:,} draws of observations between laps, {work['evaluations_of_a_draw']} evaluations of networks each or more"
+        f"{work['draws']:,} draws of observations between laps, at least {work['evaluations_of_a_draw']} evaluations each"
     )
     lines.append(f"memory of a fit: at least {found['memory_gib_at_least']:.2f} GiB")
     return "\n".join([*lines, *(f"warning: {line}" for line in found["warnings"])])
