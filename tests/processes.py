@@ -1,4 +1,4 @@
-"""Run a test file as a script by the command that the README gives for two processes on the CPU."""
+"""Run a test file as a script by the command that docs/own-data.md gives for two processes on the CPU."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ def launch(script: str, *arguments: str | Path) -> None:
         socket.create_server(("localhost", 0)).close()
     except OSError:
         pytest.skip("this machine cannot open a socket")
-    (line,) = re.findall(
-        r"^    (.*accelerate launch .*) script\.py$", (TESTS.parent / "README.md").read_text("utf-8"), re.MULTILINE
-    )
+    page = (TESTS.parent / "docs" / "own-data.md").read_text("utf-8")
+    (line,) = re.findall(r"^    (.*accelerate launch .*) script\.py$", page, re.MULTILINE)
     setting, _, *options = shlex.split(line)
     name, value = setting.split("=")
     path = os.pathsep.join(filter(None, (str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH"))))

@@ -202,4 +202,4 @@ def test_pip_installs_a_library_that_runs_the_readme(wheel: Path, tmp_path: Path
     run = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert str(tmp_path / "venv") in run.stdout and "target: RMSE" in run.stdout
-    assert (tmp_path / "my-mixture").is_dir()
+    assert (tmp_path / "run").is_dir()

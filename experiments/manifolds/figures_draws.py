@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure"]
+__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure", "separations_figure"]
 
 import re
 from collections.abc import Iterable, Mapping
@@ -188,6 +188,27 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
         f"{problem}, seed {run.seed}: one posterior draw of {method_named(method).short} for each of "
         f"{min(count, SHOWN):,} observations, against the truths of the same observations. Laps: training observations "
         "(lap 0: the start).",
+    )
+    return figure
+
+
+def separations_figure(run: Run, problem: str) -> Figure | None:
+    """The newest source of fresh observations under ours and others, one Gibbs of them, beside its truth."""
+    name = f"posterior_{PROBLEMS[problem].sources}"
+    methods = [m for m in run.rivals() if m != ORACLE and not m.startswith("gibbs_")]
+    found = {method: draws for method in methods if name in (draws := run.draws(problem, method))}
+    if not found:
+        return None
+    figure, axes = plt.subplots(1, len(found), figsize=(1.2 * len(found) + 0.4, 2.2), squeeze=False)
+    for column, ((method, draws), ax) in enumerate(zip(found.items(), axes[0], strict=True)):
+        _cloud(ax, draws[name], draws.get(name.replace("posterior", "truth")), method, PAIRS[0])
+        _square(ax, f"$x^{PROBLEMS[problem].sources}$", PAIRS[0], outer=(column == 0, True))
+        ax.set_title(method_named(method).short.replace(", ", ",\n"), fontsize=8)
+    count = min(SHOWN, *(len(draws[name]) for draws in found.values()))
+    caption(
+        figure,
+        f"{problem}, seed {run.seed}: one posterior draw of source {PROBLEMS[problem].sources} for each of {count:,} fresh "
+        "observations (coloured), and the truths (black), along two of the five coordinates.",
     )
     return figure
 

@@ -34,6 +34,7 @@ def make_figures(results: Results) -> list[Path]:
         found = kept_samples(results.folder, results.table, seed, problem)
         figures = {
             "views": _views(found, seed),
+            "strip": _strip(found, problem_named(problem), seed),
             "separations": _separations(found, problem_named(problem), seed),
             "laps": _laps(found, seed),
             "priors": _priors(found, seed),
@@ -88,6 +89,22 @@ def _separations(found: Mapping[str, Samples], factors: Sequence[int], seed: int
         rows.append((f"{name}, truth", first[f"truth_{b}"]))
         rows += [(method_named(m).short, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
     return _grid(rows, f"Seed {seed}: single posterior draws for fresh observations (these shown without their noise).")
+
+
+def _strip(found: Mapping[str, Samples], factors: Sequence[int], seed: int) -> Figure | None:
+    """What one method makes of fresh observations, and how sure it is."""
+    own = next((s for m, s in found.items() if m in ("joint", "mixture") and {"posterior_1", "width_2"} <= s.keys()), None)
+    if own is None:
+        return None
+    rows = [
+        ("observation", _mixtures(own["truth_1"], own["truth_2"], factors)),
+        ("digit, a draw", own["posterior_2"]),
+        ("digit, SD × 2", 2 * own["width_2"]),
+        ("digit, truth", own["truth_2"]),
+        ("grass, a draw", own["posterior_1"]),
+        ("grass, truth", own["truth_1"]),
+    ]
+    return _grid(rows, f"Seed {seed}: fresh observations (shown without their noise), taken apart by draws of both sources.")
 
 
 def _mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: Sequence[int] = (1,)) -> NDArray[np.float64]:

@@ -164,7 +164,7 @@ def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
     if not lines:
         return []
     text = (
-        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also "
+        "The newest source under the methods that the paper compares. Its SD is of another form, which `table.md` also\n"
         "has of ours:"
     )
     titles = [title for name, _, _, form in NEWEST for title in ((name, "paper") if form else (name,))]

@@ -18,7 +18,7 @@ from experiments.manifolds.figures import (
     make_figures,
 )
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
-from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure
+from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure, separations_figure
 from experiments.report.samples import Results
 from experiments.report.tables import build_table
 
@@ -77,6 +77,16 @@ def test_one_seed_without_samples_or_oracle(tmp_path: Path) -> None:
     by_seed = {0: [row for row in records(0, ("mixed-0.1",)) if row["method"] != "exact"]}
     written = make_figures(Results(tmp_path, table_of(by_seed), by_seed, ("mixed-0.1", "contrastive-2"), 0))
     assert [path.name for path in written[::2]] == ["problem.png", "sinkhorn-vs-lap.png", "sinkhorn-vs-mixing.png"]
+
+
+def test_methods_stand_side_by_side_where_they_have_drawn(tmp_path: Path) -> None:
+    rows = records(0, ("contrastive-2",))
+    for method in ("joint", "gibbs", "exact"):
+        keep_samples(tmp_path, "contrastive-2", method)
+    run = Run(tmp_path, table_of({0: rows}), {0: rows}, ("contrastive-2",), 0)
+    figure = separations_figure(run, "contrastive-2")
+    assert figure is not None and [ax.get_title() for ax in figure.axes] == ["joint (ours)", "Gibbs"]
+    assert separations_figure(run, "contrastive-3") is None
 
 
 def test_ablations_have_a_figure_of_their_own(tmp_path: Path) -> None:
