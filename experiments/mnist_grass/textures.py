@@ -7,10 +7,9 @@ a folder of photographs              three sets of them, in an order of the seed
 
 from __future__ import annotations
 
-__all__ = ["EXTENSIONS", "Part", "Texture", "crops", "regions", "texture_named"]
+__all__ = ["Part", "Texture", "crops", "regions", "texture_named"]
 
 import hashlib
-import io
 from collections.abc import Sequence
 from functools import cache
 from os.path import expanduser
@@ -25,6 +24,7 @@ from torch import Tensor
 from experiments.core.pools import tunes
 from experiments.mnist_grass.config import TEXTURES
 from experiments.mnist_grass.digits import SHAPE, SIZE
+from mvss.io.images import ENDINGS, image_files, image_of
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
@@ -32,8 +32,6 @@ SCALES = (2.0, 3.0, 4.0, 5.0)
 """Sides of the squares that are cut from the one photograph, in units of its 28 pixels."""
 WIDTH = 100
 """Height and width that each photograph of a folder is resized to (paper)."""
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What counts as a photograph in a folder, in either case."""
 Part = Literal["view 1", "view 2", "fresh"]
 PARTS: tuple[Part, ...] = get_args(Part)
 Region = tuple[slice, slice]
@@ -119,13 +117,10 @@ class _Photographs:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            files = sorted(f for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS and not f.name.startswith("."))
-        except OSError as error:
-            raise MvssError(f"cannot read the folder {folder} ({error.strerror}): name another texture") from error
+        files = image_files(folder)
         found = dict(_grey(file) for file in files)
         if len(found) < 4:
-            kinds = ", ".join(EXTENSIONS)
+            kinds = ", ".join(ENDINGS)
             raise MvssError(
                 f"{folder} holds {len(found)} different photographs ({kinds}): a texture needs at least 4, add some"
             )
@@ -149,16 +144,8 @@ class _Photographs:
 
 def _grey(file: Path) -> tuple[str, Tensor]:
     """The hash of a file, and its photograph `(100, 100)`, uint8."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise MvssError(f"cannot read {file} ({error.strerror}): put another photograph in its place, or none") from error
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            deep = image.mode.startswith(("I", "F"))
-            grey = image.convert("L").resize((WIDTH, WIDTH), Image.Resampling.BILINEAR)  # averages where it makes smaller
-    except Exception as error:  # what is raised for a broken file depends on its format: OSError, SyntaxError, struct.error ...
-        raise MvssError(f"{file} cannot be decoded as an image: put another photograph in its place, or none") from error
-    if deep:  # these would become white, or black
+    content, image = image_of(file)
+    grey = image.convert("L").resize((WIDTH, WIDTH), Image.Resampling.BILINEAR)  # averages where it makes smaller
+    if image.mode.startswith(("I", "F")):  # these would become white, or black
         raise MvssError(f"{file} has more than 8 bits a pixel and channel: put a photograph of 8 in its place, or none")
     return hashlib.sha256(content).hexdigest(), torch.from_numpy(np.array(grey))

@@ -8,36 +8,23 @@ of Python objects are refused.
 
 from __future__ import annotations
 
-__all__ = ["ENDINGS", "OPTIONAL", "Array", "read_array", "require"]
+__all__ = ["ENDINGS", "Array", "read_array"]
 
-import importlib
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvss.io.images import read_images
+from mvss.io.optional import require
 from mvss.presets.reader import suggest
 from mvss.runtime.errors import MvssError
 
 Array = NDArray[Any]
-OPTIONAL = {"h5py": "h5py", "astropy.io.fits": "astropy", "PIL.Image": "pillow"}
-"""Modules of the extra `files`, by what pip calls them."""
-IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MODES = ("1", "L", "I;16", "I", "F", "RGB")
-"""Kinds of images, as pillow names them, whose numbers are what is seen."""
-
-
-def require(module: str, what: str) -> ModuleType:
-    """One of the optional modules. Raises MvssError which says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MvssError(f'{what} need {OPTIONAL[module]}: pip install "mvss[files]"') from error
 
 
 def read_array(text: str, folder: Path, prefer: str = "") -> Array:
@@ -48,7 +35,7 @@ def read_array(text: str, folder: Path, prefer: str = "") -> Array:
     """
     path, part = _split(text, folder)
     if path.is_dir():
-        return _images(path)
+        return read_images(path)
     if not path.is_file():
         raise MvssError(f"there is no file {path}")
     reader = ENDINGS.get(path.suffix.lower())
@@ -150,25 +137,3 @@ def _chosen(path: Path, part: str, prefer: str, names: Sequence[str]) -> str:
     if len(names) > 1:
         raise MvssError(f"{path.name} holds several arrays: write {path.name}:KEY, with one of {', '.join(names)}")
     return names[0]
-
-
-def _images(folder: Path) -> Array:
-    """`(N, channels, height, width)`, in the order of their names, with the numbers that the files hold."""
-    image = require("PIL.Image", "folders of images")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
-    if not paths:
-        raise MvssError(f"{folder} is a folder without images ({', '.join(IMAGES)})")
-    found: list[Array] = []
-    for path in paths:
-        try:
-            with image.open(path) as opened:
-                if opened.mode not in MODES:
-                    raise MvssError(f"{path}: a {opened.mode} image is not read: save it as grey or RGB")
-                pixels = np.asarray(opened)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise MvssError(f"cannot read {path} as an image") from error
-        pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
-        found.append(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
-        if found[-1].shape != found[0].shape:
-            raise MvssError(f"{path} has shape {found[-1].shape}, and {paths[0].name} {found[0].shape}: make them one size")
-    return np.stack(found)

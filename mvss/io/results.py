@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mvss.io.arrays import Array, require
+from mvss.io.arrays import Array
+from mvss.io.optional import require
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import replacing
 

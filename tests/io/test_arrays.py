@@ -78,6 +78,7 @@ def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name, values in (("b.png", grey), ("a.png", 2 * grey)):
         Image.fromarray(values).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".b.png").write_text("what some systems keep beside an image")
     found = read_array(str(tmp_path), Path())
     assert found.shape == (2, 1, 3, 4)
     np.testing.assert_array_equal(found[:, 0], [2 * grey, grey])
@@ -90,6 +91,21 @@ def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"none")
     with pytest.raises(MvssError, match=r"cannot read .*c\.png as an image"):
         read_array(str(tmp_path), Path())
+
+
+def test_the_kinds_of_images_that_an_experiment_reads_are_those_of_the_library(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from experiments.mnist_grass.textures import texture_named
+    from mvss.io.images import ENDINGS
+
+    rng = np.random.default_rng(0)
+    for number, ending in enumerate(ENDINGS):
+        Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)).save(tmp_path / f"{number}{ending.upper()}")
+    assert len(ENDINGS) >= 4 and texture_named(str(tmp_path)).fingerprint
+    for path in tmp_path.glob("*.[GW]*"):  # their numbers are of a palette or in three channels
+        path.unlink()
+    assert read_array(str(tmp_path), Path()).shape == (len(ENDINGS) - 2, 1, 4, 4)
 
 
 def test_the_only_array_of_a_file_needs_no_name(tmp_path: Path) -> None:
