@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.core.config import Config
 
 if TYPE_CHECKING:
+    from experiments.report.browsers import Browser
     from experiments.report.samples import Results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,13 +39,14 @@ class Named:
 class Experiment:
     """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
     (problem, seed, config) to a `task.Task`. figures: makes all that there is something to show for, and returns the files,
-    PNG and PDF of each. caption: how it was scored. schema: of its configuration."""
+    PNG and PDF of each. browsers: what a page lets one browse, of what was kept. caption: how it was scored. schema: of its configuration."""
 
     name: str
     target: str
     check: Callable[[str], object]
     task: Named
     figures: Callable[[Results], list[Path]]
+    browsers: Callable[[Results], list[Browser]]
     caption: str
     schema: type[Config] = Config
 

@@ -31,6 +31,7 @@ EXPERIMENT = Experiment(
     problem_named,
     Named("experiments.galaxies.data.task:make_task"),
     Named("experiments.galaxies.figures:make_figures"),
+    Named("experiments.galaxies.browsers:browsers"),
     CAPTION,
     GalaxiesConfig,
 )

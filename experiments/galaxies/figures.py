@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["make_figures"]
+__all__ = ["make_figures", "transform_in"]
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def make_figures(results: Results) -> list[Path]:
     }
     folder, seed = results.folder, results.seed
     for problem in results.problems:
-        transform = transform_of(problem, _transform(folder, seed))
+        transform = transform_of(problem, transform_in(folder, seed))
         run = Run(kept_samples(folder, results.table, seed, problem), problem, seed, transform)
         for name, make in makers.items():
             figure = make(run)
@@ -48,7 +48,7 @@ def make_figures(results: Results) -> list[Path]:
     return written
 
 
-def _transform(folder: Path, seed: int) -> Transform:
+def transform_in(folder: Path, seed: int) -> Transform:
     path = folder / f"seed-{seed}" / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return "asinh" if (settings or {}).get("transform") == "asinh" else "linear"

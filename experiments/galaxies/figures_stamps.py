@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["JOINT", "Run", "laps_figure", "priors_figure", "real_figure", "separations_figure", "worst_figure"]
+__all__ = ["JOINT", "Run", "Samples", "laps_figure", "priors_figure", "real_figure", "separations_figure", "worst_figure"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass

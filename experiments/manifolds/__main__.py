@@ -31,6 +31,7 @@ EXPERIMENT = Experiment(
     problem_named,
     Named("experiments.manifolds.data:make_task"),
     Named("experiments.manifolds.figures:make_figures"),
+    Named("experiments.manifolds.browsers:browsers"),
     CAPTION,
 )
 

@@ -27,6 +27,7 @@ EXPERIMENT = Experiment(
     problem_named,
     Named("experiments.mnist_grass.data:make_task"),
     Named("experiments.mnist_grass.figures:make_figures"),
+    Named("experiments.mnist_grass.browsers:browsers"),
     CAPTION,
     MnistGrassConfig,
 )

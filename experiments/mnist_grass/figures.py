@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["make_figures"]
+__all__ = ["make_figures", "mixtures"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def _separations(found: Mapping[str, Samples], factors: Sequence[int], seed: int
     first = next((s for s in found.values() if {"truth_1", "truth_2"} <= s.keys()), None)
     if first is None:
         return None
-    rows = [("observation", _mixtures(first["truth_1"], first["truth_2"], factors))]
+    rows = [("observation", mixtures(first["truth_1"], first["truth_2"], factors))]
     for b, name in ((2, "digit"), (1, "grass")):
         rows.append((f"{name}, truth", first[f"truth_{b}"]))
         rows += [(method_named(m).short, s[f"posterior_{b}"]) for m, s in found.items() if f"posterior_{b}" in s]
@@ -97,7 +97,7 @@ def _strip(found: Mapping[str, Samples], factors: Sequence[int], seed: int) -> F
     if own is None:
         return None
     rows = [
-        ("observation", _mixtures(own["truth_1"], own["truth_2"], factors)),
+        ("observation", mixtures(own["truth_1"], own["truth_2"], factors)),
         ("digit, a draw", own["posterior_2"]),
         ("digit, SD × 2", 2 * own["width_2"]),
         ("digit, truth", own["truth_2"]),
@@ -107,7 +107,7 @@ def _strip(found: Mapping[str, Samples], factors: Sequence[int], seed: int) -> F
     return _grid(rows, f"Seed {seed}: fresh observations (shown without their noise), taken apart by draws of both sources.")
 
 
-def _mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: Sequence[int] = (1,)) -> NDArray[np.float64]:
+def mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: Sequence[int] = (1,)) -> NDArray[np.float64]:
     """What is observed of sources `(N, D)`, without noise, at the resolutions `factors` in turn, `(N, D)`."""
     out = []
     for row, image in enumerate((grass + AMPLITUDE * digits).reshape(-1, *SHAPE[-2:])):
@@ -174,7 +174,7 @@ def _worst(found: Mapping[str, Samples], seed: int) -> Figure | None:
     if own is None:
         return None
     rows = [
-        ("observation", _mixtures(own["worst_truth_1"], own["worst_truth_2"])),
+        ("observation", mixtures(own["worst_truth_1"], own["worst_truth_2"])),
         ("digit, truth", own["worst_truth_2"]),
         ("posterior mean", own["worst_mean_2"]),
         ("SD × 2", 2 * own["worst_width_2"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "preface"]
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +20,19 @@ BOLD = "**Bold**: the best by the first proper score of a table, what has seen t
 
 def markdown(table: Mapping[str, Any], caption: str) -> str:
     """Return a table of `tables.build_table` as Markdown. caption: how the numbers were scored."""
+    nothing = NOTHING if means_nothing(table["preset"]) else ""
+    lines = [f"# {table['experiment']}, preset {table['preset']}{nothing}", "", *preface(table, caption)]
+    for section in sections(table):
+        lines += _section(section)
+    return "\n".join(lines) + "\n"
+
+
+def preface(table: Mapping[str, Any], caption: str) -> list[str]:
+    """The lines above a table: what made it, of which samples, and how it is read. In Markdown, of which they have lists, `code`
+    and **bold** alone."""
     rows: Sequence[Row] = table["rows"]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
-    nothing = means_nothing(table["preset"])
-    lines = [
-        f"# {table['experiment']}, preset {table['preset']}{NOTHING if nothing else ''}",
-        "",
+    return [
         f"- command: `{table['command']}`",
         *_commits(table["commits"]),
         f"- seeds: {', '.join(map(str, seeds)) or NONE}",
@@ -36,12 +43,9 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
         *_without_floor(rows),
         f"Numbers are mean ± standard deviation over seeds; of several sources, the mean. {NONE}: not measured, or not "
         "finite for some seed. ↓, ↑, →: which values are best. "
-        + ("" if nothing else BOLD)
+        + ("" if means_nothing(table["preset"]) else BOLD)
         + "A PSNR says little without the spread ratio beside it: draws too narrow gain decibels.",
     ]
-    for section in sections(table):
-        lines += _section(section)
-    return "\n".join(lines) + "\n"
 
 
 def _without_floor(rows: Sequence[Row]) -> list[str]:

@@ -10,7 +10,7 @@ that are published in results/.
 
 from __future__ import annotations
 
-__all__ = ["OVERRIDES", "experiment_named", "main", "rebuild"]
+__all__ = ["OVERRIDES", "experiment_named", "experiment_of", "main", "rebuild"]
 
 import importlib
 import json
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     folders = named or sorted({path.parents[1] for path in root.glob("results/*/*/seed-*/metrics.jsonl")})
     try:
         for folder in folders:
-            rebuild(_experiment_of(folder), folder, read_seeds(folder))
+            rebuild(experiment_of(folder), folder, read_seeds(folder))
             print(f"table:   {folder / 'table.md'}")
     except MvssError as error:
         print(f"tables: {error}", file=sys.stderr)
@@ -88,7 +88,7 @@ def rebuild(
     return table
 
 
-def _experiment_of(folder: Path) -> Experiment:
+def experiment_of(folder: Path) -> Any:  # noqa: ANN401 - as below
     """The experiment whose results a folder holds."""
     path = folder.resolve()
     return experiment_named((path.parent if path.name.startswith(OVERRIDES) else path).parent.name, folder)
