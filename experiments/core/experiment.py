@@ -39,7 +39,8 @@ class Named:
 class Experiment:
     """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
     (problem, seed, config) to a `task.Task`. figures: makes all that there is something to show for, and returns the files,
-    PNG and PDF of each. browsers: what a page lets one browse, of what was kept. caption: how it was scored. schema: of its configuration."""
+    PNG and PDF of each. browsers: what a page lets one go through, of what was kept. caption: how it was scored. schema: of
+    its configuration."""
 
     name: str
     target: str

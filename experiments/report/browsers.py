@@ -72,8 +72,8 @@ class Browser:
 
 
 def sheet(strips: Sequence[Strip]) -> tuple[bytes, int]:
-    """The PNG of all strips, and how many columns it has: as many as the shortest strip has pictures. Smaller pictures are shown
-    as large as the largest."""
+    """The PNG of all strips, and how many columns it has: as many as the shortest strip has pictures. Smaller pictures are
+    shown as large as the largest."""
     columns = min(len(strip.images) for strip in strips)
     side = max(max(strip.images.shape[1:]) for strip in strips)
     rows = [np.concatenate([_tile(image, side) for image in strip.images[:columns]], axis=1) for strip in strips]
@@ -92,8 +92,8 @@ def _tile(image: Array, side: int) -> Array:
 
 
 def clouds(points: Array, limit: float) -> Array:
-    """Points `(N, D)` as pictures `(D // 2, CLOUD, CLOUD)`, one for each pair of coordinates, each from −limit to limit; the more
-    points there are, the brighter."""
+    """Points `(N, D)` as pictures `(D // 2, CLOUD, CLOUD)`, one for each pair of coordinates, each from −limit to limit; the
+    more points there are, the brighter."""
     ends = [[-limit, limit]] * 2
     pairs = [points[:, [2 * k + 1, 2 * k]] for k in range(points.shape[1] // 2)]
     counts = np.stack([np.histogram2d(-pair[:, 0], pair[:, 1], CLOUD, ends)[0] for pair in pairs])

@@ -28,8 +28,8 @@ def markdown(table: Mapping[str, Any], caption: str) -> str:
 
 
 def preface(table: Mapping[str, Any], caption: str) -> list[str]:
-    """The lines above a table: what made it, of which samples, and how it is read. In Markdown, of which they have lists, `code`
-    and **bold** alone."""
+    """The lines above a table: what made it, of which samples, and how it is read. In Markdown, of which they have lists,
+    `code` and **bold** alone."""
     rows: Sequence[Row] = table["rows"]
     seeds = sorted({seed for row in rows for seed in row["seeds"]})
     return [

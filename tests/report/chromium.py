@@ -15,7 +15,8 @@ from typing import Any
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """None where there is no such program."""
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files")
-FRAME = """<!DOCTYPE html><body style="margin: 0"><iframe src="{page}" style="width: {width}px; height: {height}px; border: 0"></iframe>
+FRAME = """<!DOCTYPE html><body style="margin: 0">
+<iframe src="{page}" style="width: {width}px; height: {height}px; border: 0"></iframe>
 <pre id="told"></pre><script>
 const frame = document.querySelector("iframe");
 frame.addEventListener("load", () => {{

@@ -175,7 +175,8 @@ for (const each of page.querySelectorAll("details")) each.open = true;
 const root = page.documentElement, wide = root.clientWidth;
 const out = [...page.body.querySelectorAll("*")].filter(
   (each) => !each.closest(".scroll, .window, dialog") && each.getBoundingClientRect().right > wide + 1);
-const table = page.querySelector("table.sorts"), numbers = () => [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
+const table = page.querySelector("table.sorts");
+const numbers = () => [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
 const before = numbers(), title = table.tHead.rows[0].cells[1].firstElementChild;
 title.click(); const up = numbers(); title.click(); const down = numbers();
 const search = page.querySelector("input[type=search]");
@@ -186,8 +187,8 @@ const top = lap.offsetTop; slider.value = 1; slider.dispatchEvent(new Event("inp
 page.querySelector("a.enlarges").click();
 const enlarged = page.querySelector("dialog").open && page.querySelector("dialog img").alt;
 page.querySelector("dialog").close();
-return { scrolls: [root.scrollWidth, wide], out: out.map((each) => each.outerHTML.slice(0, 80)), before, up, down, left, enlarged,
-  moved: top - lap.offsetTop, tile: lap.parentElement.offsetHeight, tables: page.querySelectorAll(".scroll").length };
+return { scrolls: [root.scrollWidth, wide], out: out.map((each) => each.outerHTML.slice(0, 80)), before, up, down, left,
+  enlarged, moved: top - lap.offsetTop, tile: lap.parentElement.offsetHeight, tables: page.querySelectorAll(".scroll").length };
 """
 
 
