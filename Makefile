@@ -166,12 +166,12 @@ report: $(READY) ## a page of all results to look at, results/report/index.html;
 tables: $(READY) ## write table.json and table.md of all published results again, from their metrics.jsonl [5 s]
 	@$(BIN)/python -m experiments.report.rebuild
 
-readme: $(READY) ## write the README's results from the published table.json of the cpu preset [1 s]
+readme: $(READY) ## write the results in README and on the reproduction page from the published table.json of the cpu preset [1 s]
 	@$(BIN)/python -m experiments.report.readme
 
 docs: $(DEV) ## build the pages of docs/ into site/, strictly and without a network: open site/index.html [20 s]
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "docs:    site/index.html"
+	@echo "docs:    site/index.html (to search them, too: $(BIN)/python -m http.server -d site)"
 
 # By name: what else lies here may be anybody's. A lock file may be of a run in another environment.
 clean: ## remove caches and results/runs (runs, their checkpoints and tables), unless a run is going on [3 s]
