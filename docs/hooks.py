@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = (".png", ".svg", ".gif")
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
 FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(https?://[^\"'> ]*)")
+ITEM = r" {0,3}(?:- |\d+\. )"
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 
@@ -82,9 +83,9 @@ def _turned(link: re.Match[str], place: str, page: str) -> str:
 
 
 def _as_markdown_reads(text: str) -> str:
-    """Lists as a forge reads them: they need no blank line before them, and two blanks carry an item on."""
-    text = re.sub(r"^(?![-|#> ]|\d+\. )(.+)\n(?=- )", r"\1\n\n", text, flags=re.MULTILINE)
-    return re.sub(r"^  (?=\S)", "    ", text, flags=re.MULTILINE)
+    """Lists as a forge reads them: an item needs no blank line before it, and two or three blanks carry it on."""
+    text = re.sub(rf"^(?!{ITEM}|[|#>])(.*\S.*)\n(?={ITEM})", r"\1\n\n", text, flags=re.MULTILINE)
+    return re.sub(r"^ {2,3}(?=\S)", "    ", text, flags=re.MULTILINE)
 
 
 def _target(place: str, path: str) -> str:

@@ -43,8 +43,10 @@ def test_links_of_the_repository_are_links_of_the_site(hooks: ModuleType) -> Non
 
 
 def test_lists_are_read_as_on_a_forge(hooks: ModuleType) -> None:
-    text = "Words:\n- a\n  more of a\n- b\n\n  b, too\n\n```yaml\na:\n  b: 1\n```\n\n| a |\n| --- |\n"
-    expected = "Words:\n\n- a\n    more of a\n- b\n\n    b, too\n\n```yaml\na:\n  b: 1\n```\n\n| a |\n| --- |\n"
+    rest = "```yaml\na:\n  b: 1\n```\n\n| a |\n| --- |\n"
+    text = "Words:\n- a\n- b\n  more of b\n\n  b, too\n- c\n\n1. d\n\n   d, too\n2. e\n\n" + rest
+    lists = "Words:\n\n- a\n- b\n    more of b\n\n    b, too\n\n- c\n\n1. d\n\n    d, too\n\n2. e\n\n"
+    expected = lists + rest
     assert hooks.on_page_markdown(text, of("concepts.md"), None, None) == expected
 
 
