@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
-from experiments.manifolds.figures_draws import Run, marginals_figure, priors_figure, problem_figure, separations_figure
+from experiments.manifolds.figures_draws import Run, marginals_figure, methods_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
 from experiments.report.methods import TRUTH, method_named, method_order
 from experiments.report.samples import Results
@@ -39,7 +39,7 @@ def make_figures(results: Results) -> list[Path]:
     makers: dict[str, Callable[[Run], Figure | None]] = {
         "problem": problem_figure,
         **{f"marginals-{name}": partial(marginals_figure, problem=name) for name in run.problems},
-        **{f"separations-{name}": partial(separations_figure, problem=name) for name in run.problems if "contrastive" in name},
+        **{f"methods-{name}": partial(methods_figure, problem=name) for name in run.problems if "contrastive" in name},
         "sinkhorn-vs-lap": _laps_figure,
         "sinkhorn-vs-mixing": _mixing_figure,
         "priors": priors_figure,

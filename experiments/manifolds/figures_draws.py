@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure", "separations_figure"]
+__all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure", "methods_figure"]
 
 import re
 from collections.abc import Iterable, Mapping
@@ -192,7 +192,7 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
     return figure
 
 
-def separations_figure(run: Run, problem: str) -> Figure | None:
+def methods_figure(run: Run, problem: str) -> Figure | None:
     """The newest source of fresh observations under ours and others, one Gibbs of them, beside its truth."""
     name = f"posterior_{PROBLEMS[problem].sources}"
     methods = [m for m in run.rivals() if m != ORACLE and not m.startswith("gibbs_")]

@@ -18,7 +18,7 @@ from experiments.manifolds.figures import (
     make_figures,
 )
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
-from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, priors_figure, separations_figure
+from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, methods_figure, priors_figure
 from experiments.report.samples import Results
 from experiments.report.tables import build_table
 
@@ -84,9 +84,9 @@ def test_methods_stand_side_by_side_where_they_have_drawn(tmp_path: Path) -> Non
     for method in ("joint", "gibbs", "exact"):
         keep_samples(tmp_path, "contrastive-2", method)
     run = Run(tmp_path, table_of({0: rows}), {0: rows}, ("contrastive-2",), 0)
-    figure = separations_figure(run, "contrastive-2")
+    figure = methods_figure(run, "contrastive-2")
     assert figure is not None and [ax.get_title() for ax in figure.axes] == ["joint (ours)", "Gibbs"]
-    assert separations_figure(run, "contrastive-3") is None
+    assert methods_figure(run, "contrastive-3") is None
 
 
 def test_ablations_have_a_figure_of_their_own(tmp_path: Path) -> None:
