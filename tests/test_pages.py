@@ -149,6 +149,10 @@ def test_names_of_programs_exist(name: str) -> None:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mvss":
                 assert hasattr(mvss, node.attr), f"mvss.{node.attr}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_the_library_exist(name: str) -> None:
     names = set(re.findall(r"`mvss\.([A-Za-z]\w*)", text_of(ROOT / name)))
     known = {path.stem for path in (ROOT / "mvss").iterdir()}
     assert {found for found in names if not hasattr(mvss, found) and found not in known} == set()
