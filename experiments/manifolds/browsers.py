@@ -30,7 +30,7 @@ def _browser(problem: str, found: Mapping[str, Arrays]) -> Browser:
     common = [Strip(f"source {b}, truth", _cloud(first[f"truth_{b}"])) for b in _sources(first, "truth")]
     groups = [Group(method_named(m).label, _separated(arrays)) for m, arrays in found.items()]
     laps = [_laps(method_named(m).label, arrays) for m, arrays in found.items()]
-    return Browser(problem, "coordinates", NOTE, common, groups, [each for each in laps if each is not None])
+    return Browser(problem, "pair of coordinates", NOTE, common, groups, [each for each in laps if each is not None])
 
 
 def _separated(arrays: Arrays) -> list[Strip]:

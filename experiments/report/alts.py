@@ -5,11 +5,11 @@ from __future__ import annotations
 __all__ = ["alt_of"]
 
 KINDS = {
-    "ablations": "Bars: what scores become when one part of the method is left out or changed",
+    "ablations": "What scores become when one part of the method is left out or changed",
     "against": "Lines: scores of each method against brightness and against the share of light that neighbours have",
     "candidates": "Lines: how well log p tells true sources from candidates at several distances, by method",
     "coverage": "Lines: how often the truth lies in regions of each nominal probability; the diagonal is calibrated",
-    "gap": "Bars: decibels that each method stays below draws of the exact posterior, by problem",
+    "gap": "Decibels that each method stays below draws of the exact posterior, by problem",
     "laps": "Pictures: the newest source drawn for training observations after each lap of EM, below the truth",
     "marginals": "Clouds of points: posterior draws of each method over those of the truth, lap by lap",
     "methods": "Clouds of points: the newest source, drawn by each method for fresh observations, over its truth",
