@@ -145,7 +145,7 @@ class _Photographs:
 def _grey(file: Path) -> tuple[str, Tensor]:
     """The hash of a file, and its photograph `(100, 100)`, uint8."""
     content, image = image_of(file)
-    grey = image.convert("L").resize((WIDTH, WIDTH), Image.Resampling.BILINEAR)  # averages where it makes smaller
+    grey: Image.Image = image.convert("L").resize((WIDTH, WIDTH), Image.Resampling.BILINEAR)  # averages where it makes smaller
     if image.mode.startswith(("I", "F")):  # these would become white, or black
         raise MvssError(f"{file} has more than 8 bits a pixel and channel: put a photograph of 8 in its place, or none")
     return hashlib.sha256(content).hexdigest(), torch.from_numpy(np.array(grey))

@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup, escape
 
 from experiments.report.alts import alt_of
 from experiments.report.browsers import Browser, Strip, sheet
@@ -80,7 +79,7 @@ def _results(folder: Path, target: Path) -> dict[str, Any]:
         "id": name,
         "title": f"{table['experiment']}, preset {table['preset']}",
         "nothing": means_nothing(table["preset"]),
-        "preface": [_formatted(line) for line in preface(table, experiment.caption) if line],
+        "preface": [_spans(line) for line in preface(table, experiment.caption) if line],
         "sections": sections(table),
         "rows": [{**row, "label": method_named(row["method"]).label} for row in table["rows"]],
         "figures": [{"name": p.stem, "at": _link(p, target), "alt": alt_of(p.stem, name)} for p in pictures],
@@ -138,10 +137,10 @@ def _link(path: Path, target: Path) -> str:
     return quote(os.path.relpath(path.resolve(), target.resolve()).replace(os.sep, "/"))
 
 
-def _formatted(line: str) -> Markup:
-    """A line of Markdown that has nothing but `code` and **bold**, escaped."""
-    line = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(line.removeprefix("- "))))
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", line))
+def _spans(line: str) -> list[tuple[str, str]]:
+    """A line of Markdown that has nothing but `code` and **bold**, as pairs of a tag and its text."""
+    found = re.findall(r"`([^`]+)`|\*\*(.+?)\*\*|([^`*]+|.)", line.removeprefix("- "))
+    return [next((tag, text) for tag, text in zip(("code", "strong", "span"), groups, strict=True) if text) for groups in found]
 
 
 if __name__ == "__main__":

@@ -6,16 +6,13 @@ __all__ = ["ENDINGS", "image_files", "image_of", "read_images"]
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvss.io.optional import require
 from mvss.runtime.errors import MvssError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as an image, in either case."""
@@ -31,15 +28,15 @@ def image_files(folder: Path) -> list[Path]:
         raise MvssError(f"cannot read the folder {folder} ({error.strerror or error})") from error
 
 
-def image_of(path: Path) -> tuple[bytes, Image]:
-    """The content of a file, and the image that it is, decoded. Raises MvssError where it cannot be read, or is none."""
+def image_of(path: Path) -> tuple[bytes, Any]:
+    """The content of a file, and the image of pillow that it is, decoded. Raises MvssError where it cannot be read, or is none."""
     pillow = require("PIL.Image", "folders of images")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise MvssError(f"cannot read {path} ({error.strerror or error}): put another image in its place, or none") from error
     try:
-        image: Image = pillow.open(io.BytesIO(content))
+        image = pillow.open(io.BytesIO(content))
         image.load()
     except Exception as error:  # what is raised for a broken file depends on its format: OSError, SyntaxError, struct.error ...
         raise MvssError(f"cannot read {path} as an image: put another one in its place, or none") from error
