@@ -29,7 +29,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_of(path: Path) -> tuple[bytes, Any]:
-    """The content of a file, and the image of pillow that it is, decoded. Raises MvssError where it cannot be read, or is none."""
+    """The content of a file, and the decoded image of pillow. Raises MvssError where it cannot be read, or is none."""
     pillow = require("PIL.Image", "folders of images")
     try:
         content = path.read_bytes()
