@@ -68,8 +68,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers`, else, or
-    without blocks, a perceptron with layers `hidden`. variance: whether it also learns Var[x | x_t], where sources are
+    """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers` behind
+    squares of `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. variance: whether it also learns Var[x | x_t], where sources are
     too large for explicit Jacobians. dynamic: scales by the light at each pixel, for images of a large dynamic range."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
@@ -77,9 +77,10 @@ class NetworkConfig:
     conditioning: Literal["film", "concat"] = "film"
     blocks: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
+    patch: int = 1
     variance: bool = True
     dynamic: bool = False
 
     def __post_init__(self) -> None:
-        at_least("network", self, 1, "hidden", "blocks", "layers")
+        at_least("network", self, 1, "hidden", "blocks", "layers", "patch")
         at_least("network", self, 2, "embedding")

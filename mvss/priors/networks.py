@@ -117,9 +117,11 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """U-Net on images `(N, C, H, W)`, conditioned on the noise level; zero before it is trained.
 
     Arguments:
-        channels: C. size: H = W, divisible by two as often as there are blocks less one.
+        channels: C. size: H = W, divisible by the patch, and then by two as often as there are blocks less one.
         inputs: images that one input holds, `(N, inputs, C, H, W)`. outputs: those that come out, one after another.
         blocks: channels of the resolutions, fine to coarse; attention on the last. layers: per block.
+        patch: side of the squares of pixels that enter as channels of one (pixel unshuffle, Shi et al. 2016): the finest
+            resolution, which costs the most, is left out.
 
     Raises MvssError if an argument is out of range.
     """
@@ -133,19 +135,21 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         blocks: tuple[int, ...] = (32, 64, 128),
         layers: int = 1,
         outputs: int = 1,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         halvings = len(blocks) - 1
-        if not blocks or min(channels, inputs, outputs, layers, *blocks) < 1 or size % 2**halvings:
+        if not blocks or min(channels, inputs, outputs, layers, patch, *blocks) < 1 or size % (patch * 2**halvings):
             raise MvssError(
-                f"a U-Net needs positive blocks and layers, and a size that can be halved {halvings} times,"
-                f" not size={size}, blocks={tuple(blocks)}, layers={layers}"
+                f"a U-Net needs positive blocks and layers, and a size that is a multiple of the patch and can be halved"
+                f" {halvings} times, not size={size}, patch={patch}, blocks={tuple(blocks)}, layers={layers}"
             )
+        self.patch = patch
         groups = next(g for g in (8, 4, 2, 1) if all(b % g == 0 for b in blocks))
         self.net: Any = UNet2DModel(
-            sample_size=size,
-            in_channels=inputs * channels,
-            out_channels=outputs * channels,
+            sample_size=size // patch,
+            in_channels=inputs * channels * patch**2,
+            out_channels=outputs * channels * patch**2,
             layers_per_block=layers,
             block_out_channels=tuple(blocks),
             down_block_types=("DownBlock2D",) * halvings + ("AttnDownBlock2D",),
@@ -161,8 +165,8 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, outputs · C, H, W)`."""
         time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
-        out: Tensor = self.net(x.flatten(1, 2), time).sample
-        return out
+        out: Tensor = self.net(functional.pixel_unshuffle(x.flatten(1, 2), self.patch), time).sample
+        return functional.pixel_shuffle(out, self.patch)
 
 
 def build_network(
@@ -172,7 +176,7 @@ def build_network(
     with torch.random.fork_rng():
         torch.manual_seed(stream.generator().initial_seed())
         if len(shape) == 3 and config.blocks:
-            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs).eval()
+            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
         size = math.prod(shape)
         return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs).eval()
 

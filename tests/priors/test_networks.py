@@ -102,6 +102,26 @@ def test_a_unet_starts_at_zero_and_keeps_the_shape_of_one_image() -> None:
     assert out.shape == (2, 3, 8, 8) and not out.any()
 
 
+def test_squares_of_pixels_come_back_where_they_were() -> None:
+    torch.manual_seed(0)
+    net = ImageUNet(1, 8, 2, (8, 16), outputs=2, patch=2)
+    whole = ImageUNet(4, 4, 2, (8, 16), outputs=2)
+    whole.net.load_state_dict(net.net.state_dict())
+    for each in (net, whole):
+        torch.nn.init.ones_(each.net.conv_out.weight)
+    x, log_sigma = torch.randn(3, 2, 1, 8, 8), torch.randn(3)
+    corners = x.reshape(3, 2, 4, 2, 4, 2).permute(0, 1, 3, 5, 2, 4).reshape(3, 2, 4, 4, 4)
+    out, expected = net(x, log_sigma), whole(corners, log_sigma)
+    assert out.shape == (3, 2, 8, 8) and bool(out.any())
+    back = expected.reshape(3, 2, 2, 2, 4, 4).permute(0, 1, 4, 2, 5, 3).reshape(3, 2, 8, 8)
+    assert torch.allclose(out, back, atol=1e-6)
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
+    with pytest.raises(MvssError, match="patch=3"):
+        ImageUNet(1, 8, 2, (8,), patch=3)
+
+
 @torch.no_grad()
 def test_a_unet_tells_neighbouring_noise_levels_apart() -> None:
     net, x = unet(), torch.randn(64, 2, 1, 12, 12)
