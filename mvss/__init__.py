@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig, Noisier2NoiseConfig
 from mvss.presets.posterior import (
     AmortisedConfig,
+    AutoConfig,
     CGConfig,
     ExactConfig,
     GibbsConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "GibbsConfig",
     "SplitGibbsConfig",
     "AmortisedConfig",
+    "AutoConfig",
     "SamplerConfig",
     "CGConfig",
 ]

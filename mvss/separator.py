@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["FitEvent", "SourceSeparator"]
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,18 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvss.em import Lap, Model, first_draws, plan_stages, run_em
+from mvss.em import Lap, Model, first_draws, held_out, last_draws, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
 from mvss.posteriors.amortised import Amortised
+from mvss.posteriors.auto import choose
 from mvss.posteriors.exact import ExactPosterior
-from mvss.posteriors.guard import chi2, guarded
+from mvss.posteriors.guard import chi2
 from mvss.posteriors.models import build_amortised, build_priors
 from mvss.posteriors.noise_scaling import suited
 from mvss.posteriors.posterior import Posterior, shown
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
+from mvss.presets.posterior import AutoConfig, SeparationConfig
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
 from mvss.priors.training import default_accelerator
@@ -163,15 +166,21 @@ class SourceSeparator:
         tell("laps", 0.0)
         learned = run_em(inner, model, first, self._suited, keyed, path, on_lap)
         self.kept, draws, kept = learned.kept, learned.draws, list[str]()
-        if learning and self.settings.separating != self.settings.posterior:
-            draws, kept = self._last_draws(inner, draws, stream.child("last"), partial(tell, "last draws"))
+        separating, chosen = self._suited.separating, list[str]()
+        if isinstance(separating, AutoConfig):
+            held = held_out(inner, self._suited.em.held_out, self._device)
+            chosen = [*map(str, choose(held, self.amortised, self.priors, separating, stream.child("chosen")))]
+            self.to(self._device)
+        if learning and separating != self._suited.posterior:
+            posterior, progress = self._fitted(), partial(tell, "last draws")
+            draws, kept = last_draws(inner, draws, posterior, self.priors, stream.child("last"), self._device, progress)
         self.draws = [self.units.outward(parts) for parts in draws]
         explained = [ViewReport(v.name, len(v), chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
         lowered = None if self._suited == self.settings else self._suited.training.sigma_min
         self.report = FitReport(
-            explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded, lowered
+            explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded, lowered, chosen
         )
         if verbose:
             print(self.report)
@@ -199,24 +208,41 @@ class SourceSeparator:
         self._posterior = posterior_of(self._suited.separating, self.amortised)
         return self
 
+    def separating_by(self, posterior: str | SeparationConfig) -> SourceSeparator:
+        """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
+        settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind."""
+        named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
+        other = copy.copy(self)
+        other._suited = replace(self._suited, separation=named)
+        other._posterior = posterior_of(other._suited.separating, self.amortised) if self._posterior else None
+        return other
+
     def separate(
-        self, view: View, draws: int = 1, seed: int | Stream = 0, progress: Callable[[float], None] = lambda _: None
+        self,
+        view: View,
+        draws: int = 1,
+        seed: int | Stream = 0,
+        progress: Callable[[float], None] = lambda _: None,
+        posterior: str | SeparationConfig | None = None,
     ) -> Draws:
         """Joint posterior draws of all sources that a view shows, `(draws, N, *shape)` of each by name: their spread is the
         error bar.
 
         view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
         the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
+        posterior: another one than that of the settings, see `separating_by`.
 
         Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
         that the posterior of the settings cannot serve.
         """
-        posterior = self._fitted()
+        if posterior is not None:
+            return self.separating_by(posterior).separate(view, draws, seed, progress)
+        joint = self._fitted()
         shown(view, self.priors)
         if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
             raise MvssError(f"separate: draws={draws} must be a whole number of at least 1")
         inner = self.units.inward(view).to(self._device)
-        found = posterior.many(inner, self.priors, stream_of(seed), draws, progress)
+        found = joint.many(inner, self.priors, stream_of(seed), draws, progress)
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
 
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
@@ -272,17 +298,3 @@ class SourceSeparator:
         if source not in self.priors:
             raise MvssError(f"there is no source {source!r}: known are {', '.join(self.sources)}")
         return self.priors[source]
-
-    def _last_draws(
-        self, views: Views, draws: list[Draws], stream: Stream, progress: Callable[[float], None]
-    ) -> tuple[list[Draws], list[str]]:
-        """Draws of the observations as new ones are separated, from the last ones of EM; a line where those are kept."""
-        last, lines = [], []
-        for alpha, (view, start) in enumerate(zip(views, draws, strict=True)):
-            inner = view.to(self._device)
-            found = self._fitted().draw(inner, self.priors, stream.child(alpha), start)
-            kept, line = guarded(inner, found.draws, found.start, found.narrow)
-            last.append({source: x.to(view.y.device) for source, x in kept.items()})
-            lines += [line] if line else []
-            progress((alpha + 1) / len(views))
-        return last, lines

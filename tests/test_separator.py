@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mvss import (
     AscentConfig,
+    AutoConfig,
     Dense,
     ExactConfig,
     Identity,
@@ -28,6 +29,7 @@ from mvss import (
     PriorConfig,
     Settings,
     SourceSeparator,
+    SplitGibbsConfig,
     View,
 )
 from mvss.estimation import estimate_sources
@@ -233,6 +235,28 @@ def test_another_view_is_separated(fitted: Fitted) -> None:
     assert not torch.allclose(model.separate(view, 3, seed=1)["a"], whole["a"])
     alone = model.separate(View(view.y, {"b": operators["b"]}, 0.1))
     assert list(alone) == ["b"]
+
+
+def test_another_posterior_separates_by_the_same_priors(fitted: Fitted, tmp_path: Path) -> None:
+    problem, model = fitted["images"]
+    view = problem.views[1].select(slice(0, 6))
+    split = model.separate(view, 2, posterior="split_gibbs")
+    torch.testing.assert_close(model.separating_by(SplitGibbsConfig()).separate(view, 2), split)
+    assert not torch.allclose(split["target"], model.separate(view, 2)["target"])
+    torch.testing.assert_close(model.separate(view, 2, posterior="auto"), model.separate(view, 2))
+    model.separating_by("split_gibbs").save_pretrained(tmp_path)
+    torch.testing.assert_close(SourceSeparator.from_pretrained(tmp_path).separate(view, 2), split)
+    with pytest.raises(MvssError, match="'splitgibbs' is unknown; there are exact, "):
+        model.separate(view, posterior="splitgibbs")
+
+
+def test_a_fit_says_which_posterior_it_has_chosen() -> None:
+    problem = images()
+    settings = replace(problem.settings, separation=AutoConfig(split=SplitGibbsConfig(levels=2, steps=1), draws=2))
+    model = SourceSeparator(settings).fit(problem.views, verbose=False)
+    taken = "amortised" if model.amortised["target"].preferred else "split Gibbs"
+    assert len(model.report.chosen) == 1
+    assert f"posterior of target: {taken} in the views that its network has learned" in str(model.report)
 
 
 def test_images_are_drawn_by_their_numbers(fitted: Fitted) -> None:

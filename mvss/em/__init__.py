@@ -8,9 +8,13 @@ The first draws are given (exact ones under the mixture priors), so that a lap i
 that does not show a source its posterior is its prior: no such draw is made, and none enters an M-step.
 """
 
-__all__ = ["FirstDraws", "Lap", "Learned", "Model", "Stage", "first_draws", "plan_stages", "run_em"]
+__all__ = [
+    "FirstDraws", "Lap", "Learned", "Model", "Stage", "first_draws", "held_out", "last_draws", "plan_stages",
+    "run_em",
+]  # fmt: skip
 
 from mvss.em.first_draws import FirstDraws, first_draws
 from mvss.em.laps import Lap, Learned, run_em
+from mvss.em.last_draws import held_out, last_draws
 from mvss.em.stages import Stage, plan_stages
 from mvss.em.steps import Model

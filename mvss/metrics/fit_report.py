@@ -83,7 +83,8 @@ class FitReport:
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
     phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps.
     discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view. sigma_min: the
-    networks' least noise level where that of the settings was lowered to suit the noise of the views."""
+    networks' least noise level where that of the settings was lowered to suit the noise of the views. chosen: a line for each
+    source of which two posteriors were compared (`posteriors.auto`)."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -94,6 +95,7 @@ class FitReport:
     kept: list[str] = field(default_factory=list)
     discarded: float = 0.0
     sigma_min: float | None = None
+    chosen: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
@@ -126,6 +128,7 @@ class FitReport:
                 )
         if self.sigma_min is not None:
             lines.append(f"sigma_min lowered to {self.sigma_min:.2g}, to suit the noise of the views")
+        lines += [f"posterior of {line}" for line in self.chosen]
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

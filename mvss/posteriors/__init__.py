@@ -1,4 +1,4 @@
-"""What an observation says of its sources: exact, by moment matching, by Gibbs sweeps, by amortised networks."""
+"""What an observation says of its sources: exact, by moment matching, by Gibbs sweeps, split Gibbs, or amortised networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from mvss.posteriors.posterior import Posterior
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig
+from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, SeparationConfig
 
 if TYPE_CHECKING:
     from mvss.posteriors.amortised import Amortised
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["posterior_of"]
 
 
-def posterior_of(config: PosteriorConfig, models: Mapping[str, Amortised] | None = None) -> Posterior:
+def posterior_of(config: SeparationConfig, models: Mapping[str, Amortised] | None = None) -> Posterior:
     """The posterior that settings name, of which no other is imported. models: networks that have learned posteriors, by
-    source, for "amortised"."""
+    source, for "amortised" and "auto"."""
     implementation = resolve_name(config.implementation)
     if isinstance(config, ExactConfig):
         return implementation(config.beam)
-    return implementation(config, models or {}) if isinstance(config, AmortisedConfig) else implementation(config)
+    learned = isinstance(config, AmortisedConfig | AutoConfig)
+    return implementation(config, models or {}) if learned else implementation(config)

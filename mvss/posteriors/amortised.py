@@ -61,7 +61,8 @@ class Amortised(torch.nn.Module):
 
     guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
     whether backgrounds enter turned by quarters and mirrored at random, and guesses are the mean of those over all such turns.
-    holes: see `training.TrainingConfig`.
+    holes: see `training.TrainingConfig`. Its attribute `preferred`: whether it predicts observations better than split Gibbs
+    does (`auto`), which is taken for granted until it is looked at.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Amortised(torch.nn.Module):
         super().__init__()
         self.network, self.pairs, self.turns, self.holes, self.anywhere = network, list(pairs), turns, holes, anywhere
         self.guess = None if guess is None else guess.requires_grad_(False)
+        self.preferred = True
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
@@ -142,14 +144,22 @@ class Amortised(torch.nn.Module):
         """Whether a view shows the source as this was trained for, with other sources."""
         return any(pair.matches(view) for pair in self.pairs)
 
+    def at_home(self, view: View) -> bool:
+        """Whether a view is like one that this has learned from."""
+        return any(pair.learned_from(view) for pair in self.pairs)
+
     def state(self) -> dict[str, Any]:
         """What drawing needs beside the networks."""
-        return {"pairs": [pair.state() for pair in self.pairs], "turns": self.turns, "anywhere": self.anywhere}
+        pairs = [pair.state() for pair in self.pairs]
+        return {"pairs": pairs, "turns": self.turns, "anywhere": self.anywhere, "preferred": self.preferred}
 
     @staticmethod
     def read(network: torch.nn.Module, guess: Guess | None, state: dict[str, Any]) -> Amortised:
         """From its `state`; it draws, but does not learn."""
-        return Amortised(network, [ViewPair(**kept) for kept in state["pairs"]], guess, state["turns"], 0.0, state["anywhere"])
+        pairs = [ViewPair(**kept) for kept in state["pairs"]]
+        model = Amortised(network, pairs, guess, state["turns"], 0.0, state["anywhere"])
+        model.preferred = state.get("preferred", True)
+        return model
 
     def _guess_of(self, pair: ViewPair) -> Guess | None:
         """What guesses sources in a view, if anything does."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised
 from mvss.posteriors.view_pairs import pairs_of
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, MomentMatchingConfig, PosteriorConfig, SplitGibbsConfig
+from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, MomentMatchingConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -55,12 +55,12 @@ def _learns_variance(settings: Settings, views: Views, source: str) -> bool:
 
 def _drawing(settings: Settings) -> Drawing:
     """As new observations are separated, unless the settings say otherwise."""
-    posterior: PosteriorConfig = settings.separating
+    posterior = settings.separating
     if isinstance(posterior, AmortisedConfig):
         posterior = posterior.others
     if settings.prior.sampler is not None:
         return Drawing(settings.prior.sampler, True, getattr(posterior, "components", 1))
-    if isinstance(posterior, ExactConfig | SplitGibbsConfig):
+    if isinstance(posterior, ExactConfig | SplitGibbsConfig | AutoConfig):
         return Drawing()
     cold = isinstance(posterior, MomentMatchingConfig) and posterior.start == "cold"
     return Drawing(posterior.sampler, cold, posterior.components)

@@ -13,12 +13,12 @@ import math
 from dataclasses import replace
 from typing import TypeVar
 
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, PosteriorConfig, SamplerConfig, SplitGibbsConfig
+from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, SamplerConfig, SeparationConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
 from mvss.problem.units import gains
 from mvss.problem.views import Views
 
-C = TypeVar("C", bound=PosteriorConfig)
+C = TypeVar("C", bound=SeparationConfig)
 SHARE, ROUNDING = 0.3, 1e-6
 """σ_min over ν, where it is lowered: less leaves more to each of a few steps, which contract. And what is no difference."""
 
@@ -43,6 +43,8 @@ def suited(settings: Settings, views: Views) -> Settings:
 def _lowered(config: C, noise: float) -> C:
     if isinstance(config, AmortisedConfig):  # its own levels are in units of what is seen
         return replace(config, others=_lowered(config.others, noise))
+    if isinstance(config, AutoConfig):
+        return replace(config, trained=config.trained and _lowered(config.trained, noise))
     if isinstance(config, ExactConfig | SplitGibbsConfig) or not _too_high(config.sampler, noise):
         return config
     return replace(config, sampler=replace(config.sampler, sigma_min=SHARE * noise))

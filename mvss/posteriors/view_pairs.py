@@ -26,6 +26,12 @@ from mvss.runtime.errors import MvssError
 
 FAINT = 0.05
 """Share of the usual Aᵀ A 1 below which a pixel of the source was not seen."""
+NOISIER = 1.5
+"""Factor between variances of noise up to which a view is like another."""
+LACKING = 0.1
+"""Share of the numbers of y that it may lack beside that."""
+KEPT = ("source", "others", "level", "usual", "probe", "factor", "noise", "seen")
+"""What drawing needs of a pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +42,8 @@ class ViewPair:
     each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of A, by which views are told.
     factor: a where A = a I but for masks, else None. view: number of the view that shows the source. operator: A but for
     masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to be
-    learned any more. size: observations to be separated.
+    learned any more. size: observations to be separated. noise: usual variance of y, seen: share of its numbers that were
+    measured; None where that is not known.
     """
 
     source: str
@@ -49,6 +56,8 @@ class ViewPair:
     operator: LinearOperator | None = None
     backgrounds: Tensor | None = None
     size: int = 1
+    noise: float | None = None
+    seen: float | None = None
 
     @property
     def sharp(self) -> bool:
@@ -58,6 +67,14 @@ class ViewPair:
     def matches(self, view: View) -> bool:
         """Whether a view shows the source as this does, behind the same other sources."""
         return self._matching(view) is not None
+
+    def learned_from(self, view: View) -> bool:
+        """Whether a view `matches`, under about the same noise, and with about as much of it measured."""
+        if (found := self._matching(view)) is None:
+            return False
+        noise, seen = _usual_noise(view), float(found[1].double().mean())
+        quiet = self.noise is None or 1 / NOISIER < noise / self.noise < NOISIER
+        return quiet and (self.seen is None or seen > self.seen - LACKING)
 
     def _matching(self, view: View) -> tuple[LinearOperator, Tensor] | None:
         """A but for masks, and where pixels were measured, of a view that matches."""
@@ -77,7 +94,7 @@ class ViewPair:
 
     def state(self) -> dict[str, Any]:
         """What drawing needs."""
-        return {name: getattr(self, name) for name in ("source", "others", "level", "usual", "probe", "factor")}
+        return {name: getattr(self, name) for name in KEPT}
 
     def observed(self, view: View) -> tuple[Tensor, Tensor]:
         """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""
@@ -149,7 +166,14 @@ def _pair(mixed: View, number: int, source: str, background: View | None, ratio:
         operator=operator,
         backgrounds=torch.stack([n, measured], dim=1).float(),
         size=len(mixed),
+        noise=_usual_noise(mixed),
+        seen=float(_split(mixed)[1].double().mean()),
     )
+
+
+def _usual_noise(view: View) -> float:
+    """The median of the variances of y."""
+    return float(view.noise.variance(view.y).median())
 
 
 def pierced(measured: Tensor, holes: float) -> Tensor:

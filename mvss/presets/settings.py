@@ -4,8 +4,8 @@
       estimation   ascent | em                first priors and draws, in closed form
       prior        what corrects them         network, base, sources that stay closed
       em           laps, stages               and their training
-      posterior    exact | moment_matching | gibbs | amortised      of the E-step
-      separation   the same, of new observations
+      posterior    exact | moment_matching | gibbs | amortised | split_gibbs      of the E-step
+      separation   the same, or auto, of new observations
 
 Where there is a choice, `kind` names it. Everything is in units in which each source and each view have a size of about
 one: `SourceSeparator.fit` sees to that. This module imports no implementation.
@@ -15,11 +15,18 @@ from __future__ import annotations
 
 __all__ = ["EMConfig", "PriorConfig", "Settings"]
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig
-from mvss.presets.posterior import MomentMatchingConfig, PosteriorConfig, SamplerConfig
+from mvss.presets.posterior import (
+    AmortisedConfig,
+    AutoConfig,
+    MomentMatchingConfig,
+    PosteriorConfig,
+    SamplerConfig,
+    SeparationConfig,
+)
 from mvss.presets.ranges import at_least
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
@@ -67,9 +74,24 @@ class Settings:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     em: EMConfig = field(default_factory=EMConfig)
     posterior: PosteriorConfig = field(default_factory=MomentMatchingConfig)
-    separation: PosteriorConfig | None = None
+    separation: SeparationConfig | None = None
 
     @property
-    def separating(self) -> PosteriorConfig:
+    def separating(self) -> SeparationConfig:
         """How new observations are separated."""
-        return self.separation or self.posterior
+        return self.completed(self.separation or self.posterior)
+
+    def completed(self, posterior: SeparationConfig) -> SeparationConfig:
+        """With what it takes from that of the E-step."""
+        if isinstance(posterior, AutoConfig) and posterior.trained is None and isinstance(self.posterior, AmortisedConfig):
+            return replace(posterior, trained=self.posterior)
+        return posterior
+
+    def posterior_named(self, kind: str) -> SeparationConfig:
+        """That of the separation, or of the E-step, which is of a kind; else one with the kind's defaults. Raises MvssError for
+        a kind that there is not."""
+        kinds = {each.kind: each for each in get_args(SeparationConfig)}
+        if kind not in kinds:
+            raise MvssError(f"posterior={kind!r} is unknown; there are {', '.join(kinds)}")
+        there = (own for own in (self.separation, self.posterior) if own is not None and own.kind == kind)
+        return self.completed(next(there, None) or kinds[kind]())

@@ -68,9 +68,10 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers` behind
-    squares of `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. variance: whether it also learns Var[x | x_t], where sources are
-    too large for explicit Jacobians. dynamic: scales by the light at each pixel, for images of a large dynamic range."""
+    """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers` behind squares of
+    `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. variance: whether it also learns Var[x | x_t],
+    where sources are too large for explicit Jacobians. dynamic: scales by the light at each pixel, for images of a large
+    dynamic range."""
 
     hidden: tuple[int, ...] = (128, 128, 128)
     embedding: int = 64

@@ -1,0 +1,117 @@
+"""The posterior that is chosen: by views that a network has learned from, and by what predicts hidden numbers of y."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mvss.posteriors.amortised import Amortised, Seen
+from mvss.posteriors.auto import AutoPosterior, choose
+from mvss.posteriors.view_pairs import pairs_of
+from mvss.presets.posterior import AutoConfig
+from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.problem.noise import Isotropic
+from mvss.problem.operators import Identity, Mask, Scale
+from mvss.problem.views import View, Views
+from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
+
+SHAPE, NOISE, SPREAD = (1, 6, 6), 0.3, 0.8
+RNG = torch.Generator().manual_seed(0)
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=RNG, dtype=torch.float64)
+
+
+def problem(n: int) -> Views:
+    """White Gaussian sources: of unit spread, and of SPREAD."""
+    here = Identity(SHAPE)
+    alone = View(normal(n, *SHAPE) + NOISE * normal(n, *SHAPE), {"sky": here}, Isotropic(NOISE), "alone")
+    y = normal(n, *SHAPE) + SPREAD * normal(n, *SHAPE) + NOISE * normal(n, *SHAPE)
+    return Views([alone, View(y, {"sky": here, "target": here}, Isotropic(NOISE), "both")])
+
+
+def gaussian(spread: float) -> GaussianMixture:
+    zero = torch.zeros(1, math.prod(SHAPE), dtype=torch.float64)
+    return GaussianMixture(torch.ones(1), zero, zero.unsqueeze(-1)[..., :0], spread, SHAPE)
+
+
+PRIORS = {"sky": gaussian(1.0), "target": gaussian(SPREAD)}
+
+
+class Exact(Amortised):
+    """Draws of the target from its exact posterior, or `narrow` times as wide."""
+
+    def __init__(self, views: Views, narrow: float = 1.0) -> None:
+        super().__init__(torch.nn.Identity(), pairs_of(views, "target"))
+        self.narrow = narrow
+
+    def draw(self, seen: Seen, _sampler: object, stream: Stream, index: Tensor) -> Tensor:
+        # where nothing was measured, the prior; else N(y s²/t, s² (1 − s²/t)), t = 1 + s² + ν²
+        measured, total = (seen.measured > 0).double(), 1 + SPREAD**2 + NOISE**2
+        share = measured * SPREAD**2 / total
+        z = stream.normal(index, SHAPE, "target", dtype=torch.float64)
+        y = seen.u.double() + self.pairs[0].level
+        return share * y + self.narrow * (SPREAD**2 * (1 - share)).sqrt() * z
+
+
+def told(model: Amortised, views: Views, priors: dict[str, GaussianMixture] = PRIORS) -> tuple[float, float]:
+    found = choose(views, {"target": model}, priors, AutoConfig(hidden=0.4), Stream(0))
+    assert [each.source for each in found] == ["target"] and model.preferred == found[0].preferred
+    assert f"amortised {found[0].trained:.4g}, split Gibbs {found[0].split:.4g}" in str(found[0])
+    return found[0].trained, found[0].split
+
+
+def test_exact_predictions_have_the_energy_score_of_the_closed_form() -> None:
+    """Each hidden number follows N(0, 1 + s² + ν²), independent of those that are shown; D of them, s Γ((D+1)/2)/Γ(D/2)."""
+    views = problem(400)
+    found = told(Exact(views), views)
+    d, chance = math.prod(SHAPE), 0.4
+    share = [math.comb(d, k) * chance**k * (1 - chance) ** (d - k) for k in range(1, d + 1)]
+    radius = [math.exp(math.lgamma((k + 1) / 2) - math.lgamma(k / 2)) for k in range(1, d + 1)]
+    expected = (1 + SPREAD**2 + NOISE**2) ** 0.5 / NOISE * sum(p * r for p, r in zip(share, radius, strict=True))
+    assert found == pytest.approx((expected, expected), rel=0.02)
+
+
+def test_the_better_one_is_preferred() -> None:
+    views = problem(200)
+    trained, split = told(Exact(views, narrow=0.2), views)
+    assert trained > split
+    wrong = {**PRIORS, "target": gaussian(3.0)}
+    model = Exact(views)
+    trained, split = told(model, views, wrong)
+    assert trained < split and model.preferred
+
+
+def test_views_that_the_network_has_not_learned_go_to_split_gibbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    views = problem(20)
+    model, both, here = Exact(views), views[1], Identity(SHAPE)
+
+    def by(view: View, model: Amortised = model) -> str:
+        posterior = AutoPosterior(AutoConfig(), {"target": model})
+        for name in ("trained", "split"):
+            monkeypatch.setattr(getattr(posterior, name), "prepared", lambda *_, name=name: name)
+        return str(posterior.prepared(view, PRIORS))
+
+    def under(operator: Identity | Scale | Mask, noise: float = NOISE) -> View:
+        return View(both.y, {"sky": operator, "target": operator}, Isotropic(noise))
+
+    assert by(both) == "trained" and by(under(here, 1.1 * NOISE)) == "trained"
+    few, half = (Mask(torch.rand(20, *SHAPE, generator=RNG) > share) for share in (0.05, 0.5))
+    assert by(under(few)) == "trained" and by(under(half)) == "split"
+    assert by(under(here, 10 * NOISE)) == by(under(Scale(0.5, SHAPE))) == by(views[0]) == "split"
+    read = Amortised.read(torch.nn.Identity(), None, model.state())
+    assert by(both, read) == "trained" and by(under(here, 10 * NOISE), read) == "split"
+    model.preferred = False
+    assert by(both) == by(both, Amortised.read(torch.nn.Identity(), None, model.state())) == "split"
+
+
+def test_settings_of_a_comparison_are_checked() -> None:
+    with pytest.raises(MvssError, match="hidden"):
+        AutoConfig(hidden=1.0)
+    with pytest.raises(MvssError, match="draws"):
+        AutoConfig(draws=1)
