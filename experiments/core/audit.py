@@ -33,11 +33,11 @@ def run_audit(
     folder: Path,
     append: Callable[[dict[str, object]], None],
     progress: Callable[[float], None],
-    shared: Path,
+    _shared: Path,
 ) -> dict[str, np.ndarray]:
-    """Arguments and result as of `run.run_job`; the fitted method is in the folder beside, named after it."""
+    """Arguments and result as of `run.run_job`, but folder: of the job that has fitted the method."""
     truths = task.exact_priors()  # first: where they are not known there is nothing to audit
-    model = load_model(job, task, folder.parent / job.method, shared)
+    model = load_model(job, folder)
     settings, stream = job.config.audit, Stream(job.seed, (job.problem, job.method, "audit"))
 
     def add(source: str, metric: str, value: float, samples: int) -> None:

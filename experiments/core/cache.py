@@ -25,6 +25,7 @@ from experiments.core.config import AuditConfig, Config, Job, Recipe
 from experiments.core.experiment import folder_of
 from experiments.core.floor import FLOOR, run_floor
 from experiments.core.run import run_job
+from experiments.core.separation import run_separation
 from mvss.estimation.estimate import estimate_sources
 from mvss.presets.estimation import AscentConfig
 from mvss.presets.settings import EMConfig, Settings
@@ -41,6 +42,8 @@ def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
     """The function that does a job's work; its module and what that imports decide the result."""
     if job.audit:
         return run_audit
+    if job.fitted is not job:
+        return run_separation
     if job.recipe.model == FLOOR:
         return run_floor
     return run_baseline if job.recipe.baseline else run_job
@@ -54,6 +57,8 @@ def received(job: Job) -> Job:
     settings = job.recipe.settings
     if job.recipe.baseline:
         settings = Settings()
+    elif job.fitted is not job and not job.audit:
+        settings = Settings(separation=settings.separation if job.recipe.fit else None)
     elif settings.prior.network is None:
         settings = replace(settings, training=TrainingConfig(), em=EMConfig())
     if job.recipe.truth:
@@ -63,17 +68,19 @@ def received(job: Job) -> Job:
 
 def settings_key(job: Job, data: Path) -> str:
     """Hash of what the job receives, of what a user brought for it, and of the code of its experiment that makes its data,
-    in the module `data`."""
-    return digest(received(job), job.config.brought(job.problem), _makers(data))
+    in the module `data`; and the same of the job that has learned what it looks at."""
+    own = digest(received(job), job.config.brought(job.problem), _makers(data))
+    return own if job.fitted is job else digest(own, settings_key(job.fitted, data))
 
 
 def code_key(job: Job, data: Path) -> str:
-    """Hash of the code that the job can run."""
+    """Hash of the code that the job can run, and of that which has learned what it looks at."""
     own = received(job)
     settings = own.recipe.settings
     learned = (settings.prior, settings.posterior, settings.separation, None if own.recipe.truth else settings.estimation)
     used = (own.recipe.pcpca, own.recipe.clvm) if own.recipe.baseline else learned
-    return _code(work_of(job).__module__, data, own, used)
+    code = _code(work_of(job).__module__, data, own, used)
+    return code if job.fitted is job else digest(code, code_key(job.fitted, data))
 
 
 def estimate_key(job: Job, data: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 __all__ = ["AuditConfig", "Config", "Job", "MetricsConfig", "Recipe", "check_config"]
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
@@ -81,7 +81,9 @@ class Recipe:
     (`task.Rivals`); it is then the method, and the rest of the recipe does not matter.
     truth: whether it starts from the true priors, where they are known. share: of the observations of each view that are
     learned from, the first ones. clean: learn from the truth behind the training observations instead, with the same
-    estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find.
+    estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find. fit: another method,
+    by whose fit this one separates; its settings are that one's, but for what this one says, and only `separation` matters.
+    anew: whether it learns problems of its own which others separate by what they have learned of another (`Config.learned`).
     """
 
     problems: tuple[str, ...] | None = None
@@ -92,6 +94,8 @@ class Recipe:
     truth: bool = False
     share: float = 1.0
     clean: bool = False
+    fit: str | None = None
+    anew: bool = False
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
@@ -123,17 +127,24 @@ class Config:
 
     @classmethod
     def resolve(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Plain values with the settings of every method completed by those of all."""
+        """Plain values with the settings of every method completed by those of all, or of the method whose fit it shares."""
         shared, values = values.get("settings", {}), dict(values)
+        there: dict[str, Any] = {}
+        for kind in ("methods", "ablations"):
+            there |= recipes if isinstance(recipes := values.get(kind) or {}, dict) else {}
         for kind in ("methods", "ablations"):
             recipes = values.get(kind) or {}
             if isinstance(recipes, dict):
-                values[kind] = {name: cls._completed(recipe, shared) for name, recipe in recipes.items()}
+                values[kind] = {name: cls._completed(recipe, there, shared) for name, recipe in recipes.items()}
         return values
 
     @staticmethod
-    def _completed(recipe: Any, shared: Any) -> Any:  # noqa: ANN401 - plain containers, checked later
-        return {**recipe, "settings": merged(shared, recipe.get("settings") or {})} if isinstance(recipe, dict) else recipe
+    def _completed(recipe: Any, others: dict[str, Any], shared: Any) -> Any:  # noqa: ANN401 - plain containers, checked later
+        if not isinstance(recipe, dict):
+            return recipe
+        fitted = others.get(recipe.get("fit") or "")
+        base = merged(shared, fitted.get("settings") or {}) if isinstance(fitted, dict) else shared
+        return {**recipe, "settings": merged(base, recipe.get("settings") or {})}
 
     def recipes(self) -> dict[str, Recipe]:
         """All of them by name."""
@@ -142,6 +153,10 @@ class Config:
     def points(self) -> int:
         """How many PQMass compares, draws and truth together."""
         return self.metrics.pqmass + min(self.metrics.pqmass, self.fresh)
+
+    def learned(self, problem: str) -> str:
+        """The problem whose fits separate the observations of this one, where methods do not fit it themselves."""
+        return problem
 
     def brought(self, problem: str) -> str:  # noqa: ARG002 - others look at it
         """Hash of what a user brought for a problem, which no setting tells; empty where that is nothing."""
@@ -159,12 +174,26 @@ class Job:
     config: Config
     audit: bool = False
 
+    @property
+    def fitted(self) -> Job:
+        """The job that learns what this one looks at, or separates by; itself where it learns."""
+        if self.audit:
+            return replace(self, audit=False).fitted
+        name = self.recipe.fit or self.method
+        problem = self.problem if self.recipe.anew or self.recipe.baseline else self.config.learned(self.problem)
+        if (problem, name) == (self.problem, self.method):
+            return self
+        return replace(self, problem=problem, method=name, recipe=self.config.recipes()[name])
+
 
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
     for name, recipe in config.recipes().items():
         if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.model)) > 1:
             raise MvssError(f"method {name}: is either pcpca, clvm or model; leave the others out")
+        fitted = config.recipes().get(recipe.fit or name)
+        if recipe.fit and (recipe.baseline or recipe.anew or fitted is None or fitted.fit or fitted.baseline):
+            raise MvssError(f"method {name}: fit={recipe.fit} must be another method, which learns priors; this learns none")
         if not 0 < recipe.share <= 1:
             raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1]")
         if recipe.clean and getattr(recipe.settings.estimation, "noisier2noise", None):

@@ -4,8 +4,9 @@
         seed-N/  config.yaml, environment.json, metrics.jsonl, samples/<problem>/<method>.npz       (records)
         seed-N/model/                                   see `places`
 
-A job is one method on one problem with one seed, or the audit of one. Its key hashes the configuration that it depends
-on and the code; a job with another key starts from nothing, one that was interrupted goes on from its last lap.
+A job is one method on one problem with one seed, or the audit of one; some separate by what another has learned. Its key
+hashes the configuration that it depends on and the code; a job with another key starts from nothing, one that was
+interrupted goes on from its last lap.
 Overrides get a folder of their own. One process at a time works in a folder; `publish` makes committed results of it.
 """
 
@@ -15,7 +16,6 @@ __all__ = ["run"]
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from experiments.core.cli import Command
 from experiments.core.config import Job
@@ -33,10 +33,10 @@ from mvss.runtime.locks import locked
 def run(experiment: Experiment, command: Command) -> int:
     """Do what a command asks for; the exit status."""
     config, folder, seeds = command.config, command.folder, command.seeds
-    jobs = _narrowed(jobs_of(config, seeds, command.ablations, command.audit), command)
+    jobs = _with_fits(_narrowed(jobs_of(config, seeds, command.ablations, command.audit), command))
     undone = {name_of(job) for job in jobs if not is_done(experiment, job, folder)}
-    # an audit goes with the fit that it is of
-    stale = [job for job in jobs if undone & {name_of(job), name_of(replace(job, audit=False))}]
+    # what looks at a fit goes with it
+    stale = [job for job in jobs if undone & {name_of(job), name_of(job.fitted)}]
     said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
     print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
     if command.dry_run:
@@ -54,6 +54,12 @@ def run(experiment: Experiment, command: Command) -> int:
             run_all(experiment, stale, folder, config.workers)
         report(experiment, config, seeds, folder, command.overrides)
     return 0
+
+
+def _with_fits(jobs: Sequence[Job]) -> list[Job]:
+    """Also the jobs that learn what others look at."""
+    named = {name_of(job): job for job in jobs}
+    return [*{name_of(job.fitted): job.fitted for job in jobs if name_of(job.fitted) not in named}.values(), *jobs]
 
 
 def _narrowed(jobs: Sequence[Job], command: Command) -> list[Job]:

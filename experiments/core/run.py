@@ -75,8 +75,7 @@ def run_job(
         score.memory(model, draws, fresh)
     _left_out(score, model)
     _costs(score, task, estimate, kept, memory.gib())
-    if networked:
-        model.save_pretrained(folder / "separator")
+    model.save_pretrained(folder / "separator")
     atomic_write_text(folder / "report.txt", f"{model.report}\n")
     progress(1.0)
     return score.saved
@@ -151,12 +150,11 @@ def estimate_of(job: Job, task: Task, views: Views, path: Path, progress: Callab
     return estimate_sources(views, job.recipe.settings.estimation, Stream(job.seed, (job.problem, "fit")), progress, path)
 
 
-def load_model(job: Job, task: Task, folder: Path, shared: Path) -> SourceSeparator:
-    """The fitted method of a finished job, which has kept its state in `folder`, as it separates new observations."""
-    if job.recipe.settings.prior.network is not None:
-        return SourceSeparator.from_pretrained(folder / "separator").to(default_accelerator().device)
-    views = clean_views(task) if job.recipe.clean else fewer(task, job.recipe.share).train
-    return SourceSeparator(job.recipe.settings).begin(views, estimate_of(job, task, views, shared), job.seed)
+def load_model(job: Job, folder: Path) -> SourceSeparator:
+    """A fitted method, as it separates new observations. folder: of the finished job that has fitted it (`Job.fitted`)."""
+    model = SourceSeparator.from_pretrained(folder / "separator").to(default_accelerator().device)
+    other = job.recipe.settings.separation if job.recipe.fit else None
+    return model if other is None else model.separating_by(other)
 
 
 def fewer(task: Task, share: float) -> Task:

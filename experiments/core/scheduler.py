@@ -42,7 +42,8 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int)
     """Run the jobs in worker processes, with one progress bar. Jobs that share first priors wait for the first of them."""
     if not jobs:
         return
-    estimates = {name_of(job): estimate_path(experiment, job, folder) for job in jobs if not job.recipe.baseline}
+    learning = [job for job in jobs if job.fitted is job and not job.recipe.baseline]
+    estimates = {name_of(job): estimate_path(experiment, job, folder) for job in learning}
     # One thread a job: on arrays this small, threads that share a core with another job wait more than they work.
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     waiting, commit = list(jobs), code_label()
@@ -94,12 +95,12 @@ class _Progress:
 
 
 def _next(waiting: Sequence[Job], running: Sequence[Job], estimates: Mapping[str, Path]) -> Job | None:
-    """The first job that has not to wait: for first priors that are being made, or, an audit, for what it looks at."""
+    """The first job that has not to wait: for first priors that are being made, or for the fit that they look at."""
     busy = {path for job in running if (path := estimates.get(name_of(job))) and not path.exists()}
-    unfinished = [*waiting, *running]
+    unfinished = {name_of(job) for job in [*waiting, *running]}
     for job in waiting:
         free = estimates.get(name_of(job)) not in busy
-        if free and not (job.audit and replace(job, audit=False) in unfinished):
+        if free and (job.fitted is job or name_of(job.fitted) not in unfinished):
             return job
     return None
 
@@ -125,7 +126,8 @@ def _work(experiment: Experiment, job: Job, folder: Path, key: str, commit: str,
     own = received(job)  # what its key is of, and no more
     config = replace(own.config, fresh=max(own.config.fresh, own.config.audit.observations)) if own.audit else own.config
     task = experiment.task(job.problem, job.seed, config)
-    saved = work_of(job)(own, task, place, append, report, estimate_path(experiment, job, folder))
+    looked_at = place_of(job.fitted, folder)
+    saved = work_of(job)(own, task, looked_at, append, report, estimate_path(experiment, job.fitted, folder))
     _save_arrays(samples_of(job, folder), saved)
     finish(job, folder, count, key, commit)
 

@@ -80,8 +80,9 @@ class Scorer:
                     ratio = denoising_loss(new, x, training, keyed) / denoising_loss(old, x, training, keyed)
                     self.add(str(b + 1), "denoising_loss_ratio", ratio, len(x), split)
 
-    def final(self, model: Model, draws: Sequence[Draws]) -> list[Draws]:
-        """Scores of the training draws and of fresh observations, with the model as fitted. Returns the fresh draws."""
+    def final(self, model: Model, draws: Sequence[Draws], priors: bool = True) -> list[Draws]:
+        """Scores of the training draws and of fresh observations, with the model as fitted. priors: whether those are
+        scored, too. Returns the fresh draws."""
         self._draws(self._within(draws), self.task.train, self.task.train_truth, "train", None)
         for number, view in enumerate(self.task.train, start=1):
             if view.y.ndim == 4:  # images are shown as they are seen
@@ -95,10 +96,10 @@ class Scorer:
             count += len(view)
         self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
         self._draws(self._within(fresh), self.task.fresh, self.task.fresh_truth, "fresh", None)
-        if not self.job.recipe.model:
+        if priors and not self.job.recipe.model:
             for b in self.sources:
                 self._prior(model, b)
-        if self.metrics.kl and isinstance(model, Density):
+        if priors and self.metrics.kl and isinstance(model, Density):
             self._divergences(model)
         if isinstance(self.task, Judge):
             judgement = self.task.judge(model, self.stream.child("judge"))

@@ -14,7 +14,7 @@ import sys
 from experiments.core.cli import ROOT, Command, read_command
 from experiments.core.config import Config, Job, Recipe
 from experiments.core.finished import made_at
-from experiments.core.places import estimate_path, name_of, place_of
+from experiments.core.places import name_of, place_of
 from experiments.core.run import load_model
 from experiments.core.scheduler import code_label
 from experiments.galaxies.__main__ import EXPERIMENT
@@ -60,7 +60,7 @@ def _write(problem: str, command: Command, recipe: Recipe) -> int:
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
         task = make_task(problem, seed, command.config)
-        model = load_model(job, task, place_of(job, command.folder), estimate_path(EXPERIMENT, job, command.folder))
+        model = load_model(job, place_of(job.fitted, command.folder))
         path = command.folder / f"seed-{seed}" / f"separated-{problem}.h5"
         text = f"{command.text('galaxies-separate')} PROBLEM={problem}"
         label, unit = code_label(), _unit(problem, command.config)

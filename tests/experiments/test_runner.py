@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import run_here
 
 from experiments.core import scheduler as pool
 from experiments.core.cache import ROOT, estimate_key, settings_key, work_of
@@ -203,6 +204,40 @@ def test_who_waits_for_whom(tmp_path: Path) -> None:
 
 class _Stop(Exception):
     pass
+
+
+SHARED = "methods.gibbs={fit: joint, settings: {separation: {kind: split_gibbs, levels: 2, steps: 1}}}"
+
+
+def test_a_method_may_separate_by_the_fit_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(monkeypatch)
+    assert call(tmp_path, "--preset", "smoke", "--methods", "gibbs", "--", SHARED, *TINY) == 0
+    assert "2 of 2 jobs to run" in capsys.readouterr().out
+    rows = {(r["method"], r["metric"]): r["mean"] for r in json.loads(next(tmp_path.rglob("table.json")).read_text())["rows"]}
+    assert rows["joint", "posterior_psnr"] != rows["gibbs", "posterior_psnr"]
+    assert ("joint", "prior_sinkhorn_paper") in rows and ("gibbs", "prior_sinkhorn_paper") not in rows
+    before, levels, fit = (
+        {m: settings_key(j, EXPERIMENT.data) for m, j in jobs(SHARED, *more).items() if m in ("joint", "gibbs")}
+        for more in ((), ("methods.gibbs.settings.separation.levels=3",), ("methods.joint.settings.training.steps=5",))
+    )
+    assert levels["joint"] == before["joint"] and levels["gibbs"] != before["gibbs"]
+    assert fit["joint"] != before["joint"] and fit["gibbs"] != before["gibbs"]
+
+
+def test_who_looks_at_a_fit_waits_for_it() -> None:
+    found = jobs(SHARED)
+    joint, shared, mixture = found["joint"], found["gibbs"], found["mixture"]
+    assert shared.fitted == joint and joint.fitted is joint and replace(shared, audit=True).fitted == joint
+    assert _next([shared, mixture], [joint], {}) == mixture and _next([shared], [joint], {}) is None
+    assert _next([shared], [], {}) == shared
+
+
+@pytest.mark.parametrize("fit", ["none", "pcpca", "gibbs"])
+def test_a_fit_that_there_is_not_is_refused(fit: str, tmp_path: Path) -> None:
+    with pytest.raises(MvssError, match=f"method gibbs: fit={fit} must be another method"):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", f"methods.gibbs={{fit: {fit}}}"], tmp_path)
 
 
 def _run(job: Job, task: Task, folder: Path, stop: Callable[[dict[str, Any]], bool] | None = None) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""A method that learns nothing: it separates by what another job has learned, by another posterior or in other observations."""
+
+from __future__ import annotations
+
+__all__ = ["run_separation"]
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from experiments.core.config import Job
+from experiments.core.run import load_model
+from experiments.core.scores import Record, Scorer
+from experiments.core.task import Task
+from mvss.runtime.rng import Stream
+
+
+def run_separation(
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], _shared: Path
+) -> dict[str, NDArray[Any]]:
+    """Arguments and result as of `run.run_job`, but folder: of the job that has fitted. Its priors are scored there."""
+    model = load_model(job, folder)
+    score = Scorer(job, task, task.train.sources, Stream(job.seed, (job.problem,)).child("score"), append)
+    score.final(model, [{} for _ in task.train], priors=False)
+    progress(1.0)
+    return score.saved
