@@ -7,8 +7,6 @@ from __future__ import annotations
 
 __all__ = ["FitEvent", "SourceSeparator"]
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,25 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mvss.em import Lap, Model, first_draws, held_out, last_draws, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
-from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.auto import choose
 from mvss.posteriors.exact import ExactPosterior
+from mvss.posteriors.fitted import Fitted
 from mvss.posteriors.guard import chi2
 from mvss.posteriors.models import build_amortised, build_priors
 from mvss.posteriors.noise_scaling import suited
-from mvss.posteriors.posterior import Posterior, shown
-from mvss.posteriors.saved import load_models, save_models
-from mvss.presets import load_settings, settings_from, settings_text
-from mvss.presets.posterior import AutoConfig, SeparationConfig
+from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
-from mvss.priors.prior import Prior
 from mvss.priors.training import default_accelerator
 from mvss.problem.constraints import unconstrained
 from mvss.problem.units import Units
@@ -42,7 +33,6 @@ from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.locks import locked
 from mvss.runtime.memory import PeakMemory
-from mvss.runtime.numbers import real
 from mvss.runtime.progress import Phases
 from mvss.runtime.rng import Stream, stream_of
 
@@ -57,7 +47,7 @@ class FitEvent:
     lap: Lap | None = None
 
 
-class SourceSeparator:
+class SourceSeparator(Fitted):
     """Separates mixtures of sources that are never seen alone or clean.
 
     settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators; "images": square
@@ -83,20 +73,10 @@ class SourceSeparator:
     """
 
     def __init__(self, settings: str | Path | Settings = "vectors") -> None:
-        self.settings = load_settings(settings)
+        super().__init__(settings)
         self.report: FitReport | None = None
-        self.priors: dict[str, Prior] = {}
-        self.amortised: dict[str, Amortised] = {}
-        self.units = Units({})
         self.draws: list[Draws] = []
         self.kept: dict[str, Any] = {}
-        self._posterior: Posterior | None = None
-        self._suited = self.settings
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources, in the order in which views show them; none before the fit."""
-        return tuple(self.priors)
 
     def fit(
         self,
@@ -199,102 +179,3 @@ class SourceSeparator:
         self.amortised = build_amortised(self._suited, inner, estimate.guesses, seed)
         self.units, self._start, self.priors = units, start, priors
         return self.to(default_accelerator().device)
-
-    def to(self, device: torch.device | str) -> SourceSeparator:
-        """Itself, with all networks moved there, such as "cuda": where it separates. Draws come back to where y is."""
-        for model in (*self.priors.values(), *self.amortised.values()):
-            if isinstance(model, torch.nn.Module):
-                model.to(device).eval()
-        self._posterior = posterior_of(self._suited.separating, self.amortised)
-        return self
-
-    def separating_by(self, posterior: str | SeparationConfig) -> SourceSeparator:
-        """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
-        settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind."""
-        named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
-        other = copy.copy(self)
-        other._suited = replace(self._suited, separation=named)
-        other._posterior = posterior_of(other._suited.separating, self.amortised) if self._posterior else None
-        return other
-
-    def separate(
-        self,
-        view: View,
-        draws: int = 1,
-        seed: int | Stream = 0,
-        progress: Callable[[float], None] = lambda _: None,
-        posterior: str | SeparationConfig | None = None,
-    ) -> Draws:
-        """Joint posterior draws of all sources that a view shows, `(draws, N, *shape)` of each by name: their spread is the
-        error bar.
-
-        view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
-        the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
-        posterior: another one than that of the settings, see `separating_by`.
-
-        Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
-        that the posterior of the settings cannot serve.
-        """
-        if posterior is not None:
-            return self.separating_by(posterior).separate(view, draws, seed, progress)
-        joint = self._fitted()
-        shown(view, self.priors)
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-            raise MvssError(f"separate: draws={draws} must be a whole number of at least 1")
-        inner = self.units.inward(view).to(self._device)
-        found = joint.many(inner, self.priors, stream_of(seed), draws, progress)
-        return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
-
-    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
-        """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. stratified: as evenly spread
-        as they can be, for measuring the law itself; not independent. Raises MvssError for a source that was not learned."""
-        prior = self._prior(source)
-        return self.units.scales[source] * prior.sample(count, stream_of(seed), stratified).cpu()
-
-    def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
-        """How probable candidates x `(N, *shape)` of a source are: log density `(N,)` in nats, per unit of the source.
-
-        sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
-        the prior was trained at (0 for a prior in closed form).
-
-        Raises MvssError for a source that was not learned, or candidates of another shape or with NaN.
-        """
-        prior, scale = self._prior(source), self.units.scales[source]
-        x = real(x, f"log_prob: candidates of {source}")
-        if x.shape[1:] != prior.shape or not bool(torch.isfinite(x).all()):
-            raise MvssError(f"log_prob: candidates of {source} must be finite and (N, {', '.join(map(str, prior.shape))})")
-        density = prior.log_prob(x.to(self._device) / scale, None if sigma is None else sigma / scale)
-        return density.to(x.device) - x[0].numel() * math.log(scale)
-
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
-        kept. Raises MvssError before the fit, or where the folder cannot be written."""
-        self._fitted()
-        about = {"settings": settings_text(self._suited), "scales": dict(self.units.scales)}
-        save_models(Path(folder).expanduser(), self.priors, self.amortised, about)
-
-    @staticmethod
-    def from_pretrained(folder: Path | str) -> SourceSeparator:
-        """Read what `save_pretrained` wrote: it separates as it did before, on the CPU (`to` moves it).
-
-        Raises MvssError where the folder is no such model, is damaged, or is of another version.
-        """
-        priors, amortised, about = load_models(Path(folder).expanduser())
-        model = SourceSeparator(settings_from(about["settings"]))
-        model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
-        return model.to("cpu")
-
-    @property
-    def _device(self) -> torch.device:
-        return next(iter(self.priors.values())).mixture.means.device
-
-    def _fitted(self) -> Posterior:
-        if self._posterior is None:
-            raise MvssError("the separator has learned nothing yet: call fit first")
-        return self._posterior
-
-    def _prior(self, source: str) -> Prior:
-        self._fitted()
-        if source not in self.priors:
-            raise MvssError(f"there is no source {source!r}: known are {', '.join(self.sources)}")
-        return self.priors[source]

@@ -250,6 +250,24 @@ def test_another_posterior_separates_by_the_same_priors(fitted: Fitted, tmp_path
         model.separate(view, posterior="splitgibbs")
 
 
+def test_a_source_of_another_fit_is_separated_like_its_own(fitted: Fitted, tmp_path: Path) -> None:
+    _, model = fitted["vectors"]
+    both = model.with_source("c", model, "b")
+    assert both.sources == ("a", "b", "c") and model.sources == ("a", "b")
+    assert torch.equal(both.sample("c", 5), model.sample("b", 5))
+    rng = torch.Generator().manual_seed(3)
+    a, b = torch.randn(1, 3, generator=rng, dtype=torch.float64), torch.randn(1, 2, generator=rng, dtype=torch.float64)
+    y = torch.randn(9, 1, generator=rng)
+    own, other = (model.separate(View(y, {"a": a, "b": b}, 0.3)), both.separate(View(y, {"a": a, "c": b}, 0.3)))
+    torch.testing.assert_close([*other.values()], [*own.values()])
+    twice = both.separate(View(y, {"b": b, "c": b}, 0.3))
+    assert not torch.allclose(twice["b"], twice["c"])
+    both.save_pretrained(tmp_path)
+    assert torch.equal(SourceSeparator.from_pretrained(tmp_path).sample("c", 5), model.sample("b", 5))
+    with pytest.raises(MvssError, match="no source 'd'"):
+        model.with_source("c", model, "d")
+
+
 def test_a_fit_says_which_posterior_it_has_chosen() -> None:
     problem = images()
     settings = replace(problem.settings, separation=AutoConfig(split=SplitGibbsConfig(levels=2, steps=1), draws=2))

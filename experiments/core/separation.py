@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experiments.core.config import Job
 from experiments.core.run import load_model
 from experiments.core.scores import Record, Scorer
-from experiments.core.task import Task
+from experiments.core.task import Adapting, Task
 from mvss.runtime.rng import Stream
 
 
@@ -22,7 +22,10 @@ def run_separation(
 ) -> dict[str, NDArray[Any]]:
     """Arguments and result as of `run.run_job`, but folder: of the job that has fitted. Its priors are scored there."""
     model = load_model(job, folder)
+    if isinstance(task, Adapting):
+        model = task.adapted(model)
     score = Scorer(job, task, task.train.sources, Stream(job.seed, (job.problem,)).child("score"), append)
     score.final(model, [{} for _ in task.train], priors=False)
+    score.saved["observation"] = task.fresh[task.scored_views[0]].y[: job.config.metrics.saved].flatten(1).float().numpy()
     progress(1.0)
     return score.saved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bounded", "Density", "Judge", "Judgement", "Model", "OwnScores", "Rivals", "Task", "within_support"]
+__all__ = ["Adapting", "Bounded", "Density", "Judge", "Judgement", "Model", "OwnScores", "Rivals", "Task", "within_support"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -14,6 +14,7 @@ from torch import Tensor
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.rng import Stream
+from mvss.separator import SourceSeparator
 
 
 class Task(Protocol):
@@ -87,6 +88,14 @@ class Judgement(Protocol):
 
     scores: Mapping[tuple[str, str], tuple[float, int]]
     arrays: Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A task whose sources are not all those that are learned where `Config.learned` says."""
+
+    def adapted(self, model: SourceSeparator) -> SourceSeparator:
+        """The model, with the laws that it lacks."""
 
 
 @runtime_checkable

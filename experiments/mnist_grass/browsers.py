@@ -6,7 +6,7 @@ __all__ = ["browsers"]
 
 from collections.abc import Mapping
 
-from experiments.mnist_grass.config import problem_named
+from experiments.mnist_grass.config import SWAPPED, problem_named
 from experiments.mnist_grass.digits import SHAPE
 from experiments.mnist_grass.figures import mixtures
 from experiments.report.browsers import Array, Browser, Group, Laps, Strip
@@ -20,8 +20,9 @@ NOTE = "Fresh observations, without their noise. Draw: one of the posterior; mea
 
 
 def browsers(results: Results) -> list[Browser]:
-    """One for each problem that has kept samples."""
-    found = {p: kept_samples(results.folder, results.table, results.seed, p) for p in results.problems}
+    """One for each problem that has kept samples; swapped ones have a figure of their own."""
+    problems = [problem for problem in results.problems if not problem.startswith(SWAPPED)]
+    found = {p: kept_samples(results.folder, results.table, results.seed, p) for p in problems}
     made = (_browser(problem, samples) for problem, samples in found.items())
     return [browser for browser in made if browser is not None]
 
@@ -30,7 +31,7 @@ def _browser(problem: str, found: Mapping[str, Arrays]) -> Browser | None:
     first = next((s for s in found.values() if {"truth_1", "truth_2"} <= s.keys()), None)
     if first is None:
         return None
-    common = [Strip("observation", _images(mixtures(first["truth_1"], first["truth_2"], problem_named(problem))))]
+    common = [Strip("observation", _images(mixtures(first["truth_1"], first["truth_2"], problem_named(problem).factors)))]
     common += [Strip(f"{name}, truth", _images(first[f"truth_{b}"])) for b, name in SOURCES.items()]
     groups = [Group(method_named(m).label, _separated(arrays)) for m, arrays in found.items()]
     laps = [_laps(method_named(m).label, arrays) for m, arrays in found.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PROBLEMS", "SHIPPED", "TEXTURES", "MnistGrassConfig", "problem_named"]
+__all__ = ["LEARNED", "PROBLEMS", "SHIPPED", "SWAPPED", "TEXTURES", "MnistGrassConfig", "Problem", "problem_named"]
 
 import difflib
 from dataclasses import dataclass, field
@@ -18,8 +18,37 @@ TEXTURES = ("grass", "gravel", "brick")
 """Photographs of scikit-image."""
 SHIPPED = ("embedded", "openml")
 """Digits that need no folder."""
-PROBLEMS = {"full": (1,), "downsampled": (1, 2, 4)}
-"""Resolutions of each problem, as factors of the pixel."""
+LEARNED, SWAPPED = "full", "swap-"
+"""The problem whose fits separate the observations of others, and what the names of these begin with."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """How sources are observed. factors: resolutions, of equal shares of each view, as factors of the pixel. fraction: of the
+    digit in a mixture. noise: standard deviation. masked: share of the pixels that are not measured, others in each
+    observation. blur: standard deviation of the point-spread function, pixels. looks: at one digit, over different grass.
+    texture: in place of the preset's."""
+
+    factors: tuple[int, ...] = (1,)
+    fraction: float = 0.5
+    noise: float = 0.01
+    masked: float = 0.0
+    blur: float = 0.0
+    looks: int = 1
+    texture: str | None = None
+
+
+PROBLEMS = {
+    "full": Problem(),
+    "downsampled": Problem(factors=(1, 2, 4)),
+    "swap-mask": Problem(masked=0.5),
+    "swap-blur": Problem(blur=2.0),
+    "swap-average": Problem(factors=(2,)),
+    "swap-noise": Problem(noise=0.1),
+    "swap-fraction": Problem(fraction=0.3),
+    "swap-two": Problem(looks=2),
+    "swap-background": Problem(texture="gravel"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,13 +77,18 @@ class MnistGrassConfig(Config):
             object.__setattr__(self, "others", fingerprint)
 
     @override
+    def learned(self, problem: str) -> str:
+        """Priors that other operators, noise and backgrounds are separated by are those of one problem."""
+        return LEARNED if problem.startswith(SWAPPED) else problem
+
+    @override
     def points(self) -> int:
         """Of the sources behind the observations there are no more."""
         return sum(min(self.metrics.pqmass, count) for count in (self.observations, self.fresh))
 
 
-def problem_named(name: str) -> tuple[int, ...]:
-    """The resolutions of a problem."""
+def problem_named(name: str) -> Problem:
+    """How a problem is observed."""
     if name not in PROBLEMS:
         close = difflib.get_close_matches(name, PROBLEMS, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -4,12 +4,15 @@
     digits    each one in one mixture; others for fresh observations (`digits`)
 
 Seeds that tune (`core.pools`) have digits and a quarter of the photograph that no other seed has. Neither source is ever seen
-clean. In the problem `downsampled` a third of each view has each of the resolutions 1, 2, 4.
+clean. In the problem `downsampled` a third of each view has each of the resolutions 1, 2, 4; those named swap-… (`config`) have
+other operators, noise or backgrounds.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -21,36 +24,61 @@ from experiments.core.config import Config
 from experiments.core.pools import TUNING, tunes
 from experiments.core.task import Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
-from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, problem_named
+from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, Problem, problem_named
 from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits
 from experiments.mnist_grass.textures import Part, texture_named
 from mvss.metrics.images import frechet, random_features, spectrum_distance
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.image_operators import BlockAverage
-from mvss.problem.operators import Identity, LinearOperator, Scale
+from mvss.problem.image_operators import BlockAverage, Convolve
+from mvss.problem.operators import Identity, LinearOperator, Mask, Scale
+from mvss.problem.stack import Stack
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
+from mvss.separator import SourceSeparator
 
 __all__ = ["MnistGrassTask", "make_task"]
 
-NOISE = 0.01
-GRASS, DIGIT = "grass", "digit"
+GRASS, DIGIT, MORE = "grass", "digit", "grass {}"
+"""Names of the sources; MORE: of the grass of a second look, and more."""
 DETECTED = 4000
 """Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
 
 
-def _observe(grass: Tensor, digits: Tensor | None, factor: int, rng: torch.Generator, name: str) -> View:
-    """A view of one resolution."""
+def _observe(
+    grass: Sequence[Tensor], digits: Tensor | None, problem: Problem, factor: int, rng: torch.Generator, name: str
+) -> View:
+    """A view of one resolution. grass: of each look."""
     pixels: LinearOperator = BlockAverage(SHAPE, factor) if factor > 1 else Identity(SHAPE)
-    shape = pixels.observation_shape
-    operators, clean = {GRASS: pixels}, pixels.forward(grass)
+    if problem.blur:
+        pixels = pixels @ Convolve(SHAPE, _gaussian(problem.blur), "same")
+    looks, dark = range(len(grass)), Scale(0.0, pixels.observation_shape) @ pixels
+
+    def stacked(operators: Sequence[LinearOperator]) -> LinearOperator:
+        return Stack(operators) if len(operators) > 1 else operators[0]
+
+    names = [GRASS, *(MORE.format(look + 1) for look in looks if look)]
+    operators = {own: stacked([pixels if names[look] == own else dark for look in looks]) for own in names}
+    clean = dict(zip(names, grass, strict=True))
     if digits is not None:
-        operators[DIGIT] = Scale(AMPLITUDE, shape) @ pixels
-        clean = clean + operators[DIGIT].forward(digits)
-    noise = NOISE * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
-    return View(clean + noise, operators, NOISE, name)
+        both = stacked([pixels for _ in looks])
+        operators = {GRASS: operators[GRASS], DIGIT: Scale(problem.fraction, both.observation_shape) @ both, **operators}
+        clean[DIGIT] = digits
+    y = torch.stack([operator.forward(clean[source]) for source, operator in operators.items()]).sum(0)
+    y = y + problem.noise * torch.randn(y.shape, generator=rng, dtype=torch.float64)
+    if problem.masked:
+        mask = Mask(torch.rand(y.shape, generator=rng, dtype=torch.float64) >= problem.masked)
+        y, operators = mask.forward(y), {source: mask @ operator for source, operator in operators.items()}
+    return View(y, operators, problem.noise, name)
+
+
+def _gaussian(width: float) -> Tensor:
+    """A point-spread function of a standard deviation in pixels, out to three of them."""
+    reach = math.ceil(3 * width)
+    along = torch.exp(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * width**2))
+    kernel = along.outer(along)
+    return kernel / kernel.sum()
 
 
 def _check_pool(seed: int, config: MnistGrassConfig) -> None:
@@ -73,14 +101,15 @@ class MnistGrassTask(Task):
     support = (0.0, 1.0)
 
     def __init__(self, name: str, seed: int, config: MnistGrassConfig) -> None:
-        factors = problem_named(name)
-        _check_pool(seed, config)
+        problem = problem_named(name)
+        factors = problem.factors
+        _check_pool(seed, config if problem.texture is None else replace(config, texture=problem.texture))
         alone = config.observations if config.grass_observations is None else config.grass_observations
         for setting, count in (("observations", config.observations), ("grass_observations", alone), ("fresh", config.fresh)):
             if count < len(factors):
                 raise MvssError(f"{setting}={count}: the problem {name} needs at least {len(factors)}, one of each resolution")
-        texture = texture_named(config.texture)
-        if texture.fingerprint != config.photographs:  # in a worker that starts late
+        texture = texture_named(problem.texture or config.texture)
+        if texture.fingerprint != config.photographs and problem.texture is None:  # in a worker that starts late
             raise MvssError(f"the photographs in {config.texture} were changed during the run: start it again")
         if digits_fingerprint(config.mnist) != config.others:
             raise MvssError(f"the digits in {config.mnist} were changed during the run: start it again")
@@ -99,10 +128,10 @@ class MnistGrassTask(Task):
             )
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
         mixed, new = mixed.double() / 255, new[: config.fresh].double() / 255
-        self._texture, self._new, self._seed = texture, new, seed
+        self._texture, self._new, self._seed, self._background = texture, new, seed, problem.texture is not None
         rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
-        self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, factors, seed, "train")
-        self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, factors, seed, "fresh")
+        self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, problem, "train")
+        self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, problem, "fresh")
         # labelled digits that are in no mixture: all embedded ones of other classes, and those of these that are left
         pixels, classes = mnist_digits("embedded")
         others, spare = ~torch.isin(classes, torch.tensor(config.digits)), slice(config.observations, None)
@@ -112,7 +141,8 @@ class MnistGrassTask(Task):
         self._labelled = torch.cat([pixels[others], pool[spare]]), torch.cat([classes[others], names[spare]]).long()
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         behind = (self.fresh_truth, self.train_truth)
-        self._clean = [[torch.cat([t[a][b] for a in self.scored_views]) for t in behind] for b in (0, 1)]
+        numbers = range(len(self.train.sources))
+        self._clean = [[torch.cat([t[a][b] for a in self.scored_views]) for t in behind] for b in numbers]
         counts = [len(self.train[a]) for a in self.scored_views]
         self._classes = dict(zip(self.scored_views, names[: config.observations].split(counts), strict=True))
 
@@ -121,8 +151,7 @@ class MnistGrassTask(Task):
         parts: Sequence[Part],
         rows: Sequence[Sequence[Tensor]],
         digits: Tensor,
-        factors: Sequence[int],
-        seed: int,
+        problem: Problem,
         split: str,
     ) -> tuple[Views, tuple[tuple[Tensor, Tensor], ...]]:
         """View 1 at every resolution, then view 2 at every resolution; and the truth of both sources.
@@ -130,19 +159,21 @@ class MnistGrassTask(Task):
         parts: of the texture, for each view. rows: for each view, the numbers of the observations of each resolution."""
         views, truth = [], []
         for number, (part, resolutions) in enumerate(zip(parts, rows, strict=True)):
-            rng = generator(seed, "mnist-grass", split, number)
-            grass = self._texture.crops(part, sum(map(len, resolutions)), rng, seed)
-            for factor, here in zip(factors, resolutions, strict=True):
-                shown = digits[here] if number else None
-                views.append(_observe(grass[here], shown, factor, rng, f"view {number + 1} at 1/{factor}"))
-                truth.append((grass[here], torch.zeros_like(grass[here]) if shown is None else shown))
+            rng = generator(self._seed, "mnist-grass", split, number)
+            looks, count = problem.looks if number else 1, sum(map(len, resolutions))
+            grass = self._texture.crops(part, looks * count, rng, self._seed).split(count)
+            for factor, here in zip(problem.factors, resolutions, strict=True):
+                shown, behind = digits[here] if number else None, [look[here] for look in grass]
+                views.append(_observe(behind, shown, problem, factor, rng, f"view {number + 1} at 1/{factor}"))
+                known = torch.zeros_like(behind[0]) if shown is None else shown
+                truth.append((behind[0], known, *behind[1:], *[torch.zeros_like(known)] * (problem.looks - looks)))
         return Views(views), tuple(truth)
 
     @override
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Independent truth `(count, 1, 28, 28)`: other crops of the part for fresh observations, or its digits, of which
         there are `fresh`: those are repeated where more are asked for."""
-        if source == 0:
+        if source != 1:
             return self._texture.crops("fresh", count, rng, self._seed)
         order = torch.randperm(len(self._new), generator=rng)
         return self._new[order.repeat(-(-count // len(order)))[:count]]
@@ -166,7 +197,7 @@ class MnistGrassTask(Task):
         which share no pixel."""
         scored, trained = self._clean[source]
         rng = generator(self._seed, "mnist-grass", "split", source, number)
-        if source == 0:
+        if source != 1:
             first = self._texture.crops("fresh", len(scored), rng, self._seed)
             return first, self._texture.crops("view 2", len(trained), rng, self._seed)
         whole = torch.cat([scored, trained])[torch.randperm(len(scored) + len(trained), generator=rng)]
@@ -204,6 +235,15 @@ class MnistGrassTask(Task):
         rng, digits = generator(0, "mnist-grass", "detector"), self._others[0].double() / 255
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 
+    def adapted(self, model: SourceSeparator) -> SourceSeparator:
+        """See `core.task.Adapting`: the grass of every look has one law, and another texture's is learned from that alone."""
+        if self._background:
+            alone = SourceSeparator(model.settings).fit([self.train[0]], self._seed, verbose=False)
+            model = model.with_source(GRASS, alone, GRASS)
+        for name in self.train.sources[2:]:
+            model = model.with_source(name, model, GRASS)
+        return model
+
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
         """See `core.task.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the
         clean digits, for the training observations, whose digits it has not seen. Of grass: the area under the detector's
@@ -213,7 +253,7 @@ class MnistGrassTask(Task):
         if source == 0:
             marks = torch.cat([self.detector(x).diff(dim=1).squeeze(1).detach() for x in (true, found)])
             return {"remains_auc": float(roc_auc_score(torch.arange(2).repeat_interleave(len(true)), marks))}
-        if split != "train":
+        if split != "train" or source != 1:
             return {}
         named = torch.cat([self._classes[a][: len(x)] for a, x in draws.items()])  # of a share of the observations, the first
         shares = [float((self.classifier.classes(x) == named).double().mean()) for x in (found, true)]

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.config import problem_named
+from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
 from experiments.report.methods import method_named
@@ -30,12 +30,15 @@ def make_figures(results: Results) -> list[Path]:
     style()
     written: list[Path] = []
     folder, seed = results.folder / "figures", results.seed
-    for problem in results.problems:
+    swaps = [problem for problem in results.problems if problem.startswith(SWAPPED)]
+    if (swapped := _swaps(results, swaps)) is not None:
+        written += save_figure(swapped, folder, "swaps")
+    for problem in (problem for problem in results.problems if problem not in swaps):
         found = kept_samples(results.folder, results.table, seed, problem)
         figures = {
             "views": _views(found, seed),
-            "strip": _strip(found, problem_named(problem), seed),
-            "separations": _separations(found, problem_named(problem), seed),
+            "strip": _strip(found, problem_named(problem).factors, seed),
+            "separations": _separations(found, problem_named(problem).factors, seed),
             "laps": _laps(found, seed),
             "priors": _priors(found, seed),
             "uncertainty": _uncertainty(found, seed),
@@ -63,10 +66,40 @@ def _grid(rows: Sequence[tuple[str, NDArray[np.float64]]], text: str) -> Figure:
 
 def _image(ax: Axes, image: NDArray[np.float64]) -> None:
     side = math.isqrt(image.size)
-    ax.imshow(image.reshape(side, side), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    if side**2 != image.size:  # two looks, one above the other
+        side = math.isqrt(image.size // 2)
+    ax.imshow(image.reshape(-1, side), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def _swaps(results: Results, problems: Sequence[str]) -> Figure | None:
+    """What one fit makes of observations by other operators, under other noise and on another background."""
+    found = {problem: kept_samples(results.folder, results.table, results.seed, problem) for problem in problems}
+    shown = {p: methods for p, methods in found.items() if any("mean_2" in own for own in methods.values())}
+    if not shown:
+        return None
+    methods = [m for m in ("joint", "mixture") if any("mean_2" in own.get(m, {}) for own in shown.values())]
+    titles = ["observation", "truth", *(f"{method_named(m).short}, mean" for m in methods), "its SD × 2"]
+    figure, axes = plt.subplots(
+        len(shown), len(titles), figsize=(1.1 * len(titles) + 1.2, 1.1 * len(shown) + 0.8), squeeze=False
+    )
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=8)
+    for line, (problem, own) in zip(axes, shown.items(), strict=True):
+        first = next(own[m] for m in methods if "mean_2" in own.get(m, {}))
+        images = [
+            first["observation"],
+            first["truth_2"],
+            *(own.get(m, {}).get("mean_2") for m in methods),
+            2 * first["width_2"],
+        ]
+        for ax, image in zip(line, images, strict=True):
+            _image(ax, image[0]) if image is not None else ax.set_axis_off()
+        line[0].set_ylabel(problem.removeprefix(SWAPPED), rotation=0, ha="right", va="center")
+    caption(figure, f"Seed {results.seed}: priors learned of {LEARNED}, nothing retrained. Means of 8 draws of the digit.")
+    return figure
 
 
 def _views(found: Mapping[str, Samples], seed: int) -> Figure | None:

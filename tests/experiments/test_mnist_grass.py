@@ -7,9 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from in_process import run_here
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
 
 from experiments.core.audit import run_audit
 from experiments.core.cache import estimate_key, work_of
@@ -22,7 +25,7 @@ from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
-from experiments.mnist_grass.config import MnistGrassConfig
+from experiments.mnist_grass.config import PROBLEMS, MnistGrassConfig
 from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
 from experiments.mnist_grass.textures import crops
 from mvss.em import first_draws
@@ -34,7 +37,7 @@ from mvss.presets.training import NetworkConfig
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import ImageUNet, TimeMLP, build_network
-from mvss.problem.views import Views
+from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 from mvss.separator import SourceSeparator
@@ -53,6 +56,56 @@ def test_crops_stay_in_their_region_and_differ() -> None:
     assert narrow.shape == (20, 1, 28, 28) and bool(torch.isfinite(narrow).all())
     flat = crops(torch.full((200, 150), 0.3, dtype=torch.float64), 2, torch.Generator().manual_seed(1))
     torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+def expected(problem: str, grass: Tensor, digit: Tensor, more: Tensor | None, view: View) -> tuple[Tensor, float]:
+    """y without noise, and its noise."""
+    if problem == "swap-two":
+        assert more is not None
+        return torch.cat([grass + 0.5 * digit, more + 0.5 * digit], dim=1), 0.01
+    x = grass + (0.3 if problem == "swap-fraction" else 0.5) * digit
+    if problem == "swap-blur":
+        spread = np.apply_along_axis(lambda v: gaussian_filter1d(v, 2.0, mode="constant", truncate=3.0), -1, x.numpy())
+        spread = np.apply_along_axis(lambda v: gaussian_filter1d(v, 2.0, mode="constant", truncate=3.0), -2, spread)
+        return torch.from_numpy(spread), 0.01
+    if problem == "swap-average":
+        return torch.nn.functional.avg_pool2d(x, 2), 0.01
+    if problem == "swap-mask":
+        measured = view.operators[GRASS].forward(torch.ones_like(x))
+        assert float(measured.mean()) == pytest.approx(0.5, abs=0.03) and not torch.equal(measured[0], measured[1])
+        return measured * x, 0.01
+    return x, 0.1 if problem == "swap-noise" else 0.01
+
+
+@pytest.mark.parametrize("problem", [name for name in PROBLEMS if name.startswith("swap-")])
+def test_swapped_observations_are_what_their_names_say(problem: str) -> None:
+    task = MnistGrassTask(problem, 0, CONFIG)
+    assert CONFIG.learned(problem) == "full" and task.train.sources[:2] == (GRASS, DIGIT)
+    for view, truth in zip(task.fresh, task.fresh_truth, strict=True):
+        if DIGIT not in view.sources:
+            continue
+        clean, noise = expected(problem, truth[0], truth[1], truth[2] if len(truth) > 2 else None, view)
+        measured = (view.y != 0) if problem == "swap-mask" else torch.ones_like(view.y, dtype=torch.bool)
+        assert view.y.shape == clean.shape and float(view.noise.variance(view.y).mean()) == pytest.approx(noise**2)
+        assert float((view.y - clean)[measured].std()) == pytest.approx(noise, rel=0.1)
+    if problem == "swap-background":
+        gravel, grass = (float(each.fresh_truth[0][0].mean()) for each in (task, MnistGrassTask("full", 0, CONFIG)))
+        assert gravel != pytest.approx(grass)
+    if problem == "swap-two":
+        assert not torch.equal(task.fresh_truth[1][0], task.fresh_truth[1][2])
+
+
+def test_a_fit_separates_swapped_observations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the mixture learned of `full`; of gravel, by what gravel alone tells."""
+    run_here(monkeypatch)
+    swaps = ["swap-two", "swap-background"]
+    arguments = ["--preset", "smoke", "--methods", "mixture", "--problem", *swaps, "--", f"problems=[full, {', '.join(swaps)}]"]
+    few = ["methods.mixture.problems=null", "observations=40", "fresh=8", "metrics.drawn=8"]
+    assert main(EXPERIMENT, [*arguments, *few], tmp_path) == 0
+    assert len([*tmp_path.rglob("swaps.png")]) == 1
+    rows = json.loads(next(tmp_path.rglob("table.json")).read_text())["rows"]
+    found = {(row["problem"], row["metric"]) for row in rows if row["source"] == "2"}
+    assert {(problem, "energy_score") for problem in swaps} <= found
 
 
 @pytest.mark.parametrize("problem", ["full", "downsampled"])

@@ -1,0 +1,163 @@
+"""What has been learned of sources: it separates observations, samples, and tells how probable a candidate is."""
+
+from __future__ import annotations
+
+__all__ = ["Fitted"]
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mvss.posteriors import posterior_of
+from mvss.posteriors.amortised import Amortised
+from mvss.posteriors.posterior import Posterior, shown
+from mvss.posteriors.saved import load_models, save_models
+from mvss.presets import load_settings, settings_from, settings_text
+from mvss.presets.posterior import SeparationConfig
+from mvss.presets.settings import Settings
+from mvss.priors.prior import Prior
+from mvss.problem.units import Units
+from mvss.problem.views import Draws, View
+from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import real
+from mvss.runtime.rng import Stream, stream_of
+
+
+class Fitted:
+    """Priors of all sources, and how observations are separated by them; `SourceSeparator` learns them.
+
+    settings: as of `SourceSeparator`. Attributes: sources, their names; priors, of each, in the units of `units`; amortised,
+    networks that have learned posteriors, by source.
+    """
+
+    def __init__(self, settings: str | Path | Settings) -> None:
+        self.settings = load_settings(settings)
+        self.priors: dict[str, Prior] = {}
+        self.amortised: dict[str, Amortised] = {}
+        self.units = Units({})
+        self._posterior: Posterior | None = None
+        self._suited = self.settings
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, in the order in which views show them; none before the fit."""
+        return tuple(self.priors)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Itself, with all networks moved there, such as "cuda": where it separates. Draws come back to where y is."""
+        for model in (*self.priors.values(), *self.amortised.values()):
+            if isinstance(model, torch.nn.Module):
+                model.to(device).eval()
+        self._posterior = posterior_of(self._suited.separating, self.amortised)
+        return self
+
+    def separating_by(self, posterior: str | SeparationConfig) -> Self:
+        """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
+        settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind."""
+        named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
+        other = copy.copy(self)
+        other._suited = replace(self._suited, separation=named)
+        other._posterior = posterior_of(other._suited.separating, self.amortised) if self._posterior else None
+        return other
+
+    def with_source(self, name: str, fitted: Fitted, source: str) -> Self:
+        """The same with one source more, or with another law of one: what another fit, or this one, knows as `source`. Both are
+        to have one unit. Networks that have learned posteriors with the old law are left out.
+
+        Raises MvssError for a source that was not learned.
+        """
+        prior, other = fitted._prior(source), copy.copy(self)
+        self._fitted()
+        other.priors = {**self.priors, name: prior}
+        stale = {s for s, m in self.amortised.items() if s == name or any(name in pair.others for pair in m.pairs)}
+        other.amortised = {s: model for s, model in self.amortised.items() if s not in stale}
+        other.units = Units({**self.units.scales, name: fitted.units.scales[source]})
+        return other.to(self._device)
+
+    def separate(
+        self,
+        view: View,
+        draws: int = 1,
+        seed: int | Stream = 0,
+        progress: Callable[[float], None] = lambda _: None,
+        posterior: str | SeparationConfig | None = None,
+    ) -> Draws:
+        """Joint posterior draws of all sources that a view shows, `(draws, N, *shape)` of each by name: their spread is the
+        error bar.
+
+        view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
+        the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
+        posterior: another one than that of the settings, see `separating_by`.
+
+        Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
+        that the posterior of the settings cannot serve.
+        """
+        if posterior is not None:
+            return self.separating_by(posterior).separate(view, draws, seed, progress)
+        joint = self._fitted()
+        shown(view, self.priors)
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise MvssError(f"separate: draws={draws} must be a whole number of at least 1")
+        inner = self.units.inward(view).to(self._device)
+        found = joint.many(inner, self.priors, stream_of(seed), draws, progress)
+        return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
+
+    def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
+        """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. stratified: as evenly spread
+        as they can be, for measuring the law itself; not independent. Raises MvssError for a source that was not learned."""
+        prior = self._prior(source)
+        return self.units.scales[source] * prior.sample(count, stream_of(seed), stratified).cpu()
+
+    def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
+        """How probable candidates x `(N, *shape)` of a source are: log density `(N,)` in nats, per unit of the source.
+
+        sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
+        the prior was trained at (0 for a prior in closed form).
+
+        Raises MvssError for a source that was not learned, or candidates of another shape or with NaN.
+        """
+        prior, scale = self._prior(source), self.units.scales[source]
+        x = real(x, f"log_prob: candidates of {source}")
+        if x.shape[1:] != prior.shape or not bool(torch.isfinite(x).all()):
+            raise MvssError(f"log_prob: candidates of {source} must be finite and (N, {', '.join(map(str, prior.shape))})")
+        density = prior.log_prob(x.to(self._device) / scale, None if sigma is None else sigma / scale)
+        return density.to(x.device) - x[0].numel() * math.log(scale)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
+        kept. Raises MvssError before the fit, or where the folder cannot be written."""
+        self._fitted()
+        about = {"settings": settings_text(self._suited), "scales": dict(self.units.scales)}
+        save_models(Path(folder).expanduser(), self.priors, self.amortised, about)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Read what `save_pretrained` wrote: it separates as it did before, on the CPU (`to` moves it).
+
+        Raises MvssError where the folder is no such model, is damaged, or is of another version.
+        """
+        priors, amortised, about = load_models(Path(folder).expanduser())
+        model = cls(settings_from(about["settings"]))
+        model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
+        return model.to("cpu")
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.priors.values())).mixture.means.device
+
+    def _fitted(self) -> Posterior:
+        if self._posterior is None:
+            raise MvssError("the separator has learned nothing yet: call fit first")
+        return self._posterior
+
+    def _prior(self, source: str) -> Prior:
+        self._fitted()
+        if source not in self.priors:
+            raise MvssError(f"there is no source {source!r}: known are {', '.join(self.sources)}")
+        return self.priors[source]
