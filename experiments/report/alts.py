@@ -23,7 +23,7 @@ KINDS = {
     "sinkhorn-vs-lap": "Lines: Sinkhorn divergence of draws from the truth after each lap of EM, by method",
     "sinkhorn-vs-mixing": "Lines: Sinkhorn divergence of draws from the truth against the share that views mix, by method",
     "strip": "Pictures: observation, a draw of each source beside its truth, and the standard deviation of the newest",
-    "swaps": "Pictures: digits observed by other operators, noise and backgrounds: observation, truth, mean of draws, deviation",
+    "swaps": "Pictures: digits observed by other operators, noise and backgrounds: observation, truth, mean, deviation",
     "uncertainty": "Pictures: truth, posterior mean, its error, and the posterior standard deviation",
     "views": "Pictures: training observations of every view as they are seen",
     "worst": "Pictures: the observations that are separated worst, beside the truth, with mean and standard deviation",
