@@ -157,6 +157,26 @@ def test_the_summary_judges_by_the_best_other_and_by_the_spread(
     assert line.endswith("| **30.5** |" if verdict != "better" else "| 30.5 |")
 
 
+def of_digits(method: str, metric: str, value: float, source: str = "2") -> dict[str, object]:
+    return {**row("full", method, metric, value), "source": source, "std": None}
+
+
+def test_spread_ratios_stand_beside_psnrs_and_floors_beside_distances() -> None:
+    rows = [of_digits("joint", "posterior_psnr", 23.0), of_digits("gibbs", "posterior_psnr", 15.0)]
+    assert "| 23.0 | – | 15.0 (Gibbs) | – |" in summary(of("mnist_grass", *rows))
+    found = [*rows, of_digits("joint", "spread_ratio", 0.67), of_digits("gibbs", "spread_ratio", 0.33)]
+    found += [of_digits(m, "prior_frechet_mean_only", v) for m, v in (("joint", 59.0), ("mixture", 35.0), ("floor", 1.5))]
+    text = summary(of("mnist_grass", *found))
+    assert "| 23.0 | 0.67 | 15.0 (Gibbs) | – |" in text and "| 59.0 | 1.5 | 35.0 (mixture) | – |" in text
+    assert "| 0.67 |  | 0.33 (Gibbs) | – |" in text  # the ratio itself
+    assert text.index("spread ratio of draws") < text.index("PSNR of draws")
+
+
+def test_what_the_decimals_do_not_show_is_as_good() -> None:
+    rows = [of_digits("joint", "remains_auc", 0.533, "1"), of_digits("gibbs", "remains_auc", 0.466, "1")]
+    assert "| as good | digits left in the grass" in summary(of("mnist_grass", *rows))
+
+
 def test_the_summary_leaves_out_what_was_not_measured() -> None:
     assert summary({}).count("\n") == 1 and summary(of("galaxies", scored("joint", 31.0))).count("\n") == 1
 
