@@ -14,7 +14,7 @@ from experiments.galaxies.figures_stamps import Run, Samples
 from experiments.galaxies.panels import BRIGHT, FAINT
 from experiments.report.browsers import Array, Browser, Group, Laps, Strip
 from experiments.report.methods import method_named
-from experiments.report.samples import Results, kept_samples
+from experiments.report.samples import Results, kept_samples, laps_of
 
 COMMON = {
     "seen": "seen from the ground", "observed": "observation", "sky_truth": "sky, truth", "truth": "galaxy, truth",
@@ -72,7 +72,7 @@ def _kinds(kind: str, arrays: Samples) -> dict[str, tuple[str, float]]:
 
 def _laps(run: Run, method: str, arrays: Samples, sigma: float) -> Laps | None:
     """Of a method with more than what EM starts from: the galaxy drawn for training stamps."""
-    laps = sorted(int(name[3:-2]) for name in arrays if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+    laps = laps_of(arrays, 2)
     if len(laps) < 2:
         return None
     names = {"observed_2": "observation", "lap_truth_2": "galaxy, truth"}

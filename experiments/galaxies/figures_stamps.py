@@ -15,6 +15,7 @@ from experiments.galaxies.config import Transform
 from experiments.galaxies.data.transforms import fluxes
 from experiments.galaxies.panels import Array, peaks_of, two_contrasts
 from experiments.report.methods import method_named
+from experiments.report.samples import laps_of
 
 JOINT = ("joint", "joint_wide", "joint_asinh")
 OURS = (*JOINT, "mixture")
@@ -103,7 +104,7 @@ def real_figure(run: Run) -> Figure | None:
 def laps_figure(run: Run) -> Figure | None:
     """The paper's Figure 5."""
     kept = run.joint()
-    laps = sorted(int(name[3:-2]) for name in kept if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
+    laps = laps_of(kept, 2)
     if not laps:
         return None
     rows = [("observation", run.fluxes(kept["observed_2"]))] if "observed_2" in kept else []

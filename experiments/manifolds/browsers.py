@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from experiments.manifolds.data import DATA_RANGE
 from experiments.report.browsers import Array, Browser, Group, Laps, Strip, clouds
 from experiments.report.methods import method_named
-from experiments.report.samples import Arrays, Results, kept_samples
+from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 
 LIMIT = 0.62 * DATA_RANGE
 KINDS = {"posterior": "draws", "prior": "prior"}
@@ -43,8 +43,7 @@ def _separated(arrays: Arrays) -> list[Strip]:
 
 def _laps(label: str, arrays: Arrays) -> Laps | None:
     """Of a method with more than what EM starts from."""
-    numbered = (name[3:].split("_") for name in arrays if name.startswith("lap"))
-    laps = sorted({int(lap) for lap, *_ in numbered if lap.isdigit()})
+    laps = laps_of(arrays)
     sources = [b for b in _sources(arrays, "lap_truth") if all(f"lap{lap}_{b}" in arrays for lap in laps)]
     if len(laps) < 2 or not sources:
         return None

@@ -11,7 +11,7 @@ from experiments.mnist_grass.digits import SHAPE
 from experiments.mnist_grass.figures import mixtures
 from experiments.report.browsers import Array, Browser, Group, Laps, Strip
 from experiments.report.methods import method_named
-from experiments.report.samples import Arrays, Results, kept_samples
+from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 
 SOURCES = {2: "digit", 1: "grass"}
 KINDS = {"posterior": ("draw", 1.0), "mean": ("mean", 1.0), "width": ("SD × 2", 2.0)}
@@ -49,7 +49,7 @@ def _separated(arrays: Arrays) -> list[Strip]:
 
 def _laps(label: str, arrays: Arrays) -> Laps | None:
     """Of a method with more than what EM starts from."""
-    laps = sorted(int(name[3:-2]) for name in arrays if name.endswith("_2") and name[3:-2].isdigit())
+    laps = laps_of(arrays, 2)
     if len(laps) < 2:
         return None
     common = [Strip(f"{name}, truth", _images(arrays[f"lap_truth_{b}"])) for b, name in SOURCES.items()]

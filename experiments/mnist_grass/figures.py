@@ -18,7 +18,7 @@ from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
 from experiments.report.methods import method_named
-from experiments.report.samples import Arrays, Results, kept_samples
+from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 from experiments.report.style import caption, save_animation, save_figure, style
 
 SHOWN = 8
@@ -150,15 +150,10 @@ def mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: S
     return np.stack(out)
 
 
-def _numbers(own: Samples) -> list[int]:
-    """The laps whose digits were kept."""
-    return sorted(int(name[3:-2]) for name in own if name.startswith("lap") and name.endswith("_2") and name[3:-2].isdigit())
-
-
 def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
     """Digits of the training observations over EM laps, the talk's "Epoch 1 …"."""
     own = found.get("joint", {})
-    laps = _numbers(own)
+    laps = laps_of(own, 2)
     if not laps:
         return None
     rows = [("truth", own["lap_truth_2"]), *((f"lap {lap}", own[f"lap{lap}_2"]) for lap in laps)]
@@ -169,7 +164,7 @@ def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
     """The same digits as pictures of two rows, one for each lap."""
     own = found.get("joint", {})
     frames = []
-    for lap in _numbers(own):
+    for lap in laps_of(own, 2):
         images = own[f"lap{lap}_2"][: 2 * SHOWN].reshape(-1, *SHAPE[-2:])
         images = images[: len(images) // 2 * 2]
         frames.append(np.concatenate(np.split(images.transpose(1, 0, 2).reshape(SHAPE[-2], -1), 2, axis=1)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Arrays", "Results", "kept_samples", "read_samples", "samples_path"]
+__all__ = ["Arrays", "Results", "kept_samples", "laps_of", "read_samples", "samples_path"]
 
+import re
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,12 @@ def kept_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str
     methods = [m for m in method_order(row["method"] for row in table["rows"]) if not method_named(m).ablation]
     samples = {m: read_samples(folder, table, seed, problem, m) for m in methods}
     return {m: arrays for m, arrays in samples.items() if arrays}
+
+
+def laps_of(arrays: Mapping[str, Any], source: int | None = None) -> list[int]:
+    """The laps whose draws were kept, of a source by number, or of any."""
+    found = (re.fullmatch(r"lap(\d+)_(\d+)", name) for name in arrays)
+    return sorted({int(lap[1]) for lap in found if lap and source in (None, int(lap[2]))})
 
 
 def read_samples(folder: Path, table: Mapping[str, Any], seed: int, problem: str, name: str) -> Arrays:
