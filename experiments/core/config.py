@@ -83,7 +83,6 @@ class Recipe:
     learned from, the first ones. clean: learn from the truth behind the training observations instead, with the same
     estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find. fit: another method,
     by whose fit this one separates; its settings are that one's, but for what this one says, and only `separation` matters.
-    anew: whether it learns problems of its own which others separate by what they have learned of another (`Config.learned`).
     """
 
     problems: tuple[str, ...] | None = None
@@ -95,7 +94,6 @@ class Recipe:
     share: float = 1.0
     clean: bool = False
     fit: str | None = None
-    anew: bool = False
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
@@ -155,7 +153,7 @@ class Config:
         return self.metrics.pqmass + min(self.metrics.pqmass, self.fresh)
 
     def learned(self, problem: str) -> str:
-        """The problem whose fits separate the observations of this one, where methods do not fit it themselves."""
+        """The problem whose fits separate the observations of this one."""
         return problem
 
     def brought(self, problem: str) -> str:  # noqa: ARG002 - others look at it
@@ -180,7 +178,7 @@ class Job:
         if self.audit:
             return replace(self, audit=False).fitted
         name = self.recipe.fit or self.method
-        problem = self.problem if self.recipe.anew or self.recipe.baseline else self.config.learned(self.problem)
+        problem = self.problem if self.recipe.baseline else self.config.learned(self.problem)
         if (problem, name) == (self.problem, self.method):
             return self
         return replace(self, problem=problem, method=name, recipe=self.config.recipes()[name])
@@ -192,7 +190,7 @@ def check_config(config: Config) -> None:
         if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.model)) > 1:
             raise MvssError(f"method {name}: is either pcpca, clvm or model; leave the others out")
         fitted = config.recipes().get(recipe.fit or name)
-        if recipe.fit and (recipe.baseline or recipe.anew or fitted is None or fitted.fit or fitted.baseline):
+        if recipe.fit and (recipe.baseline or fitted is None or fitted.fit or fitted.baseline):
             raise MvssError(f"method {name}: fit={recipe.fit} must be another method, which learns priors; this learns none")
         if not 0 < recipe.share <= 1:
             raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1]")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from experiments.core.cache import received, work_of
 from experiments.core.config import Job
 from experiments.core.finished import begin, finish, goes_on
-from experiments.core.places import Experiment, estimate_path, key_of, name_of, place_of, samples_of
+from experiments.core.places import Experiment, estimate_path, jobs_of, key_of, name_of, place_of, samples_of
 from experiments.core.records import Records, environment, read_records
 from experiments.core.scores import Record
 from experiments.core.workers import Ended, Report, Workers, killed_is_told
@@ -138,8 +138,9 @@ def _forget_if_stale(job: Job, folder: Path, key: str) -> None:
     if goes_on(job, folder, key):
         (place / "done").unlink(missing_ok=True)
         return
-    # the audit of a method that is fitted anew is stale
-    for path in [place] if job.audit else [place, place_of(replace(job, audit=True), folder)]:
+    # what looks at a method that is fitted anew is stale
+    others = (each for each in jobs_of(job.config, [job.seed], ablations=True, audit=True) if each.fitted is not each)
+    for path in [place, *(place_of(each, folder) for each in others if name_of(each.fitted) == name_of(job))]:
         (path / "key").unlink(missing_ok=True)  # first: what a kill leaves here is not taken for whole
         if path.exists():
             shutil.rmtree(path)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from mvss.em.steps import held_out_count
 from mvss.posteriors.guard import guarded
 from mvss.posteriors.posterior import Posterior, Priors
 from mvss.problem.views import Draws, View, Views
@@ -15,8 +16,8 @@ from mvss.runtime.rng import Stream
 
 
 def held_out(views: Views, share: float, device: torch.device) -> list[View]:
-    """The observations of each view that no network learns from (`steps`), one at least."""
-    return [view.select(torch.arange(max(1, int(share * len(view))))).to(device) for view in views]
+    """The observations of each view that no network learns from; of a view where that is none, its first one all the same."""
+    return [view.select(torch.arange(max(1, held_out_count(len(view), share)))).to(device) for view in views]
 
 
 def last_draws(

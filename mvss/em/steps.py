@@ -6,7 +6,7 @@ denoising loss before and after its M-step.
 
 from __future__ import annotations
 
-__all__ = ["Model", "Steps"]
+__all__ = ["Model", "Steps", "held_out_count"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +35,11 @@ class Model:
 
     priors: Mapping[str, Prior]
     posterior: Posterior
+
+
+def held_out_count(observations: int, share: float) -> int:
+    """How many of a view no network learns from: its first ones."""
+    return int(observations * share)
 
 
 class Steps:
@@ -93,7 +98,7 @@ class Steps:
         """Draws of a source that are learned from, and those that are not."""
         kept, held = [], []
         for a in showing:
-            first = int(len(self.views[a]) * self.settings.em.held_out)
+            first = held_out_count(len(self.views[a]), self.settings.em.held_out)
             held.append(draws[a][source][:first])
             kept.append(draws[a][source][first:])
         return torch.cat(kept), torch.cat(held)

@@ -21,11 +21,11 @@ from experiments.core import scheduler as pool
 from experiments.core.cache import ROOT, estimate_key, settings_key, work_of
 from experiments.core.cli import main, read_command
 from experiments.core.config import Job
-from experiments.core.finished import finish, is_done
+from experiments.core.finished import begin, finish, is_done
 from experiments.core.growth import measure_growth
 from experiments.core.places import estimate_path, jobs_of, name_of, place_of
 from experiments.core.records import Records, read_records
-from experiments.core.scheduler import _next
+from experiments.core.scheduler import _forget_if_stale, _next
 from experiments.core.sweep import sweep
 from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
@@ -232,6 +232,17 @@ def test_who_looks_at_a_fit_waits_for_it() -> None:
     assert shared.fitted == joint and joint.fitted is joint and replace(shared, audit=True).fitted == joint
     assert _next([shared, mixture], [joint], {}) == mixture and _next([shared], [joint], {}) is None
     assert _next([shared], [], {}) == shared
+
+
+def test_what_looks_at_a_fit_goes_with_it(tmp_path: Path) -> None:
+    found = jobs(SHARED)
+    every = [found["joint"], replace(found["joint"], audit=True), found["gibbs"], found["mixture"]]
+    for job in every:
+        begin(job, tmp_path, "before")
+    _forget_if_stale(found["gibbs"], tmp_path, "before")
+    assert all((place_of(job, tmp_path) / "key").exists() for job in every)
+    _forget_if_stale(found["joint"], tmp_path, "after")
+    assert [(place_of(job, tmp_path) / "key").exists() for job in every] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("fit", ["none", "pcpca", "gibbs"])
