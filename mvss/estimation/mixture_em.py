@@ -140,8 +140,9 @@ class _Climb:
 
 def estimated(views: Views, estimates: Mapping[str, Tensor], floor: float) -> Views:
     """The views to fit to where sources have been estimated, `(N, *shape)` each: one view of each alone, with a noise of
-    `floor`, in place of all views that show it."""
-    kept = [view for view in views if not set(view.sources) & set(estimates)]
+    `floor`, in place of all views that show it, but for those that alone show some other."""
+    apart = {source for view in views if not set(view.sources) & set(estimates) for source in view.sources}
+    kept = [view for view in views if set(view.sources) <= apart or set(view.sources) - apart - set(estimates)]
     alone = [View(x, {s: Identity(views.shapes[s])}, floor, f"estimates of {s}") for s, x in estimates.items()]
     return Views([*kept, *alone])
 

@@ -274,7 +274,7 @@ class Composition(LinearOperator):
         return super().power(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        if isinstance(self.outer, Scale) or (self.outer.is_diagonal and self.inner.is_tight):
+        if isinstance(self.outer, Scale) or ((self.outer.is_diagonal or self.outer.is_tight) and self.inner.is_tight):
             return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
         return super().pseudo_inverse(y)
 
@@ -290,7 +290,7 @@ class Composition(LinearOperator):
 
     @property
     def is_tight(self) -> bool:
-        return isinstance(self.outer, Scale) and self.inner.is_tight
+        return self.outer.is_tight and self.inner.is_tight
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.outer.times(self.inner.dense(dtype))

@@ -118,6 +118,26 @@ def test_a_mixture_is_fitted_to_estimates_in_place_of_observations() -> None:
     torch.testing.assert_close(spread, torch.tensor(0.16).double(), atol=0.02, rtol=0)
 
 
+def test_views_stay_that_alone_show_a_source_without_estimates() -> None:
+    data, _ = two_views(20)
+    background = data[0].y
+    left = estimated(data, {"background": background}, 0.05)
+    assert [(view.name, view.sources) for view in left] == [
+        (data[1].name, data[1].sources),
+        ("estimates of background", ("background",)),
+    ]
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.5, 0.25])
+def test_masked_pairs_are_sharp_in_any_unit(gain: float) -> None:
+    """Units of sources that differ put a scale before a mask before an identity."""
+    data, _ = two_views(5)
+    good = torch.rand(data[1].y.shape, generator=torch.Generator().manual_seed(3)) > 0.1
+    seen = {source: (Mask(good) @ Identity(SHAPE)).scaled(gain if source == "target" else 1.0) for source in data[1].sources}
+    (pair,) = pairs_of(Views([data[0], View(data[1].y * good, seen, NOISE, "masked")]), "target")
+    assert pair.sharp and pair.factor == gain
+
+
 def test_errors_of_wings_count_however_bright_the_middle_is() -> None:
     """With a core a thousand times as bright, pixels far from it weigh what they did: 1/(background² + (0.1 x̂)²)."""
     data, _ = two_views(50)

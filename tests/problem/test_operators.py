@@ -124,6 +124,16 @@ def test_a_scaled_operator_and_a_product_are_those_of_its_matrix(name: str) -> N
     torch.testing.assert_close(operator.times(columns), operator.dense() @ columns)
 
 
+def test_products_of_tight_operators_are_tight_in_whatever_order_they_were_made() -> None:
+    identity, coarse = Identity((1, 4, 6)), BlockAverage((1, 4, 6), 2)
+    inner = Scale(0.5, (1, 4, 6)) @ identity
+    for product in (inner @ identity, coarse @ inner, (Scale(2.0, (1, 2, 3)) @ coarse) @ inner):
+        assert product.is_tight
+        y = random(product.observation_shape, 12)
+        exact = y.flatten(1) @ torch.linalg.pinv(product.dense()[0]).mT
+        torch.testing.assert_close(product.pseudo_inverse(y).flatten(1), exact)
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_tight_and_diagonal_operators_are_what_they_say(name: str) -> None:
     operator = OPERATORS[name]
