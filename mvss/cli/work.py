@@ -129,7 +129,7 @@ def score_candidates(folder: Path, candidates: str, source: str, out: Path | Non
 
 
 def _model(folder: Path) -> SourceSeparator:
-    return SourceSeparator.from_pretrained(folder).to(default_accelerator().device)
+    return SourceSeparator.from_pretrained(str(folder)).to(default_accelerator().device)
 
 
 def _written(out: Path, arrays: dict[str, Array]) -> Found:

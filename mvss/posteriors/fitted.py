@@ -17,6 +17,7 @@ from torch import Tensor
 from mvss.posteriors import posterior_of
 from mvss.posteriors.amortised import Amortised
 from mvss.posteriors.posterior import Posterior, shown
+from mvss.posteriors.pretrained import model_folder
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
 from mvss.presets.posterior import SeparationConfig
@@ -129,20 +130,24 @@ class Fitted:
         density = prior.log_prob(x.to(self._device) / scale, None if sigma is None else sigma / scale)
         return density.to(x.device) - x[0].numel() * math.log(scale)
 
-    def save_pretrained(self, folder: Path | str) -> None:
+    def save_pretrained(self, folder: Path | str, half: bool = False) -> None:
         """Write networks (diffusers format), mixtures, units and settings to a folder, which is made. Report and draws are not
-        kept. Raises MvssError before the fit, or where the folder cannot be written."""
+        kept. half: networks and covariances in half precision, to pass on: half the size or less, and the same laws to three
+        digits. Raises MvssError before the fit, or where the folder cannot be written."""
         self._fitted()
         about = {"settings": settings_text(self._suited), "scales": dict(self.units.scales)}
-        save_models(Path(folder).expanduser(), self.priors, self.amortised, about)
+        save_models(Path(folder).expanduser(), self.priors, self.amortised, about, half)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
+    def from_pretrained(cls, name: Path | str) -> Self:
         """Read what `save_pretrained` wrote: it separates as it did before, on the CPU (`to` moves it).
 
-        Raises MvssError where the folder is no such model, is damaged, or is of another version.
+        name: a folder; one of the models to try, "manifolds", "mnist-grass" or "galaxies"; or a repository of the Hugging Face
+        hub, "user/repo", which is downloaded once. A path is always a folder.
+
+        Raises MvssError where there is no such model, or it is damaged, or of another version.
         """
-        priors, amortised, about = load_models(Path(folder).expanduser())
+        priors, amortised, about = load_models(model_folder(name))
         model = cls(settings_from(about["settings"]))
         model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
         return model.to("cpu")

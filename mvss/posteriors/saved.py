@@ -47,24 +47,29 @@ AGAIN = "copy the whole folder that save_pretrained wrote again"
 
 
 def save_models(
-    folder: Path, priors: Mapping[str, Prior], amortised: Mapping[str, Amortised], about: Mapping[str, Any]
+    folder: Path,
+    priors: Mapping[str, Prior],
+    amortised: Mapping[str, Amortised],
+    about: Mapping[str, Any],
+    half: bool = False,
 ) -> None:
     """Write them, all or none; a model that was there is removed afterwards. about: what else is to be known, as JSON knows it.
+    half: in half precision, see `SourceSeparator.save_pretrained`; what is read is full again.
 
     Raises MvssError where the folder cannot be written.
     """
     files, described = dict[str, bytes](), []
     for number, (source, prior) in enumerate(priors.items(), start=1):
-        files[f"mixture-{number}.safetensors"] = checkpoint_bytes(prior.mixture.state())
+        files[f"mixture-{number}.safetensors"] = checkpoint_bytes(_halved(prior.mixture) if half else prior.mixture.state())
         found: dict[str, Any] = {"name": source, "network": isinstance(prior, DiffusionPrior), "amortised": source in amortised}
         if isinstance(prior, DiffusionPrior):
-            files |= _network_files(f"network-{number}", prior.network)
+            files |= _network_files(f"network-{number}", prior.network, half)
             found |= {"sigma_data": prior.sigma_data, "drawing": asdict(prior.drawing), "levels": list(prior.levels)}
             found |= {"dynamic": prior.dynamic}
         if source in amortised:
             model = amortised[source]
-            files |= _network_files(f"amortised-{number}", model.network)
-            files |= _network_files(f"guess-{number}", model.guess.network) if model.guess is not None else {}
+            files |= _network_files(f"amortised-{number}", model.network, half)
+            files |= _network_files(f"guess-{number}", model.guess.network, half) if model.guess is not None else {}
             state = {**model.state(), "guess": model.guess is not None}
             files[f"amortised-{number}.safetensors"] = checkpoint_bytes(state)
         described.append(found)
@@ -147,8 +152,15 @@ def _read(path: Path, expected: str) -> bytes:
     return data
 
 
-def _network_files(folder: str, network: Any) -> dict[str, bytes]:  # noqa: ANN401 - one of diffusers'
+def _halved(mixture: GaussianMixture) -> dict[str, Any]:
+    """Its state, without what its floor hides, and with numbers of 4 bytes, of 2 in the factors."""
+    state = mixture.reduced().state()
+    return {**state, "means": state["means"].float(), "factors": state["factors"].half()}
+
+
+def _network_files(folder: str, network: Any, half: bool) -> dict[str, bytes]:  # noqa: ANN401 - one of diffusers'
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights |= {name: weights[name].half() for name, _ in network.named_parameters()} if half else {}
     return {
         f"{folder}/config.json": network.to_json_string().encode(),
         f"{folder}/{WEIGHTS}": save(weights, {"format": "pt"}),

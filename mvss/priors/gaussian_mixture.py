@@ -22,6 +22,9 @@ from mvss.runtime.rng import Stream, choose
 
 __all__ = ["GaussianMixture"]
 
+NEGLIGIBLE = 1e-6
+"""Share of the variance of the floor."""
+
 
 class GaussianMixture(torch.nn.Module):
     """A mixture of K Gaussians over a source of D numbers: a `Prior`.
@@ -134,6 +137,14 @@ class GaussianMixture(torch.nn.Module):
         """The law of factor · x."""
         size = abs(factor)
         return GaussianMixture(self.weights, factor * self.means, factor * self.factors, size * self.floor, self.shape)
+
+    def reduced(self) -> GaussianMixture:
+        """The same law with factors of as few columns as it needs: directions whose variance is less than a millionth of that
+        of the floor are left to it."""
+        along = self.eigenvalues - self.floor**2
+        rank = max(1, int((along.amax(0) > NEGLIGIBLE * self.floor**2).sum()))
+        factors = self.eigenvectors * along.clamp_min(0.0).sqrt().unsqueeze(1)
+        return GaussianMixture(self.weights, self.means, factors[:, :, :rank], self.floor, self.shape)
 
     @property
     def spread(self) -> float:
