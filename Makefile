@@ -58,7 +58,7 @@ FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(str
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
 	@echo "OUT=folder takes a run's results, in place of results/runs; make publish RUN=... makes committed ones of them."
-	@echo "METHODS=\"joint mixture\" and PROBLEM=full run no other methods and problems. PRESET defaults to cpu, or gpu where CUDA is there. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
+	@echo "METHODS=\"joint mixture\" and PROBLEM=full run no other methods and problems. PRESET defaults to cpu on every device: its results are published. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
 

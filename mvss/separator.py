@@ -39,8 +39,9 @@ from mvss.runtime.rng import Stream, stream_of
 
 @dataclass(frozen=True)
 class FitEvent:
-    """What `fit` tells of itself. phase: "first priors", "first draws", "laps" or "last draws". done: the fraction of it.
-    lap: of laps, each as it ends (None in other phases), its draws in the units of the user."""
+    """What `fit` tells of itself. phase: "first priors", "first draws", "laps", "choice" (of the posterior, where `separation`
+    is "auto") or "last draws". done: the fraction of it. lap: of laps, each as it ends (None in other phases), its draws in the
+    units of the user."""
 
     phase: str
     done: float
@@ -148,10 +149,13 @@ class SourceSeparator(Fitted):
         self.kept, draws, kept = learned.kept, learned.draws, list[str]()
         separating, chosen = self._suited.separating, list[str]()
         if isinstance(separating, AutoConfig):
-            held = held_out(inner, self._suited.em.held_out, self._device)
-            chosen = [*map(str, choose(held, self.amortised, self.priors, separating, stream.child("chosen")))]
+            tell("choice", 0.0)
+            held, progress = held_out(inner, self._suited.em.held_out, self._device), partial(tell, "choice")
+            found = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
+            chosen = [*map(str, found)]
             self.to(self._device)
         if learning and separating != self._suited.posterior:
+            tell("last draws", 0.0)
             posterior, progress = self._fitted(), partial(tell, "last draws")
             draws, kept = last_draws(inner, draws, posterior, self.priors, stream.child("last"), self._device, progress)
         self.draws = [self.units.outward(parts) for parts in draws]

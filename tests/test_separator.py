@@ -271,7 +271,12 @@ def test_a_source_of_another_fit_is_separated_like_its_own(fitted: Fitted, tmp_p
 def test_a_fit_says_which_posterior_it_has_chosen() -> None:
     problem = images()
     settings = replace(problem.settings, separation=AutoConfig(split=SplitGibbsConfig(levels=2, steps=1), draws=2))
-    model = SourceSeparator(settings).fit(problem.views, verbose=False)
+    told: list[tuple[str, float]] = []
+    model = SourceSeparator(settings).fit(
+        problem.views, callback=lambda event: told.append((event.phase, event.done)), verbose=False
+    )
+    assert list(dict(told)) == ["first priors", "first draws", "laps", "choice", "last draws"]
+    assert [done for phase, done in told if phase == "choice"] == [0.0, 1.0]
     taken = "amortised" if model.amortised["target"].preferred else "split Gibbs"
     assert len(model.report.chosen) == 1
     assert f"posterior of target: {taken} in the views that its network has learned" in str(model.report)

@@ -32,7 +32,7 @@ def run_audit(
     task: Task,
     folder: Path,
     append: Callable[[dict[str, object]], None],
-    progress: Callable[[float], None],
+    progress: Callable[[float, str], None],
     _shared: Path,
 ) -> dict[str, np.ndarray]:
     """Arguments and result as of `run.run_job`, but folder: of the job that has fitted the method."""
@@ -49,12 +49,14 @@ def run_audit(
     view = task.fresh[alpha].select(torch.arange(min(settings.observations, len(task.fresh[alpha]))))
     if (truth := known_truth(task, alpha, model.sources, len(view))) is None:
         raise MvssError(f"calibration needs the truth of all sources of {job.problem}, and nobody knows it: leave it out")
-    draws = model.separate(view, settings.draws, stream.child("calibration"), lambda done: progress(share * done))
+    draws = model.separate(
+        view, settings.draws, stream.child("calibration"), lambda done: progress(share * done, "calibration")
+    )
     _calibration(calibrate(view, draws, truth, rng), settings.draws, add, arrays)
     if settings.candidates:
         for source in range(len(model.sources)):
             _candidates(job, task, model, source, truths[source], add, arrays)
-            progress(share + (1 - share) * (source + 1) / len(model.sources))
+            progress(share + (1 - share) * (source + 1) / len(model.sources), "candidates")
     return arrays
 
 

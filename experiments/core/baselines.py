@@ -22,7 +22,7 @@ __all__ = ["make_baseline", "run_baseline"]
 
 
 def run_baseline(
-    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], _shared: Path
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float, str], None], _shared: Path
 ) -> dict[str, np.ndarray]:
     """Fit and score, and keep the model in `folder`. Arguments and result as of `run.run_job`."""
     stream, memory = Stream(job.seed, (job.problem, job.method)), PeakMemory()
@@ -33,7 +33,7 @@ def run_baseline(
         model: Model = task.rival(job.recipe.model)
     else:
         model = learned = make_baseline(job.recipe)
-        learned.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done))
+        learned.fit(task.train, stream.child("fit"), lambda done: progress(0.8 * done, "fit"))
         learned.save(folder / "model.safetensors")
     seconds = time.monotonic() - began
     score = Scorer(job, task, model.sources, stream.child("score"), append)
@@ -41,10 +41,11 @@ def run_baseline(
     for alpha in task.scored_views:
         separated = model.separate(task.train[alpha], 1, stream.child("last", alpha))
         draws[alpha] = {source: x[0] for source, x in separated.items()}
+    progress(0.8, "scores")
     score.final(model, draws)
     score.add("mean", "wall_seconds", seconds, 1)
     score.add("mean", "peak_memory_gib", memory.gib(), 1)
-    progress(1.0)
+    progress(1.0, "scores")
     return score.saved
 
 

@@ -66,17 +66,17 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
         position = arguments.index("--")
         arguments, overrides = arguments[:position], arguments[position + 1 :]
     parser = _Parser(prog=experiment.target)
-    parser.add_argument("--preset", help="cpu by default, gpu where CUDA is there")
+    parser.add_argument("--preset", default="cpu", help="cpu, whose results are published, by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--ablations", action="store_true", help="also the ablations")
     parser.add_argument("--audit", action="store_true", help="also calibration and candidates, see experiments/core/audit.py")
-    parser.add_argument("--dry-run", action="store_true", help="list the jobs and what is stale, run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs that would run, and their time; run nothing")
     parser.add_argument("--report", action="store_true", help="table and figures of what is done, run nothing")
     parser.add_argument("--out", metavar="FOLDER", help="where results go, as <experiment>/<preset>; results/runs by default")
     parser.add_argument("--methods", nargs="+", default=[], help="of all methods none but these")
     parser.add_argument("--problem", nargs="+", default=[], help="of all problems none but these")
     options = parser.parse_args(arguments)
-    preset, config = _checked(experiment, options, overrides)
+    preset, config = options.preset, _config(experiment, options.preset, options, overrides)
     if said := [name for name in idle if getattr(options, name) != parser.get_default(name)]:
         raise MvssError(f"--{said[0].replace('_', '-')} says nothing to this command: leave it out")
     folder = _home(options.out, root) / experiment.name.replace("-", "_") / preset
@@ -87,26 +87,6 @@ def read_command(experiment: Experiment, arguments: Sequence[str] | None, root: 
     check_seeds(seeds)
     kinds = (options.ablations, options.audit, options.dry_run, options.report)
     return Command(preset, seeds, *kinds, tuple(options.methods), tuple(options.problem), tuple(overrides), config, folder)
-
-
-def _checked(experiment: Experiment, options: argparse.Namespace, overrides: Sequence[str]) -> tuple[str, Config]:
-    """The preset and what it says. torch, which tells the usual one, takes seconds: what fails under either is told before."""
-    if options.preset:
-        return options.preset, _config(experiment, options.preset, options, overrides)
-    found, errors = dict[str, Config](), dict[str, MvssError]()
-    for preset in ("cpu", "gpu"):
-        try:
-            found[preset] = _config(experiment, preset, options, overrides)
-        except MvssError as error:
-            errors[preset] = error
-    if not found:
-        raise errors["cpu"]
-    import torch
-
-    usual = "gpu" if torch.cuda.is_available() else "cpu"
-    if usual in errors:
-        raise errors[usual]
-    return usual, found[usual]
 
 
 def _config(experiment: Experiment, preset: str, options: argparse.Namespace, overrides: Sequence[str]) -> Config:

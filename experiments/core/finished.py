@@ -1,16 +1,17 @@
 """Whether a job is done: what it has left must be what it has finished with; and goes on: what it has left so far.
 
 key  = {"key", "records": {"size", "sha256"}}                        with every record, read before the job goes on
-done = {"key", "commit", "records": {"count", "sha256"}, "samples": sha256}        written last, read before every report
+done = {"key", "commit", "records": {"count", "sha256"}, "samples": sha256, "course"}    written last, read before every report
 """
 
 from __future__ import annotations
 
-__all__ = ["begin", "damage", "finish", "goes_on", "is_done", "made_at"]
+__all__ = ["begin", "begun_with", "damage", "finish", "goes_on", "is_done", "made_at"]
 
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 
 
-def finish(job: Job, folder: Path, count: int, key: str, commit: str) -> None:
-    """Note that a job is done. count: of its records. key, commit: of its settings and code.
+def finish(job: Job, folder: Path, count: int, key: str, commit: str, course: Sequence[tuple[float, float]] = ()) -> None:
+    """Note that a job is done. count: of its records. key, commit: of its settings and code. course: see `durations`, of one
+    that was not interrupted.
 
     Raises:
         MvssError: there are fewer records than were made, or others: somebody has taken them away meanwhile.
@@ -36,6 +38,7 @@ def finish(job: Job, folder: Path, count: int, key: str, commit: str) -> None:
         )
     records = {"count": count, "sha256": _hash(place / "records.jsonl")}
     done = {"key": key, "commit": commit, "records": records, "samples": _hash(samples_of(job, folder))}
+    done |= {"course": course} if course else {}
     atomic_write_text(place / "done", json.dumps(done) + "\n")
 
 
@@ -69,18 +72,22 @@ def begin(job: Job, folder: Path, key: str) -> None:
     atomic_write_text(place_of(job, folder) / "key", json.dumps({"key": key, "records": records}) + "\n")
 
 
+def begun_with(job: Job, folder: Path) -> str:
+    """The key that a job was last begun with; "" where there is nothing left of it."""
+    return str(_begun(job, folder).get("key", ""))
+
+
 def goes_on(job: Job, folder: Path, key: str) -> bool:
     """Whether what a job has left was begun with this key, and its records are those that it has made; others may follow,
     which a kill has kept from being noted. Says so where records alone are missing."""
-    place = place_of(job, folder)
+    begun = _begun(job, folder)
     try:
-        begun = json.loads((place / "key").read_text(encoding="utf-8"))
         if begun["key"] != key:
             return False
         size, known = int(begun["records"]["size"]), begun["records"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return False
-    path = place / "records.jsonl"
+    path = place_of(job, folder) / "records.jsonl"
     there = path.read_bytes()[:size] if size and path.exists() else b""
     whole = (hashlib.sha256(there).hexdigest() if size else known) == known and not _lost_records(job, folder)
     if not whole:
@@ -102,6 +109,15 @@ def _done(job: Job, folder: Path) -> dict[str, Any]:
         return {}
     whole = isinstance(done, dict) and {"key", "commit", "records", "samples"} <= done.keys()
     return done if whole and isinstance(done["records"], dict) and {"count", "sha256"} <= done["records"].keys() else {}
+
+
+def _begun(job: Job, folder: Path) -> dict[str, Any]:
+    """What a job was last begun with; empty where that cannot be read."""
+    try:
+        begun = json.loads((place_of(job, folder) / "key").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return begun if isinstance(begun, dict) else {}
 
 
 def _count(path: Path) -> int:

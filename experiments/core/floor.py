@@ -30,7 +30,7 @@ def run_floor(
     task: Task,
     _folder: Path,
     append: Callable[[dict[str, Any]], None],
-    progress: Callable[[float], None],
+    progress: Callable[[float, str], None],
     _shared: Path,
 ) -> dict[str, NDArray[Any]]:
     """Arguments and result as of `run.run_job`; nothing is learned, and there is nothing for the figures."""
@@ -42,7 +42,7 @@ def run_floor(
             first, second = task.clean_split(b, number)
             for metric, value in law_distances(task, job, b, first, second, SPLITS).items():
                 found.setdefault(metric, []).append(value)
-            progress((b + (number + 1) / SPLITS) / len(task.train.sources))
+            progress((b + (number + 1) / SPLITS) / len(task.train.sources), "splits")
         record = {"source": str(b + 1), "split": "fresh", "lap": None}
         for metric, values in found.items():
             for kind in ("posterior", "prior"):  # which side is drawn makes no difference

@@ -19,12 +19,14 @@ from collections.abc import Sequence
 
 from experiments.core.cli import Command
 from experiments.core.config import Job
+from experiments.core.durations import words
 from experiments.core.experiment import Experiment
 from experiments.core.finished import is_done
+from experiments.core.forecast import Forecast
 from experiments.core.places import jobs_of, name_of
 from experiments.core.records import environment
 from experiments.core.reporting import made_jobs, report
-from experiments.core.scheduler import run_all
+from experiments.core.scheduler import forecast, run_all, workers_of
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.locks import locked
@@ -38,7 +40,9 @@ def run(experiment: Experiment, command: Command) -> int:
     # what looks at a fit goes with it
     stale = [job for job in jobs if undone & {name_of(job), name_of(job.fitted)}]
     said = f"{experiment.name}, preset {command.preset}, seeds {' '.join(map(str, seeds))}"
-    print(f"{said}: {len(stale)} of {len(jobs)} jobs to run")
+    expected = forecast(experiment, command.preset, stale, folder, workers_of(config))
+    print(f"results: {folder}")
+    print(f"{said}: {len(stale)} of {len(jobs)} jobs to run{_in_words(expected) if stale else ''}", flush=True)
     if command.dry_run:
         for job in stale:
             print(f"  {name_of(job)}")
@@ -51,9 +55,15 @@ def run(experiment: Experiment, command: Command) -> int:
         if not command.report:
             for seed in sorted({job.seed for job in stale}):
                 atomic_write_text(folder / f"seed-{seed}" / "environment.json", json.dumps(environment(), indent=1) + "\n")
-            run_all(experiment, stale, folder, config.workers)
+            run_all(experiment, stale, folder, expected)
         report(experiment, config, seeds, folder, command.overrides)
     return 0
+
+
+def _in_words(expected: Forecast) -> str:
+    left, workers = expected.left(0.0), expected.workers
+    at_a_time = f"{workers} at a time" if workers > 1 else "one at a time"
+    return f", {at_a_time}, in {'a time that nobody has measured' if left is None else f'about {words(left)}'}"
 
 
 def _with_fits(jobs: Sequence[Job]) -> list[Job]:

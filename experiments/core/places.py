@@ -13,6 +13,7 @@ __all__ = [
     "estimate_path",
     "jobs_of",
     "key_of",
+    "kind_of",
     "name_of",
     "place_of",
     "samples_of",
@@ -58,6 +59,11 @@ def key_of(experiment: Experiment, job: Job) -> str:
 def name_of(job: Job) -> str:
     """A job in words."""
     return f"{job.problem} {job.method} seed {job.seed}{' audit' if job.audit else ''}"
+
+
+def kind_of(job: Job) -> str:
+    """A job in words, whatever its seed."""
+    return f"{job.problem} {method_of(job)}"
 
 
 def estimate_path(experiment: Experiment, job: Job, folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Committed results from a run that is finished: `make publish RUN=results/runs/<experiment>/<preset>`.
 
     results/runs/<experiment>/<preset>/  →  results/<experiment>/<preset>/
-        table.{json, md}, growth.*, sweep.*, figures/, seed-N/{config.yaml, environment.json, metrics.jsonl},
+        table.{json, md}, times.json, growth.*, sweep.*, figures/, seed-N/{config.yaml, environment.json, metrics.jsonl},
         seed-N/samples/ of the seed that the figures show
 
 Table and figures are made anew first. What is there and not in the run stays: nothing is deleted, and no row of a
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from experiments.core.cli import ROOT
 from experiments.core.config import Config, Job
+from experiments.core.durations import own_times, read_times, times_text
 from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
 from experiments.core.pools import tunes
 from experiments.core.reporting import Report, report
@@ -28,7 +29,7 @@ from experiments.report.tables import is_audit
 from mvss.presets.reader import load_config
 from mvss.runtime.errors import MvssError
 from mvss.runtime.exits import report_errors
-from mvss.runtime.files import atomic_write_bytes
+from mvss.runtime.files import atomic_write_bytes, atomic_write_text
 from mvss.runtime.locks import locked
 
 NAMED = 5
@@ -79,10 +80,17 @@ def publish(folder: Path, root: Path, partial: bool = False) -> int:
         copied = list(_files(found, folder))
         for path in copied:
             atomic_write_bytes(target / path, (folder / path).read_bytes())
+        _keep_times(folder, target)
     print(f"published: {target} ({len(copied)} files{', partial: without ' + _listed(lacking) if lacking else ''})")
     if older := sorted({p.name for p in (target / "figures").glob("*")} - {path.name for path in copied}):
         print(f"older figures, which this table does not hold, are there still: {', '.join(older)}")
     return 0
+
+
+def _keep_times(folder: Path, target: Path) -> None:
+    """How long the jobs took, beside what is known of others."""
+    if times := read_times(target / "times.json") | own_times(folder):
+        atomic_write_text(target / "times.json", times_text(times))
 
 
 def _seeds(folder: Path) -> list[int]:

@@ -31,7 +31,7 @@ from mvss.runtime.memory import PeakMemory
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent, SourceSeparator
 
-PARTS = {"first draws": (0.4, 0.4), "laps": (0.4, 0.8), "last draws": (0.8, 0.8)}
+PARTS = {"first draws": (0.4, 0.4), "laps": (0.4, 0.75), "choice": (0.75, 0.8), "last draws": (0.8, 0.85)}
 """Where phases of the fit lie in the whole of a job."""
 
 
@@ -40,17 +40,18 @@ def run_job(
     task: Task,
     folder: Path,
     append: Callable[[Record], None],
-    progress: Callable[[float], None],
+    progress: Callable[[float, str], None],
     shared: Path,
 ) -> dict[str, NDArray[Any]]:
     """Fit, run and score; everything that a resumed run needs is kept in `folder`. Returns arrays for the figures.
 
-    append: takes every record. progress: takes the fraction done. shared: file of the first priors, which jobs share.
+    append: takes every record. progress: takes the fraction done, and the phase that is on. shared: file of first priors,
+    which jobs share.
     """
     recipe, memory = job.recipe, PeakMemory()
     task = fewer(task, recipe.share)
     views = clean_views(task) if recipe.clean else task.train
-    estimate = estimate_of(job, task, views, shared, lambda done: progress(0.4 * done))
+    estimate = estimate_of(job, task, views, shared, lambda done: progress(0.4 * done, "first priors"))
     for key, value in estimate.evidence.items():
         append({"source": "mean", "metric": f"fit_{key}", "split": "train", "lap": None, "value": value, "samples": 1})
     stream = Stream(job.seed, (job.problem,))
@@ -61,7 +62,7 @@ def run_job(
         if event.lap is not None:
             kept.lap(event.lap, scored=not recipe.clean)
         low, high = PARTS[event.phase]
-        progress(low + (high - low) * event.done)
+        progress(low + (high - low) * event.done, event.phase)
 
     model = SourceSeparator(recipe.settings)
     model.fit(views, stream, folder, on_event, estimate, verbose=False)
@@ -70,6 +71,7 @@ def run_job(
     draws: list[Draws] = model.draws
     if recipe.clean:
         draws = [single(model, view, stream.child("mixtures", alpha)) for alpha, view in enumerate(task.train)]
+    progress(PARTS["last draws"][1], "scores")
     fresh = score.final(model, draws)
     if networked:
         score.memory(model, draws, fresh)
@@ -77,7 +79,7 @@ def run_job(
     _costs(score, task, estimate, kept, memory.gib())
     model.save_pretrained(folder / "separator")
     atomic_write_text(folder / "report.txt", f"{model.report}\n")
-    progress(1.0)
+    progress(1.0, "scores")
     return score.saved
 
 

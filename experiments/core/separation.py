@@ -18,14 +18,15 @@ from mvss.runtime.rng import Stream
 
 
 def run_separation(
-    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float], None], _shared: Path
+    job: Job, task: Task, folder: Path, append: Callable[[Record], None], progress: Callable[[float, str], None], _shared: Path
 ) -> dict[str, NDArray[Any]]:
     """Arguments and result as of `run.run_job`, but folder: of the job that has fitted. Its priors are scored there."""
     model = load_model(job, folder)
     if isinstance(task, Adapting):
         model = task.adapted(model)
     score = Scorer(job, task, task.train.sources, Stream(job.seed, (job.problem,)).child("score"), append)
+    progress(0.0, "scores")
     score.final(model, [{} for _ in task.train], priors=False)
     score.saved["observation"] = task.fresh[task.scored_views[0]].y[: job.config.metrics.saved].flatten(1).float().numpy()
-    progress(1.0)
+    progress(1.0, "scores")
     return score.saved

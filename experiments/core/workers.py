@@ -9,7 +9,7 @@ ends its workers. Nothing is shared among workers, so that one that is killed ho
 
 from __future__ import annotations
 
-__all__ = ["Ended", "Report", "Workers", "killed_is_told", "serve"]
+__all__ = ["Ended", "Report", "Told", "Workers", "killed_is_told", "serve"]
 
 import contextlib
 import os
@@ -24,10 +24,17 @@ from typing import Any, NamedTuple
 
 from mvss.runtime.errors import MvssError
 
-Report = Callable[[float], None]
-"""Takes the share of a task that is done."""
+Report = Callable[[float, str], None]
+"""Takes the share of a task that is done, and the phase that is on."""
 PATIENCE = 10.0
 """Seconds that a worker has to end before it is killed."""
+
+
+class Told(NamedTuple):
+    """What a task says of itself, see `Report`."""
+
+    done: float
+    phase: str
 
 
 class Ended(NamedTuple):
@@ -73,13 +80,13 @@ class Workers:
         except OSError as error:
             raise ChildProcessError(_epitaph(worker.process, name)) from error
 
-    def events(self, seconds: float) -> list[tuple[str, float | Ended]]:
+    def events(self, seconds: float) -> list[tuple[str, Told | Ended]]:
         """What has happened to tasks, by name, as soon as anything has, after `seconds` at the latest.
 
         Raises:
             ChildProcessError: a worker was killed.
         """
-        found: list[tuple[str, float | Ended]] = []
+        found: list[tuple[str, Told | Ended]] = []
         for line in wait(list(self._busy), seconds):
             assert isinstance(line, Connection)
             worker, name = self._busy[line]
@@ -147,7 +154,7 @@ def serve(line: int, watched: int) -> None:
         except EOFError:
             return
         try:
-            value = function(*arguments, connection.send)
+            value = function(*arguments, lambda done, phase: connection.send(Told(done, phase)))
         except Exception as error:
             error.add_note(traceback.format_exc())
             connection.send(Ended(error))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 __all__ = ["AutoPosterior", "Comparison", "choose"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,12 +66,20 @@ class Comparison:
 
 
 def choose(
-    views: Sequence[View], models: Mapping[str, Amortised], priors: Priors, config: AutoConfig, stream: Stream
+    views: Sequence[View],
+    models: Mapping[str, Amortised],
+    priors: Priors,
+    config: AutoConfig,
+    stream: Stream,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> list[Comparison]:
     """Compare the posteriors of all sources that networks have learned, and note which are preferred. views: observations that
-    no network has learned from."""
-    found = [compared(views, s, model, priors, config, stream.child(n)) for n, (s, model) in enumerate(models.items())]
-    comparisons = [each for each in found if each is not None]
+    no network has learned from. progress: takes the fraction done."""
+    comparisons = list[Comparison]()
+    for n, (source, model) in enumerate(models.items()):
+        found = compared(views, source, model, priors, config, stream.child(n))
+        comparisons += [] if found is None else [found]
+        progress((n + 1) / len(models))
     for each in comparisons:
         models[each.source].preferred = each.preferred
     return comparisons

@@ -14,8 +14,8 @@ from experiments.core.places import Experiment, key_of
 def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of worker processes."""
 
-    def run_all(experiment: Experiment, jobs: list[Job], folder: Path, workers: int) -> None:
+    def run_all(experiment: Experiment, jobs: list[Job], folder: Path, _: object) -> None:
         for job in jobs:
-            scheduler._work(experiment, job, folder, key_of(experiment, job), "unknown", lambda _: None)
+            scheduler._work(experiment, job, folder, key_of(experiment, job), "unknown", lambda *_: None)
 
     monkeypatch.setattr("experiments.core.loop.run_all", run_all)

@@ -38,9 +38,9 @@ def audit(method: str, folder: Path, *overrides: str) -> tuple[dict[tuple[str, s
     which = job(method, *overrides)
     task = ManifoldTask(which.problem, 0, which.config.observations, which.config.fresh)
     if not (folder / method).exists():
-        run_job(which, task, folder / method, lambda _: None, lambda _: None, folder / "estimate.safetensors")
+        run_job(which, task, folder / method, lambda _: None, lambda *_: None, folder / "estimate.safetensors")
     records: list[dict[str, Any]] = []
-    arrays = run_audit(which, task, folder / method, records.append, lambda _: None, folder / "estimate.safetensors")
+    arrays = run_audit(which, task, folder / method, records.append, lambda *_: None, folder / "estimate.safetensors")
     return {(r["source"], r["metric"]): r["value"] for r in records}, arrays
 
 

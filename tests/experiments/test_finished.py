@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[J
     monkeypatch.setattr(scheduler, "work_of", lambda job: work)
 
     def run() -> tuple[Job, Path]:
-        scheduler._work(EXPERIMENT, job, command.folder, key_of(EXPERIMENT, job), "abc", lambda _: None)
+        scheduler._work(EXPERIMENT, job, command.folder, key_of(EXPERIMENT, job), "abc", lambda *_: None)
         return job, command.folder
 
     return run

@@ -222,7 +222,7 @@ def test_methods_of_their_own_and_problems_are_known_by_name(simulated: Galaxies
     config = read_command(MANIFOLDS, ["--preset", "smoke"], ROOT).config
     job = Job("mixed-0.1", "cut", 0, Recipe(model="segmentation"), config)
     with pytest.raises(MvssError, match="another experiment"):
-        run_baseline(job, MANIFOLDS.task("mixed-0.1", 0, config), tmp_path, lambda _: None, lambda _: None, tmp_path)
+        run_baseline(job, MANIFOLDS.task("mixed-0.1", 0, config), tmp_path, lambda _: None, lambda *_: None, tmp_path)
     with pytest.raises(MvssError, match="draws must be 6"):
         GalaxiesConfig(draws=2)
 
@@ -326,7 +326,7 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
         if job.method.startswith("joint"):
             found: list[Record] = []
             shared = tmp_path / f"estimate-{job.method}.safetensors"
-            run_job(job, task, tmp_path / job.method, found.append, lambda _: None, shared)
+            run_job(job, task, tmp_path / job.method, found.append, lambda *_: None, shared)
             assert {r["value"] for r in found if r["metric"] == "laps"} == {2}
 
 

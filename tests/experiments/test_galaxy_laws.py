@@ -62,7 +62,7 @@ def floor(task: GalaxiesTask, problem: str, folder: Path) -> dict[tuple[str, str
         list[dict](),
     )  # more cells than there are points for
     job = Job(problem, "floor", 0, Recipe(model="floor"), GalaxiesConfig(metrics=metrics))
-    run_floor(job, task, folder, records.append, lambda _: None, folder)
+    run_floor(job, task, folder, records.append, lambda *_: None, folder)
     return {(r["source"], r["metric"].removeprefix("prior_")): r["value"] for r in records if r["metric"].startswith("prior_")}
 
 

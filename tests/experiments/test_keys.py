@@ -136,7 +136,7 @@ def test_what_is_run_is_what_the_key_is_of(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(scheduler, "work_of", lambda _: lambda own, *rest: seen.append(own) or {})
     monkeypatch.setattr(Named, "__call__", lambda _, *arguments: seen.append(arguments[-1]))
     job = jobs()["pcpca"]
-    scheduler._work(EXPERIMENT, job, tmp_path, key_of(EXPERIMENT, job), "unknown", lambda _: None)
+    scheduler._work(EXPERIMENT, job, tmp_path, key_of(EXPERIMENT, job), "unknown", lambda *_: None)
     assert seen == [received(job).config, received(job)] != [job.config, job]
 
 

@@ -204,7 +204,7 @@ def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:
     job = next(j for j in jobs_of(config, [0]) if j.method == "joint")
     with pytest.raises(MvssError, match="not known"):
         run_audit(
-            job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda _: None, tmp_path / "estimate.safetensors"
+            job, MnistGrassTask("full", 0, CONFIG), tmp_path, lambda _: None, lambda *_: None, tmp_path / "estimate.safetensors"
         )
 
 
@@ -345,7 +345,7 @@ def test_laws_are_compared_with_clean_sources_that_are_not_those_scored(
     assert set(task._others[1].tolist()) == set(range(2, 10))  # of the features' network
     job, records = Job("full", "floor", 0, Recipe(model="floor"), MnistGrassConfig(metrics=metrics)), list[dict]()
     assert work_of(job) is run_floor
-    run_floor(job, task, tmp_path, records.append, lambda _: None, tmp_path)
+    run_floor(job, task, tmp_path, records.append, lambda *_: None, tmp_path)
     floor = {(r["source"], r["metric"]): r["value"] for r in records}
     shared = ("frechet", "pqmass", "pqmass_chi2")
     assert {m for s, m in floor if s == "2"} == {

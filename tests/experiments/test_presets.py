@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from experiments.core.cli import ROOT, read_command
+from experiments.core.cli import ROOT, main, read_command
 from experiments.core.config import Recipe
 from experiments.core.places import Experiment
 from experiments.core.task import Task
@@ -85,6 +88,22 @@ def test_every_method_of_a_preset_can_begin(name: str, preset: str) -> None:
             stages = plan_stages(views, settings, learning)
             assert {source for stage in stages for source in stage.sources} == set(learning), where
             assert bool(model.amortised) == (bool(learning) and isinstance(settings.posterior, AmortisedConfig)), where
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_a_dry_run_of_a_preset_tells_its_jobs_and_time_and_trains_nothing(
+    name: str, preset: str, tmp_path: Path, archive: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment, _ = TASKS[name]
+    own = ["--", f"archive={archive.out}"] if (name, preset) == ("galaxies", "paper") else []
+    ablations = ["--ablations"] if read_command(experiment, ["--preset", preset], ROOT).config.ablations else []
+    assert main(experiment, ["--preset", preset, *ablations, "--dry-run", *own], tmp_path) == 0
+    where, said, *jobs = capsys.readouterr().out.splitlines()
+    assert where.startswith(f"results: {tmp_path / 'results' / 'runs' / name / preset}")
+    assert f", preset {preset}, seeds 0: {len(jobs)} of {len(jobs)} jobs to run, " in said and jobs
+    timed = (ROOT / "results" / name / preset / "times.json").exists()
+    assert re.search(r", in about \d+ h \d\d min$", said) if timed else said.endswith(", in a time that nobody has measured")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_preset_is_tried() -> None:

@@ -65,7 +65,7 @@ def done(root: Path, *methods: str, seeds: tuple[int, ...] = (0,), audit: bool =
         samples_of(job, folder).parent.mkdir(parents=True, exist_ok=True)
         atomic_write_bytes(samples_of(job, folder), archive())
         (place_of(job, folder) / "key").write_text(key_of(EXPERIMENT, job))
-        finish(job, folder, 1, key_of(EXPERIMENT, job), "abc1234")
+        finish(job, folder, 1, key_of(EXPERIMENT, job), "abc1234", ((1.0, 10.0 * (seeds.index(job.seed) + 1)),))
     report(EXPERIMENT, config, seeds, folder)
     return folder
 
@@ -89,15 +89,19 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
     folder, target = done(tmp_path, *ALL, seeds=(0, 1)), tmp_path / "results" / "manifolds" / "smoke"
     (target / "seed-0").mkdir(parents=True)
     (target / "seed-0" / "notes.md").write_text("tracked\n")
+    (target / "times.json").write_text('{"mixed-0.1 joint": [[1.0, 3.0]], "mixed-0.1 joint_long": [[1.0, 4.0]]}')
     assert main([str(folder)], tmp_path) == 0
     published = tree(target)
     made = {"contrastive-2": [*ALL], "mixed-0.1": [*METHODS]}
     samples = {f"seed-0/samples/{problem}/{method}.npz" for problem in PROBLEMS for method in made[problem]}
     records = {f"seed-{seed}/{name}" for seed in (0, 1) for name in ("config.yaml", "metrics.jsonl")}
     assert published.keys() == samples | records | {
-        "table.json", "table.md", "figures/exact-mixture-joint-gibbs.png", "seed-0/notes.md"
+        "table.json", "table.md", "times.json", "figures/exact-mixture-joint-gibbs.png", "seed-0/notes.md"
     }  # fmt: skip
     assert json.loads(published["table.json"])["commits"] == {"abc1234": made}
+    times = json.loads(published["times.json"])  # of two seeds one; those of others stay
+    assert times["mixed-0.1 joint"] == [[1.0, 10.0]] and times["mixed-0.1 joint_long"] == [[1.0, 4.0]]
+    assert len(times) == 1 + sum(map(len, made.values()))
     assert rebuild([], tmp_path) == 0 and tree(target) == published  # runs are no part of `make tables`
 
 

@@ -22,10 +22,11 @@ from experiments.core.cache import ROOT, estimate_key, settings_key, work_of
 from experiments.core.cli import main, read_command
 from experiments.core.config import Job
 from experiments.core.finished import begin, finish, is_done
+from experiments.core.forecast import next_of
 from experiments.core.growth import measure_growth
-from experiments.core.places import estimate_path, jobs_of, name_of, place_of
+from experiments.core.places import estimate_path, jobs_of, place_of
 from experiments.core.records import Records, read_records
-from experiments.core.scheduler import _forget_if_stale, _next
+from experiments.core.scheduler import _forget_if_stale, planned
 from experiments.core.sweep import sweep
 from experiments.core.task import Task
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
@@ -108,8 +109,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "--preset", "smoke", "--seeds", "0", "7", "0", "--dry-run", "--", "problems=[mixed-0.1]") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "seeds 0 7: 8 of 8 jobs to run" in lines[0]
-    assert "  mixed-0.1 joint seed 7" in lines and len(lines) == 9
+    assert lines[0].startswith(f"results: {tmp_path / 'results' / 'runs' / 'manifolds' / 'smoke'}")
+    assert "seeds 0 7: 8 of 8 jobs to run, " in lines[1]
+    assert "  mixed-0.1 joint seed 7" in lines and len(lines) == 10
     assert written(tmp_path) == []
 
 
@@ -124,12 +126,12 @@ def test_a_dry_run_lists_the_jobs_and_writes_nothing(tmp_path: Path, capsys: pyt
 )
 def test_only_what_is_named_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], runs: set[str]) -> None:
     assert call(tmp_path, "--preset", "smoke", "--dry-run", *words) == 0
-    assert {line.strip().replace(" seed 0", "") for line in capsys.readouterr().out.splitlines()[1:]} == runs
+    assert {line.strip().replace(" seed 0", "") for line in capsys.readouterr().out.splitlines()[2:]} == runs
 
 
 def test_an_audit_runs_the_methods_that_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(tmp_path, "--preset", "smoke", "--dry-run", "--audit") == 0
-    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"exact", "mixture", "joint"}
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]} == {"exact", "mixture", "joint"}
 
 
 @pytest.mark.parametrize(
@@ -190,16 +192,18 @@ def test_jobs_that_share_first_priors_agree_on_what_makes_them_stale() -> None:
 def test_who_waits_for_whom(tmp_path: Path) -> None:
     """First priors are made once, an audit waits for its method, a baseline for nobody."""
     own = jobs()
-    paths = {name_of(job): estimate_path(EXPERIMENT, job, tmp_path) for job in own.values() if not job.recipe.baseline}
     audit = replace(own["joint"], audit=True)
-    assert _next([own["joint"], own["pcpca"]], [own["mixture"]], paths) == own["pcpca"]
-    assert _next([own["gibbs"]], [own["mixture"]], paths) == own["gibbs"]
-    assert _next([own["joint"]], [own["mixture"]], paths) is None
-    assert _next([audit], [own["joint"]], paths) is None and _next([audit], [], paths) == audit
-    made = paths[name_of(own["joint"])]
+    mixture, joint, gibbs, pcpca, audited = planned(
+        EXPERIMENT, [*(own[m] for m in ("mixture", "joint", "gibbs", "pcpca")), audit], tmp_path
+    )
+    assert next_of([joint, pcpca], [mixture], Path.exists) == pcpca
+    assert next_of([gibbs], [mixture], Path.exists) == gibbs
+    assert next_of([joint], [mixture], Path.exists) is None
+    assert next_of([audited], [joint], Path.exists) is None and next_of([audited], [], Path.exists) == audited
+    made = estimate_path(EXPERIMENT, own["joint"], tmp_path)
     made.parent.mkdir(parents=True)
     made.write_bytes(b"")
-    assert _next([own["joint"]], [own["mixture"]], paths) == own["joint"]
+    assert next_of([joint], [mixture], Path.exists) == joint
 
 
 class _Stop(Exception):
@@ -230,8 +234,10 @@ def test_who_looks_at_a_fit_waits_for_it() -> None:
     found = jobs(SHARED)
     joint, shared, mixture = found["joint"], found["gibbs"], found["mixture"]
     assert shared.fitted == joint and joint.fitted is joint and replace(shared, audit=True).fitted == joint
-    assert _next([shared, mixture], [joint], {}) == mixture and _next([shared], [joint], {}) is None
-    assert _next([shared], [], {}) == shared
+    fit, looks, other = planned(EXPERIMENT, [joint, shared, mixture], Path())
+    assert next_of([looks, other], [fit], Path.exists) is None  # other first priors, which the fit makes, are the same
+    assert next_of([looks, other], [fit], lambda _: True) == other and next_of([looks], [fit], Path.exists) is None
+    assert next_of([looks], [], Path.exists) == looks
 
 
 def test_what_looks_at_a_fit_goes_with_it(tmp_path: Path) -> None:
@@ -468,10 +474,11 @@ def test_two_commands_in_one_folder_are_refused(tmp_path: Path, capsys: pytest.C
     assert error.count("\n") == 1 and f"process {os.getpid()}" in error
 
 
-def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert read_command(EXPERIMENT, [], ROOT).preset == "gpu"
-    assert read_command(GALAXIES, [], ROOT).preset == "gpu"
+@pytest.mark.parametrize("cuda", [False, True])
+def test_every_device_takes_the_preset_whose_results_are_published(monkeypatch: pytest.MonkeyPatch, cuda: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert read_command(EXPERIMENT, [], ROOT).preset == read_command(GALAXIES, [], ROOT).preset == "cpu"
+    assert read_command(GALAXIES, ["--preset", "gpu"], ROOT).preset == "gpu"
 
 
 @pytest.mark.parametrize(
@@ -483,7 +490,7 @@ def test_a_gpu_takes_its_own_preset(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--seeds", "one"], "invalid int value"),
     ],
 )
-def test_what_no_preset_takes_is_told_before_torch_is_asked(
+def test_what_the_preset_does_not_take_is_told_before_torch_is_imported(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # to import it is an error

@@ -134,7 +134,7 @@ def _run(folder: Path, *overrides: str) -> tuple[dict[Any, Any], dict[str, bytes
     shared = estimate_path(EXPERIMENT, job, folder.parent)  # also by its name: who asks for others gets others
     records: list[dict[str, Any]] = []
     task = _task(job.problem, config.observations, config.fresh)
-    saved = run_job(job, task, folder / "joint", records.append, lambda _: None, shared)
+    saved = run_job(job, task, folder / "joint", records.append, lambda *_: None, shared)
     values = {
         (r["source"], r["metric"], r["split"], r["lap"]): (r["value"], r["samples"])
         for r in records

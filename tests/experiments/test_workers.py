@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.core.workers import Ended, Report, Workers, killed_is_told
+from experiments.core.workers import Ended, Report, Told, Workers, killed_is_told
 from mvss.runtime.errors import MvssError
 
 ROOT = Path(__file__).parents[2]
 
 
 def square(number: float, report: Report) -> None:
-    report(number**2)
+    report(number**2, "squares")
 
 
 def half(number: float, report: Report) -> float:
@@ -50,8 +50,8 @@ def alive(process: int) -> bool:
         return False
 
 
-def collect(workers: Workers, ends: int) -> list[tuple[str, float | Ended]]:
-    found: list[tuple[str, float | Ended]] = []
+def collect(workers: Workers, ends: int) -> list[tuple[str, Told | Ended]]:
+    found: list[tuple[str, Told | Ended]] = []
     while sum(isinstance(event, Ended) for _, event in found) < ends:
         found += workers.events(1.0)
     return found
@@ -60,19 +60,19 @@ def collect(workers: Workers, ends: int) -> list[tuple[str, float | Ended]]:
 def test_tasks_report_and_end_and_a_worker_is_used_again() -> None:
     with Workers() as workers:
         workers.start("two", square, 2.0)
-        assert collect(workers, 1) == [("two", 4.0), ("two", Ended(None))]
+        assert collect(workers, 1) == [("two", Told(4.0, "squares")), ("two", Ended(None))]
         (first,) = workers._idle
         workers.start("three", square, 3.0)
         workers.start("bad", fail)
         found = collect(workers, 2)
-        assert ("three", 9.0) in found and ("three", Ended(None)) in found and first in workers._idle
+        assert ("three", Told(9.0, "squares")) in found and ("three", Ended(None)) in found and first in workers._idle
         (error,) = (event.error for name, event in found if name == "bad" and isinstance(event, Ended))
         assert isinstance(error, ValueError) and "in fail" in error.__notes__[0]
         for worker in workers._idle:
             worker.process.kill()
             worker.process.wait()
         workers.start("four", square, 4.0)
-        assert collect(workers, 1)[0] == ("four", 16.0)
+        assert collect(workers, 1)[0] == ("four", Told(16.0, "squares"))
     assert first.process.poll() is not None
 
 
