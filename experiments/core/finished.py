@@ -37,7 +37,7 @@ def finish(job: Job, folder: Path, count: int, key: str, commit: str, course: Se
             f"{name_of(job)}: {there} of {count} records are left, others changed its files meanwhile: run it again"
         )
     records = {"count": count, "sha256": _hash(place / "records.jsonl")}
-    done = {"key": key, "commit": commit, "records": records, "samples": _hash(samples_of(job, folder))}
+    done: dict[str, Any] = {"key": key, "commit": commit, "records": records, "samples": _hash(samples_of(job, folder))}
     done |= {"course": course} if course else {}
     atomic_write_text(place / "done", json.dumps(done) + "\n")
 
