@@ -26,7 +26,7 @@ OF_PRESET := $(RUNS) galaxies-data
 OF_SEEDS  := $(filter-out manifolds-sweep,$(RUNS))
 OF_METHODS := $(filter-out manifolds-growth manifolds-sweep galaxies-separate,$(RUNS))
 OF_OUT    := $(RUNS)
-OF_ARGS   := $(RUNS) galaxies-data lock test test-all publish
+OF_ARGS   := $(RUNS) galaxies-data gpu-check lock test test-all publish
 OF_FOLDER := $(OWN_DATA)
 OF_CATALOGUE := $(OWN_DATA)
 OF_PIXELS  := $(OWN_DATA)
@@ -53,7 +53,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish report tables readme docs clean
+.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish report tables readme docs clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -120,7 +120,7 @@ format: $(DEV) ## let ruff sort imports and format the code [1 s]
 	@$(BIN)/ruff check --quiet --select I --fix .
 	@$(BIN)/ruff format .
 
-manifolds: $(READY) ## the 1D-manifold table and figures, all methods [cpu: 1 h a seed on two cores; smoke: 1 min]
+manifolds: $(READY) ## the 1D-manifold table and figures, all methods [smoke: 1 min; cpu: see docs/experiments.md]
 	@$(BIN)/python -m experiments.manifolds $(FLAGS)
 
 manifolds-ablations: $(READY) ## the same with what each part of the method gives
@@ -135,7 +135,7 @@ manifolds-audit: $(READY) ## calibration (4,096 observations x 100 draws) and lo
 manifolds-sweep: $(READY) ## tune the baselines on seeds of their own [cpu: 20 min]
 	@$(BIN)/python -m experiments.manifolds sweep $(FLAGS)
 
-mnist-grass: $(READY) ## digits on grass, neither ever seen clean, all methods [smoke: 2 min; cpu: 3 h a seed]
+mnist-grass: $(READY) ## digits on grass, neither ever seen clean, all methods [smoke: 2 min; cpu: see docs/experiments.md]
 	@$(BIN)/python -m experiments.mnist_grass $(FLAGS)
 
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
@@ -144,7 +144,7 @@ mnist-grass-ablations: $(READY) ## what each part of the method gives, as the pa
 # Of a user's own mosaics, where FOLDER= names them.
 galaxies galaxies-separate: OWN = $(if $(strip $(FOLDER)),problems=[archive] pixels=$(PIXELS))
 
-galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: 5 h]
+galaxies: $(READY) $(if $(strip $(FOLDER)),galaxies-data) ## galaxies without their neighbours, real and simulated, or those on mosaics in FOLDER= [CATALOGUE=] [smoke: 2 min; cpu: see docs/experiments.md]
 	@$(BIN)/python -m experiments.galaxies $(FLAGS)
 
 galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has learned; PROBLEM=real by default [5 min]
@@ -166,8 +166,12 @@ report: $(READY) ## a page of all results to look at, results/report/index.html;
 tables: $(READY) ## write table.json and table.md of all published results again, from their metrics.jsonl [5 s]
 	@$(BIN)/python -m experiments.report.rebuild
 
-readme: $(READY) ## write the results in README and on the reproduction page from the published table.json of the cpu preset [1 s]
+readme: $(READY) ## write results and times into README and docs from the published table.json and times.json of the cpu preset [5 s]
 	@$(BIN)/python -m experiments.report.readme
+	@$(BIN)/python -m experiments.core.targets
+
+gpu-check: $(READY) ## small runs on a GPU beside the CPU's; a lap of presets gpu, first steps of presets paper; ARGS=--cpu tries it [10 min]
+	@$(BIN)/python -m experiments.gpu_check $(ARGS)
 
 docs: $(DEV) ## build the pages of docs/ into site/, strictly and without a network: open site/index.html [20 s]
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -12,7 +12,7 @@ Overrides get a folder of their own. One process at a time works in a folder; `p
 
 from __future__ import annotations
 
-__all__ = ["run"]
+__all__ = ["asked", "run"]
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from mvss.runtime.locks import locked
 def run(experiment: Experiment, command: Command) -> int:
     """Do what a command asks for; the exit status."""
     config, folder, seeds = command.config, command.folder, command.seeds
-    jobs = _with_fits(_narrowed(jobs_of(config, seeds, command.ablations, command.audit), command))
+    jobs = asked(command)
     undone = {name_of(job) for job in jobs if not is_done(experiment, job, folder)}
     # what looks at a fit goes with it
     stale = [job for job in jobs if undone & {name_of(job), name_of(job.fitted)}]
@@ -58,6 +58,11 @@ def run(experiment: Experiment, command: Command) -> int:
             run_all(experiment, stale, folder, expected)
         report(experiment, config, seeds, folder, command.overrides)
     return 0
+
+
+def asked(command: Command) -> list[Job]:
+    """The jobs that a command asks for, those that others wait for first. Raises MvssError for a name that none of them has."""
+    return _with_fits(_narrowed(jobs_of(command.config, command.seeds, command.ablations, command.audit), command))
 
 
 def _in_words(expected: Forecast) -> str:

@@ -16,10 +16,12 @@ from experiments.core.forecast import Forecast, Planned, next_of
 from experiments.core.places import jobs_of, place_of
 from experiments.core.progress import Progress
 from experiments.core.scheduler import forecast
+from experiments.core.targets import FILLED, TARGETS, seconds_of, times
 from experiments.core.workers import Ended, Told
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from experiments.mnist_grass.__main__ import EXPERIMENT as MNIST_GRASS
+from experiments.report.readme import fill
 from mvss.runtime.errors import MvssError
 
 MINUTE = 60.0
@@ -203,3 +205,19 @@ def test_times_in_words() -> None:
         "1 h 00 min",
         "3 h 20 min",
     ]
+
+
+def test_the_times_in_the_pages_are_those_of_the_jobs() -> None:
+    """After new times are published: make readme."""
+    block = times()
+    for name in FILLED:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert fill(text, "times", block, name) == text
+        assert all(f"`{command}`" in text for pair in TARGETS for command in pair)
+
+
+def test_the_time_of_a_target_is_that_of_its_jobs() -> None:
+    known = read_times(ROOT / "results" / "manifolds" / "cpu" / "times.json")
+    clvm, vae = (known[f"contrastive-2 {method}"].seconds for method in ("clvm_linear", "clvm_vae"))
+    one = seconds_of('make manifolds PROBLEM=contrastive-2 METHODS="clvm_linear clvm_vae"')
+    assert one == pytest.approx(max(clvm, vae))  # two at a time
