@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mvss.em import Lap, Model, first_draws, held_out, last_draws, plan_stages, run_em
+from mvss.em import Lap, Model, corrections, first_draws, held_out, last_draws, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
@@ -148,13 +148,16 @@ class SourceSeparator(Fitted):
         learned = run_em(inner, model, first, self._suited, keyed, path, on_lap)
         self.kept, draws, kept = learned.kept, learned.draws, list[str]()
         separating, chosen = self._suited.separating, list[str]()
+        held = held_out(inner, self._suited.em.held_out, self._device)
+        if learning and self._suited.prior.keep == "better":
+            chosen += self._keep_what_is_better(held, stream.child("kept"))
         if isinstance(separating, AutoConfig):
             tell("choice", 0.0)
-            held, progress = held_out(inner, self._suited.em.held_out, self._device), partial(tell, "choice")
+            progress = partial(tell, "choice")
             found = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
-            chosen = [*map(str, found)]
+            chosen += [f"posterior of {each}" for each in found]
             self.to(self._device)
-        if learning and separating != self._suited.posterior:
+        if learning and (separating != self._suited.posterior or self._suited.prior.keep == "better"):
             tell("last draws", 0.0)
             posterior, progress = self._fitted(), partial(tell, "last draws")
             draws, kept = last_draws(inner, draws, posterior, self.priors, stream.child("last"), self._device, progress)
@@ -169,6 +172,12 @@ class SourceSeparator(Fitted):
         if verbose:
             print(self.report)
         return self
+
+    def _keep_what_is_better(self, held: Sequence[View], stream: Stream) -> list[str]:
+        """Leave out networks that are none; a line for each source that has one."""
+        found = corrections(held, self.priors, self._fitted(), self._suited.training, stream)
+        self.priors |= {each.source: self.priors[each.source].mixture for each in found if not each.kept}
+        return [f"prior of {each}" for each in found]
 
     def begin(self, views: Sequence[View], estimate: Estimate, seed: int) -> SourceSeparator:
         """As it is before the first lap: networks add nothing to the closed-form priors yet. Arguments as of `fit`."""

@@ -84,7 +84,8 @@ class FitReport:
     phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps.
     discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view. sigma_min: the
     networks' least noise level where that of the settings was lowered to suit the noise of the views. chosen: a line for each
-    source of which two posteriors were compared (`posteriors.auto`)."""
+    source of which two posteriors were compared (`posteriors.auto`), or the prior with its network and the mixture alone
+    (`em.kept_networks`)."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -128,7 +129,7 @@ class FitReport:
                 )
         if self.sigma_min is not None:
             lines.append(f"sigma_min lowered to {self.sigma_min:.2g}, to suit the noise of the views")
-        lines += [f"posterior of {line}" for line in self.chosen]
+        lines += self.chosen
         spent = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         lines.append(f"{spent}; peak memory {self.peak_memory_gib:.2f} GiB")
         return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])

@@ -36,12 +36,14 @@ from mvss.runtime.errors import MvssError
 class PriorConfig:
     """Priors of the sources. network: what corrects the closed-form fit; None for that alone. base: what it corrects, the
     fitted mixture, or Karras' skip term, one Gaussian. closed: sources, by name, that stay their mixture all the same.
-    sampler: of prior draws from pure noise; None for that of the posterior, from draws of the mixture."""
+    sampler: of prior draws from pure noise; None for that of the posterior, from draws of the mixture. keep: "all"
+    networks or, where the fit ends, those alone that denoise held-out draws "better" than the mixture does."""
 
     network: NetworkConfig | None = field(default_factory=NetworkConfig)
     base: Literal["mixture", "karras"] = "mixture"
     closed: tuple[str, ...] = ()
     sampler: SamplerConfig | None = None
+    keep: Literal["all", "better"] = "all"
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ IMAGES = (
     *(f"settings.em.{setting}" for setting in ("amortised", "guess")),
     *(f"settings.training.{setting}" for setting in ("turns", "shifts", "holes")),
 )
-ELSEWHERE = ("audit", "metrics.kl_sigma", *IMAGES)
+ELSEWHERE = ("audit", "metrics.kl_sigma", "settings.prior.keep", *IMAGES)  # keep: see test_kept_networks.py
 
 
 @cache
