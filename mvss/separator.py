@@ -147,17 +147,12 @@ class SourceSeparator(Fitted):
         tell("laps", 0.0)
         learned = run_em(inner, model, first, self._suited, keyed, path, on_lap)
         self.kept, draws, kept = learned.kept, learned.draws, list[str]()
-        separating, chosen = self._suited.separating, list[str]()
-        held = held_out(inner, self._suited.em.held_out, self._device)
-        if learning and self._suited.prior.keep == "better":
-            chosen += self._keep_what_is_better(held, stream.child("kept"))
-        if isinstance(separating, AutoConfig):
+        separating, better = self._suited.separating, self._suited.prior.keep == "better" and bool(learning)
+        chosen = list[str]()
+        if better or isinstance(separating, AutoConfig):
             tell("choice", 0.0)
-            progress = partial(tell, "choice")
-            found = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
-            chosen += [f"posterior of {each}" for each in found]
-            self.to(self._device)
-        if learning and (separating != self._suited.posterior or self._suited.prior.keep == "better"):
+            chosen = self._choose(inner, better, stream, partial(tell, "choice"))
+        if better or (learning and separating != self._suited.posterior):
             tell("last draws", 0.0)
             posterior, progress = self._fitted(), partial(tell, "last draws")
             draws, kept = last_draws(inner, draws, posterior, self.priors, stream.child("last"), self._device, progress)
@@ -173,11 +168,19 @@ class SourceSeparator(Fitted):
             print(self.report)
         return self
 
-    def _keep_what_is_better(self, held: Sequence[View], stream: Stream) -> list[str]:
-        """Leave out networks that are none; a line for each source that has one."""
-        found = corrections(held, self.priors, self._fitted(), self._suited.training, stream)
-        self.priors |= {each.source: self.priors[each.source].mixture for each in found if not each.kept}
-        return [f"prior of {each}" for each in found]
+    def _choose(self, views: Views, better: bool, stream: Stream, progress: Callable[[float], None]) -> list[str]:
+        """By held-out observations: of every source the network or the mixture alone, where better, and the posterior, where
+        the settings leave it open. A line for each."""
+        held, lines = held_out(views, self._suited.em.held_out, self._device), list[str]()
+        if better:
+            found = corrections(held, self.priors, self._fitted(), self._suited.training, stream.child("kept"))
+            self.priors |= {each.source: self.priors[each.source].mixture for each in found if not each.kept}
+            lines += [f"prior of {each}" for each in found]
+        if isinstance(separating := self._suited.separating, AutoConfig):
+            compared = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
+            lines += [f"posterior of {each}" for each in compared]
+            self.to(self._device)
+        return lines
 
     def begin(self, views: Sequence[View], estimate: Estimate, seed: int) -> SourceSeparator:
         """As it is before the first lap: networks add nothing to the closed-form priors yet. Arguments as of `fit`."""

@@ -63,6 +63,6 @@ def corrections(
             continue
         x = torch.cat([parts[source].flatten(0, 1) for parts in draws if source in parts])
         keyed = stream.child("loss", place)
-        losses = (denoising_loss(law, x, training, keyed) for law in (prior, untrained(prior)))
-        found.append(Correction(source, *losses, len(x)))
+        network, mixture = (denoising_loss(law, x, training, keyed) for law in (prior, untrained(prior)))
+        found.append(Correction(source, network, mixture, len(x)))
     return found
