@@ -70,6 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = call("fit", home / "mixture.yaml", "--out", home / "model", "--preset", home / "tiny.yaml")
     assert done.exit_code == 0, done.output
     assert "chi2 per number: first" in done.stdout and "laps:" in done.stderr
+    assert done.stderr.startswith(f"model: {home / 'model'} (")  # named before anything takes time
     return home
 
 

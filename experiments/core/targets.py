@@ -46,12 +46,12 @@ def _main(root: Path) -> int:
 
 
 def times() -> str:
-    """The block, Markdown."""
-    lines = ["| all methods and problems | time | a quick part | time |", "| --- | ---: | --- | ---: |"]
-    for whole, part in TARGETS:
-        cells = (cell for command in (whole, part) for cell in (f"`{command}`", _said(seconds_of(command))))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The block, Markdown: a line for each experiment, the whole and its quick part."""
+
+    def timed(command: str) -> str:
+        return f"`{command}`: {_said(seconds_of(command))}"
+
+    return "\n".join(f"- {timed(whole)}; {timed(part)}" for whole, part in TARGETS)
 
 
 def seconds_of(command: str) -> float | None:

@@ -6,6 +6,7 @@ __all__ = ["check_mixture", "fit_mixture", "sample_prior", "score_candidates", "
 
 import json
 import math
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,7 @@ def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> F
     """Learn, and write the model to a folder: what `from_pretrained` reads, report.json, and in fit/ what it goes on from."""
     views, preset = _suited(mixture, preset)
     model, phases = SourceSeparator(preset), Phases(True)
+    print(f"model: {out} (if this is interrupted, the same command goes on)", file=sys.stderr, flush=True)
     model.fit(views, seed, out / "fit", lambda event: phases.tell(event.phase, event.done), verbose=False)
     phases.close()
     model.save_pretrained(out)

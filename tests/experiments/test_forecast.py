@@ -213,7 +213,7 @@ def test_the_times_in_the_pages_are_those_of_the_jobs() -> None:
     for name in FILLED:
         text = (ROOT / name).read_text(encoding="utf-8")
         assert fill(text, "times", block, name) == text
-        assert all(f"`{command}`" in text for pair in TARGETS for command in pair)
+        assert all(f"`{command}`: " in text for pair in TARGETS for command in pair)
 
 
 def test_the_time_of_a_target_is_that_of_its_jobs() -> None:
