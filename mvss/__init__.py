@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mvss.problem.image_operators import BlockAverage, Convolve
     from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
     from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
-    from mvss.problem.stack import Stack
+    from mvss.problem.stack import Stack, Sum
     from mvss.problem.views import View
     from mvss.separator import SourceSeparator
 
@@ -44,6 +44,7 @@ __all__ = [
     "Convolve",
     "Composition",
     "Stack",
+    "Sum",
     "Noise",
     "Isotropic",
     "Diagonal",
@@ -85,7 +86,7 @@ _LATER = {
         "Mask",
         "Scale",
     ),
-    "mvss.problem.stack": ("Stack",),
+    "mvss.problem.stack": ("Stack", "Sum"),
     "mvss.problem.views": ("View",),
     "mvss.separator": ("SourceSeparator",),
 }

@@ -52,8 +52,9 @@ class SourceSeparator(Fitted):
     """Separates mixtures of sources that are never seen alone or clean.
 
     settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators; "images": square
-    images, `(channels, side, side)`, under operators that views share), the path of a YAML file, or `Settings`. Raises
-    MvssError for a preset that there is not, an unknown key, or a value of another type or out of range.
+    images, `(channels, side, side)`, under operators that views share; "signals": the same of `(channels, length)`), the path
+    of a YAML file, or `Settings`. Raises MvssError for a preset that there is not, an unknown key, or a value of another type
+    or out of range.
 
     Attributes, after `fit` or `from_pretrained`: sources, their names; priors, of each, in the units of `units`. After `fit`
     alone: report, what the fit says of itself (`FitReport`, with `warnings`); draws, the last ones of the observations, a

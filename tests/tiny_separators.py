@@ -1,4 +1,4 @@
-"""Two tiny fits through the door: of vectors, and of images with a posterior that a network learns."""
+"""Three tiny fits through the door: of vectors, and of images and signals with a posterior that a network learns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import Tensor
 from mvss import (
     AmortisedConfig,
     AscentConfig,
+    Convolve,
     EMConfig,
     Identity,
+    Mask,
     MixtureEMConfig,
     MomentMatchingConfig,
     NetworkConfig,
@@ -81,6 +83,21 @@ def images(scale: float = 1.0, amplitude: float = 8.0) -> Problem:
         View(scale * both, {"sky": here, "target": here}, scale * 0.1, "both"),
     ]
     return Problem(IMAGES, views, "target", scale * target[:1], scale * 1.4 * amplitude)
+
+
+def signals(scale: float = 1.0) -> Problem:
+    """Two channels of eight numbers, some of them not measured: waves alone, and with a pulse; through a response."""
+    normal, shape = _numbers(), (2, 8)
+    response = Convolve(shape, [0.25, 0.5, 0.25], "same")
+    pulse = torch.zeros(18, *shape, dtype=torch.float64)
+    pulse[..., 3:6] = 8 * (2 + normal(18, 2, 1))
+    views = []
+    for x, more, name in ((normal(20, *shape), [], "waves"), (normal(18, *shape) + pulse, ["pulse"], "both")):
+        mask = normal(*x.shape) > -1
+        y = mask * (response.forward(x) + 0.1 * normal(*x.shape))
+        shown = {source: Mask(mask) @ response for source in ["waves", *more]}
+        views.append(View(scale * y, shown, scale * 0.1, name))
+    return Problem(IMAGES, views, "pulse", scale * pulse[:1], scale * 11)
 
 
 def _numbers():  # noqa: ANN202 - normal numbers of one generator

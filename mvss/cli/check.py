@@ -20,7 +20,7 @@ from mvss.presets.settings import Settings
 from mvss.priors.samplers import evaluations_of
 from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.operators import Composition, LinearOperator
-from mvss.problem.stack import Stack
+from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
 from mvss.runtime.memory import ensure_memory
 
@@ -77,9 +77,10 @@ def _view(view: View) -> dict[str, Any]:
 def _name(operator: LinearOperator) -> str:
     if isinstance(operator, Composition):
         return f"{_name(operator.outer)} · {_name(operator.inner)}"
-    if isinstance(operator, Stack):
-        return f"stack of {', '.join(map(_name, operator.operators))}"
-    name = {"Dense": "matrix", "BlockAverage": "average", "Convolve": "psf"}.get(type(operator).__name__)
+    if isinstance(operator, Stack | Sum):
+        return f"{type(operator).__name__.lower()} of {', '.join(map(_name, operator.operators))}"
+    convolution = "psf" if len(operator.source_shape) == 3 else "response"
+    name = {"Dense": "matrix", "BlockAverage": "average", "Convolve": convolution}.get(type(operator).__name__)
     each = "" if operator.count is None else " of each"
     return f"{name or type(operator).__name__.lower()}{each}"
 

@@ -22,7 +22,7 @@ FILE = click.Path(path_type=Path)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides every random number.")
 a_preset = click.option(
-    "--preset", metavar="NAME|FILE", help="Settings: images, vectors, or a YAML file.  [default: by shapes]"
+    "--preset", metavar="NAME|FILE", help="Settings: images, signals, vectors, or a YAML file.  [default: by shapes]"
 )
 
 

@@ -45,8 +45,8 @@ def check_mixture(mixture: Located, preset: str | None) -> Found:
 def _suited(mixture: Located, preset: str | None) -> tuple[Views, str]:
     """Views, and the preset that was asked for or that is usual. Raises MvssError where one cannot learn from the other."""
     views = read_views(mixture)
-    images = all(len(shape) == 3 for shape in views.shapes.values())
-    preset = preset or ("images" if images else "vectors")
+    axes = {len(shape) for shape in views.shapes.values()}
+    preset = preset or ("signals" if axes == {2} else "images" if axes == {3} else "vectors")
     if isinstance(load_settings(preset).estimation, MixtureEMConfig):
         for view in views:
             with mixture.at("views", view.name):
@@ -117,8 +117,8 @@ def score_candidates(folder: Path, candidates: str, source: str, out: Path | Non
     if source not in model.priors:
         raise MvssError(f"there is no source {source!r}: known are {', '.join(model.sources)}")
     x, shape = read_array(candidates, Path(), source), model.priors[source].shape
-    if len(shape) == 3 and shape[0] == 1 and x.ndim == 3:
-        x = x[:, None]  # images of one channel
+    if len(shape) > 1 and shape[0] == 1 and x.ndim == len(shape):
+        x = x[:, None]  # images or signals of one channel
     if x.ndim <= len(shape) or x.shape[x.ndim - len(shape) :] != shape:
         raise MvssError(f"{candidates} has shape {x.shape}: candidates of {source} are (N, {', '.join(map(str, shape))})")
     before = x.shape[: x.ndim - len(shape)]

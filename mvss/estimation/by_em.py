@@ -57,7 +57,7 @@ def _from_pairs(
         least, most = (None if value is None else value / scale for value in (config.least, config.most))
         inner = replace(config, least=least, most=most)
         keyed = Stream(stream.seed, ("guess", place))
-        guess = Guess(build_network(config.network, shape, Guess.INPUTS, Guess.OUTPUTS, keyed))
+        guess = Guess(build_network(config.network, shape, Guess.inputs_of(shape), Guess.OUTPUTS, keyed))
         for pair in pairs_of(views, source, config.alone):
             if pair.sharp:
                 x = estimate_source(views[pair.view], pair, guess, inner, stream.child(place, pair.view))

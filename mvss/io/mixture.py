@@ -29,7 +29,7 @@ SAYS = {
     "minimum": "must be at least {limit}, not {shown}",
     "minItems": "needs at least {limit} operators",
     "maxProperties": "holds more than it can: take one",
-    "dependentRequired": "mode is of a psf, and there is none",
+    "anyOf": "mode is of a psf or a response, and there is none",
     "pattern": "must be a name of letters, digits, _, - and blanks",
 }
 """By the validator of the schema that fails."""
@@ -63,7 +63,7 @@ def _require_one(found: Located, operator: Any, path: Path) -> None:  # noqa: AN
     names = [name for name in operator if name != "mode"]
     if len(names) > 1:
         raise found.error(path, f"{' and '.join(names)} are two operators: write product: [{{...}}, {{...}}], the last first")
-    for name in ("product", "stack"):
+    for name in ("product", "sum", "stack"):
         for place, part in enumerate(operator.get(name, ())):
             _require_one(found, part, (*path, name, place))
 

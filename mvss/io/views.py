@@ -20,7 +20,7 @@ from mvss.io.located import Located, Path
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise
 from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale, Shape
-from mvss.problem.stack import Stack
+from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import ensure_memory
@@ -50,9 +50,7 @@ class _Files:
 def _view(files: _Files, name: str) -> View:
     mixture, said = files.mixture, files.mixture.values["views"][name]
     with mixture.at("views", name, "data"):
-        y = _with_channel(files.array(said["data"]))
-        if y.ndim not in (2, 4) or y.shape[0] == 0:
-            raise MvssError(f"must be (N, numbers), (N, height, width) or (N, channels, height, width), not {y.shape}")
+        y = _observations(files, said["data"])
         if y.dtype == bool:
             y = y.astype(np.uint8)
         if not np.isfinite(y).all():
@@ -74,9 +72,16 @@ def _view(files: _Files, name: str) -> View:
         return View(y, operators, noise, name)
 
 
-def _with_channel(x: Array) -> Array:
-    """Images of one channel have an axis of it."""
-    return x[:, None] if x.ndim == 3 else x
+def _observations(files: _Files, said: str | dict[str, str]) -> Array:
+    """Images and signals of one channel have an axis of it."""
+    if isinstance(said, dict):
+        y, axes, shapes = files.array(said["signals"]), 3, "signals must be (N, length) or (N, channels, length)"
+    else:
+        y, axes, shapes = files.array(said), 4, "must be (N, numbers), (N, height, width) or (N, channels, height, width)"
+    y = y[:, None] if y.ndim == axes - 1 else y
+    if y.ndim not in (2 if axes == 4 else axes, axes) or y.shape[0] == 0:
+        raise MvssError(f"{shapes}, not {y.shape}")
+    return y
 
 
 def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int) -> Noise:
@@ -92,8 +97,8 @@ def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int
 
 
 def _of_each(x: Array, shape: Shape, count: int, what: str) -> Array:
-    """`(N or 1, *shape)`, from that, from one for all `shape`, or from images without their only channel."""
-    plane = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    """`(N or 1, *shape)`, from that, from one for all `shape`, or from images or signals without their only channel."""
+    plane = shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
     for known in (shape, plane):
         if x.shape in (known, (1, *known)):
             return x.reshape(1, *shape)
@@ -117,12 +122,11 @@ class _Operators:
         name = next(name for name in said if name != "mode")
         value, path = said[name], (*path, name)
         with self.files.mixture.at(*path):
-            if name == "product":
-                return self._product(value, shape, path)
-            if name == "stack":
-                return self._stack(value, shape, path)
-            if name == "psf":
-                return self._psf(value, said.get("mode", "same"), shape)
+            if name in ("product", "sum", "stack"):
+                several = {"product": self._product, "sum": self._sum, "stack": self._stack}
+                return several[name](value, shape, path)
+            if name in ("psf", "response"):
+                return self._kernel(name, value, said.get("mode", "same"), shape)
             one: dict[str, Callable[[Any, Shape], LinearOperator]] = {
                 "scale": Scale, "mask": self._mask, "average": self._average, "matrix": self._matrix,
             }  # fmt: skip
@@ -135,6 +139,9 @@ class _Operators:
             with self.files.mixture.at(*path, place):
                 found = found @ inner
         return found
+
+    def _sum(self, parts: Sequence[Any], shape: Shape, path: Path) -> LinearOperator:
+        return Sum([self.operator(part, shape, (*path, place)) for place, part in enumerate(parts)])
 
     def _stack(self, parts: Sequence[Any], shape: Shape, path: Path) -> LinearOperator:
         """What files do not tell of the looks' shares of the first axis they share evenly."""
@@ -155,6 +162,8 @@ class _Operators:
             return None
         if "matrix" in said:
             return int(self.files.array(said["matrix"]).shape[-2])
+        if "sum" in said:
+            return next((rows for rows in map(self._rows, said["sum"]) if rows is not None), None)
         for part in said.get("product", ()):
             if part != "identity" and "scale" not in part:  # which give what they take
                 return self._rows(part)
@@ -167,9 +176,9 @@ class _Operators:
         return Mask(_of_each(mask == 1, shape, self.count, text))
 
     def _average(self, factor: int, shape: Shape) -> LinearOperator:
-        if len(shape) != 3:
-            raise MvssError(f"average is of images, and here are {shape}")
-        return BlockAverage((shape[0], factor * shape[1], factor * shape[2]), factor)
+        if len(shape) < 2:
+            raise MvssError(f"average is of images and signals, and here are {shape}")
+        return BlockAverage((shape[0], *(factor * size for size in shape[1:])), factor)
 
     def _matrix(self, text: str, shape: Shape) -> LinearOperator:
         matrix = Dense(self.files.array(text))
@@ -179,14 +188,17 @@ class _Operators:
             raise MvssError(f"{text} holds {matrix.count} matrices for {self.count} observations")
         return matrix
 
-    def _psf(self, text: str, mode: str, shape: Shape) -> LinearOperator:
+    def _kernel(self, name: str, text: str, mode: str, shape: Shape) -> LinearOperator:
         kernel = torch.from_numpy(np.asarray(self.files.array(text), dtype=np.float64))
-        if len(shape) != 3:
-            raise MvssError(f"psf is of images, and here are {shape}")
-        if kernel.ndim != 2:
-            raise MvssError(f"{text} must be (height, width), not {tuple(kernel.shape)}")
+        of, sizes = {"psf": ("images", "(height, width)"), "response": ("signals", "(length,)")}[name]
+        if len(shape) != {"psf": 3, "response": 2}[name]:
+            raise MvssError(f"{name} is of {of}, and here are {shape}")
+        if name == "response" and kernel.ndim == 2 and 1 in kernel.shape:  # one row or column of a CSV
+            kernel = kernel.flatten()
+        if kernel.ndim != len(shape) - 1:
+            raise MvssError(f"{text} must be {sizes}, not {tuple(kernel.shape)}")
         more = [size - 1 if mode == "valid" else 0 for size in kernel.shape]
-        return Convolve((shape[0], shape[1] + more[0], shape[2] + more[1]), kernel, mode)
+        return Convolve((shape[0], *(n + m for n, m in zip(shape[1:], more, strict=True))), kernel, mode)
 
 
 def _shown(shape: Shape) -> str:

@@ -21,7 +21,7 @@ m may be known before there are draws (`noisier2noise`), and be learned from the
 
 from __future__ import annotations
 
-__all__ = ["INPUTS", "OUTPUTS", "Amortised", "AmortisedPosterior", "Seen"]
+__all__ = ["OUTPUTS", "Amortised", "AmortisedPosterior", "Seen", "inputs_of"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from mvss.presets.training import TrainingConfig
 from mvss.priors.augmentation import TURNS, turned
 from mvss.priors.diffusion import gaussian_loss
 from mvss.priors.networks import LEAST, MOST
+from mvss.priors.prior import column
 from mvss.priors.regression import BATCH, Guess, middle_light, source_scale, tolerance
 from mvss.priors.samplers import evaluations_of, sample
 from mvss.priors.training import fit_denoiser
@@ -48,12 +49,17 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import in_chunks
 from mvss.runtime.rng import Stream
 
-INPUTS, OUTPUTS = 2 + Guess.INPUTS, 2
-"""Images that the network takes and gives: F and h, as in `diffusion`."""
+OUTPUTS = 2
+"""Sources' worth of numbers that the network gives: F and h, as in `diffusion`."""
 DEVIATION = 0.5
 """σ_data of w."""
 FLATNESS = 0.3
 """Error that counts as much as one of s does, beside the light of the middle: dark pixels are many."""
+
+
+def inputs_of(shape: tuple[int, ...]) -> int:
+    """How many sources' worth of numbers the network takes."""
+    return 2 + Guess.inputs_of(shape)
 
 
 class Amortised(torch.nn.Module):
@@ -81,14 +87,19 @@ class Amortised(torch.nn.Module):
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
-        u, measured, m, usual = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x), _column(torch.zeros_like(sigma))
+        u, measured, m, usual = (
+            torch.zeros_like(x),
+            torch.zeros_like(x),
+            torch.zeros_like(x),
+            column(torch.zeros_like(sigma), x),
+        )
         for pair, rows, u_here, measured_here in self.made(x):
             u[rows], measured[rows], usual[rows] = u_here, measured_here, pair.usual
             m[rows] = self._guessed(pair, u_here, measured_here, turns=1)
         s = source_scale(u, measured, m, usual)
         w = (x - m) / s
         shown = torch.stack([m / s, *Guess.inputs(u, measured, usual)], dim=1)
-        found, base, scale = self._outputs(w + _column(sigma) * noise, sigma, shown)
+        found, base, scale = self._outputs(w + column(sigma, x) * noise, sigma, shown)
         weight = s / (s.square() + (FLATNESS * middle_light(u, usual)).square()).sqrt()
         return gaussian_loss(found, (w - base) / scale, weights, scale=weight)
 
@@ -113,7 +124,7 @@ class Amortised(torch.nn.Module):
             self.guess.requires_grad_(False)
 
     def estimate(self, w_t: Tensor, sigma: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-        """E and Var of each number of w given w_t and y, `(N, *shape)` each. shown: of y, `(N, INPUTS - 1, *shape)`."""
+        """E and Var of each number of w given w_t and y, `(N, *shape)` each. shown: of y, one less than `inputs_of`."""
         found, base, scale = self._outputs(w_t, sigma, shown)
         return base + scale * found[:, 0], scale.square() * found[:, 1].clamp(LEAST, MOST).exp()
 
@@ -177,7 +188,7 @@ class Amortised(torch.nn.Module):
 
     def _outputs(self, w_t: Tensor, sigma: Tensor, shown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """F and h, `(N, 2, *shape)`; what they are added to, and c_out."""
-        level = _column(sigma)
+        level = column(sigma, w_t)
         total = (DEVIATION**2 + level.square()).sqrt()
         inputs = torch.cat([(w_t / total).unsqueeze(1), shown], dim=1)
         dtype = next(self.network.parameters()).dtype
@@ -243,10 +254,6 @@ class _Regression(torch.nn.Module):
         """w^-½; as large as errors can be, where pixels were not seen by themselves."""
         seen = (measured > 0).to(u)
         return tolerance(u - m, m, seen, pair.usual) if pair.sharp else source_scale(u, measured, m, pair.usual)
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.reshape(-1, 1, 1, 1)
 
 
 class AmortisedPosterior(Posterior):

@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Mapping
 
-from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised
+from mvss.posteriors.amortised import OUTPUTS, Amortised, inputs_of
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, MomentMatchingConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
@@ -77,10 +77,10 @@ def build_amortised(settings: Settings, views: Views, guesses: Mapping[str, Gues
         pairs = [] if source in config.closed else pairs_of(views, source)
         if not pairs:
             continue
-        network = build_network(config.network, shape, INPUTS, OUTPUTS, Stream(seed, ("amortised", place)))
+        network = build_network(config.network, shape, inputs_of(shape), OUTPUTS, Stream(seed, ("amortised", place)))
         guess = copy.deepcopy(guesses[source]) if source in guesses else None
         if guess is None and em.guess is not None:
             keyed = Stream(seed, ("guess", place))
-            guess = Guess(build_network(config.network, shape, Guess.INPUTS, Guess.OUTPUTS, keyed))
+            guess = Guess(build_network(config.network, shape, Guess.inputs_of(shape), Guess.OUTPUTS, keyed))
         models[source] = Amortised(network, pairs, guess, training.turns, training.holes, em.guess is not None)
     return models

@@ -27,7 +27,7 @@ from mvss.posteriors.amortised import Amortised
 from mvss.presets.posterior import SamplerConfig
 from mvss.priors.diffusion import DiffusionPrior, Drawing
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.networks import ImageUNet, TimeMLP, load_weights, network_named
+from mvss.priors.networks import Network, load_weights, network_named
 from mvss.priors.prior import Prior
 from mvss.priors.regression import Guess
 from mvss.runtime.checkpoints import checkpoint_bytes, load_checkpoint
@@ -167,7 +167,7 @@ def _network_files(folder: str, network: Any, half: bool) -> dict[str, bytes]:  
     }
 
 
-def _network(folder: Path, name: str, files: Mapping[str, bytes]) -> TimeMLP | ImageUNet:
+def _network(folder: Path, name: str, files: Mapping[str, bytes]) -> Network:
     config = json.loads(files[f"{name}/config.json"])
     network = network_named(config["_class_name"], config)
     load_weights(network, load(files[f"{name}/{WEIGHTS}"]), f"{folder / name}")

@@ -7,8 +7,9 @@ One layer of the perceptron, with e the embedding of log σ:
 
     e = MLP([sin ω_k log σ, cos ω_k log σ]_k),      ω_k geometric between 1/8 and 8
 
-Images go through diffusers' U-Net, with log σ stretched to [0, 1000] over σ = 1e-3 … 1e2: its sinusoidal embedding of times,
-made for integers, cannot tell small continuous ones apart.
+Images and signals go through diffusers' U-Nets, with log σ stretched to [0, 1000] over σ = 1e-3 … 1e2: their sinusoidal
+embedding of times, made for integers, cannot tell small continuous ones apart. That of signals is the one of Janner et al.
+(2022, arXiv 2205.09991): convolutions of five numbers, in whose every layer the noise level has a say.
 
 Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` (N, *shape) and `log_sigma` (N,).
 """
@@ -16,7 +17,8 @@ Every network of mvss has the one call network(x, log_sigma) -> like x, for `x` 
 from __future__ import annotations
 
 __all__ = [
-    "LEAST", "MOST", "ImageUNet", "TimeMLP", "build_network", "frozen", "load_weights", "network_named", "variance_of",
+    "LEAST", "MOST", "ImageUNet", "Network", "SignalUNet", "TimeMLP", "build_network", "frozen", "load_weights",
+    "network_named", "variance_of",
 ]  # fmt: skip
 
 import math
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet1DModel, UNet2DModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -39,6 +41,9 @@ CONDITIONINGS = ("film", "concat")
 # log σ spans about [-7, 5]: the slowest wave does not repeat there; the fastest turns by 0.8 rad over a step of 0.1.
 SLOWEST, FASTEST = 1 / 8, 8
 LOWEST, HIGHEST = math.log(1e-3), math.log(1e2)
+
+GROUPS = 8
+"""Of channels that are normalised together in signals: diffusers' blocks have no other number."""
 
 LEAST, MOST = -12.0, 3.0
 """h is kept within these: variances are c_out² times 6e-6 to 20."""
@@ -138,13 +143,8 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: int = 1,
     ) -> None:
         super().__init__()
-        halvings = len(blocks) - 1
-        if not blocks or min(channels, inputs, outputs, layers, patch, *blocks) < 1 or size % (patch * 2**halvings):
-            raise MvssError(
-                f"a U-Net needs positive blocks and layers, and a size that is a multiple of the patch and can be halved"
-                f" {halvings} times, not size={size}, patch={patch}, blocks={tuple(blocks)}, layers={layers}"
-            )
-        self.patch = patch
+        _require_sizes(size, patch, blocks, min(channels, inputs, outputs, layers))
+        halvings, self.patch = len(blocks) - 1, patch
         groups = next(g for g in (8, 4, 2, 1) if all(b % g == 0 for b in blocks))
         self.net: Any = UNet2DModel(
             sample_size=size // patch,
@@ -157,35 +157,105 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             norm_num_groups=groups,
             attention_head_dim=min(8, blocks[-1]),
         )
-        last: nn.Conv2d = self.net.conv_out  # type: ignore[attr-defined]
-        nn.init.zeros_(last.weight)
-        assert last.bias is not None
-        nn.init.zeros_(last.bias)
+        _make_zero(self.net.conv_out)  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
         """F(x, log σ) for x `(N, inputs, C, H, W)` and log_sigma `(N,)`: `(N, outputs · C, H, W)`."""
-        time = 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
-        out: Tensor = self.net(functional.pixel_unshuffle(x.flatten(1, 2), self.patch), time).sample
+        out: Tensor = self.net(functional.pixel_unshuffle(x.flatten(1, 2), self.patch), _time(log_sigma)).sample
         return functional.pixel_shuffle(out, self.patch)
 
 
-def build_network(
-    config: NetworkConfig, shape: tuple[int, ...], inputs: int, outputs: int, stream: Stream
-) -> TimeMLP | ImageUNet:
+class SignalUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """U-Net on signals `(N, C, L)`, conditioned on the noise level; zero before it is trained.
+
+    Arguments:
+        channels: C. length: L, divisible by the patch, and then by two as often as there are blocks less one.
+        inputs: signals that one input holds, `(N, inputs, C, L)`. outputs: those that come out, one after another.
+        blocks: channels of the resolutions, fine to coarse, multiples of eight. layers: per block.
+        patch: neighbours that enter as channels of one.
+
+    Raises MvssError if an argument is out of range.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        channels: int = 1,
+        length: int = 64,
+        inputs: int = 2,
+        blocks: tuple[int, ...] = (32, 64, 128),
+        layers: int = 1,
+        outputs: int = 1,
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        _require_sizes(length, patch, blocks, min(channels, inputs, outputs, layers), GROUPS)
+        self.patch = patch
+        self.net: Any = UNet1DModel(
+            sample_size=length // patch,
+            in_channels=inputs * channels * patch,
+            out_channels=outputs * channels * patch,
+            time_embedding_type="positional",
+            use_timestep_embedding=True,
+            act_fn="mish",
+            block_out_channels=tuple(blocks),
+            layers_per_block=layers,
+            down_block_types=("DownResnetBlock1D",) * len(blocks),
+            mid_block_type="MidResTemporalBlock1D",
+            up_block_types=("UpResnetBlock1D",) * (len(blocks) - 1),
+            out_block_type="OutConv1DBlock",
+            norm_num_groups=GROUPS,
+        )
+        _make_zero(self.net.out_block.final_conv1d_2)  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
+        """F(x, log σ) for x `(N, inputs, C, L)` and log_sigma `(N,)`: `(N, outputs · C, L)`."""
+        folded = x.flatten(1, 2).unflatten(-1, (-1, self.patch)).mT.flatten(1, 2)
+        out: Tensor = self.net(folded, _time(log_sigma)).sample
+        return out.unflatten(1, (-1, self.patch)).mT.flatten(2)
+
+
+Network = TimeMLP | ImageUNet | SignalUNet
+
+
+def _require_sizes(size: int, patch: int, blocks: tuple[int, ...], least: int, multiple: int = 1) -> None:
+    """least: of all else that must be positive. multiple: which blocks must be of."""
+    halvings = len(blocks) - 1
+    if not blocks or min(least, patch, *blocks) < 1 or size % (patch * 2**halvings) or any(b % multiple for b in blocks):
+        kind = "positive blocks" if multiple == 1 else f"blocks that are multiples of {multiple}"
+        raise MvssError(
+            f"a U-Net needs {kind} and positive layers, and a size that is a multiple of the patch and can be halved"
+            f" {halvings} times, not size={size}, patch={patch}, blocks={tuple(blocks)}"
+        )
+
+
+def _make_zero(last: nn.Conv1d | nn.Conv2d) -> None:
+    """What a network adds before it is trained."""
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _time(log_sigma: Tensor) -> Tensor:
+    return 1000 * (log_sigma - LOWEST) / (HIGHEST - LOWEST)
+
+
+def build_network(config: NetworkConfig, shape: tuple[int, ...], inputs: int, outputs: int, stream: Stream) -> Network:
     """For sources of `shape`, with weights that the stream determines. inputs, outputs: sources' worth of numbers."""
     with torch.random.fork_rng():
         torch.manual_seed(stream.generator().initial_seed())
         if len(shape) == 3 and config.blocks:
             return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
+        if len(shape) == 2 and config.blocks:
+            return SignalUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
         size = math.prod(shape)
         return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs).eval()
 
 
-def network_named(kind: str, arguments: Mapping[str, Any]) -> TimeMLP | ImageUNet:
+def network_named(kind: str, arguments: Mapping[str, Any]) -> Network:
     """An untrained network of a kind, made with what another one's `config` holds. (diffusers' from_config takes what was
     given by place for left at its default.)"""
-    kinds: dict[str, Any] = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet}
-    network: TimeMLP | ImageUNet = kinds[kind](**{name: v for name, v in arguments.items() if not name.startswith("_")})
+    kinds: dict[str, Any] = {"TimeMLP": TimeMLP, "ImageUNet": ImageUNet, "SignalUNet": SignalUNet}
+    network: Network = kinds[kind](**{name: v for name, v in arguments.items() if not name.startswith("_")})
     return network
 
 

@@ -2,13 +2,13 @@
 
     m = sigmoid(F₂) u + s F₁,    where u is blurred   m = exp(F₂) u + s F₁
 
-with s the size of u at each pixel and around it, for images whose brightest pixels are thousands of times as bright as
-their noise,
+with s the size of u at each pixel and around it, for images and signals whose brightest pixels are thousands of times as
+bright as their noise,
 
     s² = N² + max(|u|, |u smoothed|)²,    N: usual size of what is dark
 
 so that no pixel's error drowns all others. It sees u beside the background and beside the light of
-the middle, where the source is taken to be, and where each pixel is.
+the middle, where the source is taken to be, or of a whole signal, and where each pixel is.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ COVERED = 0.2
 
 
 class Guess(torch.nn.Module):
-    """m(y). network: of INPUTS and OUTPUTS images; its noise level is not looked at."""
+    """m(y) of images or signals. network: takes `inputs_of` them and gives OUTPUTS; its noise level is not looked at."""
 
-    INPUTS, OUTPUTS = 6, 2
+    OUTPUTS = 2
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -51,8 +51,13 @@ class Guess(torch.nn.Module):
         return share * u + local_scale(u, (measured > 0).to(u), usual) * plain
 
     @staticmethod
+    def inputs_of(shape: tuple[int, ...]) -> int:
+        """How many sources' worth of numbers a network is shown for sources of `shape`."""
+        return 3 + len(shape)
+
+    @staticmethod
     def inputs(u: Tensor, measured: Tensor, usual: float | Tensor) -> list[Tensor]:
-        """What a network is shown of y, INPUTS images `(N, *shape)`."""
+        """What a network is shown of y, `inputs_of(shape)` times `(N, *shape)`."""
         light = [torch.asinh(u / usual) / 3, torch.asinh(u / (10 * usual)) / 2, torch.asinh(u / middle_light(u, usual))]
         return [*light, measured, *_places(u)]
 
@@ -64,10 +69,10 @@ def tolerance(hidden: Tensor, found: Tensor, shown: Tensor, usual: float) -> Ten
     return (hides.square() + (RELATIVE * own).square()).sqrt()
 
 
-def _places(like: Tensor) -> tuple[Tensor, Tensor]:
+def _places(like: Tensor) -> list[Tensor]:
     """Column and row of each pixel, -1 to 1: a convolution does not know where it is (Liu et al. 2018, arXiv 1807.03247)."""
-    row, column = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[-2:])
-    return column.expand_as(like), row[:, None].expand_as(like)
+    along = [torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[2:]]
+    return [place.expand_as(like) for place in reversed(torch.meshgrid(*along, indexing="ij"))]
 
 
 def usual_size(n: Tensor, measured: Tensor) -> float:
@@ -76,15 +81,20 @@ def usual_size(n: Tensor, measured: Tensor) -> float:
 
 
 def local_scale(y: Tensor, measured: Tensor, usual: float | Tensor) -> Tensor:
-    """s of images `(N, C, H, W)`. measured: 1 where they are, 0 elsewhere. usual: N, a number or `(N, 1, 1, 1)`."""
-    window = y.new_tensor([1.0, 2.0, 1.0])
-    kernel = (window[:, None] * window)[None, None].expand(y.shape[1], 1, 3, 3) / 16
-    light, share = (functional.conv2d(v, kernel, padding=1, groups=y.shape[1]) for v in (y * measured, measured))
+    """s of images `(N, C, H, W)` or signals `(N, C, L)`. measured: 1 where they are, 0 elsewhere. usual: N, a number or one of
+    each observation."""
+    window = y.new_tensor([1.0, 2.0, 1.0]) / 4
+    kernel, smooth = (window[:, None] * window, functional.conv2d) if y.ndim == 4 else (window, functional.conv1d)
+    kernel = kernel.expand(y.shape[1], 1, *kernel.shape)
+    light, share = (smooth(v, kernel, padding=1, groups=y.shape[1]) for v in (y * measured, measured))
     return (usual**2 + torch.maximum((light / share.clamp_min(COVERED)).abs(), (y * measured).abs()).square()).sqrt()
 
 
 def middle_light(y: Tensor, usual: float | Tensor) -> Tensor:
-    """N and the mean size of the middle fifth of images `(N, C, H, W)`, where a centred source is, `(N, 1, 1, 1)`."""
+    """N and the mean size of the middle fifth of images `(N, C, H, W)`, where a centred source is, `(N, 1, 1, 1)`; of signals
+    `(N, C, L)` that of the whole, `(N, 1, 1)`."""
+    if y.ndim == 3:
+        return y.abs().mean((1, 2), keepdim=True) + usual
     rows, columns = (slice(a := min(round(MIDDLE * n), (n - 1) // 2), n - a) for n in y.shape[-2:])
     return y[..., rows, columns].abs().mean((1, 2, 3), keepdim=True) + usual
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
-from mvss.problem.stack import Stack
+from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
@@ -146,6 +146,8 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
         return operator.mask, Identity(operator.source_shape)
     if isinstance(operator, Stack):
         return _unmask_each(operator)
+    if isinstance(operator, Sum):
+        return _unmask_all(operator)
     if not isinstance(operator, Composition):
         return None, operator
     mask, outer = _unmask(operator.outer)
@@ -168,6 +170,15 @@ def _unmask_each(stack: Stack) -> tuple[Tensor | None, LinearOperator]:
         for mask, operator in zip(masks, stack.operators, strict=True)
     ]
     return torch.cat([mask.expand(count, *mask.shape[1:]) for mask in each], dim=1), Stack(operators)
+
+
+def _unmask_all(total: Sum) -> tuple[Tensor | None, LinearOperator]:
+    """The same of operators that add up, where one mask is applied last to each."""
+    masks, operators = zip(*map(_unmask, total.operators), strict=True)
+    first = masks[0]
+    if first is None or any(mask is None or not torch.equal(mask, first) for mask in masks):
+        return None, total
+    return first, Sum(operators)
 
 
 def _same(a: object, b: object) -> bool:

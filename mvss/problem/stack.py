@@ -1,18 +1,19 @@
-"""Several looks at one source.
+"""Several operators of one source, of which each observation shows the sum, or all.
 
 A x = (A_1 x, A_2 x, …), one below the other along the first axis of an observation
+A x = A_1 x + A_2 x + …
 """
 
 from __future__ import annotations
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "Sum"]
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mvss.problem.operators import LinearOperator
+from mvss.problem.operators import LinearOperator, Shape
 from mvss.runtime.errors import MvssError
 
 
@@ -29,23 +30,13 @@ class Stack(LinearOperator):
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
-        self.operators = tuple(operators)
-        if not self.operators or not all(isinstance(operator, LinearOperator) for operator in self.operators):
-            raise MvssError("Stack operator: give a list of one or more operators")
-        self.source_shape = self.operators[0].source_shape
-        if any(operator.source_shape != self.source_shape for operator in self.operators):
-            shapes = ", ".join(str(operator.source_shape) for operator in self.operators)
-            raise MvssError(f"Stack operator: all operators must take sources of one shape, not {shapes}")
+        self.operators, self.source_shape, self.count = _of_one_source(operators, "Stack")
         shapes_seen = {operator.observation_shape[1:] for operator in self.operators}
         if len(shapes_seen) > 1:
             shapes = ", ".join(str(operator.observation_shape) for operator in self.operators)
             raise MvssError(f"Stack operator: observations must agree but for their first axis, and have shapes {shapes}")
-        counts = {operator.count for operator in self.operators if operator.count is not None}
-        if len(counts) > 1:
-            raise MvssError(f"Stack operator: cannot stack operators of {' and '.join(map(str, sorted(counts)))} observations")
         self.sizes = [operator.observation_shape[0] for operator in self.operators]
         self.observation_shape = (sum(self.sizes), *shapes_seen.pop())
-        self.count = counts.pop() if counts else None
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([operator.forward(x) for operator in self.operators], dim=1)
@@ -73,3 +64,59 @@ class Stack(LinearOperator):
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         parts = [operator.dense(dtype) for operator in self.operators]
         return torch.cat([part.expand(self.count or 1, -1, -1) for part in parts], dim=1)
+
+
+class Sum(LinearOperator):
+    """Operators of one source that add up, such as a signal and its echo. Raises MvssError where their shapes or counts differ.
+
+    >>> import torch
+    >>> from mvss import Identity, Scale
+    >>> Sum([Identity((2,)), Scale(0.5, (2,))]).forward(torch.ones(1, 2))
+    tensor([[1.5000, 1.5000]])
+    """
+
+    def __init__(self, operators: Sequence[LinearOperator]) -> None:
+        self.operators, self.source_shape, self.count = _of_one_source(operators, "Sum")
+        self.observation_shape = self.operators[0].observation_shape
+        if any(operator.observation_shape != self.observation_shape for operator in self.operators):
+            shapes = ", ".join(str(operator.observation_shape) for operator in self.operators)
+            raise MvssError(f"Sum operator: all operators must give observations of one shape, not {shapes}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([operator.forward(x) for operator in self.operators]).sum(0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return torch.stack([operator.adjoint(y) for operator in self.operators]).sum(0)
+
+    def select(self, index: Tensor) -> Sum:
+        return self if self.count is None else Sum([operator.select(index) for operator in self.operators])
+
+    def to(self, device: torch.device | str) -> Sum:
+        return Sum([operator.to(device) for operator in self.operators])
+
+    def scaled(self, factor: float) -> Sum:
+        return Sum([operator.scaled(factor) for operator in self.operators])
+
+    @property
+    def is_zero(self) -> bool:
+        return all(operator.is_zero for operator in self.operators)
+
+    def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        total = self.operators[0].dense(dtype)
+        for operator in self.operators[1:]:
+            total = total + operator.dense(dtype)
+        return total
+
+
+def _of_one_source(operators: Sequence[LinearOperator], name: str) -> tuple[tuple[LinearOperator, ...], Shape, int | None]:
+    """The operators, the shape of what they take, and their number of observations. Raises MvssError where these differ."""
+    found = tuple(operators)
+    if not found or not all(isinstance(operator, LinearOperator) for operator in found):
+        raise MvssError(f"{name} operator: give a list of one or more operators")
+    shapes = [operator.source_shape for operator in found]
+    if len(set(shapes)) > 1:
+        raise MvssError(f"{name} operator: all operators must take sources of one shape, not {', '.join(map(str, shapes))}")
+    counts = {operator.count for operator in found if operator.count is not None}
+    if len(counts) > 1:
+        raise MvssError(f"{name} operator: cannot join operators of {' and '.join(map(str, sorted(counts)))} observations")
+    return found, shapes[0], counts.pop() if counts else None

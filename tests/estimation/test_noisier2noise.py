@@ -50,7 +50,7 @@ def pair_of(data: Views, source: str = "target") -> ViewPair:
 
 def new_guess() -> Guess:
     torch.manual_seed(0)
-    return Guess(TimeMLP(4, (64, 64), 4, "film", 4 * Guess.INPUTS, Guess.OUTPUTS))
+    return Guess(TimeMLP(4, (64, 64), 4, "film", 4 * Guess.inputs_of(SHAPE), Guess.OUTPUTS))
 
 
 def estimate(data: Views, config: Noisier2NoiseConfig) -> Tensor:

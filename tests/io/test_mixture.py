@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ def source(text: str, data: str = "y.npy") -> str:
     return with_line(f"    sources: {{a: {text}}}", "sources").replace("y.npy", data)
 
 
+def signal(text: str, data: str = "y.npy") -> str:
+    return source(text).replace("y.npy", f"{{signals: {data}}}", 1)
+
+
 A = "views.both.sources.a"
 BAD = {
     "empty": ("", 1, "", "holds nothing: it needs views"),
@@ -49,7 +54,7 @@ BAD = {
     "a name of two lines": ('views:\n  "a\\n": {}\n', 2, "views.'a\\n'", "must be a name of letters"),
     "a tag": (noise("!!python/object/apply:os.getcwd []"), 5, "views.both.noise", "is not read: write plain values"),
     "an alias": ("views: &v\n  both: *v\n", 2, "", "aliases are not read"),
-    "nothing there": (with_line("    data:", "data"), 3, "views.both.data", "must be text, not nothing"),
+    "nothing there": (with_line("    data:", "data"), 3, "views.both.data", "must be text or a group of keys, not nothing"),
     "no noise": (VIEW.replace("    noise: 0.1\n", ""), 2, "views.both", "needs noise"),
     "noise below zero": (noise("-0.1"), 5, "views.both.noise", "must be positive, not -0.1"),
     "noise without end": (noise(".inf"), 5, "views.both.noise", "must be a finite number, not .inf"),
@@ -74,7 +79,22 @@ BAD = {
     "average of everything": (source("{average: 99999999}", "image.npy"), 4, A, "fewer observations"),
     "average of vectors": (source("{average: 2}"), 4, f"{A}.average", "average is of images"),
     "two operators at once": (source("{scale: 1, matrix: a.npy}"), 4, A, "are two operators: write product"),
-    "a mode of nothing": (source("{mode: same}"), 4, A, "mode is of a psf"),
+    "a mode of nothing": (source("{mode: same}"), 4, A, "mode is of a psf or a response"),
+    "a mode of something else": (source("{scale: 2, mode: same}"), 4, A, "mode is of a psf or a response"),
+    "a psf of signals": (signal("{psf: k.npy}"), 4, f"{A}.psf", "psf is of images, and here are (1, 3)"),
+    "a response of vectors": (source("{response: row.npy}"), 4, f"{A}.response", "response is of signals"),
+    "an even response": (signal("{response: sigma.npy}"), 4, f"{A}.response", "with odd l"),
+    "a response of two axes": (signal("{response: k.npy}"), 4, f"{A}.response", "k.npy must be (length,), not (3, 3)"),
+    "a response that is too long": (signal("{response: long.npy}"), 4, f"{A}.response", "is larger than (1, 3); crop it"),
+    "signals of one axis": (signal("identity", "minus.npy"), 3, "views.both.data", "signals must be (N, length)"),
+    "signals of four axes": (signal("identity", "deep.npy"), 3, "views.both.data", "signals must be (N, length)"),
+    "data of a kind": (with_line("    data: {signal: y.npy}", "data"), 3, "views.both.data.signal", "did you mean 'signals'"),
+    "no kind of data": (with_line("    data: {}", "data"), 3, "views.both.data", "must not be empty"),
+    "data as a list": (with_line("    data: [y.npy]", "data"), 3, "views.both.data", "or a group of keys, not a list"),
+    "a sum of one": (source("{sum: [identity]}"), 4, f"{A}.sum", "needs at least 2 operators"),
+    "a sum of different shapes": (source("{sum: [identity, {matrix: wider.npy}]}"), 4, f"{A}.sum", "sources of one shape"),
+    "deep in a sum": (source("{sum: [identity, {mask: no.npy}]}"), 4, f"{A}.sum[1].mask", "there is no file"),
+    "two in a sum": (source("{sum: [identity, {scale: 1, mask: y.npy}]}"), 4, f"{A}.sum[1]", "are two operators"),
     "another mode": (source("{psf: k.npy, mode: sam}"), 4, f"{A}.mode", "did you mean 'same'?"),
     "an even psf": (source("{psf: a.npy}", "image.npy"), 4, f"{A}.psf", "with odd h and w"),
     "a mask of numbers": (source("{mask: y.npy}"), 4, f"{A}.mask", "must hold 1 (measured) and 0 alone"),
@@ -101,6 +121,7 @@ def folder(tmp_path: Path) -> Path:
     arrays = {"y": y, "a": np.ones((4, 3)), "minus": -np.ones(6), "nan": np.where(y > 0, y, np.nan), "k": np.ones((3, 3)) / 9}
     arrays |= {"wide": np.ones((2, 4)), "four": np.ones((4, 3, 3)), "image": numbers.normal(size=(6, 8, 8))}
     arrays |= {"sigma": np.full(6, 0.2), "sigmas": np.full((8, 8), 0.3), "mask": np.arange(64).reshape(8, 8) > 3}
+    arrays |= {"row": np.ones(3), "long": np.ones(5), "deep": np.ones((6, 2, 3, 4)), "wider": np.ones((3, 4))}
     arrays |= {"each": numbers.random((6, 8, 8)) > 0.2}
     for name, values in arrays.items():
         np.save(tmp_path / f"{name}.npy", values)
@@ -163,7 +184,34 @@ views:
     assert twice.noise.variance(twice.y).shape == (6, 3)
 
 
+def test_signals_have_channels_and_operators_of_their_own(folder: Path) -> None:
+    path = folder / "mixture.yaml"
+    path.write_text("""\
+views:
+  pair:
+    data: {signals: image.npy}
+    sources: {long: {product: [{mask: each.npy}, {response: row.npy, mode: valid}]}, fine: {average: 2}}
+    noise: {map: sigmas.npy}
+  one:
+    data: {signals: y.npy}
+    sources: {echo: {sum: [identity, {product: [{scale: 0.5}, {response: shift.csv}]}]}}
+    noise: 0.1
+""")
+    (folder / "shift.csv").write_text("0\n0\n1\n")
+    pair, one = read_views(read_mixture(path))
+    assert pair.y.shape == (6, 8, 8) and pair.shapes == {"long": (8, 10), "fine": (8, 16)}
+    assert one.y.shape == (6, 1, 3) and one.shapes == {"echo": (1, 3)}
+    x = torch.arange(1.0, 4.0).expand(6, 1, 3)
+    assert one.operators["echo"].forward(x)[0, 0].tolist() == [1.0, 2.5, 4.0]
+    assert float(pair.operators["long"].forward(torch.ones(6, 8, 10)).max()) == 3.0
+    found = CliRunner().invoke(program, ["check", str(path), "--json"])
+    assert found.exit_code == 2 and "preset signals needs one operator" in found.stderr  # a mask of one source alone
+    path.write_text("views:\n  one: {data: {signals: y.npy}, sources: {a: {response: row.npy}}, noise: 0.1}\n")
+    said = json.loads(CliRunner().invoke(program, ["check", str(path), "--json"]).stdout)
+    assert said["preset"] == "signals" and said["views"]["one"]["sources"]["a"]["operator"] == "response"
+
+
 def test_the_schema_is_valid_and_closed() -> None:
     Draft202012Validator.check_schema(schema())
-    groups = [schema(), *(schema()["$defs"][name] for name in ("view", "noise", "named"))]
+    groups = [schema(), *(schema()["$defs"][name] for name in ("view", "data", "noise", "named"))]
     assert all(group["additionalProperties"] is False for group in groups)

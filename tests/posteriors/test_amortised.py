@@ -14,7 +14,7 @@ from torch import Tensor
 import mvss.em.steps
 import mvss.posteriors.amortised
 from mvss.em import FirstDraws, Lap, Model, run_em
-from mvss.posteriors.amortised import INPUTS, OUTPUTS, Amortised, AmortisedPosterior
+from mvss.posteriors.amortised import OUTPUTS, Amortised, AmortisedPosterior, inputs_of
 from mvss.posteriors.saved import load_models, save_models
 from mvss.posteriors.view_pairs import pairs_of, thrown_back
 from mvss.presets.posterior import AmortisedConfig, MomentMatchingConfig, SamplerConfig
@@ -67,7 +67,7 @@ def drawn(model: Amortised, view: View, sampler: SamplerConfig, stream: Stream) 
 class Pixelwise(torch.nn.Module):
     """Of each pixel by itself, which is all that independent pixels need."""
 
-    def __init__(self, inputs: int = INPUTS, outputs: int = OUTPUTS) -> None:
+    def __init__(self, inputs: int = inputs_of(SHAPE), outputs: int = OUTPUTS) -> None:
         super().__init__()
         self.net = torch.nn.Sequential(
             torch.nn.Linear(inputs + 1, 64),
@@ -112,7 +112,7 @@ def test_guesses_learn_the_posterior_mean_from_draws() -> None:
     """(y − level)/(1 + h²), of pixels and of blocks (see below), with one network."""
     data, x = with_blocks()
     torch.manual_seed(0)
-    guess = Guess(Pixelwise(Guess.INPUTS, Guess.OUTPUTS))
+    guess = Guess(Pixelwise(Guess.inputs_of(SHAPE), Guess.OUTPUTS))
     model = amortised(Pixelwise(), data, guess=guess, anywhere=True)
     training = TrainingConfig(steps=500, batch=24, learning_rate=3e-3, final_learning_rate=1e-4)
     before = [p.clone() for p in model.network.parameters()]
@@ -163,9 +163,9 @@ def test_draws_from_blocks_have_the_moments_of_the_posterior() -> None:
 
 def test_an_untrained_network_gives_the_guess_where_noise_drowns_x() -> None:
     data, _ = problem(5)
-    guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))  # zero: half of what is seen
+    guess = Guess(ImageUNet(1, 9, Guess.inputs_of(SHAPE), (8,), 1, Guess.OUTPUTS))  # zero: half of what is seen
     torch.manual_seed(0)
-    model = amortised(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, guess=guess, turns=True)
+    model = amortised(ImageUNet(1, 9, inputs_of(SHAPE), (8,), 1, OUTPUTS), data, guess=guess, turns=True)
     view = data[1]
     drowned = SamplerConfig("ddim", steps=1, sigma_start=1e4, sigma_min=1e4)
     found = drawn(model, view, drowned, Stream(0))
@@ -220,8 +220,8 @@ def trained(checkpoint: Path | None = None, stop: int | None = None, closed: boo
     }
     if closed:
         priors["sky"] = karras_base(SHAPE, 1.0)
-    guess = Guess(ImageUNet(1, 9, Guess.INPUTS, (8,), 1, Guess.OUTPUTS))
-    model = amortised(ImageUNet(1, 9, INPUTS, (8,), 1, OUTPUTS), data, guess=guess, anywhere=True)
+    guess = Guess(ImageUNet(1, 9, Guess.inputs_of(SHAPE), (8,), 1, Guess.OUTPUTS))
+    model = amortised(ImageUNet(1, 9, inputs_of(SHAPE), (8,), 1, OUTPUTS), data, guess=guess, anywhere=True)
     others = MomentMatchingConfig(SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05))
     config = AmortisedConfig(replace(SAMPLER, steps=3), others)
     training = TrainingConfig(steps=2, batch=4, sigma_min=0.05, sigma_max=10.0, turns=True)

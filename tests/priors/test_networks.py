@@ -1,4 +1,4 @@
-"""TimeMLP and ImageUNet: zero at start, sensitive to the noise level, at home under torch.func and on disk."""
+"""TimeMLP, ImageUNet and SignalUNet: zero at start, sensitive to the noise level, at home under torch.func and on disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.func import jacrev, jvp, vmap
 
-from mvss.priors.networks import ImageUNet, TimeMLP
+from mvss.presets.training import NetworkConfig
+from mvss.priors.networks import ImageUNet, SignalUNet, TimeMLP, build_network, network_named
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 both = pytest.mark.parametrize("conditioning", ["film", "concat"])
 
@@ -142,3 +144,51 @@ def test_a_unet_is_saved_and_loaded(tmp_path: Path) -> None:
 def test_bad_arguments_of_a_unet_are_refused_in_one_line(arguments: dict) -> None:
     with pytest.raises(MvssError, match="U-Net needs"):
         ImageUNet(**({"blocks": (8, 8, 8)} | arguments))
+
+
+def signals(patch: int = 1) -> SignalUNet:
+    torch.manual_seed(0)
+    net = SignalUNet(2, 16, 3, (8, 16), outputs=2, patch=patch)
+    torch.nn.init.normal_(net.net.out_block.final_conv1d_2.weight)
+    return net.eval()
+
+
+def test_a_unet_of_signals_starts_at_zero_and_keeps_their_shape() -> None:
+    net = build_network(NetworkConfig(blocks=(8, 16)), (2, 16), 3, 1, Stream(0))
+    out = net(torch.randn(4, 3, 2, 16), torch.randn(4))
+    assert isinstance(net, SignalUNet) and out.shape == (4, 2, 16) and not out.any()
+
+
+@torch.no_grad()
+def test_neighbours_that_enter_as_channels_come_back_where_they_were() -> None:
+    net = signals(patch=2)
+    whole = SignalUNet(4, 8, 3, (8, 16), outputs=2)
+    whole.net.load_state_dict(net.net.state_dict())
+    x, log_sigma = torch.randn(4, 3, 2, 16), torch.randn(4)
+    folded = x.reshape(4, 3, 2, 8, 2).permute(0, 1, 2, 4, 3).reshape(4, 3, 4, 8)
+    back = whole.eval()(folded, log_sigma).reshape(4, 4, 2, 8).permute(0, 1, 3, 2).reshape(4, 4, 16)
+    assert bool(back.any())
+    torch.testing.assert_close(net(x, log_sigma), back)
+
+
+@torch.no_grad()
+def test_a_unet_of_signals_tells_neighbouring_noise_levels_apart() -> None:
+    net, x, log_sigma = signals(), torch.randn(64, 3, 2, 16), torch.linspace(-6, 4, 64)
+    before, near, far = (net(x, log_sigma + shift) for shift in (0, 0.1, 3))
+    near, far = ((level - before).square().mean((1, 2)).sqrt() for level in (near, far))
+    assert near.min() > 1e-3 * before.std() and near.mean() > 0.02 * far.mean()
+
+
+@torch.no_grad()
+def test_a_unet_of_signals_is_made_again_from_its_config() -> None:
+    net = signals(patch=2)
+    again = network_named("SignalUNet", net.config).eval()
+    again.load_state_dict(net.state_dict())
+    x, log_sigma = torch.randn(3, 3, 2, 16), torch.randn(3)
+    assert torch.equal(again(x, log_sigma), net(x, log_sigma))
+
+
+@pytest.mark.parametrize("arguments", [{"length": 30}, {"blocks": (8, 12)}, {"blocks": ()}, {"patch": 3}, {"layers": 0}])
+def test_bad_arguments_of_a_unet_of_signals_are_refused_in_one_line(arguments: dict) -> None:
+    with pytest.raises(MvssError, match="U-Net needs blocks that are multiples of 8"):
+        SignalUNet(**({"blocks": (8, 8, 8)} | arguments))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.signal import convolve2d
+from scipy.linalg import toeplitz
+from scipy.signal import convolve, convolve2d
 from torch import Tensor
 
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.operators import Composition, Dense, Identity, LinearOperator, Mask, Scale
-from mvss.problem.stack import Stack
+from mvss.problem.stack import Stack, Sum
 from mvss.runtime.errors import MvssError
 
 COUNT = 4
@@ -39,6 +40,13 @@ OPERATORS: dict[str, LinearOperator] = {
     "two looks": Stack([Scale(0.5, (2, 3)), Scale(-0.2, (2, 3))]),
     "two looks, one blind": Stack([Dense(EACH), Scale(0.0, (2,)) @ Dense(ALL), Dense(ALL)]),
     "two looks behind masks": Stack([Mask(MASKS), Scale(0.3, (1, 4, 6))]),
+    "response": Convolve((2, 9), KERNEL[0], "valid"),
+    "response, nothing outside": Convolve((2, 6), KERNEL[0], "same"),
+    "coarser samples": BlockAverage((2, 6), 3),
+    "masked response": Mask(MASKS[:, 0]) @ Convolve((4, 10), KERNEL[0], "valid"),
+    "a sum": Sum([Scale(0.5, (2, 3)), Scale(-0.2, (2, 3)), Identity((2, 3))]),
+    "a sum with one each": Sum([Dense(EACH), Dense(ALL), Scale(0.3, (2,)) @ Dense(ALL)]),
+    "a sum behind masks": Mask(MASKS) @ Sum([Identity((1, 4, 6)), Convolve((1, 4, 6), KERNEL, "same")]),
     "masked seeing": Mask(MASKS) @ Convolve((1, 6, 10), KERNEL, "valid"),
 }
 
@@ -84,6 +92,19 @@ def test_seeing_is_the_convolution_of_scipy() -> None:
         torch.testing.assert_close(found, torch.tensor(np.array(expected)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["valid", "same"])
+def test_a_response_is_the_convolution_of_scipy_and_its_toeplitz_matrix(mode: str) -> None:
+    x, kernel = random((2, 8), 7), KERNEL[0]
+    operator = Convolve((2, 8), kernel, mode)
+    expected = np.array([[convolve(c, kernel.numpy(), mode, "direct") for c in signals] for signals in x.numpy()])
+    torch.testing.assert_close(operator.forward(x), torch.tensor(expected), rtol=1e-12, atol=1e-12)
+    full = toeplitz(np.r_[kernel.numpy(), np.zeros(7)], np.r_[float(kernel[0]), np.zeros(7)])  # 12 × 8
+    one = full[4:-4] if mode == "valid" else full[2:-2]
+    torch.testing.assert_close(operator.dense()[0], torch.tensor(np.kron(np.eye(2), one)), rtol=1e-12, atol=1e-12)
+    y = random(operator.observation_shape, 9)
+    torch.testing.assert_close(operator.adjoint(y), torch.tensor(y.numpy() @ one), rtol=1e-12, atol=1e-12)
+
+
 def test_single_precision_stays_single() -> None:
     assert Dense(EACH).forward(random((3,), 0).float()).dtype == torch.float32
     assert Mask(MASKS).forward(random((1, 4, 6), 0).float()).dtype == torch.float32
@@ -102,7 +123,12 @@ def test_single_precision_stays_single() -> None:
         (lambda: Convolve((1, 8, 8), torch.ones(2, 3), "same"), "odd"),
         (lambda: Convolve((1, 8, 8), torch.tensor([[float("nan")]]), "same"), "NaN"),
         (lambda: Convolve((1, 8, 4), torch.ones(3, 5), "valid"), "larger than"),
-        (lambda: Convolve((8, 8), torch.ones(3, 3), "valid"), "C, H, W"),
+        (lambda: Convolve((8,), torch.ones(3), "valid"), r"\(C, H, W\) and signals \(C, L\)"),
+        (lambda: Convolve((8, 8), torch.ones(3, 3), "valid"), r"kernel must be \(l,\) with odd l"),
+        (lambda: Convolve((1, 8), torch.ones(4), "same"), "odd l"),
+        (lambda: Convolve((1, 4), torch.ones(5), "same"), "larger than"),
+        (lambda: BlockAverage((8,), 2), "signals"),
+        (lambda: BlockAverage((2, 7), 2), "factor 2 must divide"),
         (lambda: Convolve((1, 8, 8), torch.ones(3, 3), "full"), "valid or same"),
         (lambda: BlockAverage((1, 4, 6), 4), "factor 4 must divide"),
         (lambda: Composition(Dense(EACH), Dense(torch.ones(3, 3, 5))), "4 observations with those of 3"),
@@ -179,3 +205,5 @@ def test_looks_that_do_not_fit_are_refused_by_name(case: str) -> None:
     words, operators = REFUSED_STACKS[case]
     with pytest.raises(MvssError, match=words):
         Stack(operators)  # type: ignore[arg-type]
+    with pytest.raises(MvssError, match=words.replace("agree but for their first axis", "of one shape")):
+        Sum(operators)  # type: ignore[arg-type]
