@@ -140,9 +140,9 @@ def test_draws_of_a_prior_are_scored(folder: Path) -> None:
     assert np.shape(said("score", folder / "model", folder / "several.npy", "--source", "a")["log_prob"]) == (4, 2)
 
 
-def test_the_mixture_of_the_pages_is_one(tmp_path: Path) -> None:
+def test_the_mixtures_of_the_pages_are_some(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
+    block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
     (tmp_path / "mixture.yaml").write_text(dedent(block))
     images = np.random.default_rng(0).normal(size=(4, 8, 8))
     np.save(tmp_path / "alone.npy", images)
@@ -153,6 +153,14 @@ def test_the_mixture_of_the_pages_is_one(tmp_path: Path) -> None:
     assert found["preset"] == "images" and found["sources"]["target"]["shape"] == [1, 8, 8]
     assert found["views"]["both"]["sources"]["target"]["operator"] == "psf"
     assert set(re.findall(r"`mvss (\w+)", text)) == set(program.commands)
+    (tmp_path / "mixture.yaml").write_text(dedent(series))
+    (tmp_path / "response.csv").write_text("0.2,0.6,0.2\n")
+    for name in ("quiet", "both"):
+        np.save(tmp_path / f"{name}.npy", images[:, 0])
+        np.save(tmp_path / f"{name}-seen.npy", np.arange(8) != 3)
+    found = said("check", tmp_path / "mixture.yaml")
+    assert found["preset"] == "signals" and found["sources"]["pulses"]["shape"] == [1, 8]
+    assert found["views"]["both"]["sources"]["pulses"]["operator"] == "mask · response"
 
 
 WRONG = {
