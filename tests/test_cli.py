@@ -172,7 +172,7 @@ WRONG = {
     "fit mixture.yaml": "Missing option '--out'",
     "fit mixture.yaml --out model --seed x": "'x' is not a valid integer range",
     "fit bad.yaml --out model": "bad.yaml:1: views: must not be empty",
-    "separate model mixture.yaml --out a.zarr": "a.zarr: results are written as .npz, .h5, .fits",
+    "separate model mixture.yaml --out a.mat": "a.mat: results are written as .npz, .h5, .zarr, .fits",
     "separate model mixture.yaml --out a.npz --draws 0": "0 is not in the range x>=1",
     "sample model --source a -n many --out a.npz": "'many' is not a valid integer range",
     "score model a.npz --source a --out a.csv": "a.csv: results are written as",

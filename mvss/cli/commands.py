@@ -63,7 +63,7 @@ def fit(mixture: Path, out: Path, preset: str | None, seed: int, as_json: bool) 
 @program.command()
 @click.argument("model", type=FILE)
 @click.argument("mixture", type=FILE)
-@click.option("--out", type=FILE, required=True, help="File of the draws: .npz, .h5 or .fits.")
+@click.option("--out", type=FILE, required=True, help="File of the draws: .npz, .h5, .zarr or .fits.")
 @click.option("--draws", type=click.IntRange(min=1), default=16, show_default=True, help="Of each observation.")
 @seed
 @as_json
@@ -83,7 +83,7 @@ def separate(model: Path, mixture: Path, out: Path, draws: int, seed: int, as_js
 @click.argument("model", type=FILE)
 @click.option("--source", required=True, help="Name of a source.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many.")
-@click.option("--out", type=FILE, required=True, help="File: .npz, .h5 or .fits.")
+@click.option("--out", type=FILE, required=True, help="File: .npz, .h5, .zarr or .fits.")
 @seed
 @as_json
 def sample(model: Path, source: str, count: int, out: Path, seed: int, as_json: bool) -> None:
@@ -99,7 +99,7 @@ def sample(model: Path, source: str, count: int, out: Path, seed: int, as_json: 
 @click.argument("model", type=FILE)
 @click.argument("candidates")
 @click.option("--source", required=True, help="Name of a source.")
-@click.option("--out", type=FILE, help="File: .npz, .h5 or .fits; else a line for each candidate.")
+@click.option("--out", type=FILE, help="File: .npz, .h5, .zarr or .fits; else a line for each candidate.")
 @as_json
 def score(model: Path, candidates: str, source: str, out: Path | None, as_json: bool) -> None:
     """Log density (nats) of CANDIDATES, an array in a file, under the prior of a source of MODEL."""

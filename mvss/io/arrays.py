@@ -1,9 +1,9 @@
 """Arrays from files, by the ending of the name.
 
-    a.npy   a.npz[:key]   a.h5[:dataset]   a.fits[:extension]   a.csv   folder of images
+    a.npy   a.npz[:key]   a.h5[:dataset]   a.zarr[:array]   a.fits[:extension]   a.csv   folder of images
 
-h5py, astropy and pillow are imported where a file needs them (`pip install "mvss[files]"`). Nothing in a file is run: arrays
-of Python objects are refused.
+h5py, zarr, astropy and pillow are imported where a file needs them (`pip install "mvss[files]"`). Nothing in a file is run:
+arrays of Python objects are refused.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def read_array(text: str, folder: Path, prefer: str = "") -> Array:
     Raises MvssError where it is missing, cannot be read, has no such part, or holds no numbers.
     """
     path, part = _split(text, folder)
-    if path.is_dir():
-        return read_images(path)
-    if not path.is_file():
-        raise MvssError(f"there is no file {path}")
     reader = ENDINGS.get(path.suffix.lower())
+    if path.is_dir() and reader is not _zarr:
+        return read_images(path)
+    if not path.exists():
+        raise MvssError(f"there is no file {path}")
     if reader is None:
         raise MvssError(f"{path.name}: an array is read from {', '.join(ENDINGS)} or a folder of images")
     if part and reader in (_npy, _csv):
@@ -82,6 +82,17 @@ def _h5(path: Path, part: str, prefer: str) -> Array:
     return found
 
 
+def _zarr(path: Path, part: str, prefer: str) -> Array:
+    zarr = require("zarr", ".zarr folders")
+    found = zarr.open(path, mode="r")
+    if isinstance(found, zarr.Group):
+        names = [name for name, item in found.members(max_depth=None) if isinstance(item, zarr.Array)]
+        found = found[_chosen(path, part.strip("/"), prefer, names)]
+    elif part:
+        raise MvssError(f"{path.name} holds one array: leave :{part} out")
+    return np.asarray(found[...])
+
+
 def _fits(path: Path, part: str, prefer: str) -> Array:
     fits = require("astropy.io.fits", ".fits files")
     with fits.open(path, memmap=False) as units:
@@ -119,7 +130,7 @@ def _numbers(line: str) -> bool:
 
 
 ENDINGS: dict[str, Callable[[Path, str, str], Array]] = {
-    ".npy": _npy, ".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".fits": _fits, ".fit": _fits, ".csv": _csv,
+    ".npy": _npy, ".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".zarr": _zarr, ".fits": _fits, ".fit": _fits, ".csv": _csv,
 }  # fmt: skip
 """Readers by ending."""
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from mvss.runtime.errors import MvssError
 
-OPTIONAL = {"h5py": "h5py", "astropy.io.fits": "astropy", "PIL.Image": "pillow"}
+OPTIONAL = {"h5py": "h5py", "zarr": "zarr", "astropy.io.fits": "astropy", "PIL.Image": "pillow"}
 """By what pip calls them."""
 
 

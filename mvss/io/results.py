@@ -1,15 +1,19 @@
 """Named arrays to a file by its ending, whole or not at all; what `arrays` reads.
 
-.npz    keys `view/source/draws`          .h5    datasets of that name          .fits    image extensions of that name
+.npz     keys `view/source/draws`         .h5    datasets of that name
+.zarr    arrays of that name, a folder    .fits  image extensions of that name
 """
 
 from __future__ import annotations
 
 __all__ = ["check_ending", "write_arrays"]
 
+import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,21 +32,39 @@ def check_ending(path: Path | str) -> None:
     path = Path(path)
     if path.suffix.lower() not in WRITERS:
         raise MvssError(f"{path}: results are written as {', '.join(WRITERS)}")
-    if path.is_dir():
+    if path.is_dir() and not (path.suffix.lower() == ".zarr" and (path / "zarr.json").is_file()):
         raise MvssError(f"{path} is a folder: name a file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise MvssError(f"cannot write {path}: {above} takes no files")
-    if path.suffix.lower() != ".npz":
-        require(*{".fits": ("astropy.io.fits", ".fits files")}.get(path.suffix.lower(), ("h5py", ".h5 files")))
+    if path.suffix.lower() in NEEDS:
+        require(*NEEDS[path.suffix.lower()])
 
 
 def write_arrays(path: Path | str, arrays: Arrays) -> None:
     """Replace the file. Raises MvssError where it cannot be written."""
     path = Path(path)
     check_ending(path)
-    with replacing(path) as temporary:
+    with _replacing_folder(path) if path.suffix.lower() == ".zarr" else replacing(path) as temporary:
         WRITERS[path.suffix.lower()](temporary, arrays)
+
+
+@contextlib.contextmanager
+def _replacing_folder(path: Path) -> Iterator[Path]:
+    """A name for a folder that takes the place of the one at `path` when the block has ended without an error. That one is
+    moved aside first, and removed last: a kill in between leaves both, under names beside."""
+    unfinished, before = (path.with_name(f"{path.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        if path.exists():
+            os.rename(path, before)
+        os.rename(unfinished, path)
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        raise MvssError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _npz(path: Path, arrays: Arrays) -> None:
@@ -56,6 +78,12 @@ def _h5(path: Path, arrays: Arrays) -> None:
             file.create_dataset(name, data=values)
 
 
+def _zarr(path: Path, arrays: Arrays) -> None:
+    group = require("zarr", ".zarr folders").open_group(path, mode="w", zarr_format=3)
+    for name, values in arrays.items():
+        group.create_array(name, data=values)
+
+
 def _fits(path: Path, arrays: Arrays) -> None:
     fits = require("astropy.io.fits", ".fits files")
     if not all(name.isascii() for name in arrays) or len({name.upper() for name in arrays}) < len(arrays):
@@ -66,4 +94,6 @@ def _fits(path: Path, arrays: Arrays) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-WRITERS: dict[str, Callable[[Path, Arrays], None]] = {".npz": _npz, ".h5": _h5, ".fits": _fits}
+WRITERS: dict[str, Callable[[Path, Arrays], None]] = {".npz": _npz, ".h5": _h5, ".zarr": _zarr, ".fits": _fits}
+NEEDS = {".h5": ("h5py", ".h5 files"), ".zarr": ("zarr", ".zarr folders"), ".fits": ("astropy.io.fits", ".fits files")}
+"""What writers import."""

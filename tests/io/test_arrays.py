@@ -16,8 +16,10 @@ X = np.random.default_rng(0).normal(size=(5, 2, 3))
 NAMED = {"both/a/draws": X, "both/b/draws": X[:, 0], "both/b/sd": np.abs(X[0])}
 
 
-@pytest.mark.parametrize("ending", [".npz", ".h5", ".fits"])
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".zarr", ".fits"])
 def test_results_are_read_back_as_they_were_written(tmp_path: Path, ending: str) -> None:
+    if ending == ".zarr":
+        pytest.importorskip("zarr")
     path = tmp_path / "new" / f"out{ending}"
     write_arrays(path, NAMED)
     write_arrays(path, NAMED)  # in place of the first
@@ -39,18 +41,37 @@ def test_what_fails_midway_leaves_the_file_that_was_there(tmp_path: Path) -> Non
     assert (tmp_path / "out.fits").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_zarr_that_fails_midway_leaves_the_one_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zarr = pytest.importorskip("zarr")
+    write_arrays(tmp_path / "out.zarr", NAMED)
+    zarr.save_array(tmp_path / "one.zarr", X)
+    np.testing.assert_array_equal(read_array("one.zarr", tmp_path), X)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zarr.Group, "create_array", full)
+    with pytest.raises(MvssError, match=r"cannot write .*out\.zarr: No space left"):
+        write_arrays(tmp_path / "out.zarr", NAMED)
+    assert {each.name for each in tmp_path.iterdir()} == {"out.zarr", "one.zarr"}
+    np.testing.assert_array_equal(read_array("out.zarr:both/a/draws", tmp_path), X)
+
+
 def test_endings_that_are_not_written_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MvssError, match=r"out\.zarr: results are written as \.npz, \.h5, \.fits"):
-        check_ending("out.zarr")
+    with pytest.raises(MvssError, match=r"out\.csv: results are written as \.npz, \.h5, \.zarr, \.fits"):
+        check_ending("out.csv")
+    (tmp_path / "photographs.zarr").mkdir()
+    with pytest.raises(MvssError, match="is a folder: name a file"):
+        check_ending(tmp_path / "photographs.zarr")
     with pytest.raises(MvssError, match="is a folder: name a file"):
         (tmp_path / "out.npz").mkdir()
         check_ending(tmp_path / "out.npz")
     (tmp_path / "file").write_text("")
     with pytest.raises(MvssError, match="file takes no files"):
         check_ending(tmp_path / "file" / "deeper" / "out.npz")
-    for module, ending in (("h5py", ".h5"), ("astropy.io.fits", ".fits")):
+    for module, ending in (("h5py", ".h5"), ("zarr", ".zarr"), ("astropy.io.fits", ".fits")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(MvssError, match=rf'{ending} files need {module.partition(".")[0]}: pip install "mvss\[files\]"'):
+        with pytest.raises(MvssError, match=rf'{ending} f\w+ need {module.partition(".")[0]}: pip install "mvss\[files\]"'):
             check_ending(f"out{ending}")
     check_ending("out.npz")
 
@@ -126,8 +147,10 @@ def test_the_only_array_of_a_file_needs_no_name(tmp_path: Path) -> None:
         read_array("a.npy:x", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.fits", "a.csv"])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.zarr", "a.fits", "a.csv"])
 def test_what_is_damaged_or_no_number_is_told_by_name(tmp_path: Path, name: str) -> None:
+    if name == "a.zarr":
+        pytest.importorskip("zarr")
     (tmp_path / name).write_bytes(b"\x80nothing of the kind" * 9)
     with pytest.raises(MvssError, match=rf"cannot read .*{name}|{name} holds no"):
         read_array(name, tmp_path)
