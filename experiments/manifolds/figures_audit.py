@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from experiments.manifolds.figures_draws import Run
 from experiments.manifolds.panels import is_leftmost, legend, panels, title
 from experiments.manifolds.problems import PROBLEMS
-from experiments.report.methods import method_named
+from experiments.report.methods import OURS, method_named
 from experiments.report.style import caption
 
 CALIBRATED = ("joint", "mixture", "gibbs", "exact")
@@ -143,5 +143,7 @@ def _ranking(run: Run, top: Axes, bottom: Axes, problem: str, own: Mapping[str, 
     for method, auc in rows.items():
         colour, marker, label = method_named(method).look
         line = "--" if method == "exact" else "-"
-        bottom.plot(list(auc), list(auc.values()), color=colour, marker=marker, markersize=4, ls=line, label=label)
+        # ours is hollow and wide, to be seen where others lie upon it
+        look = {"markersize": 9, "mfc": "none", "lw": 3.0} if method == OURS else {"markersize": 4}
+        bottom.plot(list(auc), list(auc.values()), color=colour, marker=marker, ls=line, label=label, **look)
     bottom.set(xscale="log", xlabel="distance off")

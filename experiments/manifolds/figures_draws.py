@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Run", "marginals_figure", "priors_figure", "problem_figure", "methods_figure"]
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from experiments.manifolds.data import DATA_RANGE, make_manifolds, make_split
 from experiments.manifolds.problems import PROBLEMS, Problem
@@ -165,15 +166,20 @@ def _matrix(ax: Axes, matrix: NDArray[np.float64] | None, title: str) -> None:
 def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | None:
     """The paper's Figure 1: posterior draws against truth over EM laps, in two-dimensional marginals."""
     draws = run.draws(problem, method)
-    laps = _chosen_laps({int(match[1]) for name in draws if (match := re.fullmatch(r"lap(\d+)_\d+", name))})
-    columns = {f"lap {lap}": (f"lap{lap}_", "lap_truth_") for lap in laps}
+    laps = sorted({int(match[1]) for name in draws if (match := re.fullmatch(r"lap(\d+)_\d+", name))})
+    columns = {f"lap {lap}": (f"lap{lap}_", "lap_truth_") for lap in dict.fromkeys([*laps[:1], *laps[-1:]])}
     sources = _sources(draws, "posterior_") or _sources(draws, "lap_truth_")
     if _sources(draws, "posterior_"):
         columns["new observations"] = ("posterior_", "truth_")
     if not columns or not sources:
         return None
-    shape = (len(PAIRS) * len(sources), len(columns))
+    shape = (len(PAIRS) * len(sources), len(columns) + (len(laps) > 1))
     figure, axes = plt.subplots(*shape, figsize=(1.75 * shape[1] + 0.4, 1.75 * shape[0] + 0.8), squeeze=False)
+    if len(laps) > 1:
+        for row in range(shape[0]):
+            axes[row, -1].axis("on" if row % len(PAIRS) == 0 else "off")
+        for place, b in enumerate(sources):
+            _by_lap(axes[len(PAIRS) * place, -1], draws, b, laps)
     for row, (b, pair) in enumerate((b, pair) for b in sources for pair in PAIRS):
         for column, (title, (drawn, truth)) in enumerate(columns.items()):
             ax = axes[row, column]
@@ -181,15 +187,27 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
             _square(ax, f"$x^{b}$", pair, outer=(column == 0, True))
             if row == 0:
                 ax.set_title(title, fontsize=9)
-    figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside upper center", ncols=2, markerscale=4)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, markerscale=4)
     count = len(next(iter(draws.values())))
     caption(
         figure,
         f"{problem}, seed {run.seed}: one posterior draw of {method_named(method).short} for each of "
         f"{min(count, SHOWN):,} observations, against the truths of the same observations. Laps: training observations "
-        "(lap 0: the start).",
+        "(lap 0: the start). Last column: distance of a draw from the nearest of those truths, by lap.",
     )
     return figure
+
+
+def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: str, laps: Sequence[int]) -> None:
+    """How far draws are from the curve, which no scatter plot of a good start shows."""
+    truth, colour = draws[f"lap_truth_{source}"], method_named(OURS).colour
+    off = [np.quantile(cdist(draws[f"lap{lap}_{source}"], truth).min(1), (0.5, 0.9)) for lap in laps]
+    for k, (label, line) in enumerate((("median", "-"), ("90 %", "--"))):
+        ax.plot(laps, [quantiles[k] for quantiles in off], color=colour, ls=line, marker=".", label=label)
+    ax.set(xlabel="lap", title=f"$x^{source}$: off the curve", xticks=laps, ylim=(0, None))
+    ax.title.set_size(9)
+    ax.tick_params(labelsize=7, which="both")
+    ax.legend(fontsize=7, loc="best")
 
 
 def methods_figure(run: Run, problem: str) -> Figure | None:
@@ -243,14 +261,6 @@ def priors_figure(run: Run, method: str = "joint") -> Figure | None:
 
 def _sources(draws: Draws, prefix: str) -> list[int]:
     return sorted(int(name.removeprefix(prefix)) for name in draws if re.fullmatch(rf"{prefix}\d+", name))
-
-
-def _chosen_laps(laps: Iterable[int]) -> list[int]:
-    """The start, the first lap, the middle one and the last."""
-    laps = sorted(laps)
-    if len(laps) <= 4:
-        return laps
-    return [laps[0], laps[1], laps[len(laps) // 2], laps[-1]]
 
 
 def _cloud(

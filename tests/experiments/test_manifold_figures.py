@@ -18,7 +18,7 @@ from experiments.manifolds.figures import (
     make_figures,
 )
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
-from experiments.manifolds.figures_draws import Run, _chosen_laps, marginals_figure, methods_figure, priors_figure
+from experiments.manifolds.figures_draws import Run, marginals_figure, methods_figure, priors_figure
 from experiments.report.samples import Results
 from experiments.report.tables import build_table
 
@@ -115,12 +115,6 @@ def test_lap_curve_is_the_mean_over_sources_for_each_seed(tmp_path: Path) -> Non
     run = Run(tmp_path, table_of(by_seed), by_seed, PROBLEMS, 0)
     assert _lap_curve(run, "mixed-0.1", "joint") == {0: [1.0, 2.0], 1: [0.5, 1.5], 2: [pytest.approx(1 / 3), 4 / 3]}
     assert _lap_curve(run, "mixed-0.1", "mixture") == {}
-
-
-def test_laps_that_are_shown() -> None:
-    assert _chosen_laps([]) == []
-    assert _chosen_laps({2, 0, 1}) == [0, 1, 2]
-    assert _chosen_laps(range(9)) == [0, 1, 4, 8]
 
 
 def test_a_caption_says_when_a_method_has_fewer_seeds(tmp_path: Path) -> None:
