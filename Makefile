@@ -32,7 +32,7 @@ OF_CATALOGUE := $(OWN_DATA)
 OF_PIXELS  := $(OWN_DATA)
 OF_BINNING := $(OWN_DATA)
 OF_PROBLEM := $(OF_METHODS) galaxies-separate
-OF_RUN     := publish report
+OF_RUN     := publish report pretrained
 GOALS := $(or $(MAKECMDGOALS),help)
 $(foreach name,$(filter-out PYTHON TORCH,$(GIVEN)),$(if $(strip $($(name))),$(if $(filter $(OF_$(name)),$(GOALS)),,$(error $(name)= says nothing to make $(GOALS); it is for $(OF_$(name))))))
 $(if $(filter-out cpu,$(TORCH)),$(error TORCH=$(TORCH) is not known: TORCH=cpu takes PyTorch's CPU wheels, without it those of PyPI are taken))
@@ -53,7 +53,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish report tables readme docs clean
+.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish pretrained demo report tables readme docs clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -61,6 +61,9 @@ help: ## this list [1 s]
 	@echo "METHODS=\"joint mixture\" and PROBLEM=full run no other methods and problems. PRESET defaults to cpu on every device: its results are published. TORCH=cpu installs PyTorch's CPU wheels (no CUDA download)."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## a minute's look: the pretrained models separate fresh observations; pictures in results/demo/index.html [1 min]
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.pretrained.demo
 
 setup: $(READY) ## make .venv and install everything that a run needs [2-10 min once, mostly download]
 
@@ -159,6 +162,10 @@ data: $(READY) ## what data there is, what is missing and how to get it; downloa
 publish: $(READY) ## copy what is committed of the finished run RUN=results/runs/<experiment>/<preset> into results/ [10 s]
 	$(if $(strip $(RUN)),,$(error publish needs RUN=, such as RUN=results/runs/manifolds/cpu))
 	@$(BIN)/python -m experiments.core.publish "$(RUN)" $(ARGS)
+
+pretrained: $(READY) ## make pretrained/ of finished runs RUN="results/runs/<experiment>/cpu ...": models to try, with their cards [2 min]
+	$(if $(strip $(RUN)),,$(error pretrained needs RUN=, such as RUN=results/runs/manifolds/cpu))
+	@$(BIN)/python -m experiments.pretrained.build $(RUN)
 
 report: $(READY) ## a page of all results to look at, results/report/index.html; RUN="folder ..." shows those of runs [20 s]
 	@$(BIN)/python -m experiments.report.page $(RUN)

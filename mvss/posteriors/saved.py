@@ -5,7 +5,8 @@
 N is the place of the source, from 1. separator.json holds the version of this format, the name of model-HASH, and the SHA-256
 of every file and of itself: what was damaged or mixed with another model is found out, and code may change as long as the
 version stays. HASH is of the files: those of another model lie beside, until separator.json, which is replaced last, names
-them. A kill at any point leaves the old model or the new one. (Version 2 had all files beside separator.json.)
+them. A kill at any point leaves the old model or the new one. (Version 2 had all files beside separator.json,
+version 3 no mixtures in few bytes.)
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_bytes
 from mvss.runtime.locks import locked
 
-VERSION = 3
-READ = (2, VERSION)
+VERSION = 4
+READ = (2, 3, VERSION)
 """Versions that can be read."""
 ABOUT = "separator.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -60,7 +61,7 @@ def save_models(
     """
     files, described = dict[str, bytes](), []
     for number, (source, prior) in enumerate(priors.items(), start=1):
-        files[f"mixture-{number}.safetensors"] = checkpoint_bytes(_halved(prior.mixture) if half else prior.mixture.state())
+        files[f"mixture-{number}.safetensors"] = checkpoint_bytes(prior.mixture.packed() if half else prior.mixture.state())
         found: dict[str, Any] = {"name": source, "network": isinstance(prior, DiffusionPrior), "amortised": source in amortised}
         if isinstance(prior, DiffusionPrior):
             files |= _network_files(f"network-{number}", prior.network, half)
@@ -112,7 +113,7 @@ def load_models(folder: Path) -> tuple[dict[str, Prior], dict[str, Amortised], d
     priors: dict[str, Prior] = {}
     amortised: dict[str, Amortised] = {}
     for number, about in enumerate(content["sources"], start=1):
-        mixture = GaussianMixture(**load_checkpoint(folder / f"mixture-{number}.safetensors"))
+        mixture = GaussianMixture.unpacked(load_checkpoint(folder / f"mixture-{number}.safetensors"))
         priors[about["name"]] = mixture
         if about["network"]:
             drawing = {**about["drawing"], "sampler": SamplerConfig(**about["drawing"]["sampler"])}
@@ -150,12 +151,6 @@ def _read(path: Path, expected: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != expected:
         raise MvssError(f"{path} is damaged, or of another model, its checksum says: {AGAIN}")
     return data
-
-
-def _halved(mixture: GaussianMixture) -> dict[str, Any]:
-    """Its state, without what its floor hides, and with numbers of 4 bytes, of 2 in the factors."""
-    state = mixture.reduced().state()
-    return {**state, "means": state["means"].float(), "factors": state["factors"].half()}
 
 
 def _network_files(folder: str, network: Any, half: bool) -> dict[str, bytes]:  # noqa: ANN401 - one of diffusers'

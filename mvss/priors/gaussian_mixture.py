@@ -138,13 +138,30 @@ class GaussianMixture(torch.nn.Module):
         size = abs(factor)
         return GaussianMixture(self.weights, factor * self.means, factor * self.factors, size * self.floor, self.shape)
 
-    def reduced(self) -> GaussianMixture:
-        """The same law with factors of as few columns as it needs: directions whose variance is less than a millionth of that
-        of the floor are left to it."""
-        along = self.eigenvalues - self.floor**2
-        rank = max(1, int((along.amax(0) > NEGLIGIBLE * self.floor**2).sum()))
-        factors = self.eigenvectors * along.clamp_min(0.0).sqrt().unsqueeze(1)
-        return GaussianMixture(self.weights, self.means, factors[:, :, :rank], self.floor, self.shape)
+    def packed(self) -> dict[str, Any]:
+        """The same law in few bytes, to be kept: `GaussianMixture.unpacked`. Of the factors, triangular and in half precision,
+        without directions and numbers whose variance is less than a millionth of the floor's, which are left to the floor."""
+        along, least = self.eigenvalues - self.floor**2, NEGLIGIBLE * self.floor**2
+        rank = max(1, int((along.amax(0) > least).sum()))
+        factors = (self.eigenvectors * along.clamp_min(0.0).sqrt().unsqueeze(1))[:, :, :rank]
+        varying = factors.square().sum(2).amax(0) > least
+        lower = torch.linalg.qr(factors[:, varying].mT, mode="r")[1].mT
+        rows, columns = torch.tril_indices(*lower.shape[1:])
+        kept = {"means": self.means.float(), "entries": lower[:, rows, columns].half(), "varying": varying}
+        return {"weights": self.weights, **kept, "rank": lower.shape[2], "floor": self.floor, "shape": self.shape}
+
+    @staticmethod
+    def unpacked(state: dict[str, Any]) -> GaussianMixture:
+        """What `packed` gave, or `state`."""
+        if "entries" not in state:
+            return GaussianMixture(**state)
+        means, varying, entries = state["means"].double(), state["varying"], state["entries"].double()
+        lower = entries.new_zeros(len(means), int(varying.sum()), state["rank"])
+        rows, columns = torch.tril_indices(*lower.shape[1:])
+        lower[:, rows, columns] = entries
+        factors = entries.new_zeros(*means.shape, state["rank"])
+        factors[:, varying] = lower
+        return GaussianMixture(state["weights"], means, factors, state["floor"], state["shape"])
 
     @property
     def spread(self) -> float:

@@ -1,0 +1,1 @@
+"""Models to try: made of finished runs (`build`), told of (`card`), and shown (`demo`)."""
