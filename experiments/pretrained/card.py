@@ -33,6 +33,7 @@ INDEXED = {
 }
 """Scores in the front matter."""
 LEGEND = "Of fresh observations, which nothing was learned from. ↓, ↑, →: which values are best."
+ERROR = "_standard_error"
 WIDTH = 116
 
 
@@ -141,10 +142,10 @@ def _licences(texts: Mapping[str, Any]) -> Iterator[str]:
 
 def _limits(table: Mapping[str, Any], sources: Sequence[str]) -> Iterator[str]:
     yield f"One seed, at the budget of the preset {table['preset']}; the paper's budgets are far larger."
-    ratios = {row["source"]: row["mean"] for row in table["rows"] if row["metric"] == "spread_ratio"}
-    narrow = [f"`{s}` {ratio:.2f}" for n, s in enumerate(sources, start=1) if (ratio := ratios.get(str(n))) is not None]
-    if narrow:
-        yield f"How well draws know their error: spread ratio of {', '.join(narrow)}; 1 is right, below it they are too narrow."
+    known = {(row["source"], row["metric"]): row["mean"] for row in table["rows"]}
+    found = [(s, *(known.get((str(n), f"spread_ratio{of}")) for of in ("", ERROR))) for n, s in enumerate(sources, start=1)]
+    if told := [f"`{s}` {ratio:.2f}" + (f" ± {error:.2f}" if error else "") for s, ratio, error in found if ratio is not None]:
+        yield f"How well draws know their error: spread ratio of {', '.join(told)}; 1 is right, below it they are too narrow."
 
 
 def _items(items: Sequence[str]) -> Iterator[str]:

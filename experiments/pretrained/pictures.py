@@ -54,8 +54,9 @@ def curves(found: Separated) -> tuple[Figure, str]:
     Returns the picture and what is in it, in a line."""
     (part,) = found.parts
     spread = torch.stack([x.var(0).sum(1) for x in part.draws.values()]).amax(0)
-    order = spread.argsort()[torch.linspace(0, len(spread) - 1, POINTS).round().long()]
-    figure, axes = plt.subplots(2, 2, figsize=(9.0, 9.0), squeeze=False)
+    ranks = sorted({len(spread) // 2**k for k in range(1, POINTS + 1)}, reverse=True)
+    order = spread.argsort(descending=True)[ranks]
+    figure, axes = plt.subplots(2, 2, figsize=(9.6, 8.6), squeeze=False)
     colours = plt.get_cmap("Dark2").colors  # type: ignore[attr-defined]
     for line, (source, truth) in zip(axes, found.truth.items(), strict=True):
         for ax, (first, second) in zip(line, ((0, 1), (2, 3)), strict=True):
@@ -66,18 +67,18 @@ def curves(found: Separated) -> tuple[Figure, str]:
                 x = part.draws[source][:, number]
                 ax.scatter(x[:, first], x[:, second], s=16, color=colour, linewidths=0, label=f"draws: mixture {number + 1}")
             looks = {"s": 70, "marker": "*", "edgecolors": TRUTH, "linewidths": 0.8, "zorder": 3}
-            ax.scatter(stars[:, first], stars[:, second], c=colours[:POINTS], label="their truth", **looks)
+            ax.scatter(stars[:, first], stars[:, second], c=colours[: len(order)], label="their truth", **looks)
             ax.set(title=f"source {source}", xlabel=f"$x_{first + 1}$", ylabel=f"$x_{second + 1}$")
             ax.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.suptitle("Three numbers of a sum, taken apart into two points of five numbers each", fontsize=12)
     caption(
         figure,
-        f"Each colour is one of {len(spread)} new mixtures, from the surest to the least sure: of each, three random numbers "
+        f"Each colour is one of {len(spread)} new mixtures, from one in the middle to the least sure: of each, three numbers "
         "of the sum of both sources are known, and nothing else. Dots are what may be behind it, the star is what is. Dots "
         "under a star are sure; where dots are strung along the curve, the three numbers allow for all of them.",
     )
-    alt = f"Clouds of points: both curves as learned, grey, and draws for {POINTS} mixtures, coloured, around the truth, stars"
+    alt = f"Clouds of points: both curves as learned, grey, and draws for {len(order)} mixtures in colour around their truth"
     return figure, alt
 
 

@@ -41,8 +41,7 @@ def curves() -> SourceSeparator:
     """Of the true curves, with networks that have learned nothing."""
     config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
     task = EXPERIMENT.task("contrastive-2", 0, replace(config, observations=4, fresh=4))
-    priors = [curve.polyline(16) for curve in task.manifolds]
-    estimate = Estimate(dict(zip(task.train.sources, priors, strict=True)))
+    estimate = Estimate(dict(zip(task.train.sources, task.exact_priors(), strict=True)))
     return SourceSeparator(config.methods["joint"].settings).begin(task.train, estimate, 0)
 
 
@@ -127,6 +126,7 @@ def test_the_demo_shows_what_is_there_and_tells_what_is_not(
     assert (tmp_path / "out" / "manifolds.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:both. chi2")  # its networks have learned nothing
 def test_images_are_shown_whole_and_half_hidden(tmp_path: Path) -> None:
     problem = images()
     prior = GaussianMixture(torch.ones(1), torch.zeros(1, 64), 0.1 * torch.eye(64)[None], 0.1, SHAPE)
