@@ -198,14 +198,14 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
     return figure
 
 
-def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: str, laps: Sequence[int]) -> None:
+def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: int, laps: Sequence[int]) -> None:
     """How far draws are from the curve, which no scatter plot of a good start shows."""
     truth, colour = draws[f"lap_truth_{source}"], method_named(OURS).colour
     off = [np.quantile(cdist(draws[f"lap{lap}_{source}"], truth).min(1), (0.5, 0.9)) for lap in laps]
     for k, (label, line) in enumerate((("median", "-"), ("90 %", "--"))):
         ax.plot(laps, [quantiles[k] for quantiles in off], color=colour, ls=line, marker=".", label=label)
     ax.set(xlabel="lap", title=f"$x^{source}$: off the curve", xticks=laps, ylim=(0, None))
-    ax.title.set_size(9)
+    ax.title.set_fontsize(9)
     ax.tick_params(labelsize=7, which="both")
     ax.legend(fontsize=7, loc="best")
 
