@@ -109,6 +109,7 @@ def test_what_makes_no_model_is_told_in_one_line(tmp_path: Path, capsys: pytest.
         building.build(undone, pretrained.READY)
 
 
+@pytest.mark.filterwarnings("ignore:view 2. chi2")  # its networks have learned nothing
 def test_the_demo_shows_what_is_there_and_tells_what_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
