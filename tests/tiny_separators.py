@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -97,7 +97,10 @@ def signals(scale: float = 1.0) -> Problem:
         y = mask * (response.forward(x) + 0.1 * normal(*x.shape))
         shown = {source: Mask(mask) @ response for source in ["waves", *more]}
         views.append(View(scale * y, shown, scale * 0.1, name))
-    return Problem(IMAGES, views, "pulse", scale * pulse[:1], scale * 11)
+    unet = replace(UNET, signals=True)
+    told = MixtureEMConfig((1, 2), (0, 2), laps=2, noisier2noise=Noisier2NoiseConfig(unet, TRAINING, averages=1))
+    settings = replace(IMAGES, estimation=told, prior=PriorConfig(unet))
+    return Problem(settings, views, "pulse", scale * pulse[:1], scale * 11)
 
 
 def _numbers():  # noqa: ANN202 - normal numbers of one generator

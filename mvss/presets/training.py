@@ -69,7 +69,8 @@ class TrainingConfig:
 @dataclass(frozen=True)
 class NetworkConfig:
     """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers` behind squares of
-    `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. variance: whether it also learns Var[x | x_t],
+    `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. signals: whether sources `(channels, length)`
+    have a U-Net, too. variance: whether it also learns Var[x | x_t],
     where sources are too large for explicit Jacobians. dynamic: scales by the light at each pixel, for images of a large
     dynamic range."""
 
@@ -79,6 +80,7 @@ class NetworkConfig:
     blocks: tuple[int, ...] = (32, 64, 128)
     layers: int = 1
     patch: int = 1
+    signals: bool = False
     variance: bool = True
     dynamic: bool = False
 

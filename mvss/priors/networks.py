@@ -245,7 +245,7 @@ def build_network(config: NetworkConfig, shape: tuple[int, ...], inputs: int, ou
         torch.manual_seed(stream.generator().initial_seed())
         if len(shape) == 3 and config.blocks:
             return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
-        if len(shape) == 2 and config.blocks:
+        if len(shape) == 2 and config.blocks and config.signals:
             return SignalUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
         size = math.prod(shape)
         return TimeMLP(size, config.hidden, config.embedding, config.conditioning, inputs * size, outputs).eval()

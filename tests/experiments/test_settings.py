@@ -108,7 +108,7 @@ LISTS = ("problems", "methods", "ablations")  # not settings
 # of the audit, see test_audit.py; what only images have, see test_scores.py, test_mnist_grass.py and test_galaxies_task.py
 IMAGES = (
     "settings.estimation.kind",
-    *(f"settings.prior.network.{setting}" for setting in ("blocks", "layers", "patch", "variance", "dynamic")),
+    *(f"settings.prior.network.{setting}" for setting in ("blocks", "layers", "patch", "signals", "variance", "dynamic")),
     *(f"settings.{name}.solver" for name in ("posterior", "separation")),
     *(f"settings.em.{setting}" for setting in ("amortised", "guess")),
     *(f"settings.training.{setting}" for setting in ("turns", "shifts", "holes")),

@@ -154,9 +154,10 @@ def signals(patch: int = 1) -> SignalUNet:
 
 
 def test_a_unet_of_signals_starts_at_zero_and_keeps_their_shape() -> None:
-    net = build_network(NetworkConfig(blocks=(8, 16)), (2, 16), 3, 1, Stream(0))
+    net = build_network(NetworkConfig(blocks=(8, 16), signals=True), (2, 16), 3, 1, Stream(0))
     out = net(torch.randn(4, 3, 2, 16), torch.randn(4))
     assert isinstance(net, SignalUNet) and out.shape == (4, 2, 16) and not out.any()
+    assert isinstance(build_network(NetworkConfig(), (2, 3), 2, 1, Stream(0)), TimeMLP)  # of vectors, whatever their shape
 
 
 @torch.no_grad()
