@@ -29,10 +29,10 @@ from mvss.runtime.exits import report_errors
 from mvss.runtime.files import atomic_write_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "demo"
-OBSERVATIONS = {"manifolds": 256, "mnist-grass": 5, "galaxies": 5}
+OBSERVATIONS = {"manifolds": 128, "mnist-grass": 5, "galaxies": 5}
 """Fresh ones of each model; the pictures show some."""
 DRAWS = 6
-"""Of each; of vectors, which cost little, ten times as many."""
+"""Of each; of vectors, which cost less, five times as many."""
 ALL, HALF = "all of it is seen", "half of the pixels are hidden"
 
 
@@ -89,7 +89,7 @@ def show(shown: Shown, model: mvss.SourceSeparator, observed: Fresh, folder: Pat
     """Separate fresh observations, put a picture of them into a folder, and scores onto the page."""
     print(f"{shown.name}: {len(observed.view)} fresh mixtures of {' and '.join(model.sources)}", flush=True)
     vectors = all(len(shape) == 1 for shape in observed.view.shapes.values())
-    draws = (10 if vectors else 1) * DRAWS
+    draws = (5 if vectors else 1) * DRAWS
     parts = [Part(ALL, observed.view, model.separate(observed.view, draws, SEED))]
     if not vectors:
         hidden = half_hidden(observed.view)
