@@ -1,7 +1,7 @@
 """Where a model lies that is named: a folder, one of those to try, or a repository of the Hugging Face hub.
 
     "my-mixture"     a folder that `save_pretrained` wrote
-    "mnist-grass"    one of MODELS: in a clone of this repository pretrained/mnist-grass, else from the hub
+    "mnist-grass"    one of MODELS: in a clone of this repository pretrained/mnist-grass, elsewhere from the hub
     "user/repo"      a repository of the hub, fetched once and kept in the hub's own cache
 
 Of a repository nothing is fetched but what `saved` writes, JSON and safetensors, which run no code.
@@ -39,8 +39,11 @@ def model_folder(name: Path | str) -> Path:
         own, repository = READY / name, HUB.format(name)
         if (own / ABOUT).exists():
             return own
+        if READY.is_dir():  # a clone knows what it has
+            made = f"make {name} PRESET=cpu, then make pretrained RUN=results/runs/{name.replace('-', '_')}/cpu"
+            raise MvssError(f"the model {name} is not in {READY} yet: {made}")
         advice = "clone the repository, whose pretrained/ has it, or name a folder"
-        return _fetched(repository, f"the model {name} is not in {READY}, and {repository}", advice)
+        return _fetched(repository, repository, advice)
     if not folder.exists() and REPOSITORY.fullmatch(name):
         advice = "name a folder written by save_pretrained, or a repository that is there"
         return _fetched(name, f"{name} is no folder here, and", advice)
