@@ -117,9 +117,7 @@ def test_a_clone_has_its_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "galaxies").mkdir()  # of another kind
     model().save_pretrained(tmp_path / "pretrained" / "galaxies")
     assert SourceSeparator.from_pretrained("galaxies").sources == ("a", "b")
-    with pytest.raises(
-        MvssError, match=r"not in .*pretrained yet: make mnist-grass PRESET=cpu, then make pre"
-    ):
+    with pytest.raises(MvssError, match=r"not in .*pretrained yet: make mnist-grass PRESET=cpu, then make pre"):
         SourceSeparator.from_pretrained("mnist-grass")  # a clone does not ask the hub for what it could make
     assert hub.asked == []
 
