@@ -26,7 +26,8 @@ OF_PRESET := $(RUNS) galaxies-data
 OF_SEEDS  := $(filter-out manifolds-sweep,$(RUNS))
 OF_METHODS := $(filter-out manifolds-growth manifolds-sweep galaxies-separate,$(RUNS))
 OF_OUT    := $(RUNS)
-OF_ARGS   := $(RUNS) galaxies-data gpu-check lock test test-all publish
+EXAMPLES  := graffiti heartbeats
+OF_ARGS   := $(RUNS) $(EXAMPLES) galaxies-data gpu-check lock notebooks test test-all publish
 OF_FOLDER := $(OWN_DATA)
 OF_CATALOGUE := $(OWN_DATA)
 OF_PIXELS  := $(OWN_DATA)
@@ -53,7 +54,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data data publish pretrained demo report tables readme docs clean
+.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data graffiti heartbeats notebooks data publish pretrained demo report tables readme docs clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -103,9 +104,9 @@ lock: $(DEV) ## resolve pyproject.toml into requirements*.txt; ARGS=--upgrade ta
 	@$(COMPILE) $(ARGS) --extra dev
 	@awk '$(OF_TORCH) torch || /^#/' $(VENV)/lock.txt > requirements-torch.txt
 	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements-dev.txt
-	@$(COMPILE) --extra experiments --extra galaxies
+	@$(COMPILE) --extra experiments --extra examples --extra galaxies
 	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements-galaxies.txt
-	@$(COMPILE) --extra experiments
+	@$(COMPILE) --extra experiments --extra examples
 	@awk '$(OF_TORCH) !torch' $(VENV)/lock.txt > requirements.txt
 
 test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to pytest [6 min on two cores]
@@ -155,6 +156,18 @@ galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has le
 
 galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=paper), each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
+
+graffiti: $(READY) ## a worked example by the command mvss: paint on a brick wall; ARGS=--small is a look [10 min; small: 20 s]
+	@$(BIN)/python -m examples.graffiti $(ARGS)
+
+heartbeats: $(READY) ## the same of signals: a child's heartbeat beneath its mother's, with gaps [10 min; small: 20 s]
+	@$(BIN)/python -m examples.heartbeats $(ARGS)
+
+# The .py of a pair is what is edited. tqdm would say at each import that it has no widgets.
+notebooks: export PYTHONWARNINGS = ignore:IProgress not found
+notebooks: $(DEV) ## run notebooks/; ARGS=--overwrite keeps what comes out [2 min]
+	@$(BIN)/python -m jupytext --quiet --update --to ipynb notebooks/*.py
+	@$(BIN)/python -m pytest -p no:cacheprovider --nbmake --nbmake-timeout=300 $(ARGS) notebooks/*.ipynb
 
 data: $(READY) ## what data there is, what is missing and how to get it; downloads nothing [5 s]
 	@$(BIN)/python -m experiments.data_status

@@ -25,7 +25,8 @@ FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
 def outside() -> dict[str, str]:
     """Pages by the file of the repository that each is, but for those of docs/."""
-    pages = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "data/README.md": "data.md"}
+    pages = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
+    pages |= {f"{folder}/README.md": f"{folder}.md" for folder in ("data", "examples")}
     pages |= {f"{p.parent}/README.md": f"{p.parent}.md" for p in _found("experiments/*/README.md")}
     for pattern in ("table", "sweep", "growth"):
         pages |= {f"{p}": f"{p}" for p in _found(f"results/*/cpu/{pattern}.md")}

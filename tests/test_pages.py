@@ -16,9 +16,8 @@ import mvss
 from mvss.cli import program
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    [ROOT / "README.md", ROOT / "data" / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
-)
+OUTSIDE = {"README.md": "index.md", "data/README.md": "data.md", "examples/README.md": "examples.md"}
+PAGES = sorted([*(ROOT / name for name in OUTSIDE), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")])
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md"]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]*)\)")
@@ -100,8 +99,7 @@ def test_svg_pictures_bring_all_that_they_show() -> None:
 def test_every_page_is_in_the_menu() -> None:
     menu = text_of(ROOT / "mkdocs.yml")
     for name in NAMES:
-        outside = {"README.md": "index.md", "data/README.md": "data.md"}
-        page = outside.get(name) or name.removeprefix("docs/").replace("/README.md", ".md")
+        page = OUTSIDE.get(name) or name.removeprefix("docs/").replace("/README.md", ".md")
         assert f": {page}\n" in menu, page
 
 

@@ -61,7 +61,7 @@ def imported(package: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, module in modules(ROOT, package).items():
         for top, lazy in _imports(module.tree, False):
-            if top not in sys.stdlib_module_names and top not in ("mvss", "experiments"):
+            if top not in sys.stdlib_module_names and top not in ("mvss", "experiments", "examples"):
                 place = f"{name}, in a function" if lazy else name
                 found.setdefault(canonicalize_name(owners.get(top, [top])[0]), set()).add(place)
     return found
@@ -90,6 +90,11 @@ def test_experiments_import_what_their_extras_name() -> None:
     assert set(found) >= EXPERIMENTS
 
 
+def test_examples_import_what_their_extra_names() -> None:
+    found = set(imported("examples"))
+    assert found <= CORE | named(EXTRAS["examples"]) and found >= named(EXTRAS["examples"])
+
+
 def locked(name: str) -> dict[str, list[tuple[Requirement, int]]]:
     """The pins of a lock, by distribution, each with the number of its hashes."""
     pins: dict[str, list[tuple[Requirement, int]]] = {}
@@ -104,9 +109,9 @@ def locked(name: str) -> dict[str, list[tuple[Requirement, int]]]:
 @pytest.mark.parametrize(
     ("name", "extras"),
     [
-        ("requirements.txt", ["experiments"]),
-        ("requirements-galaxies.txt", ["experiments", "galaxies"]),
-        ("requirements-dev.txt", ["experiments", "galaxies", "dev"]),
+        ("requirements.txt", ["experiments", "examples"]),
+        ("requirements-galaxies.txt", ["experiments", "examples", "galaxies"]),
+        ("requirements-dev.txt", ["experiments", "examples", "galaxies", "notebooks", "dev"]),
     ],
 )
 def test_the_locks_hold_what_pyproject_asks_for(name: str, extras: list[str]) -> None:
