@@ -18,7 +18,6 @@ from torch import Tensor
 from experiments.core.config import Config
 from experiments.core.task import Task
 from experiments.manifolds.problems import Problem, problem_named
-from experiments.manifolds.surfaces import Cloud, make_clouds
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import Dense, LinearOperator, Scale
 from mvss.problem.views import View, Views
@@ -35,6 +34,7 @@ __all__ = [
 ]
 
 DIMENSION = 5
+NOISE = 0.01
 SMOOTHNESS = (3.0, 4.0, 5.0)
 FREQUENCIES = 100
 SEGMENTS = 512  # of the exact prior: the oracle's PSNR changes by 0.1 dB from 256 to 1,024
@@ -70,12 +70,6 @@ class Manifold:
         z = torch.rand(count, generator=rng, dtype=torch.float64)
         return self((torch.arange(count) + z) / count if stratified else z)
 
-    def spread(self, pool: Tensor, count: int) -> Tensor:
-        """`(count, 5)` of `pool`: every so many of them along the curve."""
-        along = self(torch.linspace(0, 1, 2048, dtype=torch.float64))
-        order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
-        return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]
-
     def polyline(self, segments: int, inner: int = 8) -> GaussianMixture:
         """The law of the source as a mixture of Gaussians: one along each of `segments` equal pieces of z.
 
@@ -92,7 +86,7 @@ class Manifold:
 
 @dataclass(frozen=True)
 class Split:
-    """Observations with the truth behind them: `truth[α][β]` is `(N, D)`. The truth is for scoring only."""
+    """Observations with the truth behind them: `truth[α][β]` is `(N, 5)`. The truth is for scoring only."""
 
     data: Views
     truth: tuple[tuple[Tensor, ...], ...]
@@ -103,34 +97,29 @@ def make_manifolds(problem: Problem, seed: int) -> tuple[Manifold, ...]:
     return tuple(Manifold(SMOOTHNESS[b], Stream(seed, ("manifolds", b))) for b in range(problem.sources))
 
 
-def _make_sources(problem: Problem, seed: int) -> tuple[Manifold, ...] | tuple[Cloud, ...]:
-    return make_manifolds(problem, seed) if problem.curves else make_clouds(seed)
-
-
 def make_split(problem: Problem, seed: int, count: int, split: str) -> Split:
     """`count` observations per view, with sources, matrices and noise of their own for each view and split."""
-    laws = _make_sources(problem, seed)
+    manifolds = make_manifolds(problem, seed)
     views, truth = [], []
     for alpha, weights in enumerate(problem.mixing):
         rng = generator(seed, "manifolds", problem.name, split, alpha)
-        sources = tuple(law.sample(count, rng) for law in laws)
-        shape = (count, problem.observed, sources[0].shape[1])
-        shared = Dense(_random_rows(shape, rng))
+        sources = tuple(m.sample(count, rng) for m in manifolds)
+        shared = Dense(_random_rows(count, problem.observed, rng))
         operators: dict[str, LinearOperator] = {}
         clean = torch.zeros(count, problem.observed, dtype=torch.float64)
         for beta, (weight, x) in enumerate(zip(weights, sources, strict=True), start=1):
-            matrix = Dense(_random_rows(shape, rng)) if problem.separate_matrices else shared
+            matrix = Dense(_random_rows(count, problem.observed, rng)) if problem.separate_matrices else shared
             if weight:
                 operators[str(beta)] = Scale(weight, (problem.observed,)) @ matrix
                 clean = clean + operators[str(beta)].forward(x)
-        noise = problem.noise * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
-        views.append(View(clean + noise, operators, problem.noise, f"view {alpha + 1}"))
+        noise = NOISE * torch.randn(clean.shape, generator=rng, dtype=torch.float64)
+        views.append(View(clean + noise, operators, NOISE, f"view {alpha + 1}"))
         truth.append(sources)
     return Split(Views(views), tuple(truth))
 
 
-def _random_rows(shape: tuple[int, int, int], rng: torch.Generator) -> Tensor:
-    rows = torch.randn(shape, generator=rng, dtype=torch.float64)
+def _random_rows(count: int, observed: int, rng: torch.Generator) -> Tensor:
+    rows = torch.randn(count, observed, DIMENSION, generator=rng, dtype=torch.float64)
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
@@ -141,24 +130,26 @@ class ManifoldTask(Task):
 
     def __init__(self, name: str, seed: int, observations: int, fresh: int) -> None:
         problem = problem_named(name)
-        self._sources = _make_sources(problem, seed)
+        self.manifolds = make_manifolds(problem, seed)
         train, new = make_split(problem, seed, observations, "train"), make_split(problem, seed, fresh, "fresh")
         self.train, self.train_truth = train.data, train.truth
         self.fresh, self.fresh_truth = new.data, new.truth
         self.scored_views = problem.scored_views or tuple(range(len(problem.mixing)))
 
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
-        """Truth, `(count, D)`: independent draws, or spread evenly over its law."""
-        return self._sources[source].sample(count, rng, stratified)
+        """Truth, `(count, 5)`: independent draws, or spread evenly along the curve."""
+        return self.manifolds[source].sample(count, rng, stratified)
 
     def training_sources(self, source: int, count: int) -> Tensor:
-        """`(count, D)` of the sources behind the training observations, spread evenly over their law."""
+        """`(count, 5)` of the sources behind the training observations: every so many of them along the curve."""
         pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([str(source + 1)])])
-        return self._sources[source].spread(pool, count)
+        along = self.manifolds[source](torch.linspace(0, 1, 2048, dtype=torch.float64))
+        order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
+        return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]
 
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
-        """The sources as mixtures of Gaussians; curves as polylines of them."""
-        return tuple(source.polyline(SEGMENTS) for source in self._sources)
+        """The manifolds as polylines of Gaussians."""
+        return tuple(m.polyline(SEGMENTS) for m in self.manifolds)
 
 
 def make_task(problem: str, seed: int, config: Config) -> ManifoldTask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["PROBLEMS", "Problem", "problem_named"]
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mvss.runtime.errors import MvssError
 
@@ -14,7 +14,6 @@ from mvss.runtime.errors import MvssError
 class Problem:
     """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
 
-    observed: numbers of y. noise: their standard deviation. curves: whether the sources are; else see `surfaces`.
     scored_views: the views on which separations are scored, those that show every source.
     """
 
@@ -22,8 +21,6 @@ class Problem:
     mixing: tuple[tuple[float, ...], ...]
     observed: int = 3
     separate_matrices: bool = False
-    noise: float = 0.01
-    curves: bool = True
 
     @property
     def sources(self) -> int:
@@ -60,7 +57,6 @@ PROBLEMS = {
         _mixed("mixed-0.9", 0.9),
         _mixed("mixed-1.0-separate", 1.0, separate_matrices=True),
         _mixed("mixed-0.1-r2", 0.1, observed=2),
-        replace(_contrastive(3), name="surfaces", observed=5, noise=0.1, curves=False),
     )
 }
 

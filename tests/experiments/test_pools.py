@@ -21,8 +21,7 @@ from experiments.galaxies.data import simulation
 from experiments.galaxies.data.deep_field import grey
 from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.data.task import OTHERS, GalaxiesTask
-from experiments.manifolds.data import ManifoldTask, make_manifolds
-from experiments.manifolds.problems import PROBLEMS
+from experiments.manifolds.data import ManifoldTask
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import MnistGrassTask
@@ -241,7 +240,7 @@ def test_curves_of_tuning_seeds_are_others() -> None:
     seen: dict[bool, set[bytes]] = {True: set(), False: set()}
     for seed in (0, 202, *SEEDS):
         task = ManifoldTask("contrastive-2", seed, 8, 8)
-        curves = [m(torch.linspace(0, 1, 9, dtype=torch.float64)) for m in make_manifolds(PROBLEMS["contrastive-2"], seed)]
+        curves = [m(torch.linspace(0, 1, 9, dtype=torch.float64)) for m in task.manifolds]
         rows = [view.y for data in (task.train, task.fresh) for view in data]
         seen[tunes(seed)] |= {row.numpy().tobytes() for each in (*curves, *rows) for row in each}
     assert not seen[True] & seen[False] and all(len(found) > 60 for found in seen.values())
