@@ -68,7 +68,6 @@ METHODS = (
     Method("segmentation", "segmentation, symmetric", "segmentation, symmetric", "#882255", "p", 9),
     Method("aperture", "masked aperture", "masked aperture", "#F08AB4", ">", 10),
     Method("joint_wide", "joint, wide (ours)", "joint, wide", "#2A4D8F", "8"),
-    Method("chosen", "joint, networks where they help (ours)", "joint, networks where they help", "#6B9BD1", "1"),
     Method("joint_asinh", "joint, of asinh", "joint, asinh", "#3FA7A0", "d"),
     Method("joint_clean", "joint, learned from clean sources", "joint, clean", "#7FB3D5", "h"),
     Method("mixture_clean", "mixture, learned from clean sources", "mixture, clean", "#F0C27B", "H"),

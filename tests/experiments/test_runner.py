@@ -266,7 +266,7 @@ def _run(job: Job, task: Task, folder: Path, stop: Callable[[dict[str, Any]], bo
         if stop is not None and stop(record):
             raise _Stop
 
-    saved = work_of(job)(job, task, folder, append, lambda done: None, estimate_path(EXPERIMENT, job, folder.parent))
+    saved = work_of(job)(job, task, folder, append, lambda *_: None, estimate_path(EXPERIMENT, job, folder.parent))
     return {name: array.tobytes() for name, array in saved.items()}
 
 
