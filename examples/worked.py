@@ -118,10 +118,11 @@ def compared(result: Result, source: str) -> str:
     return f"{abs(ours - closed):.1f} dB {'nearer to' if ours > closed else 'farther from'} the truth than the closed form"
 
 
-def judged(scores: dict[str, Score]) -> str:
-    """Spread ratios, in a sentence."""
-    told = " and ".join(f"{score.spread:.2f} ({source})" for source, score in scores.items())
-    low, high = min(score.spread for score in scores.values()), max(score.spread for score in scores.values())
+def judged(result: Result, *sources: str) -> str:
+    """Spread ratios of the learned priors, in a sentence."""
+    spread = {source: result.score(LEARNED, source).spread for source in sources}
+    told = " and ".join(f"{ratio:.2f} ({source})" for source, ratio in spread.items())
+    low, high = min(spread.values()), max(spread.values())
     how = "too narrow for" if low < NARROW else "too wide for" if high > WIDE else "about as wide as"
     return f"Spread ratios are {told}, where 1 is right: the draws are {how} error bars{'' if 'for' in how else ' should be'}."
 

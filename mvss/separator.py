@@ -39,9 +39,9 @@ from mvss.runtime.rng import Stream, stream_of
 
 @dataclass(frozen=True)
 class FitEvent:
-    """What `fit` tells of itself. phase: "first priors", "first draws", "laps", "choice" (of the posterior, where `separation`
-    is "auto") or "last draws". done: the fraction of it. lap: of laps, each as it ends (None in other phases), its draws in the
-    units of the user."""
+    """What `fit` tells of itself. phase: "first priors", "first draws", "laps", "choice" (where held-out observations decide
+    on networks or the posterior) or "last draws". done: the fraction of it. lap: of laps, each as it ends (None in other
+    phases), its draws in the units of the user."""
 
     phase: str
     done: float

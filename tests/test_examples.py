@@ -71,5 +71,5 @@ def test_words_follow_the_numbers() -> None:
     assert good.score(LEARNED, "a").mean == pytest.approx(20, abs=1) and "dB nearer to the truth" in compared(good, "a")
     assert "dB farther from the truth" in compared(bad, "a")
     assert "as near" in compared(Result({}, truth, {LEARNED: {"a": near}, CLOSED: {"a": near}}), "a")
-    assert "about as wide as error bars should be" in judged({"a": good.score(LEARNED, "a")})
-    assert "too narrow for error bars" in judged({"a": bad.score(LEARNED, "a")})
+    assert "about as wide as error bars should be" in judged(good, "a")
+    assert "too narrow for error bars" in judged(bad, "a")

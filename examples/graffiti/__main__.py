@@ -64,11 +64,10 @@ def picture(result: Result) -> Figure:
 
 def paragraph(result: Result) -> str:
     """What was learned, in words."""
-    paint, wall = (result.score(LEARNED, source) for source in ("paint", "wall"))
     return (
         f"Both were learned from {COUNT:,} windows of bare wall and {COUNT:,} of painted wall. On the strip that was "
         f"held back the paint is {compared(result, 'paint')}; the wall is "
-        f"{compared(result, 'wall')}. {judged({'paint': paint, 'wall': wall})}"
+        f"{compared(result, 'wall')}. {judged(result, 'paint', 'wall')}"
     )
 
 

@@ -113,10 +113,9 @@ def picture(result: Result) -> Figure:
 
 def paragraph(result: Result) -> str:
     """What was learned, in words."""
-    child, mother = (result.score(LEARNED, source) for source in ("child", "mother"))
     return (
         f"Both hearts were learned from {COUNT:,} windows of each electrode. In new windows the child is "
-        f"{compared(result, 'child')}; the mother is {compared(result, 'mother')}. {judged({'child': child, 'mother': mother})}"
+        f"{compared(result, 'child')}; the mother is {compared(result, 'mother')}. {judged(result, 'child', 'mother')}"
     )
 
 

@@ -34,7 +34,6 @@ class Correction:
     source: str
     network: float
     mixture: float
-    draws: int
 
     @property
     def kept(self) -> bool:
@@ -64,5 +63,5 @@ def corrections(
         x = torch.cat([parts[source].flatten(0, 1) for parts in draws if source in parts])
         keyed = stream.child("loss", place)
         network, mixture = (denoising_loss(law, x, training, keyed) for law in (prior, untrained(prior)))
-        found.append(Correction(source, network, mixture, len(x)))
+        found.append(Correction(source, network, mixture))
     return found

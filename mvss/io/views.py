@@ -74,12 +74,13 @@ def _view(files: _Files, name: str) -> View:
 
 def _observations(files: _Files, said: str | dict[str, str]) -> Array:
     """Images and signals of one channel have an axis of it."""
+    axes: tuple[int, ...]
     if isinstance(said, dict):
-        y, axes, shapes = files.array(said["signals"]), 3, "signals must be (N, length) or (N, channels, length)"
+        y, axes, shapes = files.array(said["signals"]), (3,), "signals must be (N, length) or (N, channels, length)"
     else:
-        y, axes, shapes = files.array(said), 4, "must be (N, numbers), (N, height, width) or (N, channels, height, width)"
-    y = y[:, None] if y.ndim == axes - 1 else y
-    if y.ndim not in (2 if axes == 4 else axes, axes) or y.shape[0] == 0:
+        y, axes, shapes = files.array(said), (2, 4), "must be (N, numbers), (N, height, width) or (N, channels, height, width)"
+    y = y[:, None] if y.ndim == axes[-1] - 1 else y
+    if y.ndim not in axes or y.shape[0] == 0:
         raise MvssError(f"{shapes}, not {y.shape}")
     return y
 

@@ -87,12 +87,8 @@ class Amortised(torch.nn.Module):
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None) -> Tensor:
         """As of a denoiser, of draws x `(N, *shape)`."""
-        u, measured, m, usual = (
-            torch.zeros_like(x),
-            torch.zeros_like(x),
-            torch.zeros_like(x),
-            column(torch.zeros_like(sigma), x),
-        )
+        u, measured, m = (torch.zeros_like(x) for _ in range(3))
+        usual = column(torch.zeros_like(sigma), x)
         for pair, rows, u_here, measured_here in self.made(x):
             u[rows], measured[rows], usual[rows] = u_here, measured_here, pair.usual
             m[rows] = self._guessed(pair, u_here, measured_here, turns=1)

@@ -193,9 +193,8 @@ def thrown_back(operator: LinearOperator, y: Tensor, measured: Tensor) -> tuple[
     light = whole.expand(len(y), *whole.shape[1:]) if bool(measured.all()) else operator.adjoint(measured * full)
     enough = light > FAINT * whole.max()
     u = torch.where(enough, operator.adjoint(measured * y) / light, 0.0)
-    fineness = (full[0].numel() / whole[0].numel()) ** (
-        1 / max(1, whole.ndim - 2)
-    )  # observed pixels in the width of one of the source's
+    axes = max(1, whole.ndim - 2)
+    fineness = (full[0].numel() / whole[0].numel()) ** (1 / axes)  # observed pixels in the width of one of the source's
     return u, torch.where(enough, fineness * light / whole, 0.0)
 
 

@@ -9,15 +9,45 @@ from __future__ import annotations
 __all__ = ["Stack", "Sum"]
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from mvss.problem.operators import LinearOperator, Shape
+from mvss.problem.operators import LinearOperator
 from mvss.runtime.errors import MvssError
 
 
-class Stack(LinearOperator):
+class _Several(LinearOperator):
+    """operators: of one source. Raises MvssError where there are none, or their sources or numbers of observations differ."""
+
+    def __init__(self, operators: Sequence[LinearOperator]) -> None:
+        name, self.operators = type(self).__name__, tuple(operators)
+        if not self.operators or not all(isinstance(operator, LinearOperator) for operator in self.operators):
+            raise MvssError(f"{name} operator: give a list of one or more operators")
+        shapes = [operator.source_shape for operator in self.operators]
+        if len(set(shapes)) > 1:
+            raise MvssError(f"{name} operator: all operators must take sources of one shape, not {', '.join(map(str, shapes))}")
+        counts = {operator.count for operator in self.operators if operator.count is not None}
+        if len(counts) > 1:
+            raise MvssError(f"{name} operator: cannot join operators of {' and '.join(map(str, sorted(counts)))} observations")
+        self.source_shape, self.count = shapes[0], counts.pop() if counts else None
+
+    def select(self, index: Tensor) -> Self:
+        return self if self.count is None else type(self)([operator.select(index) for operator in self.operators])
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)([operator.to(device) for operator in self.operators])
+
+    def scaled(self, factor: float) -> Self:
+        return type(self)([operator.scaled(factor) for operator in self.operators])
+
+    @property
+    def is_zero(self) -> bool:
+        return all(operator.is_zero for operator in self.operators)
+
+
+class Stack(_Several):
     """Operators of one source, whose observations are joined along their first axis: `(M_1 + M_2 + …, …)`.
 
     A source that one look does not show has `Scale(0, shape)` there. Raises MvssError where their shapes or counts differ.
@@ -30,7 +60,7 @@ class Stack(LinearOperator):
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
-        self.operators, self.source_shape, self.count = _of_one_source(operators, "Stack")
+        super().__init__(operators)
         shapes_seen = {operator.observation_shape[1:] for operator in self.operators}
         if len(shapes_seen) > 1:
             shapes = ", ".join(str(operator.observation_shape) for operator in self.operators)
@@ -48,25 +78,12 @@ class Stack(LinearOperator):
     def power(self, variance: Tensor) -> Tensor:
         return torch.cat([operator.power(variance) for operator in self.operators], dim=1)
 
-    def select(self, index: Tensor) -> Stack:
-        return self if self.count is None else Stack([operator.select(index) for operator in self.operators])
-
-    def to(self, device: torch.device | str) -> Stack:
-        return Stack([operator.to(device) for operator in self.operators])
-
-    def scaled(self, factor: float) -> Stack:
-        return Stack([operator.scaled(factor) for operator in self.operators])
-
-    @property
-    def is_zero(self) -> bool:
-        return all(operator.is_zero for operator in self.operators)
-
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         parts = [operator.dense(dtype) for operator in self.operators]
         return torch.cat([part.expand(self.count or 1, -1, -1) for part in parts], dim=1)
 
 
-class Sum(LinearOperator):
+class Sum(_Several):
     """Operators of one source that add up, such as a signal and its echo. Raises MvssError where their shapes or counts differ.
 
     >>> import torch
@@ -76,7 +93,7 @@ class Sum(LinearOperator):
     """
 
     def __init__(self, operators: Sequence[LinearOperator]) -> None:
-        self.operators, self.source_shape, self.count = _of_one_source(operators, "Sum")
+        super().__init__(operators)
         self.observation_shape = self.operators[0].observation_shape
         if any(operator.observation_shape != self.observation_shape for operator in self.operators):
             shapes = ", ".join(str(operator.observation_shape) for operator in self.operators)
@@ -88,35 +105,8 @@ class Sum(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return torch.stack([operator.adjoint(y) for operator in self.operators]).sum(0)
 
-    def select(self, index: Tensor) -> Sum:
-        return self if self.count is None else Sum([operator.select(index) for operator in self.operators])
-
-    def to(self, device: torch.device | str) -> Sum:
-        return Sum([operator.to(device) for operator in self.operators])
-
-    def scaled(self, factor: float) -> Sum:
-        return Sum([operator.scaled(factor) for operator in self.operators])
-
-    @property
-    def is_zero(self) -> bool:
-        return all(operator.is_zero for operator in self.operators)
-
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         total = self.operators[0].dense(dtype)
         for operator in self.operators[1:]:
             total = total + operator.dense(dtype)
         return total
-
-
-def _of_one_source(operators: Sequence[LinearOperator], name: str) -> tuple[tuple[LinearOperator, ...], Shape, int | None]:
-    """The operators, the shape of what they take, and their number of observations. Raises MvssError where these differ."""
-    found = tuple(operators)
-    if not found or not all(isinstance(operator, LinearOperator) for operator in found):
-        raise MvssError(f"{name} operator: give a list of one or more operators")
-    shapes = [operator.source_shape for operator in found]
-    if len(set(shapes)) > 1:
-        raise MvssError(f"{name} operator: all operators must take sources of one shape, not {', '.join(map(str, shapes))}")
-    counts = {operator.count for operator in found if operator.count is not None}
-    if len(counts) > 1:
-        raise MvssError(f"{name} operator: cannot join operators of {' and '.join(map(str, sorted(counts)))} observations")
-    return found, shapes[0], counts.pop() if counts else None
