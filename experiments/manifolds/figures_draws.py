@@ -24,7 +24,7 @@ from experiments.manifolds.data import DATA_RANGE, make_manifolds, make_split
 from experiments.manifolds.problems import PROBLEMS, Problem
 from experiments.report.methods import ORACLE, OURS, RIVALS, TRUTH, method_named, method_order
 from experiments.report.paper import paper_value
-from experiments.report.samples import Results, read_samples
+from experiments.report.samples import Results, laps_of, read_samples
 from experiments.report.style import caption
 from experiments.report.tables import lookup
 
@@ -166,7 +166,7 @@ def _matrix(ax: Axes, matrix: NDArray[np.float64] | None, title: str) -> None:
 def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | None:
     """The paper's Figure 1: posterior draws against truth over EM laps, in two-dimensional marginals."""
     draws = run.draws(problem, method)
-    laps = sorted({int(match[1]) for name in draws if (match := re.fullmatch(r"lap(\d+)_\d+", name))})
+    laps = laps_of(draws)
     columns = {f"lap {lap}": (f"lap{lap}_", "lap_truth_") for lap in dict.fromkeys([*laps[:1], *laps[-1:]])}
     sources = _sources(draws, "posterior_") or _sources(draws, "lap_truth_")
     if _sources(draws, "posterior_"):
@@ -176,10 +176,10 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
     shape = (len(PAIRS) * len(sources), len(columns) + (len(laps) > 1))
     figure, axes = plt.subplots(*shape, figsize=(1.75 * shape[1] + 0.4, 1.75 * shape[0] + 0.8), squeeze=False)
     if len(laps) > 1:
-        for row in range(shape[0]):
-            axes[row, -1].axis("on" if row % len(PAIRS) == 0 else "off")
-        for place, b in enumerate(sources):
-            _by_lap(axes[len(PAIRS) * place, -1], draws, b, laps)
+        for first, b in zip(range(0, shape[0], len(PAIRS)), sources, strict=True):
+            _by_lap(axes[first, -1], draws, b, laps, method)
+            for ax in axes[first + 1 : first + len(PAIRS), -1]:
+                ax.axis("off")
     for row, (b, pair) in enumerate((b, pair) for b in sources for pair in PAIRS):
         for column, (title, (drawn, truth)) in enumerate(columns.items()):
             ax = axes[row, column]
@@ -198,9 +198,9 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
     return figure
 
 
-def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: int, laps: Sequence[int]) -> None:
+def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: int, laps: Sequence[int], method: str) -> None:
     """How far draws are from the curve, which no scatter plot of a good start shows."""
-    truth, colour = draws[f"lap_truth_{source}"], method_named(OURS).colour
+    truth, colour = draws[f"lap_truth_{source}"], method_named(method).colour
     off = [np.quantile(cdist(draws[f"lap{lap}_{source}"], truth).min(1), (0.5, 0.9)) for lap in laps]
     for k, (label, line) in enumerate((("median", "-"), ("90 %", "--"))):
         ax.plot(laps, [quantiles[k] for quantiles in off], color=colour, ls=line, marker=".", label=label)
