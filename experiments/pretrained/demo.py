@@ -33,7 +33,11 @@ OBSERVATIONS = {"manifolds": 128, "mnist-grass": 5, "galaxies": 5}
 """Fresh ones of each model; the pictures show some."""
 DRAWS = 6
 """Of each; of vectors, which cost less, five times as many."""
-ALL, HALF = "all of it is seen", "half of the pixels are hidden"
+LEGEND = (
+    "energy score: how far draws are off, lower is better; of the prior: of draws that have not seen the mixture",
+    "spread ratio: 1 where error bars are right, less where they are too narrow; ± its standard error, large for so few",
+)
+ALL, HALF = "as observed", "half of the pixels hidden"
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def _run(folder: Path) -> int:
             model = mvss.SourceSeparator.from_pretrained(shown.name)
         except MvssError as error:
             page.missing.append(str(error))
-            print(f"{shown.name}: left out: {error}")
+            print(f"{shown.name}: not shown, since {error} (which takes hours)")
             continue
         show(shown, model, fresh(shown, OBSERVATIONS[shown.name]), folder, page)
     if not page.pictures:
@@ -113,12 +117,11 @@ def score(model: str, seen: str, source: str, draws: Tensor, blind: Tensor, trut
 
 def table(scores: Sequence[Score]) -> str:
     """Scores as text."""
-    head = ("model", "seen", "source", "energy score", "without looking", "spread ratio")
+    head = ("model", "mixtures", "source", "energy score", "of the prior", "spread ratio")
     rows = [(s.model, s.seen, s.source, f"{s.drawn:.3g}", f"{s.blind:.3g}", f"{s.ratio:.2f} ± {s.error:.2f}") for s in scores]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-    legend = "energy score: distance of draws from the truth, lower is better; spread ratio: 1 where error bars are right"
-    return "\n".join([*lines, legend])
+    return "\n".join([*lines, *LEGEND])
 
 
 if __name__ == "__main__":

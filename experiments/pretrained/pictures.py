@@ -25,7 +25,9 @@ COLUMNS = 5
 POINTS = 7
 """Of vectors."""
 LAW = 4096
-"""Points of a law."""
+"""Points of a prior."""
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#882255")
+"""Of vectors; told apart by most of those who do not see all colours (Okabe & Ito 2008)."""
 HIDDEN = "#E69F00"
 Array = NDArray[np.float64]
 
@@ -57,26 +59,26 @@ def curves(found: Separated) -> tuple[Figure, str]:
     ranks = sorted({len(spread) // 2**k for k in range(1, POINTS + 1)}, reverse=True)
     order = spread.argsort(descending=True)[ranks]
     figure, axes = plt.subplots(2, 2, figsize=(9.6, 8.6), squeeze=False)
-    colours = plt.get_cmap("Dark2").colors  # type: ignore[attr-defined]
     for line, (source, truth) in zip(axes, found.truth.items(), strict=True):
         for ax, (first, second) in zip(line, ((0, 1), (2, 3)), strict=True):
             law, stars = found.blind[source][:LAW], truth[order]
-            ax.scatter(law[:, first], law[:, second], s=14, color="0.85", linewidths=0, label="the law, as it was learned")
+            ax.scatter(law[:, first], law[:, second], s=14, color="0.85", linewidths=0, label="learned prior")
             ax.scatter(truth[:, first], truth[:, second], s=2, color=TRUTH, linewidths=0, label="true points")
-            for colour, number in zip(colours, order.tolist(), strict=False):
+            for colour, number in zip(COLOURS, order.tolist(), strict=False):
                 x = part.draws[source][:, number]
                 ax.scatter(x[:, first], x[:, second], s=16, color=colour, linewidths=0, label=f"draws: mixture {number + 1}")
-            looks = {"s": 70, "marker": "*", "edgecolors": TRUTH, "linewidths": 0.8, "zorder": 3}
-            ax.scatter(stars[:, first], stars[:, second], c=colours[: len(order)], label="their truth", **looks)
+            looks = {"s": 170, "marker": "*", "facecolors": "none", "linewidths": 1.4, "zorder": 3}
+            ax.scatter(stars[:, first], stars[:, second], edgecolors=COLOURS[: len(order)], label="their truth", **looks)
             ax.set(title=f"source {source}", xlabel=f"$x_{first + 1}$", ylabel=f"$x_{second + 1}$")
             ax.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.suptitle("Three numbers of a sum, taken apart into two points of five numbers each", fontsize=12)
     caption(
         figure,
-        f"Each colour is one of {len(spread)} new mixtures, from one in the middle to the least sure: of each, three numbers "
-        "of the sum of both sources are known, and nothing else. Dots are what may be behind it, the star is what is. Dots "
-        "under a star are sure; where dots are strung along the curve, the three numbers allow for all of them.",
+        f"Each colour is one of {len(spread)} new mixtures; some are all but certain, the last has the widest answers of all. "
+        "Of each, three numbers of the sum of both sources are known, and nothing else. Dots are draws, answers that explain "
+        "them; the star is the truth. Dots within their star: a sure answer. Dots along the curve, or in several places: the "
+        "three numbers allow for all of these.",
     )
     alt = f"Clouds of points: both curves as learned, grey, and draws for {len(order)} mixtures in colour around their truth"
     return figure, alt

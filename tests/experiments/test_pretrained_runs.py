@@ -120,7 +120,7 @@ def test_the_demo_shows_what_is_there_and_tells_what_is_not(
     curves().save_pretrained(tmp_path / "manifolds")
     assert demo.main(tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "galaxies: left out: the model galaxies is not in" in said and str(tmp_path / "out" / "index.html") in said
+    assert "galaxies: not shown, since the model galaxies is not in" in said and str(tmp_path / "out" / "index.html") in said
     page = (tmp_path / "out" / "index.html").read_text()
     (alt,) = re.findall(r'<img src="manifolds.png" alt="([^"]+)"', page)
     assert len(alt.split()) >= 5 and page.count("Left out:") == 2
@@ -137,7 +137,7 @@ def test_images_are_shown_whole_and_half_hidden(tmp_path: Path) -> None:
     demo.show(SHOWN["galaxies"], model, Fresh(problem.views[1].select(slice(6)), truth), tmp_path, page)
     assert [(s.seen, s.source) for s in page.scores] == [(seen, s) for seen in (demo.ALL, demo.HALF) for s in truth]
     assert len(page.pictures) == 1 and (tmp_path / "galaxies.png").exists()
-    assert "half of the pixels are hidden  target" in demo.table(page.scores)
+    assert "half of the pixels hidden  target" in demo.table(page.scores)
 
 
 def test_half_of_the_numbers_are_hidden_in_all_observations() -> None:
