@@ -54,7 +54,7 @@ GALAXIES := $(VENV)/.installed-galaxies
 FLAGS  = $(if $(strip $(PRESET)),--preset $(PRESET)) --seeds $(SEEDS) $(if $(strip $(METHODS)),--methods $(METHODS)) $(if $(strip $(PROBLEM)),--problem $(PROBLEM)) $(if $(strip $(OUT)),--out "$(OUT)") $(if $(strip $(OWN) $(ARGS)),-- $(OWN) $(ARGS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data graffiti heartbeats notebooks data publish pretrained demo report tables readme docs clean
+.PHONY: help setup lock test test-all lint format gpu-check manifolds manifolds-ablations manifolds-growth manifolds-audit manifolds-sweep mnist-grass mnist-grass-ablations galaxies galaxies-separate galaxies-data graffiti heartbeats notebooks data publish pretrained demo report tables figures readme docs clean
 
 help: ## this list [1 s]
 	@echo "make TARGET [PRESET=smoke|cpu|gpu|paper] [SEEDS=\"0 1 2\"] [ARGS=\"settings.training.steps=200 ...\"] [PYTHON=python3.12] [TORCH=cpu]"
@@ -185,6 +185,9 @@ report: $(READY) ## a page of all results to look at, results/report/index.html;
 
 tables: $(READY) ## write table.json and table.md of all published results again, from their metrics.jsonl [5 s]
 	@$(BIN)/python -m experiments.report.rebuild
+
+figures: $(READY) ## draw the figures of all published results again, from the draws and metrics.jsonl that are committed [2 min]
+	@$(BIN)/python -m experiments.report.redraw
 
 readme: $(READY) ## write results and times into README and docs from the published table.json and times.json of the cpu preset [5 s]
 	@$(BIN)/python -m experiments.report.readme

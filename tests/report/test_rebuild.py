@@ -13,6 +13,7 @@ import pytest
 from experiments.report.commands import command_text, made_by
 from experiments.report.metrics import read_metrics, read_seeds, write_metrics
 from experiments.report.rebuild import ROOT, main
+from experiments.report.redraw import main as redraw
 
 PRESETS = [path for path in sorted(ROOT.glob("results/*/cpu")) if (path / "table.json").exists()]
 RECORD = {"seed": 0, "problem": "mixed-0.1", "method": "joint", "source": "1", "metric": "posterior_psnr"}
@@ -143,3 +144,18 @@ def test_a_folder_of_no_experiment_ends_in_one_line(name: str, capsys: pytest.Ca
 def test_without_results_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], tmp_path) == 0
     assert "make manifolds" in capsys.readouterr().out
+
+
+def test_figures_are_drawn_again_from_what_is_committed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small(tmp_path, 0, 1)
+    assert redraw(tmp_path) == 0  # nothing is published
+    shutil.copy(ROOT / "results/manifolds/cpu/seed-0/config.yaml", folder / "seed-0")
+    shutil.copy(folder / "seed-0/config.yaml", folder / "seed-1")
+    assert main([str(folder)]) == 0
+    (folder / "figures").mkdir()
+    (folder / "figures" / "old.png").touch()
+    capsys.readouterr()
+    assert redraw(tmp_path) == 0 and "(" in capsys.readouterr().out
+    assert not (folder / "figures" / "old.png").exists() and list((folder / "figures").glob("*.png"))
+    (folder / "seed-1" / "metrics.jsonl").write_text("{")
+    assert redraw(tmp_path) == 2 and capsys.readouterr().err.count("\n") == 1
