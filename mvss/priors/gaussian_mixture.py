@@ -17,6 +17,7 @@ import torch
 from scipy.linalg import svd
 from torch import Tensor
 
+from mvss.priors.principal_factors import factors_of, principal_factors
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, choose
 
@@ -139,29 +140,37 @@ class GaussianMixture(torch.nn.Module):
         return GaussianMixture(self.weights, factor * self.means, factor * self.factors, size * self.floor, self.shape)
 
     def packed(self) -> dict[str, Any]:
-        """The same law in few bytes, to be kept: `GaussianMixture.unpacked`. Of the factors, triangular and in half precision,
-        without directions and numbers whose variance is less than a millionth of the floor's, which are left to the floor."""
+        """The same law in few bytes, to be kept: `GaussianMixture.unpacked`. Few columns and a variance of each number, where
+        these are the covariance; else its factors, triangular, without directions and numbers whose variance is less than a
+        millionth of the floor's, which are left to the floor. All in half precision."""
+        kept = {"weights": self.weights, "means": self.means.float(), "floor": self.floor, "shape": self.shape}
+        if (found := principal_factors(self.covariances)) is not None:
+            return {**kept, "columns": found[0].half(), "own": found[1].float()}
         along, least = self.eigenvalues - self.floor**2, NEGLIGIBLE * self.floor**2
         rank = max(1, int((along.amax(0) > least).sum()))
         factors = (self.eigenvectors * along.clamp_min(0.0).sqrt().unsqueeze(1))[:, :, :rank]
         varying = factors.square().sum(2).amax(0) > least
         lower = torch.linalg.qr(factors[:, varying].mT, mode="r")[1].mT
         rows, columns = torch.tril_indices(*lower.shape[1:])
-        kept = {"means": self.means.float(), "entries": lower[:, rows, columns].half(), "varying": varying}
-        return {"weights": self.weights, **kept, "rank": lower.shape[2], "floor": self.floor, "shape": self.shape}
+        return {**kept, "entries": lower[:, rows, columns].half(), "varying": varying, "rank": lower.shape[2]}
 
     @staticmethod
     def unpacked(state: dict[str, Any]) -> GaussianMixture:
         """What `packed` gave, or `state`."""
-        if "entries" not in state:
+        if "factors" in state:
             return GaussianMixture(**state)
-        means, varying, entries = state["means"].double(), state["varying"], state["entries"].double()
+        weights, means, floor, shape = state["weights"], state["means"].double(), state["floor"], state["shape"]
+        if "columns" in state:
+            return GaussianMixture(
+                weights, means, factors_of(state["columns"].double(), state["own"].double(), floor), floor, shape
+            )
+        varying, entries = state["varying"], state["entries"].double()
         lower = entries.new_zeros(len(means), int(varying.sum()), state["rank"])
         rows, columns = torch.tril_indices(*lower.shape[1:])
         lower[:, rows, columns] = entries
         factors = entries.new_zeros(*means.shape, state["rank"])
         factors[:, varying] = lower
-        return GaussianMixture(state["weights"], means, factors, state["floor"], state["shape"])
+        return GaussianMixture(weights, means, factors, floor, shape)
 
     @property
     def spread(self) -> float:

@@ -18,6 +18,7 @@ import mvss.posteriors.pretrained as pretrained
 from mvss import MvssError, NetworkConfig, PriorConfig, Settings, SourceSeparator, View
 from mvss.estimation import Estimate
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.principal_factors import factors_of
 from mvss.runtime.rng import Stream
 
 COMMIT = "a" * 40
@@ -201,3 +202,16 @@ def test_a_packed_mixture_is_the_same_law() -> None:
         torch.testing.assert_close(read.log_prob(x), whole.log_prob(x), rtol=0, atol=0.05)
     nothing = GaussianMixture(torch.ones(1), torch.zeros(1, 3), torch.zeros(1, 3, 3), 0.1)
     torch.testing.assert_close(GaussianMixture.unpacked(nothing.packed()).covariances, nothing.covariances)
+
+
+def test_few_columns_and_a_variance_of_each_number_are_kept_as_such() -> None:
+    rng = torch.Generator().manual_seed(0)
+    w, own = torch.randn(2, 90, 6, generator=rng).double(), torch.rand(2, 90, generator=rng).double() + 0.05
+    own[:, :10], w[:, :10] = 0.04, 0.0  # numbers that hardly vary
+    mixture = GaussianMixture(torch.ones(2), torch.randn(2, 90, generator=rng), factors_of(w, own, 0.2), 0.2)
+    torch.testing.assert_close(mixture.covariances, w @ w.mT + torch.diag_embed(own))
+    packed = mixture.packed()
+    assert packed["columns"].shape == (2, 90, 8) and "entries" not in packed
+    torch.testing.assert_close(GaussianMixture.unpacked(packed).covariances, mixture.covariances, atol=5e-3, rtol=2e-3)
+    full = GaussianMixture(torch.ones(1), torch.zeros(1, 90), torch.randn(1, 90, 90, generator=rng), 0.2)
+    assert "entries" in full.packed()
