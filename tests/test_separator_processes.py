@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import Accelerator
 from processes import launch
@@ -13,6 +14,7 @@ from tiny_separators import vectors
 from mvss import SourceSeparator
 
 
+@pytest.mark.slow  # test_em_processes.py has the steps of a fit in two processes
 def test_two_processes_fit_as_one_and_one_of_them_keeps_the_checkpoint(tmp_path: Path) -> None:
     problem = vectors()
     launch(__file__, tmp_path)

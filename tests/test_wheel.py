@@ -176,6 +176,7 @@ def closure(names: Iterable[str]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_module_imports_where_only_dependencies_are(wheel: Path, tmp_path: Path) -> None:
     for name in closure(CORE):
         distribution = importlib.metadata.distribution(name)

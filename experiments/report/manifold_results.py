@@ -102,7 +102,11 @@ def _origin(table: Mapping[str, Any]) -> str:
         "Sinkhorn divergence beyond that of exact draws.",
         "All of it, with the commits that made it: [table.md](../results/manifolds/cpu/table.md).",
     )
-    return "\n\n".join(textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) for text in paragraphs)
+    return "\n\n".join("\n".join(_wrapped(text)) for text in paragraphs)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def _methods(rows: Rows, problems: Sequence[str]) -> list[str]:
@@ -123,14 +127,14 @@ def _worse(rows: Rows, problems: Sequence[str]) -> list[str]:
     parts = []
     for metric in WORSE:
         found = {p: rows[key] for p in problems if (key := (p, OURS, "mean", f"{metric}_under_mixture")) in rows}
-        worse = [p for p, row in found.items() if row["mean"] is None or row["mean"] < 0]
+        worse = [p for p, row in found.items() if all(value is None or value < 0 for value in row["values"])]
         if found:
             where = f"on {len(worse)} of {len(found)} problems ({', '.join(worse)})" if worse else "on no problem"
-            parts.append(f"Its {COLUMNS[metric][0].partition(' (')[0]} is worse than the mixture's {where}.")
+            parts.append(f"Its {COLUMNS[metric][0].partition(' (')[0]} is worse than the mixture's in every seed {where}.")
     ratios = [row["mean"] for p in problems if (row := rows.get((p, OURS, "mean", "spread_ratio"))) and row["mean"] is not None]
     if ratios:
         parts.append(f"Its draws have spread ratios from {min(ratios):.2f} to {max(ratios):.2f}; calibrated ones have 1.")
-    return [f"What `{OURS}` is worse at: {' '.join(parts)}"] if parts else []
+    return _wrapped(f"What `{OURS}` is worse at: {' '.join(parts)}") if parts else []
 
 
 def _margins(rows: Rows, problems: Sequence[str]) -> list[str]:

@@ -306,6 +306,7 @@ def test_every_preset_loads(preset: str) -> None:
     assert {"joint", "mixture", "segmentation", "aperture"} <= {job.method for job in jobs_of(config, [0])}
 
 
+@pytest.mark.slow
 def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp_path: Path) -> None:
     sizes = ["fresh=8", "observations=16", "random_fields=16", "pixels=16", "draws=6", f"archive={own.path}"]
     sizes += ["metrics.drawn=4", "metrics.draws=2", "metrics.pqmass=8", "metrics.references=4"]

@@ -95,6 +95,7 @@ def test_swapped_observations_are_what_their_names_say(problem: str) -> None:
         assert not torch.equal(task.fresh_truth[1][0], task.fresh_truth[1][2])
 
 
+@pytest.mark.slow
 def test_a_fit_separates_swapped_observations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the mixture learned of `full`; of gravel, by what gravel alone tells."""
     run_here(monkeypatch)
