@@ -99,6 +99,19 @@ def test_methods_and_problems_narrow_a_target(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("own", ["", "glibc.malloc.check=1"])
+def test_runs_ask_for_large_pages_unless_the_user_has_tuned_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", own)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$GLIBC_TUNABLES"\n')
+    python.chmod(0o755)
+    assert run(tmp_path, "manifolds").stdout.split()[-1] == (own or "glibc.malloc.hugetlb=1")
+    assert "hugetlb" not in run(tmp_path, "tables").stdout
+
+
 def test_clean_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "results").mkdir()
