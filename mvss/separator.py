@@ -22,7 +22,7 @@ from mvss.posteriors.auto import choose
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.fitted import Fitted
 from mvss.posteriors.guard import chi2
-from mvss.posteriors.models import build_amortised, build_priors
+from mvss.posteriors.models import build_amortised, build_priors, require_networks
 from mvss.posteriors.noise_scaling import suited
 from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
@@ -51,9 +51,9 @@ class FitEvent:
 class SourceSeparator(Fitted):
     """Separates mixtures of sources that are never seen alone or clean.
 
-    settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators; "images": square
-    images, `(channels, side, side)`, under operators that views share; "signals": the same of `(channels, length)`), the path
-    of a YAML file, or `Settings`. Raises MvssError for a preset that there is not, an unknown key, or a value of another type
+    settings: the name of a preset in `mvss/presets` ("vectors": sources of few numbers under any operators; "images":
+    `(channels, height, width)`, under operators that views share; "signals": the same of `(channels, length)`), the path of a
+    YAML file, or `Settings`. Raises MvssError for a preset that there is not, an unknown key, or a value of another type
     or out of range.
 
     Attributes, after `fit` or `from_pretrained`: sources, their names; priors, of each, in the units of `units`. After `fit`
@@ -100,11 +100,13 @@ class SourceSeparator(Fitted):
         Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
         to another fit.
         """
+        data = Views(views)
+        require_networks(self.settings, data)
         folder, before = None if checkpoint is None else Path(checkpoint).expanduser(), self.priors
         keeps = folder is not None and default_accelerator().is_main_process
         try:
             with locked(folder / "lock") if folder is not None and keeps else nullcontext():
-                return self._fit(Views(views), stream_of(seed), folder, callback, estimate, verbose)
+                return self._fit(data, stream_of(seed), folder, callback, estimate, verbose)
         except BaseException:
             if self.priors is not before:
                 self._posterior = None  # what has half learned does not separate

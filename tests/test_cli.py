@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -21,7 +22,7 @@ import yaml
 from click.testing import CliRunner, Result
 from tiny_separators import VECTORS, vectors
 
-from mvss import SourceSeparator
+from mvss import PriorConfig, SourceSeparator
 from mvss.cli import program
 from mvss.io.arrays import read_array
 from mvss.io.results import write_arrays
@@ -79,11 +80,13 @@ def test_check_says_what_is_there_and_what_it_takes(folder: Path) -> None:
     assert found["sources"]["b"] == {"shape": [2], "observations": 30, "alone_in": []}
     assert found["sources"]["a"]["alone_in"] == ["first"] and found["learned_in_order"] == [["a"], ["b"]]
     shown = found["views"]["both"]["sources"]["a"]
-    assert shown == {"operator": "matrix", "constrains": 2, "of": 3, "kind": "directions"}
+    assert shown == {"operator": "matrix", "lets_through": 2, "of": 3, "kind": "directions"}
     # 2 laps × 2 sources × 4 steps of 8 draws; 2 laps × 70 observations; 2 steps of predictor and corrector
     assert found["work"] == {"laps": 2, "trained_on": 128, "draws": 140, "evaluations_of_a_draw": 4}
-    assert 0 < found["memory_gib_at_least"] < 8 and found["warnings"] == []
+    assert 0 < found["memory_gib_at_least"] < 8
     text = call("check", folder / "mixture.yaml").stdout
+    assert "  a: matrix of each, lets through 3 of its 3 directions, alone" in text
+    assert "  a: matrix, lets through 2 of its 3 directions, added to b" in text
     assert "source b: shape (2), in 30 observations, never alone" in text and "preset vectors: 3 laps" in text
 
 
@@ -94,7 +97,46 @@ def test_check_warns_of_what_views_do_not_tell(folder: Path) -> None:
     assert "a fit by em may refuse them" in call("check", folder / "blind.yaml", "--preset", "images").stdout
     np.save(folder / "narrow.npy", np.array([[1.0, 0.0], [1.0, 0.0]]))
     (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: {matrix: narrow.npy}}, noise: 0.1}\n")
-    assert "1 directions of a are seen by no view" in said("check", folder / "blind.yaml")["warnings"][0]
+    assert "1 directions of a are seen by no view" in said("check", folder / "blind.yaml")["warnings"][-1]
+
+
+def test_check_warns_of_few_observations(folder: Path) -> None:
+    (line,) = said("check", folder / "mixture.yaml")["warnings"]
+    assert line.startswith("fewer than 1,000 observations (first has 40, both has 30): ")
+    np.save(folder / "many.npy", np.random.default_rng(0).normal(size=(1000, 2)))
+    (folder / "many.yaml").write_text("views:\n  v: {data: many.npy, sources: {a: identity}, noise: 0.1}\n")
+    assert said("check", folder / "many.yaml")["warnings"] == []
+
+
+def test_thin_images_are_told_since_they_may_be_signals(tmp_path: Path) -> None:
+    text = "views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n"
+    (tmp_path / "mixture.yaml").write_text(text)
+    closed = replace(VECTORS, prior=PriorConfig(network=None))
+    save_config(closed, tmp_path / "closed.yaml")
+    words = tmp_path / "mixture.yaml", "--preset", tmp_path / "closed.yaml"
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "y.npy", rng.normal(size=(20, 1, 4)))
+    says = "view v is read as 20 images of 1 × 4 pixels: where they are signals, write data: {signals: file}"
+    assert says in said("check", *words)["warnings"]
+    assert f"mvss: warning: {says}" in call("fit", *words, "--out", tmp_path / "model").stderr.splitlines()
+    np.save(tmp_path / "y.npy", rng.normal(size=(20, 2, 64)))
+    for name, more in (("check", ()), ("fit", ("--out", tmp_path / "other"))):
+        done = call(name, tmp_path / "mixture.yaml", *more)
+        (line,) = done.stderr.splitlines()
+        assert done.exit_code == 2 and "multiples of 4, not 2 × 64" in line and "write data: {signals: file}" in line
+    assert not (tmp_path / "other").exists()
+    np.save(tmp_path / "y.npy", rng.normal(size=(20, 8, 24)))
+    assert not any("signals" in line for line in said("check", tmp_path / "mixture.yaml")["warnings"])
+
+
+def test_images_whose_sides_no_network_takes_are_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(20, 8, 10)))
+    (tmp_path / "mixture.yaml").write_text("views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n")
+    for name, more in (("check", ()), ("fit", ("--out", tmp_path / "model"))):
+        done = call(name, tmp_path / "mixture.yaml", *more)
+        (line,) = done.stderr.splitlines()
+        assert done.exit_code == 2 and "mixture.yaml:1: views: a has shape (1, 8, 10): a U-Net needs" in line
+        assert line.endswith("sides that are multiples of 4, not 8 × 10, patch=1, blocks=(16, 32, 64)")
 
 
 def test_fit_is_that_of_the_library_and_its_command_goes_on(folder: Path) -> None:
@@ -142,10 +184,16 @@ def test_draws_of_a_prior_are_scored(folder: Path) -> None:
 
 def test_the_mixtures_of_the_pages_are_some(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
-    block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
-    (tmp_path / "mixture.yaml").write_text(dedent(block))
+    least, least_series, block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
     images = np.random.default_rng(0).normal(size=(4, 8, 8))
-    np.save(tmp_path / "alone.npy", images)
+    for name in ("alone", "both", "background"):
+        np.save(tmp_path / f"{name}.npy", images)
+    for told, preset, shape in ((least, "images", [1, 8, 8]), (least_series, "signals", [8, 8])):
+        assert len(told.splitlines()) == 3
+        (tmp_path / "mixture.yaml").write_text(dedent(told))
+        found = said("check", tmp_path / "mixture.yaml")
+        assert found["preset"] == preset and found["sources"]["target"]["shape"] == shape
+    (tmp_path / "mixture.yaml").write_text(dedent(block))
     np.save(tmp_path / "sigma.npy", np.full((8, 8), 0.1))
     write_arrays(tmp_path / "both.h5", {"stamps": images, "other": images})
     write_arrays(tmp_path / "psf.fits", {"psf": np.ones((3, 3)) / 9})

@@ -5,7 +5,7 @@ How long it takes nobody knows beforehand; how many numbers pass through network
 
 from __future__ import annotations
 
-__all__ = ["checked", "in_words"]
+__all__ = ["checked", "in_words", "read_as_images"]
 
 import math
 from typing import Any
@@ -24,6 +24,10 @@ from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
 from mvss.runtime.memory import ensure_memory
 
+THIN, FEW = 4, 1000
+"""Sides of an image of which one is so many times the other may be channels and time; and observations that are too few for
+networks to be sure of."""
+
 
 def checked(views: Views, preset: str) -> dict[str, Any]:
     """All of it, as JSON knows it. Raises MvssError where preset and views do not fit."""
@@ -41,10 +45,28 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
         "views": {view.name: _view(view) for view in views},
         "sources": sources,
         "learned_in_order": [list(stage) for stage in views.stages()],
-        "warnings": [*unconstrained(views), *_never_apart(views, settings)],
+        "warnings": [*read_as_images(views), *_few(views), *unconstrained(views), *_never_apart(views, settings)],
         "memory_gib_at_least": _memory(views),
         "work": _work(views, settings),
     }
+
+
+def read_as_images(views: Views) -> list[str]:
+    """A line for each view whose images are so thin that they may be signals."""
+    return [
+        f"view {view.name} is read as {len(view):,} images of {height} × {width} pixels: where they are signals, write "
+        "data: {signals: file}"
+        for view in views
+        if len(view.observation_shape) == 3
+        for height, width in [view.observation_shape[1:]]
+        if max(height, width) >= THIN * min(height, width)
+    ]
+
+
+def _few(views: Views) -> list[str]:
+    few = [f"{view.name} has {len(view):,}" for view in views if len(view) < FEW]
+    says = f"fewer than {FEW:,} observations ({', '.join(few)}): a fit runs, but with other seeds it will differ"
+    return [f"{says}; take thousands where you can"] if few else []
 
 
 def _never_apart(views: Views, settings: Settings) -> list[str]:
@@ -65,7 +87,7 @@ def _view(view: View) -> dict[str, Any]:
     for source, operator in view.operators.items():
         hidden, kind = unseen(Views([view]), source)
         size = math.prod(operator.source_shape)
-        shown[source] = {"operator": _name(operator), "constrains": size - hidden, "of": size, "kind": kind}
+        shown[source] = {"operator": _name(operator), "lets_through": size - hidden, "of": size, "kind": kind}
     return {
         "observations": len(view),
         "shape": list(view.observation_shape),
@@ -128,8 +150,9 @@ def in_words(found: dict[str, Any]) -> str:
         noise = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
         lines.append(f"view {name}: {view['observations']:,} observations of shape {_shape(view['shape'])}, noise {noise}")
         for source, shown in view["sources"].items():
-            tells = f"constrains {shown['constrains']:,} of {shown['of']:,} {shown['kind']}"
-            lines.append(f"  {source}: {shown['operator']}, {tells}")
+            others = " and ".join(other for other in view["sources"] if other != source)
+            tells = f"lets through {shown['lets_through']:,} of its {shown['of']:,} {shown['kind']}"
+            lines.append(f"  {source}: {shown['operator']}, {tells}, {f'added to {others}' if others else 'alone'}")
     for source, about in found["sources"].items():
         alone = f", alone in {', '.join(about['alone_in'])}" if about["alone_in"] else ", never alone"
         lines.append(f"source {source}: shape {_shape(about['shape'])}, in {about['observations']:,} observations{alone}")

@@ -37,7 +37,7 @@ def program() -> None:
 @a_preset
 @as_json
 def check(mixture: Path, preset: str | None, as_json: bool) -> None:
-    """Say what MIXTURE (a YAML file) holds, what its views constrain, and what a fit will take."""
+    """Say what MIXTURE (a YAML file) holds, what its views show, and what a fit will take."""
     said = _read(mixture, preset)
     from mvss.cli.work import check_mixture
 

@@ -7,6 +7,7 @@ __all__ = ["check_mixture", "fit_mixture", "sample_prior", "score_candidates", "
 import json
 import math
 import sys
+import warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from mvss.cli.check import checked, in_words
+from mvss.cli.check import checked, in_words, read_as_images
 from mvss.io.arrays import Array, read_array
 from mvss.io.located import Located
 from mvss.io.results import write_arrays
 from mvss.io.views import read_views
+from mvss.posteriors.models import require_networks
 from mvss.posteriors.posterior import shown
 from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
+from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
 from mvss.problem.shared_view import SharedView
 from mvss.problem.views import View, Views
@@ -47,11 +50,21 @@ def _suited(mixture: Located, preset: str | None) -> tuple[Views, str]:
     views = read_views(mixture)
     axes = {len(shape) for shape in views.shapes.values()}
     preset = preset or ("signals" if axes == {2} else "images" if axes == {3} else "vectors")
-    if isinstance(load_settings(preset).estimation, MixtureEMConfig):
+    settings = load_settings(preset)
+    with mixture.at("views"):
+        _require_networks(views, settings)
+    if isinstance(settings.estimation, MixtureEMConfig):
         for view in views:
             with mixture.at("views", view.name):
                 _require_shared(view, preset)
     return views, preset
+
+
+def _require_networks(views: Views, settings: Settings) -> None:
+    try:
+        require_networks(settings, views)
+    except MvssError as error:
+        raise MvssError("; ".join([str(error), *read_as_images(views)])) from error
 
 
 def _require_shared(view: View, preset: str) -> None:
@@ -67,6 +80,8 @@ def _require_shared(view: View, preset: str) -> None:
 def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> Found:
     """Learn, and write the model to a folder: what `from_pretrained` reads, report.json, and in fit/ what it goes on from."""
     views, preset = _suited(mixture, preset)
+    for line in read_as_images(views):
+        warnings.warn(line, stacklevel=2)
     model, phases = SourceSeparator(preset), Phases(True)
     print(f"model: {out} (if this is interrupted, the same command goes on)", file=sys.stderr, flush=True)
     model.fit(views, seed, out / "fit", lambda event: phases.tell(event.phase, event.done), verbose=False)

@@ -2,7 +2,7 @@
 
     a.npy   a.npz[:key]   a.h5[:dataset]   a.zarr[:array]   a.fits[:extension]   a.csv   folder of images
 
-h5py, zarr, astropy and pillow are imported where a file needs them (`pip install "mvss[files]"`). Nothing in a file is run:
+h5py, zarr, astropy and pillow are imported where a file needs them (the extra `files`). Nothing in a file is run:
 arrays of Python objects are refused.
 """
 

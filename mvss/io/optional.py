@@ -18,4 +18,4 @@ def require(module: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MvssError(f'{what} need {OPTIONAL[module]}: pip install "mvss[files]"') from error
+        raise MvssError(f"{what} need {OPTIONAL[module]}: pip install {OPTIONAL[module]}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["build_amortised", "build_priors"]
+__all__ = ["build_amortised", "build_priors", "require_networks"]
 
 import copy
 import math
 from collections.abc import Mapping
+
+import torch
 
 from mvss.posteriors.amortised import OUTPUTS, Amortised, inputs_of
 from mvss.posteriors.view_pairs import pairs_of
@@ -41,6 +43,19 @@ def build_priors(settings: Settings, views: Views, mixtures: Mapping[str, Gaussi
         dynamic = config.network.dynamic
         priors[source] = DiffusionPrior(base, network, mixture.spread, _drawing(settings), levels, dynamic)
     return priors
+
+
+def require_networks(settings: Settings, views: Views) -> None:
+    """Raises MvssError for a source whose shape its network cannot take: before anything takes time."""
+    config = settings.prior
+    for source, shape in views.shapes.items():
+        if config.network is None or source in config.closed:
+            continue
+        try:
+            with torch.device("meta"):  # no memory, no weights
+                build_network(config.network, shape, 1, 1, Stream(0))
+        except MvssError as error:
+            raise MvssError(f"{source} has shape {shape}: {error}") from error
 
 
 def _learns_variance(settings: Settings, views: Views, source: str) -> bool:

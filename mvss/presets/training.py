@@ -68,7 +68,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network of a source: of square images a U-Net with `blocks` (channels by resolution) of `layers` behind squares of
+    """The network of a source: of images a U-Net with `blocks` (channels by resolution) of `layers` behind squares of
     `patch` pixels, else, or without blocks, a perceptron with layers `hidden`. signals: whether sources `(channels, length)`
     have a U-Net, too. variance: whether it also learns Var[x | x_t],
     where sources are too large for explicit Jacobians. dynamic: scales by the light at each pixel, for images of a large

@@ -122,7 +122,8 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """U-Net on images `(N, C, H, W)`, conditioned on the noise level; zero before it is trained.
 
     Arguments:
-        channels: C. size: H = W, divisible by the patch, and then by two as often as there are blocks less one.
+        channels: C. size: H and W, or both in one; divisible by the patch, and then by two as often as there are blocks less
+            one.
         inputs: images that one input holds, `(N, inputs, C, H, W)`. outputs: those that come out, one after another.
         blocks: channels of the resolutions, fine to coarse; attention on the last. layers: per block.
         patch: side of the squares of pixels that enter as channels of one (pixel unshuffle, Shi et al. 2016): the finest
@@ -135,7 +136,7 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def __init__(
         self,
         channels: int = 1,
-        size: int = 28,
+        size: int | tuple[int, int] = 28,
         inputs: int = 2,
         blocks: tuple[int, ...] = (32, 64, 128),
         layers: int = 1,
@@ -143,11 +144,12 @@ class ImageUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: int = 1,
     ) -> None:
         super().__init__()
-        _require_sizes(size, patch, blocks, min(channels, inputs, outputs, layers))
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        _require_sizes(sides, patch, blocks, min(channels, inputs, outputs, layers))
         halvings, self.patch = len(blocks) - 1, patch
         groups = next(g for g in (8, 4, 2, 1) if all(b % g == 0 for b in blocks))
         self.net: Any = UNet2DModel(
-            sample_size=size // patch,
+            sample_size=tuple(side // patch for side in sides),
             in_channels=inputs * channels * patch**2,
             out_channels=outputs * channels * patch**2,
             layers_per_block=layers,
@@ -189,7 +191,7 @@ class SignalUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         patch: int = 1,
     ) -> None:
         super().__init__()
-        _require_sizes(length, patch, blocks, min(channels, inputs, outputs, layers), GROUPS)
+        _require_sizes((length,), patch, blocks, min(channels, inputs, outputs, layers), GROUPS)
         self.patch = patch
         self.net: Any = UNet1DModel(
             sample_size=length // patch,
@@ -218,14 +220,15 @@ class SignalUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 Network = TimeMLP | ImageUNet | SignalUNet
 
 
-def _require_sizes(size: int, patch: int, blocks: tuple[int, ...], least: int, multiple: int = 1) -> None:
+def _require_sizes(sides: tuple[int, ...], patch: int, blocks: tuple[int, ...], least: int, multiple: int = 1) -> None:
     """least: of all else that must be positive. multiple: which blocks must be of."""
-    halvings = len(blocks) - 1
-    if not blocks or min(least, patch, *blocks) < 1 or size % (patch * 2**halvings) or any(b % multiple for b in blocks):
+    unit = patch * 2 ** max(0, len(blocks) - 1)
+    positive = bool(blocks) and min(least, patch, *blocks) >= 1
+    if not positive or any(side < 1 or side % unit for side in sides) or any(b % multiple for b in blocks):
         kind = "positive blocks" if multiple == 1 else f"blocks that are multiples of {multiple}"
         raise MvssError(
-            f"a U-Net needs {kind} and positive layers, and a size that is a multiple of the patch and can be halved"
-            f" {halvings} times, not size={size}, patch={patch}, blocks={tuple(blocks)}"
+            f"a U-Net needs {kind} and positive layers, and sides that are multiples of {unit}, not"
+            f" {' × '.join(map(str, sides))}, patch={patch}, blocks={tuple(blocks)}"
         )
 
 
@@ -244,7 +247,7 @@ def build_network(config: NetworkConfig, shape: tuple[int, ...], inputs: int, ou
     with torch.random.fork_rng():
         torch.manual_seed(stream.generator().initial_seed())
         if len(shape) == 3 and config.blocks:
-            return ImageUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
+            return ImageUNet(shape[0], shape[1:], inputs, config.blocks, config.layers, outputs, config.patch).eval()
         if len(shape) == 2 and config.blocks and config.signals:
             return SignalUNet(shape[0], shape[1], inputs, config.blocks, config.layers, outputs, config.patch).eval()
         size = math.prod(shape)

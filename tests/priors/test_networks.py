@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,18 @@ def test_squares_of_pixels_come_back_where_they_were() -> None:
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(MvssError, match="patch=3"):
         ImageUNet(1, 8, 2, (8,), patch=3)
+
+
+def test_a_unet_takes_images_of_two_sides_that_both_suit_it() -> None:
+    net = build_network(NetworkConfig(blocks=(8, 16)), (1, 4, 6), 2, 1, Stream(0))
+    torch.nn.init.ones_(net.net.conv_out.weight)
+    again = network_named("ImageUNet", json.loads(net.to_json_string())).eval()
+    again.load_state_dict(net.state_dict())
+    x, log_sigma = torch.randn(3, 2, 1, 4, 6), torch.randn(3)
+    assert net(x, log_sigma).shape == (3, 1, 4, 6) and torch.equal(again(x, log_sigma), net(x, log_sigma))
+    for shape in ((1, 4, 7), (1, 7, 4)):
+        with pytest.raises(MvssError, match=rf"multiples of 2, not {shape[1]} × {shape[2]}"):
+            build_network(NetworkConfig(blocks=(8, 16)), shape, 2, 1, Stream(0))
 
 
 @torch.no_grad()
