@@ -75,6 +75,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` without the seconds that it needs to look how long a fit will take."""
+    monkeypatch.setattr("mvss.cli.check.expected_seconds", lambda *_: {})
+
+
 def test_check_says_what_is_there_and_what_it_takes(folder: Path) -> None:
     found = said("check", folder / "mixture.yaml", "--preset", folder / "tiny.yaml")
     assert found["sources"]["b"] == {"shape": [2], "observations": 30, "alone_in": []}
@@ -84,13 +90,16 @@ def test_check_says_what_is_there_and_what_it_takes(folder: Path) -> None:
     # 2 laps × 2 sources × 4 steps of 8 draws; 2 laps × 70 observations; 2 steps of predictor and corrector
     assert found["work"] == {"laps": 2, "trained_on": 128, "draws": 140, "evaluations_of_a_draw": 4}
     assert 0 < found["memory_gib_at_least"] < 8
+    assert list(found["seconds_about"]) == ["first priors", "laps", "last draws"]
+    assert all(0 < seconds < 600 for seconds in found["seconds_about"].values())
     text = call("check", folder / "mixture.yaml").stdout
     assert "  a: matrix of each, lets through 3 of its 3 directions, alone" in text
     assert "  a: matrix, lets through 2 of its 3 directions, added to b" in text
+    assert "time of a fit: " in text and " on this machine" in text
     assert "source b: shape (2), in 30 observations, never alone" in text and "preset vectors: 3 laps" in text
 
 
-def test_check_warns_of_what_views_do_not_tell(folder: Path) -> None:
+def test_check_warns_of_what_views_do_not_tell(folder: Path, untimed: None) -> None:
     (folder / "blind.yaml").write_text("views:\n  v: {data: first.npy, sources: {a: identity, b: {scale: 2}}, noise: 0.1}\n")
     done = call("check", folder / "blind.yaml")
     assert done.exit_code == 0 and "warning: a and b are mixed in the same proportion in every view" in done.stdout
@@ -100,7 +109,7 @@ def test_check_warns_of_what_views_do_not_tell(folder: Path) -> None:
     assert "1 directions of a are seen by no view" in said("check", folder / "blind.yaml")["warnings"][-1]
 
 
-def test_check_warns_of_few_observations(folder: Path) -> None:
+def test_check_warns_of_few_observations(folder: Path, untimed: None) -> None:
     (line,) = said("check", folder / "mixture.yaml")["warnings"]
     assert line.startswith("fewer than 1,000 observations (first has 40, both has 30): ")
     np.save(folder / "many.npy", np.random.default_rng(0).normal(size=(1000, 2)))
@@ -108,7 +117,17 @@ def test_check_warns_of_few_observations(folder: Path) -> None:
     assert said("check", folder / "many.yaml")["warnings"] == []
 
 
-def test_thin_images_are_told_since_they_may_be_signals(tmp_path: Path) -> None:
+def test_check_tells_why_it_cannot_tell_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> dict[str, float]:
+        raise RuntimeError("singular\nmatrix")
+
+    monkeypatch.setattr("mvss.cli.check.expected_seconds", fails)
+    found = said("check", folder / "mixture.yaml", "--preset", folder / "tiny.yaml")
+    assert found["seconds_about"] == {} and found["warnings"][-1].endswith("ended so: singular matrix")
+    assert "time of a fit" not in call("check", folder / "mixture.yaml", "--preset", folder / "tiny.yaml").stdout
+
+
+def test_thin_images_are_told_since_they_may_be_signals(tmp_path: Path, untimed: None) -> None:
     text = "views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n"
     (tmp_path / "mixture.yaml").write_text(text)
     closed = replace(VECTORS, prior=PriorConfig(network=None))
@@ -182,7 +201,7 @@ def test_draws_of_a_prior_are_scored(folder: Path) -> None:
     assert np.shape(said("score", folder / "model", folder / "several.npy", "--source", "a")["log_prob"]) == (4, 2)
 
 
-def test_the_mixtures_of_the_pages_are_some(tmp_path: Path) -> None:
+def test_the_mixtures_of_the_pages_are_some(tmp_path: Path, untimed: None) -> None:
     text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
     least, least_series, block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
     images = np.random.default_rng(0).normal(size=(4, 8, 8))
@@ -317,7 +336,7 @@ def test_the_shell_completes_commands() -> None:
     ("sampler", "count"),
     [({"method": "heun"}, 2 * 5 - 1), ({"method": "pc", "corrections": 2}, 5 * 3), ({"method": "ancestral"}, 5)],
 )
-def test_check_counts_evaluations_and_not_steps(folder: Path, sampler: dict[str, object], count: int) -> None:
+def test_check_counts_evaluations_and_not_steps(folder: Path, untimed: None, sampler: dict[str, object], count: int) -> None:
     preset = yaml.safe_load((folder / "tiny.yaml").read_text())
     preset["posterior"] = {"kind": "moment_matching", "passes": 2, "sampler": {"steps": 5, **sampler}}
     (folder / "counted.yaml").write_text(yaml.safe_dump(preset))

@@ -1,7 +1,4 @@
-"""What a mixture is, before anything is learned: counts, what views constrain, and what a fit will take.
-
-How long it takes nobody knows beforehand; how many numbers pass through networks is known.
-"""
+"""What a mixture is, before anything is learned: counts, what views show, and what a fit will take."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from typing import Any
 
 import psutil
 
+from mvss.cli.timing import LEFT_OUT, expected_seconds, roughly
 from mvss.em import plan_stages
 from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
@@ -22,6 +20,7 @@ from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
+from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import ensure_memory
 
 THIN, FEW = 4, 1000
@@ -40,13 +39,16 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
         }
         for source, shape in views.shapes.items()
     }
+    seconds, untold = _seconds(views, settings)
     return {
         "preset": preset,
         "views": {view.name: _view(view) for view in views},
         "sources": sources,
         "learned_in_order": [list(stage) for stage in views.stages()],
-        "warnings": [*read_as_images(views), *_few(views), *unconstrained(views), *_never_apart(views, settings)],
+        "warnings": [*read_as_images(views), *_few(views), *unconstrained(views), *_never_apart(views, settings), *untold],
         "memory_gib_at_least": _memory(views),
+        "seconds_about": seconds,
+        "seconds_leave_out": LEFT_OUT.get(type(settings.estimation), ""),
         "work": _work(views, settings),
     }
 
@@ -117,6 +119,15 @@ def _memory(views: Views) -> float:
     return (psutil.Process().memory_info().rss + more) / 2**30
 
 
+def _seconds(views: Views, settings: Settings) -> tuple[dict[str, float], list[str]]:
+    """By phases, to two digits; a line where they cannot be told."""
+    try:
+        return {phase: float(f"{each:.2g}") for phase, each in expected_seconds(views, settings).items()}, []
+    except (MvssError, RuntimeError, ValueError) as error:  # of few observations, torch's and scikit-learn's, too
+        says = " ".join(str(error).split())
+        return {}, [f"a few steps of a fit, to see how long it takes, ended so: {says}"]
+
+
 def _work(views: Views, settings: Settings) -> dict[str, int]:
     """laps; draws that networks learn from, in all; draws of observations between laps, and evaluations of the
     networks for each, where a step needs one alone."""
@@ -163,6 +174,9 @@ def in_words(found: dict[str, Any]) -> str:
         f"{work['draws']:,} draws of observations between laps, at least {work['evaluations_of_a_draw']} evaluations each"
     )
     lines.append(f"memory of a fit: at least {found['memory_gib_at_least']:.2f} GiB")
+    if seconds := found["seconds_about"]:
+        without = f", {found['seconds_leave_out']}" if found["seconds_leave_out"] else ""
+        lines.append(f"time of a fit: {roughly(sum(seconds.values()))} on this machine, while it is as busy as now{without}")
     return "\n".join([*lines, *(f"warning: {line}" for line in found["warnings"])])
 
 
