@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["checked", "in_words", "read_as_images"]
 
 import math
+import warnings
 from typing import Any
 
 import psutil
@@ -122,7 +123,10 @@ def _memory(views: Views) -> float:
 def _seconds(views: Views, settings: Settings) -> tuple[dict[str, float], list[str]]:
     """By phases, to two digits; a line where they cannot be told."""
     try:
-        return {phase: float(f"{each:.2g}") for phase, each in expected_seconds(views, settings).items()}, []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of draws that nothing has learned
+            found = expected_seconds(views, settings)
+        return {phase: float(f"{each:.2g}") for phase, each in found.items()}, []
     except (MvssError, RuntimeError, ValueError) as error:  # of few observations, torch's and scikit-learn's, too
         says = " ".join(str(error).split())
         return {}, [f"a few steps of a fit, to see how long it takes, ended so: {says}"]

@@ -52,6 +52,8 @@ PART = 4
 """One of so many parts of a batch is timed where it takes ENOUGH: there, rows take equally long in any batch."""
 ENOUGH = 0.1
 """Seconds of steps that can be trusted."""
+QUICK = 2**14
+"""Rows, times their numbers squared, whose exact likelihood is quick to climb."""
 FORWARD = 1 / 3
 """Of a step: what a network takes that does not learn."""
 STREAM = Stream(0)
@@ -156,11 +158,14 @@ class _Fit:
         for phase, size in enumerate(config.components):
             steps[size] += len(config.phase_steps(phase)) * (config.starts if phase < config.trial_phases else 1)
         usual = max(steps, key=lambda size: steps[size])  # larger ones take longer
+        wanted = min(config.batch, max(map(len, self.views)))
+        rows = min(wanted, max(MORE, QUICK // max(map(math.prod, self.inner.shapes.values())) ** 2))
 
         def climb(count: int) -> None:
-            estimate_sources(self.inner, replace(config, components=(usual,), steps=count, starts=1), STREAM)
+            brief = replace(config, components=(usual,), steps=count, batch=rows, starts=1)
+            estimate_sources(_first(self.inner, rows), brief, STREAM)
 
-        return _line(climb, sum(size * count for size, count in steps.items()) / usual, 1, 8)
+        return _line(climb, sum(size * count for size, count in steps.items()) / usual, 1, 6) * wanted / rows
 
     def _guesses(self, config: MixtureEMConfig) -> float:
         """First estimates of sources that pairs of views tell."""
