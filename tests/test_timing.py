@@ -32,7 +32,13 @@ def longer(problem: Problem, steps: int) -> Problem:
     return replace(problem, settings=settings)
 
 
-@pytest.mark.parametrize("problem", [longer(vectors(), 200), longer(images(), 40)], ids=["vectors", "images"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(longer(vectors(), 120), id="vectors"),
+        pytest.param(longer(images(), 40), id="images", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fit_takes_about_as_long_as_it_is_told(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_clocked", of_processor)
     model = SourceSeparator(problem.settings)

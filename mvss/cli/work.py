@@ -51,12 +51,12 @@ def _suited(mixture: Located, preset: str | None) -> tuple[Views, str]:
     axes = {len(shape) for shape in views.shapes.values()}
     preset = preset or ("signals" if axes == {2} else "images" if axes == {3} else "vectors")
     settings = load_settings(preset)
-    with mixture.at("views"):
-        _require_networks(views, settings)
     if isinstance(settings.estimation, MixtureEMConfig):
         for view in views:
             with mixture.at("views", view.name):
                 _require_shared(view, preset)
+    with mixture.at("views"):
+        _require_networks(views, settings)
     return views, preset
 
 

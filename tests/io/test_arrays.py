@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mvss.io.arrays import read_array
+from mvss.io.optional import OPTIONAL
 from mvss.io.results import check_ending, write_arrays
 from mvss.runtime.errors import MvssError
 
@@ -71,7 +72,7 @@ def test_endings_that_are_not_written_are_refused_before_any_work(tmp_path: Path
         check_ending(tmp_path / "file" / "deeper" / "out.npz")
     for module, ending in (("h5py", ".h5"), ("zarr", ".zarr"), ("astropy.io.fits", ".fits")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(MvssError, match=rf'{ending} f\w+ need {module.partition(".")[0]}: pip install "mvss\[files\]"'):
+        with pytest.raises(MvssError, match=rf"{ending} f\w+ need {OPTIONAL[module]}: pip install {OPTIONAL[module]}"):
             check_ending(f"out{ending}")
     check_ending("out.npz")
 

@@ -206,7 +206,7 @@ views:
     assert float(pair.operators["long"].forward(torch.ones(6, 8, 10)).max()) == 3.0
     found = CliRunner().invoke(program, ["check", str(path), "--json"])
     assert found.exit_code == 2 and "preset signals needs one operator" in found.stderr  # a mask of one source alone
-    path.write_text("views:\n  one: {data: {signals: y.npy}, sources: {a: {response: row.npy}}, noise: 0.1}\n")
+    path.write_text("views:\n  one: {data: {signals: image.npy}, sources: {a: {response: row.npy}}, noise: 0.1}\n")
     said = json.loads(CliRunner().invoke(program, ["check", str(path), "--json"]).stdout)
     assert said["preset"] == "signals" and said["views"]["one"]["sources"]["a"]["operator"] == "response"
 
