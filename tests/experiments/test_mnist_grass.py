@@ -179,6 +179,7 @@ def learn_here(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int) -> No
     monkeypatch.setattr("experiments.mnist_grass.data.trained_classifier", partial(trained_classifier, folder=folder))
 
 
+@pytest.mark.slow
 def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     monkeypatch.setattr("experiments.mnist_grass.data.DETECTED", 64)

@@ -381,7 +381,7 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("preset", CUTS)
+@pytest.mark.parametrize("preset", ["paper", pytest.param("paper-mixed", marks=pytest.mark.slow)])
 def test_all_of_the_paper_presets_is_built_and_runs_two_steps(preset: str, tmp_path: Path) -> None:
     problem, laps, gibbs, cuts = CUTS[preset]
     posterior = f"methods.{gibbs}.settings.posterior"
