@@ -8,7 +8,9 @@ from __future__ import annotations
 __all__ = ["main", "redraw"]
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.report.metrics import read_seeds
 from experiments.report.readme import ROOT, published
@@ -21,19 +23,19 @@ from mvss.runtime.errors import MvssError
 def main(root: Path = ROOT) -> int:
     """Draw those of all published results; the exit status. root: the folder that holds results/."""
     try:
-        for name in published(root):
+        for name, table in published(root).items():
             folder = root / "results" / name / "cpu"
-            print(f"figures: {folder / 'figures'} ({len(redraw(folder))} files)", flush=True)
+            print(f"figures: {folder / 'figures'} ({len(redraw(folder, table))} files)", flush=True)
     except MvssError as error:
         print(f"figures: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def redraw(folder: Path) -> list[Path]:
-    """Those of results/<experiment>/<preset>; what its table does not hold goes. Raises MvssError where a file cannot be read
-    or written."""
-    experiment, records, table = experiment_of(folder), read_seeds(folder), published(folder.parents[2])[folder.parent.name]
+def redraw(folder: Path, table: Mapping[str, Any]) -> list[Path]:
+    """Those of results/<experiment>/<preset>, by its table; what that does not hold goes. Raises MvssError where a file cannot
+    be read or written."""
+    experiment, records = experiment_of(folder), read_seeds(folder)
     seed = min(records)
     config = load_config(experiment.schema, folder / f"seed-{seed}" / "config.yaml")
     drawn: list[Path] = experiment.figures(Results(folder, table, records, config.problems, seed))

@@ -94,7 +94,8 @@ def _told_apart(ours: Row, rival: Row, ideal: float) -> bool:
     if len(ours["seeds"]) > 1 and ours["seeds"] == rival["seeds"]:
         pairs = zip(ours["values"], rival["values"], strict=True)
         return len({_off(mine, ideal) < _off(other, ideal) for mine, other in pairs}) == 1
-    return bool(abs(ours["mean"] - rival["mean"]) > max(ours["std"] or 0.0, rival["std"] or 0.0))
+    apart = abs(_off(ours["mean"], ideal) - _off(rival["mean"], ideal))
+    return bool(apart > max(ours["std"] or 0.0, rival["std"] or 0.0))
 
 
 def _cells(tables: Tables, claim: Claim) -> list[str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 __all__ = ["Moments", "factor_analysis", "solve"]
 
 import torch
-from scipy.linalg import eigh
 from torch import Tensor
 
 from mvss.posteriors.shared_gaussians import NEGLIGIBLE, SharedGiven
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.principal_factors import eigh
 from mvss.problem.operators import Shape
 
 UNSEEN = 1e-10
@@ -86,31 +86,18 @@ def solve(system: Tensor, right: Tensor) -> Tensor:
     return vectors @ (inverse * (vectors.mT @ right))
 
 
-def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """As `torch.linalg.eigh` of `(K, D, D)`; where many eigenvalues are the same, its algorithm may fail, and LAPACK's slower
-    one does not."""
-    try:
-        return torch.linalg.eigh(matrices)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        if not bool(matrices.isfinite().all()):
-            raise
-        parts = [map(torch.from_numpy, eigh(m.numpy(force=True), driver="ev")) for m in matrices]
-        values, vectors = zip(*parts, strict=True)
-        return torch.stack(values).to(matrices), torch.stack(vectors).to(matrices)
-
-
 def factor_analysis(
     weights: Tensor, means: Tensor, covariances: Tensor, rank: int, floor: float, steps: Tensor | None = None
 ) -> GaussianMixture:
     """The mixture of covariances `(K, D, D)` kept to `rank` directions (0: all) and a variance of each number by itself, which
     `steps` `(K, D)` are added to, and which is at least floor². No eigenvalue is below REGULAR of the largest."""
-    values, vectors = _eigh(covariances)
+    values, vectors = eigh(covariances)
     size = values.shape[1]
     if 0 < rank < size:
         leading = vectors[:, :, -rank:] * values[:, None, -rank:].clamp_min(0.0).sqrt()
         own = (covariances - leading @ leading.mT).diagonal(dim1=1, dim2=2)
         own = (own if steps is None else own + steps).clamp_min(floor**2)
-        values, vectors = _eigh(leading @ leading.mT + torch.diag_embed(own))
+        values, vectors = eigh(leading @ leading.mT + torch.diag_embed(own))
     values = values.maximum(REGULAR * values.amax(1, keepdim=True))
     factors = vectors * (values - floor**2).clamp_min(0.0).sqrt().unsqueeze(1)
     return GaussianMixture(weights, means, factors, floor)

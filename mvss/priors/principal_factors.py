@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-__all__ = ["factors_of", "principal_factors"]
+__all__ = ["eigh", "factors_of", "principal_factors"]
 
 import math
 
 import torch
+from scipy import linalg
 from torch import Tensor
 
 RANKS = (4, 8, 16, 32)
@@ -29,7 +30,7 @@ def principal_factors(covariances: Tensor) -> tuple[Tensor, Tensor] | None:
             return None
         own, before = torch.zeros_like(covariances[:, 0]), math.inf
         for _ in range(STEPS):
-            values, vectors = torch.linalg.eigh(covariances - torch.diag_embed(own))
+            values, vectors = eigh(covariances - torch.diag_embed(own))
             w = vectors[:, :, -rank:] * values[:, None, -rank:].clamp_min(0.0).sqrt()
             left = covariances - w @ w.mT
             own = left.diagonal(dim1=1, dim2=2)
@@ -44,5 +45,18 @@ def principal_factors(covariances: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def factors_of(w: Tensor, own: Tensor, floor: float) -> Tensor:
     """Factors `(K, D, D)` of a mixture with that floor."""
-    values, vectors = torch.linalg.eigh(w @ w.mT + torch.diag_embed(own))
+    values, vectors = eigh(w @ w.mT + torch.diag_embed(own))
     return vectors * (values - floor**2).clamp_min(0.0).sqrt().unsqueeze(1)
+
+
+def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """As `torch.linalg.eigh` of `(K, D, D)`; where many eigenvalues are the same, its algorithm may fail, and LAPACK's slower
+    one does not."""
+    try:
+        return torch.linalg.eigh(matrices)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if not bool(matrices.isfinite().all()):
+            raise
+        parts = [map(torch.from_numpy, linalg.eigh(m.numpy(force=True), driver="ev")) for m in matrices]
+        values, vectors = zip(*parts, strict=True)
+        return torch.stack(values).to(matrices), torch.stack(vectors).to(matrices)

@@ -204,7 +204,15 @@ def test_a_packed_mixture_is_the_same_law() -> None:
     torch.testing.assert_close(GaussianMixture.unpacked(nothing.packed()).covariances, nothing.covariances)
 
 
-def test_few_columns_and_a_variance_of_each_number_are_kept_as_such() -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_few_columns_and_a_variance_of_each_number_are_kept_as_such(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where LAPACK's quick algorithm gives up, as it may where many numbers hardly vary."""
+
+    def fails(_: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("too many repeated eigenvalues")
+
+    if not quick:
+        monkeypatch.setattr(torch.linalg, "eigh", fails)
     rng = torch.Generator().manual_seed(0)
     w, own = torch.randn(2, 90, 6, generator=rng).double(), torch.rand(2, 90, generator=rng).double() + 0.05
     own[:, :10], w[:, :10] = 0.04, 0.0  # numbers that hardly vary

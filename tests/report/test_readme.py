@@ -185,6 +185,11 @@ def test_what_the_decimals_do_not_show_is_as_good() -> None:
     assert "| as good | digits left in the grass" in summary(of("mnist_grass", *rows))
 
 
+def test_what_lies_on_either_side_of_the_ideal_is_compared_by_how_far_off_it_is() -> None:
+    rows = [{**of_digits(m, "remains_auc", v, "1"), "std": 0.05} for m, v in (("joint", 0.40), ("gibbs", 0.58))]
+    assert "| as good | digits left in the grass" in summary(of("mnist_grass", *rows))
+
+
 def test_the_summary_leaves_out_what_was_not_measured() -> None:
     assert summary({}).count("\n") == 1 and summary(of("galaxies", scored("joint", 31.0))).count("\n") == 1
 
