@@ -135,14 +135,18 @@ class Amortised(torch.nn.Module):
                 return Seen(pair, u, measured, torch.cat(m), turns)
         return None
 
-    def draw(self, seen: Seen, sampler: SamplerConfig, stream: Stream, index: Tensor) -> Tensor:
-        """One draw of the source given y, `(N, *shape)`, from pure noise. index: numbers of the observations."""
+    def draw(self, seen: Seen, sampler: SamplerConfig, stream: Stream, index: Tensor, inflation: float = 1.0) -> Tensor:
+        """One draw of the source given y, `(N, *shape)`, from pure noise. index: numbers of the observations. inflation: the
+        distance from E[x | y] is so many times what the network says."""
         u = seen.u
         start = stream.normal(index, tuple(u.shape[1:]), "start", dtype=torch.float64, device=u.device)
 
         def work(rows: slice) -> Tensor:
-            given = _Given(self, seen, rows)
-            w = sample(given, [sampler.sigma_start * start[rows]], sampler, stream, index[rows])[0]
+            given, noise = _Given(self, seen, rows), sampler.sigma_start * start[rows]
+            w = sample(given, [noise], sampler, stream, index[rows])[0]
+            if inflation != 1:
+                mean = given([noise], noise.new_full((len(noise),), sampler.sigma_start))[0]  # of w, which such noise drowns
+                w = mean + inflation * (w - mean)
             return given.m + given.s * w
 
         return torch.cat(in_chunks(work, len(u), BATCH))
@@ -260,7 +264,7 @@ class AmortisedPosterior(Posterior):
 
     def __init__(self, config: AmortisedConfig, models: Mapping[str, Amortised]) -> None:
         self.config, self.models, self.others = config, dict(models), MomentMatching(config.others)
-        self.evaluations = evaluations_of(config.sampler)
+        self.evaluations = evaluations_of(config.sampler) + (config.inflation != 1)
 
     def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
@@ -282,7 +286,8 @@ class _Chained(Given):
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
         """See `Posterior.draw`; all draws are from pure noise."""
         view, config, others = self.view, self.posterior.config, self.posterior.others
-        x = self.posterior.models[self.source].draw(self.seen, config.sampler, stream.child("amortised"), view.numbers)
+        model, keyed = self.posterior.models[self.source], stream.child("amortised")
+        x = model.draw(self.seen, config.sampler, keyed, view.numbers, config.inflation)
         rest = others.prepared(view.without(self.source, x), self.priors).draw(stream.child("others"))
 
         def whole(others: Draws) -> Draws:

@@ -141,12 +141,18 @@ class SplitGibbsConfig:
 class AmortisedConfig:
     """Sources whose posteriors networks have learned, drawn from pure noise by `sampler`, with noise levels in units of what
     is seen at each pixel, which the networks also learn between; then the others given those, and views for which no
-    network has learned, by `others`."""
+    network has learned, by `others`. inflation: by how much draws lie farther from their mean than the networks say, which
+    on what they have not learned from are too sure."""
 
     implementation: ClassVar = "mvss.posteriors.amortised:AmortisedPosterior"
     kind: Literal["amortised"] = field(default="amortised", kw_only=True)
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(sigma_start=3.0, sigma_min=0.01))
     others: MomentMatchingConfig = field(default_factory=MomentMatchingConfig)
+    inflation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.inflation < math.inf:
+            raise MvssError(f"posterior.inflation={self.inflation} must be positive and finite")
 
 
 @dataclass(frozen=True)

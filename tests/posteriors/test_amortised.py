@@ -98,6 +98,32 @@ def test_draws_have_the_moments_of_the_posterior() -> None:
     torch.testing.assert_close(float(found.var(0).mean().sqrt()), (HIDDEN**2 * share) ** 0.5, atol=0.06, rtol=0)
 
 
+def test_inflated_draws_spread_more_about_the_same_mean() -> None:
+    """x' = E[x | y] + 1.5 (x − E[x | y]), of the same noise: 1.5 times the deviation, and no other mean."""
+    data, x = problem(2000)
+    torch.manual_seed(0)
+    model = amortised(Pixelwise(), data)
+    training = TrainingConfig(steps=300, batch=24, learning_rate=3e-3, sigma_min=0.05, sigma_max=10.0, beta=(1.0, 1.0))
+    fit_denoiser(model, x, training, Stream(0), Accelerator(cpu=True))
+    few = data[1].select(torch.arange(40))
+    seen, numbers = model.see(few), few.numbers
+    assert seen is not None
+    plain, wide = (
+        torch.stack([model.draw(seen, SAMPLER, Stream(k), numbers, inflation) for k in range(30)]) for inflation in (1.0, 1.5)
+    )
+    torch.testing.assert_close(float((wide.var(0).mean() / plain.var(0).mean()).sqrt()), 1.5, atol=0.02, rtol=0)
+    assert float((wide.mean(0) - plain.mean(0)).square().mean()) < 0.02 * float(plain.var(0).mean())
+    others = MomentMatchingConfig(SAMPLER)
+    counts = [AmortisedPosterior(AmortisedConfig(SAMPLER, others, inflation), {}).evaluations for inflation in (1.0, 1.5)]
+    assert counts[1] == counts[0] + 1
+
+
+@pytest.mark.parametrize("inflation", [0.0, -1.0, float("inf"), float("nan")])
+def test_an_inflation_must_be_positive_and_finite(inflation: float) -> None:
+    with pytest.raises(MvssError, match="inflation"):
+        AmortisedConfig(inflation=inflation)
+
+
 def with_blocks() -> tuple[Views, Tensor]:
     """`problem`, and the same seen as averages of 3 × 3 pixels; and the target."""
     data, x = problem(2000)
