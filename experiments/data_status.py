@@ -38,7 +38,7 @@ def data_status(folder: Path = DATA) -> list[Status]:
         Status(
             "mnist-grass",
             "digits of your own, to tune",
-            'yours to bring: make mnist-grass SEEDS=100 ARGS="mnist=/path/to/folder"',
+            'yours to bring: make mnist-grass SEEDS=100 ARGS="mnist=/path/to/digits"',
         ),
         Status("mnist-grass", "photographs of your own", 'yours to bring: make mnist-grass ARGS="texture=/path/to/folder"'),
         Status("galaxies", "Hubble deep field (real)", _state(_packaged("skimage", "data/hubble_deep_field.jpg"))),

@@ -25,7 +25,7 @@ from experiments.core.pools import TUNING, tunes
 from experiments.core.task import Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
 from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, Problem, problem_named
-from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits
+from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits, other_digits
 from experiments.mnist_grass.textures import Part, texture_named
 from mvss.metrics.images import frechet, random_features, spectrum_distance
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -81,16 +81,23 @@ def _gaussian(width: float) -> Tensor:
     return kernel / kernel.sum()
 
 
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    """All parts; where there is but one, that itself."""
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
 def _check_pool(seed: int, config: MnistGrassConfig) -> None:
     """Raise MvssError where a seed would tune on what is reported, or be reported on what others tune on."""
     own, between = config.mnist not in SHIPPED, f"{TUNING[0]} to {TUNING[-1]}"
-    if tunes(seed) and not own:
-        raise MvssError(f"seed {seed} tunes, and the {config.mnist} digits are reported: name a folder of others with mnist=")
+    if tunes(seed) and config.mnist == "embedded":
+        raise MvssError(
+            f"seed {seed} tunes, and the embedded digits are reported: name others, mnist=openml, a file or a folder"
+        )
     if tunes(seed) and config.texture != "grass":
         raise MvssError(f"seed {seed} tunes, on grass alone: leave texture={config.texture} out")
     if own and not tunes(seed):
         raise MvssError(
-            f"seed {seed} is reported, and digits of a folder are for tuning: take a seed of {between}, or no mnist="
+            f"seed {seed} is reported, and digits that you bring are for tuning: take a seed of {between}, or no mnist="
         )
 
 
@@ -113,10 +120,12 @@ class MnistGrassTask(Task):
             raise MvssError(f"the photographs in {config.texture} were changed during the run: start it again")
         if digits_fingerprint(config.mnist) != config.others:
             raise MvssError(f"the digits in {config.mnist} were changed during the run: start it again")
-        pixels, classes = mnist_digits(config.mnist)
+        pixels, classes = (other_digits if tunes(seed) else mnist_digits)(config.mnist)
         wanted = [pixels[classes == digit] for digit in config.digits]
         if not wanted or any(len(w) == 0 for w in wanted) or len(set(config.digits)) < len(wanted):
-            raise MvssError(f"digits={list(config.digits)}: MNIST's classes are 0 to 9; name at least one, and none twice")
+            there = ", ".join(map(str, classes.unique().tolist()))
+            asked = f"digits={list(config.digits)}"
+            raise MvssError(f"{asked}: mnist={config.mnist} has {there}; name at least one, and none twice")
         pool = torch.cat(wanted)
         names = torch.cat([torch.full((len(w),), digit) for w, digit in zip(wanted, config.digits, strict=True)])
         order = torch.randperm(len(pool), generator=generator(seed, "mnist-grass", "digits"))
@@ -142,7 +151,7 @@ class MnistGrassTask(Task):
         self.scored_views = tuple(range(len(factors), 2 * len(factors)))
         behind = (self.fresh_truth, self.train_truth)
         numbers = range(len(self.train.sources))
-        self._clean = [[torch.cat([t[a][b] for a in self.scored_views]) for t in behind] for b in numbers]
+        self._clean = [[_whole([t[a][b] for a in self.scored_views]) for t in behind] for b in numbers]
         counts = [len(self.train[a]) for a in self.scored_views]
         self._classes = dict(zip(self.scored_views, names[: config.observations].split(counts), strict=True))
 
@@ -165,8 +174,9 @@ class MnistGrassTask(Task):
             for factor, here in zip(problem.factors, resolutions, strict=True):
                 shown, behind = digits[here] if number else None, [look[here] for look in grass]
                 views.append(_observe(behind, shown, problem, factor, rng, f"view {number + 1} at 1/{factor}"))
-                known = torch.zeros_like(behind[0]) if shown is None else shown
-                truth.append((behind[0], known, *behind[1:], *[torch.zeros_like(known)] * (problem.looks - looks)))
+                nothing = behind[0].new_zeros(()).expand_as(behind[0])  # which takes no memory
+                known = nothing if shown is None else shown
+                truth.append((behind[0], known, *behind[1:], *[nothing] * (problem.looks - looks)))
         return Views(views), tuple(truth)
 
     @override

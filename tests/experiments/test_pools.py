@@ -6,10 +6,12 @@ import hashlib
 import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from brought_digits import noise, write_digits
 from torch import Tensor
 
 from experiments.core.cli import ROOT, main, read_command
@@ -38,16 +40,6 @@ def _fresh_caches() -> Iterator[None]:
     yield
     mnist_digits.cache_clear()
     texture_named.cache_clear()
-
-
-def write_digits(folder: Path, count: int = 1100, pixels: np.ndarray | None = None) -> str:
-    """Noise that is named zeros and ones, or these zeros."""
-    rng = np.random.default_rng(0)
-    found = rng.integers(0, 256, (count, 784), dtype=np.uint8) if pixels is None else pixels
-    np.savez(
-        folder / "digits.npz", pixels=found, classes=np.arange(len(found)) % 2 if pixels is None else np.zeros(len(found), int)
-    )
-    return str(folder)
 
 
 def hashes(images: Iterable[Tensor]) -> set[str]:
@@ -95,10 +87,9 @@ def test_digits_that_are_scored_are_in_no_mixture_of_a_tuning_seed(tmp_path: Pat
 @pytest.mark.parametrize(
     ("seed", "settings", "says"),
     [
-        (100, {}, "seed 100 tunes, and the embedded digits are reported: name a folder of others"),
-        (150, {"mnist": "openml"}, "seed 150 tunes, and the openml digits are reported"),
+        (100, {}, "seed 100 tunes, and the embedded digits are reported: name others, mnist=openml, a file or a folder"),
         (199, {"mnist": "FOLDER", "texture": "gravel"}, "seed 199 tunes, on grass alone: leave texture=gravel out"),
-        (0, {"mnist": "FOLDER"}, "seed 0 is reported, and digits of a folder are for tuning: take a seed of 100 to 199"),
+        (0, {"mnist": "FOLDER"}, "seed 0 is reported, and digits that you bring are for tuning: take a seed of 100 to 199"),
         (200, {"mnist": "FOLDER"}, "seed 200 is reported"),
     ],
 )
@@ -110,13 +101,19 @@ def test_a_seed_with_the_other_pool_is_refused(seed: int, settings: dict[str, st
     assert "\n" not in str(told.value)
 
 
-def test_a_folder_that_holds_embedded_digits_is_refused(tmp_path: Path) -> None:
-    pixels, classes = mnist_digits("embedded")
-    zeros = pixels[classes == 0][:3].flatten(1).numpy()
-    other = np.random.default_rng(0).integers(0, 256, (5, 784), dtype=np.uint8)
-    blurred = zeros + (zeros < 255).astype(np.uint8)  # as another decoder may have them
-    with pytest.raises(MvssError, match="6 of its digits are among those embedded, which are reported: take them out"):
-        MnistGrassConfig(mnist=write_digits(tmp_path, pixels=np.concatenate([other, zeros, blurred])))
+def test_tuning_on_all_of_mnist_is_without_the_embedded_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded, classes = mnist_digits("embedded")
+    shown = torch.isin(classes, torch.tensor([0, 1]))
+    more, named = noise(40)
+    pixels = np.concatenate([embedded[shown].flatten(1).numpy(), more]).astype(float)
+    names = np.concatenate([classes[shown].numpy(), named]).astype(str)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda *_, **__: SimpleNamespace(data=pixels, target=names))
+    config = MnistGrassConfig(observations=30, fresh=10, mnist="openml")
+    tuning, reported = (MnistGrassTask("full", seed, config) for seed in (100, 0))
+    used = [hashes([task.train_truth[1][1], task.fresh_truth[1][1]]) for task in (tuning, reported)]
+    assert used[0] == {hashlib.sha256(row.tobytes()).hexdigest() for row in more} and not used[0] >= used[1]
+    with pytest.raises(MvssError, match="there are 40"):
+        MnistGrassTask("full", 100, MnistGrassConfig(observations=31, fresh=10, mnist="openml"))
 
 
 @pytest.mark.parametrize(
@@ -126,16 +123,12 @@ def test_a_folder_that_holds_embedded_digits_is_refused(tmp_path: Path) -> None:
         ({"pixels": np.zeros((4, 100), np.uint8), "classes": np.zeros(4, int)}, r"must be \(N, 784\) of uint8"),
         ({"pixels": np.zeros((4, 784)), "classes": np.zeros(4, int)}, "of uint8"),
         ({"pixels": np.zeros((4, 784), np.uint8), "classes": np.full(4, 10)}, "from 0 to 9"),
-        (None, r"no \*\.npz is there"),
     ],
 )
-def test_what_is_no_folder_of_digits_is_refused(arrays: dict[str, np.ndarray] | None, says: str, tmp_path: Path) -> None:
-    if arrays is not None:
-        np.savez(tmp_path / "digits.npz", **arrays)
+def test_what_is_no_folder_of_digits_is_refused(arrays: dict[str, np.ndarray], says: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "digits.npz", **arrays)
     with pytest.raises(MvssError, match=says):
         MnistGrassConfig(mnist=str(tmp_path))
-    with pytest.raises(MvssError, match="neither embedded nor openml, nor a folder"):
-        MnistGrassConfig(mnist="openmll")
 
 
 def test_other_digits_in_the_folder_are_other_data(tmp_path: Path) -> None:
