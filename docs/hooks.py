@@ -28,7 +28,7 @@ def outside() -> dict[str, str]:
     pages = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
     pages |= {f"{folder}/README.md": f"{folder}.md" for folder in ("data", "examples")}
     pages |= {f"{p.parent}/README.md": f"{p.parent}.md" for p in _found("experiments/*/README.md")}
-    for pattern in ("table", "sweep", "growth"):
+    for pattern in ("table", "sweep", "growth", "scale"):
         pages |= {f"{p}": f"{p}" for p in _found(f"results/*/cpu/{pattern}.md")}
     return pages
 

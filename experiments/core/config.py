@@ -8,7 +8,7 @@ from __future__ import annotations
 __all__ = ["AuditConfig", "Config", "Job", "MetricsConfig", "Recipe", "check_config"]
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
 from mvss.presets.ranges import at_least
@@ -151,6 +151,10 @@ class Config:
     def points(self) -> int:
         """How many PQMass compares, draws and truth together."""
         return self.metrics.pqmass + min(self.metrics.pqmass, self.fresh)
+
+    def of_a_job(self) -> Self:
+        """Without what no job receives, but commands alone."""
+        return self
 
     def learned(self, problem: str) -> str:
         """The problem whose fits separate the observations of this one."""

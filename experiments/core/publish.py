@@ -1,7 +1,8 @@
 """Committed results from a run that is finished: `make publish RUN=results/runs/<experiment>/<preset>`.
 
     results/runs/<experiment>/<preset>/  →  results/<experiment>/<preset>/
-        table.{json, md}, times.json, growth.*, sweep.*, figures/, seed-N/{config.yaml, environment.json, metrics.jsonl},
+        table.{json, md}, times.json, {growth, scale, sweep}.{json, md}, figures/,
+        seed-N/{config.yaml, environment.json, metrics.jsonl},
         seed-N/samples/ of the seed that the figures show
 
 Table and figures are made anew first. What is there and not in the run stays: nothing is deleted, and no row of a
@@ -34,7 +35,7 @@ from mvss.runtime.locks import locked
 
 NAMED = 5
 """Of what is missing so many are named."""
-COPIED = ("table.json", "table.md", "growth.json", "growth.md", "sweep.json", "sweep.md")
+COPIED = tuple(f"{name}.{kind}" for name in ("table", "growth", "scale", "sweep") for kind in ("json", "md"))
 OF_A_SEED = ("config.yaml", "environment.json", "metrics.jsonl")
 
 

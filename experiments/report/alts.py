@@ -19,6 +19,7 @@ KINDS = {
     "real": "Pictures: real galaxies, and the sky and galaxy that they are separated into, with the standard deviation",
     "recovery": "Points: flux that is recovered over the true one for each galaxy, by method",
     "residuals": "Pictures: what is left of observations without the separated sources, in units of the noise",
+    "scale": "Lines: PSNR, energy score, spread ratio and prior of digits against the number of mixtures, by method",
     "separations": "Pictures: observation, truth of each source, and one posterior draw of each method",
     "sinkhorn-vs-lap": "Lines: Sinkhorn divergence of draws from the truth after each lap of EM, by method",
     "sinkhorn-vs-mixing": "Lines: Sinkhorn divergence of draws from the truth against the share that views mix, by method",

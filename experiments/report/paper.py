@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["paper_value"]
+__all__ = ["paper_sizes", "paper_value"]
 
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,12 @@ def paper_value(experiment: str, problem: str, method: str, source: str, metric:
     else:
         value = problems[problem].get(source, {}).get(method, {}).get(metric)
     return None if value is None else float(value)
+
+
+def paper_sizes(experiment: str, problem: str) -> dict[str, int]:
+    """By method, how many observations the paper's numbers of a problem are of, where it tells."""
+    sizes: dict[str, int] = read_paper()["sizes"].get(experiment, {}).get(problem, {})
+    return sizes
 
 
 @cache

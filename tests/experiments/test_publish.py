@@ -89,6 +89,7 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
     folder, target = done(tmp_path, *ALL, seeds=(0, 1)), tmp_path / "results" / "manifolds" / "smoke"
     (target / "seed-0").mkdir(parents=True)
     (target / "seed-0" / "notes.md").write_text("tracked\n")
+    (folder / "scale.json").write_text("{}")
     (target / "times.json").write_text('{"mixed-0.1 joint": [[1.0, 3.0]], "mixed-0.1 joint_long": [[1.0, 4.0]]}')
     assert main([str(folder)], tmp_path) == 0
     published = tree(target)
@@ -96,7 +97,7 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
     samples = {f"seed-0/samples/{problem}/{method}.npz" for problem in PROBLEMS for method in made[problem]}
     records = {f"seed-{seed}/{name}" for seed in (0, 1) for name in ("config.yaml", "metrics.jsonl")}
     assert published.keys() == samples | records | {
-        "table.json", "table.md", "times.json", "figures/exact-mixture-joint-gibbs.png", "seed-0/notes.md"
+        "table.json", "table.md", "times.json", "scale.json", "figures/exact-mixture-joint-gibbs.png", "seed-0/notes.md"
     }  # fmt: skip
     assert json.loads(published["table.json"])["commits"] == {"abc1234": made}
     times = json.loads(published["times.json"])  # of two seeds one; those of others stay
