@@ -46,7 +46,7 @@ def read_digits(name: str) -> Digits:
         parts = list(_folder(path) if path.is_dir() else _files([path]))
     except OSError as error:
         raise MvssError(f"mnist={name}: cannot be read ({error.strerror or error})") from error
-    if not parts:
+    if not any(len(classes) for _, classes in parts):
         raise MvssError(f"mnist={name}: no digits are there: {KINDS}")
     pixels, classes = (np.concatenate(part) for part in zip(*parts, strict=True))
     first = np.sort(np.unique(pixels, axis=0, return_index=True)[1])
@@ -127,4 +127,4 @@ def _checked(path: Path, pixels: NDArray[np.generic], classes: NDArray[np.generi
         raise MvssError(f"{path}: {len(pixels):,} images and classes of shape {classes.shape} are no pair")
     if classes.dtype.kind not in "iu" or not np.isin(classes, range(10)).all():
         raise MvssError(f"{path}: classes must be whole numbers from 0 to 9")
-    return pixels.reshape(len(pixels), -1).astype(np.uint8), classes.astype(np.int64)
+    return pixels.reshape(-1, SIZE**2).astype(np.uint8), classes.astype(np.int64)

@@ -103,6 +103,7 @@ def picture(folder: Path, size: int, dtype: type = np.uint8) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda f: None, "no digits are there"),
     "no digits": (lambda f: (f / "notes.txt").write_text("none"), "no digits are there"),
+    "none of them": (lambda f: write_idx(f, PIXELS[:0], CLASSES[:0]), "no digits are there"),
     "no labels": (unlabelled, "labels-idx1-ubyte is not there, gzipped or not"),
     "no images": (lambda f: write_idx(f, PIXELS, CLASSES).unlink(), "images-idx3-ubyte is not there, gzipped or not"),
     "mispaired": (mispaired, r"7 images and classes of shape \(6,\) are no pair"),
