@@ -248,7 +248,7 @@ class _Start:
         for b, a in zip(names, matrices, strict=True):
             if b != source:
                 mixture = known[b]
-                mean = mixture.weights @ mixture.means
+                mean = mixture.mean.flatten()
                 spread = mixture.means - mean
                 total = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances)
                 total = total + (mixture.weights * spread.mT) @ spread

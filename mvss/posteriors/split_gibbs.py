@@ -74,8 +74,7 @@ class _Chains:
 
     def _mean(self, view: View, source: str) -> Tensor:
         """Of the prior, for each observation."""
-        law = self.priors[source].mixture
-        mean = (law.weights @ law.means).to(view.y).reshape(view.shapes[source])
+        mean = self.priors[source].mixture.mean.to(view.y)
         return mean.expand(len(view), *mean.shape)
 
 

@@ -50,8 +50,8 @@ EXACT_TRACE, PROBES = 256, 16
 
 @dataclass(frozen=True)
 class Drawing:
-    """How draws of a diffusion prior are made: the run, from draws of the mixture, noised, or, from_noise, from pure noise.
-    components: Gaussians that p(x | x_t) of a small source is drawn from."""
+    """How draws of a diffusion prior are made: the run, from draws of the mixture, noised, or, from_noise, from its mean
+    alone: x ~ N(mean, σ_start² I). components: Gaussians that p(x | x_t) of a small source is drawn from."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     from_noise: bool = False
@@ -116,7 +116,7 @@ class DiffusionPrior(torch.nn.Module):
         index, run = torch.arange(count), self.drawing.sampler
         start = self.mixture.sample(count, stream, stratified)
         if self.drawing.from_noise:
-            start = torch.zeros_like(start)
+            start = self.mixture.mean.expand_as(start)  # of which σ_start need not be so large that it drowns
         begin = noised([start], run.sigma_start, stream, index)
         return sample(LocalLaw([self], self.drawing.components), begin, run, stream, index)[0].cpu()
 

@@ -84,6 +84,11 @@ class GaussianMixture(torch.nn.Module):
         return self
 
     @property
+    def mean(self) -> Tensor:
+        """Of all components together, `shape`."""
+        return (self.weights @ self.means).reshape(self.shape)
+
+    @property
     def covariances(self) -> Tensor:
         """C_k, `(K, D, D)`."""
         eye = torch.eye(self.dimension, dtype=self.means.dtype, device=self.means.device)
@@ -176,7 +181,7 @@ class GaussianMixture(torch.nn.Module):
     def spread(self) -> float:
         """Standard deviation of a number of the source, the root mean square over its numbers."""
         within = self.covariances.diagonal(dim1=1, dim2=2).mean(1) @ self.weights
-        return float(within + self.weights @ (self.means - self.weights @ self.means).square().mean(1)) ** 0.5
+        return float(within + self.weights @ (self.means - self.mean.flatten()).square().mean(1)) ** 0.5
 
     def _rotate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates of x − m_k along the eigenvectors `(N, K, R)`, and what is left of |x − m_k|², `(N, K)`."""

@@ -69,6 +69,14 @@ def test_draws_of_an_untrained_prior_are_those_of_its_mixture(drawing: Drawing) 
     same_law(untrained(mixture, drawing).sample(COUNT, STREAM), mixture)
 
 
+def test_draws_from_noise_forget_where_they_began() -> None:
+    """Modes far from zero, which σ_start drowns no better than it does the source: draws begin at its mean."""
+    mixture = two_modes()
+    mixture = GaussianMixture(mixture.weights, mixture.means + 12.0, mixture.factors, mixture.floor, mixture.shape)
+    drawing = Drawing(SamplerConfig("ancestral", 40, sigma_start=6.0, sigma_min=0.01), from_noise=True, components=3)
+    same_law(untrained(mixture, drawing).sample(COUNT, STREAM), mixture)
+
+
 def test_stratified_draws_give_every_component_its_share() -> None:
     mixture = two_modes()
     prior = untrained(mixture, Drawing(SAMPLER, components=3))
