@@ -1,4 +1,4 @@
-"""`make manifolds`: mixtures of one-dimensional manifolds (paper, section 5.1)."""
+"""`make manifolds`: mixtures of one-dimensional manifolds (paper, section 5.1), and of sources that fill their space."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from experiments.manifolds.problems import problem_named
 
 CAPTION = (
     "Scored on fresh observations (new sources, matrices and noise from the same manifolds) with the model as "
-    "fitted, on the views that show all sources (mixed-0.0: the view that shows the source). Energy score, spread "
+    "fitted, on the views that show all sources (mixed-0.0, surfaces: those that show the source). Energy score, spread "
     "ratio, χ², coverage and ranks: of many draws for each of some observations. Prior KL: of laws blurred by noise of 0.01. "
     "PSNR of single posterior draws: range 4, mean of the dB values over observations. SD: debiased Sinkhorn divergence "
     "(squared Euclidean cost, regularisation 1e-3, marginal error 1e-3, full self terms) between draws and truth spread evenly "
-    "along the curve, same n for every method. Prior draws are stratified over the mixture's components: of "
+    "along the curve (surfaces: over the Gaussians of the law), same n for every method. Prior draws are stratified over "
+    "the mixture's components: of "
     "independent ones the sampling noise alone would exceed the differences between good priors. Floors are in the row "
     "`exact`: for the posterior, exact draws for the same observations; for the prior, the sources themselves behind "
     "the training observations, all that a learner could know who had seen each of them clean. SD (paper): the "

@@ -14,7 +14,7 @@ from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 LIMIT = 0.62 * DATA_RANGE
 KINDS = {"posterior": "draws", "prior": "prior"}
 NOTE = (
-    f"Points in ℝ⁵ along two of their coordinates, each from −{LIMIT:g} to {LIMIT:g}: one draw for each fresh observation, and "
+    f"Points along two of their coordinates, each from −{LIMIT:g} to {LIMIT:g}: one draw for each fresh observation, and "
     "draws of the learned priors. Observations and standard deviations are not among the kept samples of this experiment."
 )
 

@@ -1,4 +1,4 @@
-"""Random smooth one-dimensional manifolds in R^5 and their mixtures (paper, section 5.1).
+"""Random smooth one-dimensional manifolds in R^5 and their mixtures (paper, section 5.1); the same of `surfaces` in R^8.
 
     f_d(z) = Σ_{j≥1} a_j j^(−s) sin(2π((j − 1) b_j z + c_j)),   a, b, c ~ U(0, 1),   z ~ U(0, 1)
 
@@ -10,7 +10,9 @@ rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from experiments.core.config import Config
 from experiments.core.task import Task
 from experiments.manifolds.problems import Problem, problem_named
+from experiments.manifolds.surfaces import make_surfaces
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import Dense, LinearOperator, Scale
 from mvss.problem.views import View, Views
@@ -27,8 +30,10 @@ __all__ = [
     "DATA_RANGE",
     "Manifold",
     "ManifoldTask",
+    "Source",
     "Split",
     "make_manifolds",
+    "make_sources",
     "make_split",
     "make_task",
 ]
@@ -40,6 +45,19 @@ FREQUENCIES = 100
 SEGMENTS = 512  # of the exact prior: the oracle's PSNR changes by 0.1 dB from 256 to 1,024
 DATA_RANGE = 4.0
 """Each coordinate spans [−2, 2]."""
+
+
+class Source(Protocol):
+    """What a task knows of a source."""
+
+    def sample(self, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
+        """`(count, D)` draws: independent, or stratified, spread evenly over the law."""
+
+    def place(self, x: Tensor) -> Tensor:
+        """Where on the source each of its points x `(N, D)` is, `(N,)`: those of like numbers are near each other."""
+
+    def exact(self) -> GaussianMixture:
+        """Its law."""
 
 
 class Manifold:
@@ -70,6 +88,14 @@ class Manifold:
         z = torch.rand(count, generator=rng, dtype=torch.float64)
         return self((torch.arange(count) + z) / count if stratified else z)
 
+    def place(self, x: Tensor) -> Tensor:
+        """The number of the nearest of 2,048 points along the curve, `(N,)`, for x `(N, 5)`."""
+        return torch.cdist(x, self(torch.linspace(0, 1, 2048, dtype=torch.float64))).argmin(1)
+
+    def exact(self) -> GaussianMixture:
+        """A polyline so fine that it is the true prior for the exact posterior."""
+        return self.polyline(SEGMENTS)
+
     def polyline(self, segments: int, inner: int = 8) -> GaussianMixture:
         """The law of the source as a mixture of Gaussians: one along each of `segments` equal pieces of z.
 
@@ -97,18 +123,24 @@ def make_manifolds(problem: Problem, seed: int) -> tuple[Manifold, ...]:
     return tuple(Manifold(SMOOTHNESS[b], Stream(seed, ("manifolds", b))) for b in range(problem.sources))
 
 
+def make_sources(problem: Problem, seed: int) -> Sequence[Source]:
+    """The sources of a problem, whatever they are."""
+    return make_surfaces(seed) if problem.surfaces else make_manifolds(problem, seed)
+
+
 def make_split(problem: Problem, seed: int, count: int, split: str) -> Split:
     """`count` observations per view, with sources, matrices and noise of their own for each view and split."""
-    manifolds = make_manifolds(problem, seed)
+    made = make_sources(problem, seed)
     views, truth = [], []
     for alpha, weights in enumerate(problem.mixing):
         rng = generator(seed, "manifolds", problem.name, split, alpha)
-        sources = tuple(m.sample(count, rng) for m in manifolds)
-        shared = Dense(_random_rows(count, problem.observed, rng))
+        sources = tuple(source.sample(count, rng) for source in made)
+        size = sources[0].shape[1]
+        shared = Dense(_random_rows(count, problem.observed, size, rng))
         operators: dict[str, LinearOperator] = {}
         clean = torch.zeros(count, problem.observed, dtype=torch.float64)
         for beta, (weight, x) in enumerate(zip(weights, sources, strict=True), start=1):
-            matrix = Dense(_random_rows(count, problem.observed, rng)) if problem.separate_matrices else shared
+            matrix = Dense(_random_rows(count, problem.observed, size, rng)) if problem.separate_matrices else shared
             if weight:
                 operators[str(beta)] = Scale(weight, (problem.observed,)) @ matrix
                 clean = clean + operators[str(beta)].forward(x)
@@ -118,8 +150,8 @@ def make_split(problem: Problem, seed: int, count: int, split: str) -> Split:
     return Split(Views(views), tuple(truth))
 
 
-def _random_rows(count: int, observed: int, rng: torch.Generator) -> Tensor:
-    rows = torch.randn(count, observed, DIMENSION, generator=rng, dtype=torch.float64)
+def _random_rows(count: int, observed: int, size: int, rng: torch.Generator) -> Tensor:
+    rows = torch.randn(count, observed, size, generator=rng, dtype=torch.float64)
     return rows / rows.norm(dim=-1, keepdim=True)
 
 
@@ -130,26 +162,25 @@ class ManifoldTask(Task):
 
     def __init__(self, name: str, seed: int, observations: int, fresh: int) -> None:
         problem = problem_named(name)
-        self.manifolds = make_manifolds(problem, seed)
+        self.sources = make_sources(problem, seed)
         train, new = make_split(problem, seed, observations, "train"), make_split(problem, seed, fresh, "fresh")
         self.train, self.train_truth = train.data, train.truth
         self.fresh, self.fresh_truth = new.data, new.truth
         self.scored_views = problem.scored_views or tuple(range(len(problem.mixing)))
 
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
-        """Truth, `(count, 5)`: independent draws, or spread evenly along the curve."""
-        return self.manifolds[source].sample(count, rng, stratified)
+        """Truth, `(count, D)`: independent draws, or spread evenly over the source."""
+        return self.sources[source].sample(count, rng, stratified)
 
     def training_sources(self, source: int, count: int) -> Tensor:
-        """`(count, 5)` of the sources behind the training observations: every so many of them along the curve."""
+        """`(count, D)` of the sources behind the training observations: every so many of them along the source."""
         pool = torch.cat([self.train_truth[a][source] for a in self.train.showing([str(source + 1)])])
-        along = self.manifolds[source](torch.linspace(0, 1, 2048, dtype=torch.float64))
-        order = torch.cdist(pool, along).argmin(1).argsort(stable=True)
+        order = self.sources[source].place(pool).argsort(stable=True)
         return pool[order[((torch.arange(count) + 0.5) / count * len(pool)).long()]]
 
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
-        """The manifolds as polylines of Gaussians."""
-        return tuple(m.polyline(SEGMENTS) for m in self.manifolds)
+        """The laws of the sources; of manifolds as polylines of Gaussians."""
+        return tuple(source.exact() for source in self.sources)
 
 
 def make_task(problem: str, seed: int, config: Config) -> ManifoldTask:

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.manifolds.figures_audit import candidates_figure, coverage_figure, ranks_figure
 from experiments.manifolds.figures_draws import Run, marginals_figure, methods_figure, priors_figure, problem_figure
 from experiments.manifolds.panels import fraction, is_leftmost, legend, panels, title
-from experiments.report.methods import TRUTH, method_named, method_order
+from experiments.report.methods import CHOSEN, TRUTH, method_named, method_order
 from experiments.report.samples import Results
 from experiments.report.style import caption, save_figure, style
 
@@ -177,7 +177,7 @@ def _mixing_curve(run: Run, ax: Axes, method: str, metric: str, place: Mapping[s
 
 def _gap_figure(run: Run) -> Figure | None:
     """Decibels below the exact posterior."""
-    cells = {(name, m): run.cell(name, m, "oracle_gap_db") for name in run.problems for m in run.rivals()}
+    cells = {(name, m): run.cell(name, m, "oracle_gap_db") for name in run.problems for m in (*run.rivals(), CHOSEN)}
     shown = {key: cell for key, cell in cells.items() if cell and cell["mean"] is not None}
     if not shown:
         return None
@@ -218,7 +218,7 @@ def _ablations_figure(run: Run) -> Figure | None:
     """What becomes of our method with one of its parts changed, or from a worse start: decibels below the exact
     posterior."""
     kept = ("joint", "mixture")
-    changed = [m for m in run.methods() if m not in (*run.rivals(), *kept)]
+    changed = [m for m in run.methods() if m not in (*run.rivals(), *kept, CHOSEN)]
     cells = {p: {m: run.cell(p, m, "oracle_gap_db") for m in (*kept, *changed)} for p in run.problems}
     gaps = {p: {m: cell for m, cell in own.items() if cell and cell["mean"] is not None} for p, own in cells.items()}
     found = {p: own for p, own in gaps.items() if own.keys() - set(kept)}

@@ -18,7 +18,7 @@ from experiments.manifolds.problems import PROBLEMS
 from experiments.report.methods import OURS, method_named
 from experiments.report.style import caption
 
-CALIBRATED = ("joint", "mixture", "gibbs", "exact")
+CALIBRATED = ("joint", "chosen", "mixture", "gibbs", "exact")
 KOLMOGOROV = 1.36  # 95 % point of sqrt(N) sup |F_N − F|
 
 

@@ -199,12 +199,12 @@ def marginals_figure(run: Run, problem: str, method: str = "joint") -> Figure | 
 
 
 def _by_lap(ax: Axes, draws: Mapping[str, NDArray[np.float64]], source: int, laps: Sequence[int], method: str) -> None:
-    """How far draws are from the curve, which no scatter plot of a good start shows."""
+    """How far draws are from what truths lie on, which no scatter plot of a good start shows."""
     truth, colour = draws[f"lap_truth_{source}"], method_named(method).colour
     off = [np.quantile(cdist(draws[f"lap{lap}_{source}"], truth).min(1), (0.5, 0.9)) for lap in laps]
     for k, (label, line) in enumerate((("median", "-"), ("90 %", "--"))):
         ax.plot(laps, [quantiles[k] for quantiles in off], color=colour, ls=line, marker=".", label=label)
-    ax.set(xlabel="lap", title=f"$x^{source}$: off the curve", xticks=laps, ylim=(0, None))
+    ax.set(xlabel="lap", title=f"$x^{source}$: off the truth", xticks=laps, ylim=(0, None))
     ax.title.set_fontsize(9)
     ax.tick_params(labelsize=7, which="both")
     ax.legend(fontsize=7, loc="best")
@@ -254,7 +254,7 @@ def priors_figure(run: Run, method: str = "joint") -> Figure | None:
     caption(
         figure,
         f"Seed {run.seed}: {min(count, SHOWN):,} draws from each learned prior of {method_named(method).short}, "
-        "against an independent sample of the true source, along two of the five coordinates.",
+        "against an independent sample of the true source, along two of its coordinates.",
     )
     return figure
 

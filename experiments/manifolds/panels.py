@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.manifolds.problems import PROBLEMS
-from experiments.report.methods import OURS, RIVALS, method_named
+from experiments.report.methods import CHOSEN, OURS, RIVALS, method_named
 
 
 def fraction(problem: str) -> float:
@@ -31,7 +31,7 @@ def title(problem: str) -> str:
 def legend(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend above all panels, where it covers nothing: methods in the order of the table, then the rest."""
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    methods = [method_named(name).short for name in (OURS, *RIVALS)]
+    methods = [method_named(name).short for name in (OURS, CHOSEN, *RIVALS)]
     labels = sorted(handles, key=lambda label: methods.index(label) if label in methods else len(methods))
     columns = max(1, int(figure.get_figwidth() / 1.9))
     figure.legend([handles[label] for label in labels], labels, loc="outside upper center", ncols=min(len(labels), columns))

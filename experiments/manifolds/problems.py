@@ -1,4 +1,4 @@
-"""The problems of the 1D manifolds: which sources each view shows, and how strongly. No implementation is imported."""
+"""The problems of manifolds and surfaces: which sources each view shows, and how strongly. No implementation is imported."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from mvss.runtime.errors import MvssError
 class Problem:
     """How the views mix the sources: `mixing[α][β]` is c^{αβ}; 0 hides source β from view α.
 
-    scored_views: the views on which separations are scored, those that show every source.
+    scored_views: the views on which separations are scored, those that show every source. surfaces: whether its sources are
+    those of `surfaces`, and not curves.
     """
 
     name: str
     mixing: tuple[tuple[float, ...], ...]
     observed: int = 3
     separate_matrices: bool = False
+    surfaces: bool = False
 
     @property
     def sources(self) -> int:
@@ -57,6 +59,9 @@ PROBLEMS = {
         _mixed("mixed-0.9", 0.9),
         _mixed("mixed-1.0-separate", 1.0, separate_matrices=True),
         _mixed("mixed-0.1-r2", 0.1, observed=2),
+        # Every pair of three sources. No view shows one alone, and yet all are known: the law of y under all matrices gives
+        # that of each sum, and log characteristic functions of three sums of two give those of the three.
+        Problem("surfaces", ((1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, 1.0)), observed=5, surfaces=True),
     )
 }
 

@@ -6,7 +6,7 @@ without a record here is an ablation: its looks follow from its name alone, so t
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "FLOOR", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
+__all__ = ["CHOSEN", "METHODS", "FLOOR", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
 
 import zlib
 from collections.abc import Iterable
@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 TRUTH = "#222222"
 """The colour of what is true or exact."""
-OURS, ORACLE, FLOOR = "joint", "exact", "floor"
+OURS, CHOSEN, ORACLE, FLOOR = "joint", "chosen", "exact", "floor"
+"""Ours always has its networks; chosen is the same without those that held-out draws do not speak for."""
 VARIATION, LAST = 50, 99
 """Places of the variations, which go by name, and of the oracle and the floor."""
 
@@ -22,8 +23,8 @@ VARIATION, LAST = 50, 99
 class Method(NamedTuple):
     """One method.
 
-    name: in presets and results. label: in tables. short: in figures, where room is scarce. order: its place; those of
-    one place go by name. ablation: one of the variations that figures of draws leave out.
+    name: in presets and results. label: in tables. short: in figures, where room is scarce. order: its place, above 0 of
+    rivals; those of one place go by name. ablation: one of the variations that figures of draws leave out.
     """
 
     name: str
@@ -56,7 +57,8 @@ def _ablation(name: str) -> Method:
 
 # Seaborn's colour-blind palette, in an order that keeps rivals apart; markers tell them apart in print.
 METHODS = (
-    Method(OURS, "joint (ours)", "joint (ours)", "#0173B2", "o", 0),
+    Method(OURS, "joint (ours)", "joint (ours)", "#0173B2", "o", -1),
+    Method(CHOSEN, "chosen (ours, networks that help)", "chosen (ours)", "#6A3D9A", "x", 0),
     Method("mixture", "mixture (closed form)", "mixture", "#DE8F05", "s", 1),
     Method("joint_paper", "joint, the paper's recipe", "joint, paper's recipe", "#029E73", "D", 2),
     Method("gibbs", "Gibbs", "Gibbs", "#D55E00", "^", 3),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from experiments.report.columns import HIGH, LOW
 from experiments.report.lines import cell, head, line
-from experiments.report.methods import FLOOR, OURS, method_named
+from experiments.report.methods import CHOSEN, FLOOR, OURS, method_named
 from experiments.report.tables import lookup
 
 Tables = Mapping[str, Mapping[str, Any]]
@@ -129,7 +129,7 @@ def _rival(tables: Tables, claim: Claim) -> tuple[str, Row | None]:
         for key, row in lookup(tables.get(claim.experiment, {"rows": []})).items()
         if (key[0], key[2], key[3]) == (claim.problem, claim.source, claim.metric) and row["mean"] is not None
     }
-    others = [m for m in rows if m != OURS and not method_named(m).knows_truth and not method_named(m).ablation]
+    others = [m for m in rows if m not in (OURS, CHOSEN) and not method_named(m).knows_truth and not method_named(m).ablation]
     best = min(others, key=lambda m: _off(rows[m]["mean"], claim.ideal), default="")
     return best, rows.get(best)
 

@@ -70,9 +70,10 @@ def share_at(gone: float, priors: float, rest: Course) -> float:
 
 
 def whole(experiment: object, workers: int, *words: str) -> Forecast:
-    """Of a run of the cpu preset that nothing is done of."""
+    """Of a run of the cpu preset that nothing is done of, but for methods that were never timed."""
     command = read_command(experiment, ["--preset", "cpu", *words], ROOT)  # type: ignore[arg-type]
-    jobs = jobs_of(command.config, command.seeds)
+    known = {kind.partition(" ")[2] for kind in expected_times(experiment, "cpu", ROOT / "no-such-folder")}  # type: ignore[arg-type]
+    jobs = [job for job in jobs_of(command.config, command.seeds) if job.method in known]
     return forecast(experiment, "cpu", jobs, ROOT / "no-such-folder", workers)  # type: ignore[arg-type]
 
 

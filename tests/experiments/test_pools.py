@@ -229,11 +229,12 @@ def test_no_pixel_of_the_deep_field_is_in_two_of_tuning_training_and_scores(monk
     assert np.sum(list(touched.values()), axis=0).max() == 1
 
 
-def test_curves_of_tuning_seeds_are_others() -> None:
+@pytest.mark.parametrize("problem", ["contrastive-2", "surfaces"])
+def test_curves_and_surfaces_of_tuning_seeds_are_others(problem: str) -> None:
     seen: dict[bool, set[bytes]] = {True: set(), False: set()}
     for seed in (0, 202, *SEEDS):
-        task = ManifoldTask("contrastive-2", seed, 8, 8)
-        curves = [m(torch.linspace(0, 1, 9, dtype=torch.float64)) for m in task.manifolds]
+        task = ManifoldTask(problem, seed, 8, 8)
+        laws = [law.factors[-9:].flatten(1) for law in task.exact_priors()]
         rows = [view.y for data in (task.train, task.fresh) for view in data]
-        seen[tunes(seed)] |= {row.numpy().tobytes() for each in (*curves, *rows) for row in each}
+        seen[tunes(seed)] |= {row.numpy().tobytes() for each in (*laws, *rows) for row in each}
     assert not seen[True] & seen[False] and all(len(found) > 60 for found in seen.values())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.report.beside_paper import beside_paper
-from experiments.report.manifold_results import BARS, COLUMNS, Bar, results
+from experiments.report.manifold_results import AGAINST, BARS, COLUMNS, Bar, results
 from experiments.report.readme import FILLED, ROOT, fill, filled, main, published
 from experiments.report.summary import summary
 from mvss import (
@@ -100,7 +100,7 @@ def test_the_results_say_what_was_met_and_what_was_not() -> None:
     assert "| energy score | prior KL (nats) | coverage error | PSNR (dB) | spread ratio |" in text
     assert "| mixed-0.1 | joint | PSNR (dB) ≥ 36 | 40.0 ± 0.5 | met |" in text
     assert "| mixed-0.1 | joint | below oracle (dB) ≤ 8 | 40.0 ± 0.5 | **not met** (0 of 2 seeds) |" in text
-    assert text.count("not measured") == sum(
+    assert text.count("not measured") == len(AGAINST) + sum(
         (bar.problem, bar.method) != ("mixed-0.1", "joint") or bar.metric not in COLUMNS for bar in BARS
     )
     assert all(word in text for word in ("seeds 0, 1", "`make manifolds`", "2,048")) and "abc" not in text
@@ -114,6 +114,20 @@ def test_a_bar_is_met_where_every_seed_is_on_its_side() -> None:
     assert bar.verdict([]) == "not measured"
     assert Bar("p", "m", 1.0, least=True).verdict([1.0, 2.0]) == "met"
     assert Bar("p", "m", 1.0, least=True).verdict([0.9, 2.0]) == "**not met** (1 of 2 seeds)"
+
+
+def test_a_bar_beside_another_method_is_of_each_seed_that_both_have() -> None:
+    def beside(*ours: float | None, metric: str = "prior_kl", method: str = "chosen") -> str:
+        theirs = [row("p", "mixture", metric, 1.0, 2.0), row("p", "mixture", "prior_kl_standard_error", 0.1, 0.3)]
+        text = results({**table(), "rows": [*theirs, row("p", "exact", "coverage", 0.7, 0.7), row("p", method, metric, *ours)]})
+        return next(line for line in text.splitlines() if line.startswith(f"| p | {method} | ") and "'s" in line)
+
+    assert beside(1.05, 2.25).endswith("| prior KL (nats) ≤ mixture's + its standard error | +0.15 | met |")
+    assert beside(1.05, 2.35).endswith("| +0.20 | **not met** (1 of 2 seeds) |")
+    assert beside(1.05, None).endswith("| – | **not met** (1 of 2 seeds) |") and beside(0.5).endswith("| -0.50 | met |")
+    for ours, verdict in (((0.66, 0.74), "met"), ((0.64, 0.76), "**not met** (0 of 2 seeds)")):
+        told = beside(*ours, metric="coverage")
+        assert "share in 68 % intervals within 0.05 of exact's" in told and told.endswith(f"| +0.000 | {verdict} |")
 
 
 def test_the_results_say_where_ours_is_worse_than_its_start() -> None:
