@@ -50,7 +50,7 @@ class Exact(Amortised):
         super().__init__(torch.nn.Identity(), pairs_of(views, "target"))
         self.narrow = narrow
 
-    def draw(self, seen: Seen, _sampler: object, stream: Stream, index: Tensor) -> Tensor:
+    def draw(self, seen: Seen, _sampler: object, stream: Stream, index: Tensor, _inflation: float = 1.0) -> Tensor:
         # where nothing was measured, the prior; else N(y s²/t, s² (1 − s²/t)), t = 1 + s² + ν²
         measured, total = (seen.measured > 0).double(), 1 + SPREAD**2 + NOISE**2
         share = measured * SPREAD**2 / total
