@@ -1,6 +1,6 @@
 """Sources in R^8 that fill it and are far from Gaussian: a curved sheet with heavy tails, a ring of ten modes, sparse spikes.
 
-    sheet     x = R u + b sin(V u + c),             u in R^2 with the density of Student's t, cut at |u| = 5
+    sheet     x = R u + b sin(V u + c),             u in R^2 with the density of Student's t, cut at |u| = 6
     ring      x = Q (r cos θ, r sin θ, h sin 3θ),   θ on one of ten arcs with gaps between them
     spikes    x = Q s,                              s_d = 0, or, with probability p, N(0, a²)
 
@@ -25,9 +25,9 @@ from mvss.runtime.rng import Stream
 DIMENSION = 8
 THICKNESS = 0.1
 """τ."""
-PATCHES, REACH, FREEDOM, BEND = 400, 5.0, 3.0, 0.7
+PATCHES, REACH, FREEDOM, BEND = 320, 6.0, 3.0, 0.7
 """Of the sheet: patches, where it ends, degrees of freedom of the density of u, and b."""
-MODES, PIECES, RADIUS, HEIGHT, ARC = 10, 9, 2.0, 0.7, 0.5
+MODES, PIECES, RADIUS, HEIGHT, ARC = 10, 5, 2.0, 0.7, 0.5
 """Of the ring: modes, Gaussians in each, r, h, and the share of the ring that is arcs."""
 SHARE, SIZE = 0.2, 1.5
 """Of the spikes: p and a."""

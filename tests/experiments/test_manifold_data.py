@@ -202,7 +202,7 @@ def test_surfaces_fill_their_space_and_are_not_gaussian() -> None:
         x = surface.sample(20_000, torch.Generator().manual_seed(0))
         along = (x - x.mean(0)) @ torch.linalg.eigh(x.mT.cov()).eigenvectors[:, -1]
         kurtosis.append(float(along.pow(4).mean() / along.square().mean() ** 2))
-    assert kurtosis[0] > 3.4 and kurtosis[1] < 2
+    assert kurtosis[0] > 3.3 and kurtosis[1] < 2
 
 
 def test_views_of_surfaces_tell_all_sources() -> None:
