@@ -145,7 +145,9 @@ class SourceSeparator(Fitted):
         def on_lap(lap: Lap) -> None:
             tell("laps", lap.number / most, replace(lap, draws=[self.units.outward(x) for x in lap.draws]))
 
-        model = Model(self.priors, posterior_of(self._suited.posterior, self.amortised))
+        scales = self.units.scales
+        ranges = {s: (low / scales[s], high / scales[s]) for s, (low, high) in self._suited.em.ranges.items()}
+        model = Model(self.priors, posterior_of(self._suited.posterior, self.amortised), ranges)
         path, keyed = None if folder is None else folder / "em.safetensors", stream.child("em")
         tell("laps", 0.0)
         learned = run_em(inner, model, first, self._suited, keyed, path, on_lap)
@@ -193,6 +195,8 @@ class SourceSeparator(Fitted):
         start = estimate.scaled({source: 1 / scale for source, scale in units.scales.items()})
         if missing := [source for source in data.sources if source not in start.priors]:
             raise MvssError(f"the estimate holds no prior of {', '.join(missing)}")
+        if unknown := set(self.settings.em.ranges) - set(data.sources):
+            raise MvssError(f"em.ranges names {', '.join(sorted(unknown))}: the sources are {', '.join(data.sources)}")
         self._suited = suited(self.settings, inner)
         priors = build_priors(self._suited, inner, start.priors, seed)
         self.amortised = build_amortised(self._suited, inner, estimate.guesses, seed)

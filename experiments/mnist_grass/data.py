@@ -24,7 +24,7 @@ from experiments.core.config import Config
 from experiments.core.pools import TUNING, tunes
 from experiments.core.task import Task
 from experiments.mnist_grass.classifier import Classifier, trained_classifier, with_remains
-from experiments.mnist_grass.config import SHIPPED, MnistGrassConfig, Problem, problem_named
+from experiments.mnist_grass.config import SHIPPED, SWAPPED, MnistGrassConfig, Problem, problem_named
 from experiments.mnist_grass.digits import SHAPE, digits_fingerprint, mnist_digits, other_digits
 from experiments.mnist_grass.textures import Part, texture_named
 from mvss.metrics.images import frechet, random_features, spectrum_distance
@@ -109,10 +109,12 @@ class MnistGrassTask(Task):
 
     def __init__(self, name: str, seed: int, config: MnistGrassConfig) -> None:
         problem = problem_named(name)
-        factors = problem.factors
+        factors, fresh = problem.factors, config.fresh
+        if name.startswith(SWAPPED) and config.swapped is not None:
+            fresh = config.swapped
         _check_pool(seed, config if problem.texture is None else replace(config, texture=problem.texture))
         alone = config.observations if config.grass_observations is None else config.grass_observations
-        for setting, count in (("observations", config.observations), ("grass_observations", alone), ("fresh", config.fresh)):
+        for setting, count in (("observations", config.observations), ("grass_observations", alone), ("fresh", fresh)):
             if count < len(factors):
                 raise MvssError(f"{setting}={count}: the problem {name} needs at least {len(factors)}, one of each resolution")
         texture = texture_named(problem.texture or config.texture)
@@ -130,13 +132,13 @@ class MnistGrassTask(Task):
         names = torch.cat([torch.full((len(w),), digit) for w, digit in zip(wanted, config.digits, strict=True)])
         order = torch.randperm(len(pool), generator=generator(seed, "mnist-grass", "digits"))
         pool, names = pool[order], names[order]
-        if config.observations + config.fresh > len(pool):
+        if config.observations + fresh > len(pool):
             raise MvssError(
-                f"observations + fresh = {config.observations + config.fresh} need as many digits, there are {len(pool)}: "
+                f"observations + fresh = {config.observations + fresh} need as many digits, there are {len(pool)}: "
                 "lower them or name more digits"
             )
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
-        mixed, new = mixed.double() / 255, new[: config.fresh].double() / 255
+        mixed, new = mixed.double() / 255, new[:fresh].double() / 255
         self._texture, self._new, self._seed, self._background = texture, new, seed, problem.texture is not None
         rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
         self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, problem, "train")
@@ -182,7 +184,7 @@ class MnistGrassTask(Task):
     @override
     def sample_truth(self, source: int, count: int, rng: torch.Generator, stratified: bool = False) -> Tensor:
         """Independent truth `(count, 1, 28, 28)`: other crops of the part for fresh observations, or its digits, of which
-        there are `fresh`: those are repeated where more are asked for."""
+        there are few: those are repeated where more are asked for."""
         if source != 1:
             return self._texture.crops("fresh", count, rng, self._seed)
         order = torch.randperm(len(self._new), generator=rng)

@@ -75,10 +75,10 @@ def run_em(
             continue
         began = time.monotonic()
         better = first.better if state["within"] == 0 else {}
-        record = em.maximise(stage, state["lap"], draws, better, state["within"] + 1 == stage.laps)
-        trained = time.monotonic()
+        record = em.maximise(stage, state["lap"], state["within"], draws, better)
+        trained, evaluations = time.monotonic(), record.pop("evaluations")
         record |= em.expect(stage, state["lap"], draws)
-        state["evaluations"] += record.pop("evaluations")
+        state["evaluations"] += evaluations + record.pop("evaluations")
         state |= {"lap": state["lap"] + 1, "within": state["within"] + 1}
         seconds = {"m_step_seconds": trained - began, "e_step_seconds": time.monotonic() - trained}
         # before the checkpoint: a kill in between repeats a record rather than losing it

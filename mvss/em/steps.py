@@ -8,8 +8,9 @@ from __future__ import annotations
 
 __all__ = ["Model", "Steps", "held_out_count"]
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,10 +32,12 @@ from mvss.runtime.rng import Stream
 
 @dataclass(frozen=True)
 class Model:
-    """What learns: priors by source, and the posterior of the E-step, whose networks learn too where it is amortised."""
+    """What learns: priors by source, and the posterior of the E-step, whose networks learn too where it is amortised. ranges:
+    of sources whose numbers are known to lie between two; what networks learn from is cut to that."""
 
     priors: Mapping[str, Prior]
     posterior: Posterior
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def held_out_count(observations: int, share: float) -> int:
@@ -47,7 +50,7 @@ class Steps:
 
     def __init__(self, views: Views, model: Model, settings: Settings, stream: Stream) -> None:
         self.views, self.settings, self.stream = views, settings, stream
-        self.priors, self.posterior = model.priors, model.posterior
+        self.priors, self.posterior, self.ranges = model.priors, model.posterior, model.ranges
         self.amortised = model.posterior.models if isinstance(model.posterior, AmortisedPosterior) else {}
         self.accelerator = default_accelerator()
         for module in self._modules().values():  # also what is not trained: what works together is in one place
@@ -72,13 +75,18 @@ class Steps:
             load_weights(module, weights[name], f"the network of {name}")
 
     def maximise(
-        self, stage: Stage, lap: int, draws: Sequence[Draws], better: Mapping[str, Sequence[int]], last: bool
+        self, stage: Stage, lap: int, within: int, draws: Sequence[Draws], better: Mapping[str, Sequence[int]]
     ) -> dict[str, Any]:
-        """The M-step. last: of the stage."""
-        record: dict[str, Any] = {"sources": list(stage.sources)}
+        """The M-step. within: number of the lap in its stage."""
+        record: dict[str, Any] = {"sources": list(stage.sources), "evaluations": 0}
+        every, last = [draws], within + 1 == stage.laps
+        for k in range(1, self.settings.em.draws if within else 1):  # by what has made the draws of the last E-step
+            more = list(draws)
+            record["evaluations"] += self.expect(stage, lap, more, "more", k)["evaluations"]
+            every.append(more)
         for source in stage.sources:
             showing = [a for a in stage.views if source in self.views[a].sources]
-            pool, held = self._pool(source, better.get(source, showing), draws)
+            pool, held = self._pool(source, better.get(source, showing), every)
             place = self.views.sources.index(source) + 1
             if source in self.amortised:
                 keyed = self.stream.child("amortised", lap, place - 1)
@@ -94,14 +102,14 @@ class Steps:
             record |= {f"{name}_{place}": value for name, value in losses.items()}
         return record
 
-    def _pool(self, source: str, showing: Sequence[int], draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
-        """Draws of a source that are learned from, and those that are not."""
-        kept, held = [], []
+    def _pool(self, source: str, showing: Sequence[int], every: Sequence[Sequence[Draws]]) -> tuple[Tensor, Tensor]:
+        """Draws of a source that are learned from, and those that are not, one of each observation."""
+        kept, held, (low, high) = [], [], self.ranges.get(source, (-math.inf, math.inf))
         for a in showing:
             first = held_out_count(len(self.views[a]), self.settings.em.held_out)
-            held.append(draws[a][source][:first])
-            kept.append(draws[a][source][first:])
-        return torch.cat(kept), torch.cat(held)
+            held.append(every[0][a][source][:first])
+            kept += [draws[a][source][first:] for draws in every]
+        return torch.cat(kept).clamp(low, high), torch.cat(held).clamp(low, high)
 
     def _learn_posterior(self, model: Amortised, pool: Tensor, held: Tensor, stream: Stream) -> dict[str, float]:
         run, em = self.posterior.config.sampler, self.settings.em  # type: ignore[attr-defined]
@@ -124,12 +132,13 @@ class Steps:
             scores["held_out_after"] = denoising_loss(model, held, training, keyed)
         return scores
 
-    def expect(self, stage: Stage, lap: int, draws: list[Draws]) -> dict[str, Any]:
-        """The E-step; draws are replaced in place, but where new ones do not explain a view and the old ones do."""
+    def expect(self, stage: Stage, lap: int, draws: list[Draws], *key: str | int) -> dict[str, Any]:
+        """The E-step; draws are replaced in place, but where new ones do not explain a view and the old ones do. key: of other
+        draws than those of the lap."""
         evaluations, clamped, residual, kept = 0, 0.0, 0.0, list[str]()
         with frozen(*(prior for prior in self.priors.values() if isinstance(prior, DiffusionPrior))):
             for alpha in stage.views:
-                separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha))
+                separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha, *key))
                 draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start, separation.narrow)
                 kept += [line] if line else []
                 evaluations += separation.evaluations * len(self.views[alpha])

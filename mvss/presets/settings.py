@@ -49,20 +49,26 @@ class PriorConfig:
 @dataclass(frozen=True)
 class EMConfig:
     """laps: of every stage, or of each. stages: all sources together, or one after the other, as views allow. relaxation:
-    ω of the M-step; 1 is plain EM. held_out: share of the observations of each view that no network learns from, by
-    which each lap is judged. amortised: the M-step of posteriors that networks learn; None for that of the priors. guess: of
+    ω of the M-step; 1 is plain EM. draws: of each observation that networks learn from, once there are posterior draws.
+    ranges: what is known of the numbers of a source, by name, in units of the views; what networks learn from is cut to
+    that. held_out: share of the observations of each view that no network learns from, by which each lap is judged. amortised: the M-step of posteriors that networks learn; None for that of the priors. guess: of
     their guesses, on each lap's draws, for views of any operator; None where they stay as the estimation made them, for
     views at full resolution."""
 
     laps: int | tuple[int, ...] = 3
     stages: Literal["together", "sequential"] = "together"
     relaxation: float = 1.0
+    draws: int = 1
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     held_out: float = 0.03
     amortised: TrainingConfig | None = None
     guess: TrainingConfig | None = None
 
     def __post_init__(self) -> None:
         at_least("em", self, 0, "laps")
+        at_least("em", self, 1, "draws")
+        if empty := [source for source, (low, high) in self.ranges.items() if not low < high]:
+            raise MvssError(f"em.ranges of {', '.join(empty)}: the first number must be below the second")
         if not 0 <= self.held_out < 1 or not self.relaxation > 0:
             raise MvssError(f"em: held_out={self.held_out} must be in [0, 1), relaxation={self.relaxation} positive")
 
