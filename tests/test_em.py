@@ -222,6 +222,30 @@ def test_an_m_step_gets_the_draws_of_the_views_that_show_its_source(held_out: fl
         assert {key for key in lap.record if key.startswith("held_out")} == (judged if held_out else set())
 
 
+def test_networks_learn_from_several_draws_cut_to_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second lap on, all of them posterior draws of their own; of held-out observations none."""
+    pools: list[Tensor] = []
+    fit = mvss.em.steps.fit_denoiser
+
+    def spy(denoiser: object, draws: Tensor, *rest: object) -> object:
+        pools.append(draws.clone())
+        return fit(denoiser, draws, *rest)
+
+    monkeypatch.setattr(mvss.em.steps, "fit_denoiser", spy)
+    views, laps = problem(), list[Lap]()
+    settings = Settings(training=TRAINING, em=replace(TOGETHER, laps=2, draws=3, held_out=0.3))
+    model = Model(priors(), posterior_of(POSTERIOR), {"two": (-0.5, 0.25)})
+    learned = run_em(views, model, FirstDraws(first_draws(views)), settings, STREAM, callback=laps.append)
+    rows = 15 + 12  # of 21 and 17, those that are not held out
+    assert [len(pool) for pool in pools] == [rows, 12, 3 * rows, 3 * 12]
+    assert all(pool.min() == -0.5 and pool.max() == 0.25 for pool in pools[1::2])
+    assert pools[0].min() < -0.5 and pools[0].max() > 0.25
+    draws = pools[2].split([15] * 3 + [12] * 3)
+    assert len({float(x.sum()) for x in draws}) == 6
+    e_step, more = (lap.record["network_evaluations"] for lap in laps[1:])
+    assert more - e_step == 3 * e_step and learned.records[1]["network_evaluations"] == more
+
+
 def test_better_first_draws_are_the_only_ones_of_the_first_m_step(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     fit = mvss.em.steps.fit_denoiser
@@ -329,6 +353,12 @@ def test_settings_are_validated() -> None:
         with pytest.raises(MvssError) as error:
             config(**options)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"ranges": {"one": (1.0, 1.0)}}])
+def test_what_networks_learn_from_is_validated(wrong: dict[str, object]) -> None:
+    with pytest.raises(MvssError, match=next(iter(wrong))):
+        EMConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_what_kind_settings_are_of_is_no_argument_by_place() -> None:

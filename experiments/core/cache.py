@@ -51,7 +51,7 @@ def work_of(job: Job) -> Callable[..., dict[str, NDArray[Any]]]:
 
 def received(job: Job) -> Job:
     """The job as it is run: with everything that is for other jobs at its default, so that it cannot matter."""
-    config = replace(job.config.of_a_job(), settings=Settings(), problems=(), methods={}, ablations={}, workers=1)
+    config = replace(job.config.of_a_job(job.problem), settings=Settings(), problems=(), methods={}, ablations={}, workers=1)
     if not job.audit:
         config = replace(config, audit=AuditConfig())
     settings = job.recipe.settings

@@ -152,8 +152,8 @@ class Config:
         """How many PQMass compares, draws and truth together."""
         return self.metrics.pqmass + min(self.metrics.pqmass, self.fresh)
 
-    def of_a_job(self) -> Self:
-        """Without what no job receives, but commands alone."""
+    def of_a_job(self, problem: str) -> Self:  # noqa: ARG002 - others look at it
+        """Without what no job of a problem receives."""
         return self
 
     def learned(self, problem: str) -> str:

@@ -103,9 +103,9 @@ class MnistGrassConfig(Config):
             object.__setattr__(self, "others", fingerprint)
 
     @override
-    def of_a_job(self) -> Self:
+    def of_a_job(self, problem: str) -> Self:
         """Other numbers on a curve are no other job."""
-        return replace(self, scale=ScaleConfig())
+        return replace(self, scale=ScaleConfig(), swapped=self.swapped if problem.startswith(SWAPPED) else None)
 
     @override
     def learned(self, problem: str) -> str:

@@ -181,7 +181,8 @@ class _Fit:
 
     def _laps(self, stage: Stage) -> float:
         em, training = self.settings.em, self.settings.training
-        seconds = stage.laps * _line(partial(self._e_step, stage), _count([self.views[a] for a in stage.views]))
+        separations = stage.laps + (em.draws - 1) * max(0, stage.laps - 1)
+        seconds = separations * _line(partial(self._e_step, stage), _count([self.views[a] for a in stage.views]))
         for source in stage.sources:
             laps, prior, shape = stage.laps, self.model.priors[source], self.inner.shapes[source]
             if learned := self.model.amortised.get(source):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from experiments.core import publish as module
 from experiments.core.clean import main as clean
@@ -160,29 +161,56 @@ def test_what_is_partial_is_published_only_where_that_is_said(
     assert says in capsys.readouterr().out and tree(target).keys() > before.keys()
 
 
-def test_a_smaller_run_deletes_nothing_and_shows_only_what_its_table_holds(
+def smaller(root: Path) -> Path:
+    """A run that has lost one of the methods that were published."""
+    folder = done(root, *ALL)
+    assert main([str(folder)], root) == 0
+    (place_of(Job("mixed-0.1", "gibbs", 0, *[None] * 2), folder) / "done").unlink()  # type: ignore[arg-type]
+    return folder
+
+
+def test_published_rows_that_a_run_has_not_stay_where_the_preset_still_asks_for_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, target = done(tmp_path, *ALL), tmp_path / "results" / "manifolds" / "smoke"
-    assert main([str(folder)], tmp_path) == 0
+    folder, target = smaller(tmp_path), tmp_path / "results" / "manifolds" / "smoke"
     before = tree(target)
-    (place_of(Job("mixed-0.1", "gibbs", 0, *[None] * 2), folder) / "done").unlink()  # type: ignore[arg-type]
-    capsys.readouterr()
+    assert main([str(folder)], tmp_path) == 0  # not partial: nothing is lost
+    assert "older rows of mixed-0.1 gibbs" in capsys.readouterr().out
+    for name in ("table.json", "table.md", "seed-0/config.yaml"):
+        assert tree(target)[name] == before[name]
+    assert tree(target).keys() == before.keys()
+    assert rebuild([], tmp_path) == 0 and tree(target)["table.json"] == before["table.json"]
+
+
+def test_published_rows_of_other_settings_are_lost_only_where_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target = smaller(tmp_path), tmp_path / "results" / "manifolds" / "smoke"
+    path = target / "seed-0" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["methods"]["gibbs"]["share"] = 0.5
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    before = tree(target)
+    assert main([str(folder)], tmp_path) == 2 and tree(target) == before
     assert main([str(folder), "--partial"], tmp_path) == 0
     assert before.keys() < tree(target).keys() == before.keys() | {"figures/exact-mixture-joint.png"}
-    assert (
-        "older figures, which this table does not hold, are there still: exact-mixture-joint-gibbs.png"
-        in capsys.readouterr().out
-    )
+    said = capsys.readouterr()
+    assert "the published mixed-0.1 gibbs" in said.err
+    assert "older figures, which this table does not hold, are there still: exact-mixture-joint-gibbs.png" in said.out
 
 
 def test_seeds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of other settings; of the same ones, older rows of other seeds stay."""
+    target = tmp_path / "results" / "manifolds" / "smoke"
     assert main([str(done(tmp_path, *ALL, seeds=(0, 2)))], tmp_path) == 0
-    other = done(tmp_path / "other", *ALL)
-    before = tree(tmp_path / "results" / "manifolds")
+    other, folder = done(tmp_path / "other", *ALL), tmp_path / "results" / "manifolds"
+    before = tree(folder)
+    assert main([str(other)], tmp_path) == 0 and tree(folder)["smoke/table.json"] == before["smoke/table.json"]
+    for config in target.glob("seed-*/config.yaml"):
+        config.write_text(config.read_text().replace("observations: ", "observations: 1"))
+    before = tree(folder)
     assert main([str(other), "--partial"], tmp_path) == 2
-    assert "has seeds [2] which" in capsys.readouterr().err
-    assert tree(tmp_path / "results" / "manifolds") == before
+    assert "has seeds [2] which" in capsys.readouterr().err and tree(folder) == before
 
 
 @pytest.mark.parametrize("name", ["nowhere", "manifolds/smoke/overrides-01234567", "manifolds/smoke"])
