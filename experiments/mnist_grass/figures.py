@@ -18,12 +18,21 @@ from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
 from experiments.mnist_grass.figures_scale import draw_scale
-from experiments.report.methods import method_named
+from experiments.report.methods import AUTO, OURS, method_named
 from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 from experiments.report.style import caption, save_animation, save_figure, style
 
 SHOWN = 8
+SHOWN_METHODS = (AUTO, OURS, "mixture")
+"""Whose draws are shown where there is room for one: the first of them that there is."""
+TWINS = ("amortised", "moment_matching")
+"""Ways to separate by one fit that figures of all methods leave out."""
 Samples = Arrays
+
+
+def _first(found: Mapping[str, Samples], *names: str) -> Samples:
+    """The arrays of the first method that has kept all of these; none where nobody has."""
+    return next((found[m] for m in SHOWN_METHODS if set(names) <= found.get(m, {}).keys()), {})
 
 
 def make_figures(results: Results) -> list[Path]:
@@ -36,6 +45,7 @@ def make_figures(results: Results) -> list[Path]:
         written += save_figure(swapped, folder, "swaps")
     for problem in (problem for problem in results.problems if problem not in swaps):
         found = kept_samples(results.folder, results.table, seed, problem)
+        found = {method: arrays for method, arrays in found.items() if method not in TWINS}
         figures = {
             "views": _views(found, seed),
             "strip": _strip(found, problem_named(problem).factors, seed),
@@ -81,7 +91,7 @@ def _swaps(results: Results, problems: Sequence[str]) -> Figure | None:
     shown = {p: methods for p, methods in found.items() if any("mean_2" in own for own in methods.values())}
     if not shown:
         return None
-    methods = [m for m in ("joint", "mixture") if any("mean_2" in own.get(m, {}) for own in shown.values())]
+    methods = [m for m in (OURS, "mixture") if any("mean_2" in own.get(m, {}) for own in shown.values())]
     titles = ["observation", "truth", *(f"{method_named(m).short}, mean" for m in methods), "its SD × 2"]
     figure, axes = plt.subplots(
         len(shown), len(titles), figsize=(1.1 * len(titles) + 1.2, 1.1 * len(shown) + 0.8), squeeze=False
@@ -127,8 +137,7 @@ def _separations(found: Mapping[str, Samples], factors: Sequence[int], seed: int
 
 def _strip(found: Mapping[str, Samples], factors: Sequence[int], seed: int) -> Figure | None:
     """What one method makes of fresh observations, and how sure it is."""
-    own = next((s for m, s in found.items() if m in ("joint", "mixture") and {"posterior_1", "width_2"} <= s.keys()), None)
-    if own is None:
+    if not (own := _first(found, "posterior_1", "width_2")):
         return None
     rows = [
         ("observation", mixtures(own["truth_1"], own["truth_2"], factors)),
@@ -153,7 +162,7 @@ def mixtures(grass: NDArray[np.float64], digits: NDArray[np.float64], factors: S
 
 def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
     """Digits of the training observations over EM laps, the talk's "Epoch 1 …"."""
-    own = found.get("joint", {})
+    own = _first(found, "lap_truth_2")
     laps = laps_of(own, 2)
     if not laps:
         return None
@@ -163,8 +172,7 @@ def _laps(found: Mapping[str, Samples], seed: int) -> Figure | None:
 
 def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
     """The same digits as pictures of two rows, one for each lap."""
-    own = found.get("joint", {})
-    frames = []
+    own, frames = _first(found, "lap_truth_2"), []
     for lap in laps_of(own, 2):
         images = own[f"lap{lap}_2"][: 2 * SHOWN].reshape(-1, *SHAPE[-2:])
         images = images[: len(images) // 2 * 2]
@@ -184,8 +192,7 @@ def _priors(found: Mapping[str, Samples], seed: int) -> Figure | None:
 
 def _uncertainty(found: Mapping[str, Samples], seed: int) -> Figure | None:
     """Posterior standard deviation beside the error of the posterior mean."""
-    own = next((found[m] for m in ("joint", "mixture") if "width_2" in found.get(m, {})), None)
-    if own is None:
+    if not (own := _first(found, "width_2")):
         return None
     count = min(len(own["truth_2"]), len(own["mean_2"]))
     rows = [
@@ -199,8 +206,7 @@ def _uncertainty(found: Mapping[str, Samples], seed: int) -> Figure | None:
 
 def _worst(found: Mapping[str, Samples], seed: int) -> Figure | None:
     """The observations whose digit is farthest from the truth."""
-    own = next((found[m] for m in ("joint", "mixture") if "worst_mean_2" in found.get(m, {})), None)
-    if own is None:
+    if not (own := _first(found, "worst_mean_2")):
         return None
     rows = [
         ("observation", mixtures(own["worst_truth_1"], own["worst_truth_2"])),

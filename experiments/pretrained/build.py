@@ -19,7 +19,7 @@ from experiments.core.finished import made_at
 from experiments.core.places import name_of, place_of
 from experiments.core.run import load_model
 from experiments.pretrained.card import Precision, card
-from experiments.pretrained.models import METHOD, READY, SEED, Fresh, fresh, model_of
+from experiments.pretrained.models import READY, SEED, Fresh, fresh, model_of
 from experiments.report.grids import means_nothing
 from mvss.metrics.spread import energy_score
 from mvss.presets.reader import load_config
@@ -66,9 +66,9 @@ def build(folder: Path, target: Path) -> Path:
     if not path.exists():
         raise MvssError(f"{folder} holds no finished run of seed {SEED}: make {experiment.target} PROBLEM={shown.problem}")
     config: Config = load_config(experiment.schema, path)
-    if METHOD not in config.methods:
-        raise MvssError(f"{folder} has no method {METHOD}: name a run of the preset cpu")
-    job = Job(shown.problem, METHOD, SEED, config.methods[METHOD], config)
+    if shown.method not in config.methods:
+        raise MvssError(f"{folder} has no method {shown.method}: name a run of the preset cpu")
+    job = Job(shown.problem, shown.method, SEED, config.methods[shown.method], config)
     if not made_at(experiment, job, folder) or not made_at(experiment, job.fitted, folder):
         raise MvssError(f"{folder}: {name_of(job)} is not finished: run it to its end")
     model = load_model(job, place_of(job.fitted, folder)).to("cpu")

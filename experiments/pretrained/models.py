@@ -1,11 +1,11 @@
 """Which job of which experiment each model to try comes from, and fresh observations for it.
 
-pretrained/<name>  ←  results/runs/<experiment>/cpu/seed-0/model/<problem>/joint
+pretrained/<name>  ←  results/runs/<experiment>/cpu/seed-0/model/<problem>/<method>
 """
 
 from __future__ import annotations
 
-__all__ = ["METHOD", "PRESET", "READY", "SEED", "SHOWN", "Fresh", "Shown", "fresh", "half_hidden", "model_of"]
+__all__ = ["PRESET", "READY", "SEED", "SHOWN", "Fresh", "Shown", "fresh", "half_hidden", "model_of"]
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.report.methods import OURS
+from experiments.report.methods import AUTO, OURS
 from experiments.report.rebuild import experiment_named
 from mvss.posteriors.pretrained import MODELS, READY
 from mvss.presets.reader import load_config
@@ -23,17 +23,18 @@ from mvss.problem.views import View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
-PRESET, SEED, METHOD = "cpu", 0, OURS
+PRESET, SEED = "cpu", 0
 
 
 @dataclass(frozen=True)
 class Shown:
-    """experiment: its folder. few: what to set, so that hardly any data are made but fresh ones. compared: of how many of these
-    precisions are told apart."""
+    """experiment: its folder. problem, method: of the job that has learned it. few: what to set, so that hardly any data are
+    made but fresh ones. compared: of how many of these precisions are told apart."""
 
     name: str
     experiment: str
     problem: str
+    method: str
     few: tuple[str, ...]
     compared: int
 
@@ -43,9 +44,15 @@ class Shown:
 
 
 _PROBLEMS = {
-    "manifolds": ("manifolds", "contrastive-2", ("observations=2",), 1024),
-    "mnist-grass": ("mnist_grass", "full", ("grass_observations=2",), 64),  # digits are shared out by how many are learned from
-    "galaxies": ("galaxies", "simulated", ("observations=2", "random_fields=2"), 64),
+    "manifolds": ("manifolds", "contrastive-2", OURS, ("observations=2",), 1024),
+    "mnist-grass": (
+        "mnist_grass",
+        "full",
+        AUTO,
+        ("grass_observations=2",),
+        64,
+    ),  # digits are shared out by how many are learned from
+    "galaxies": ("galaxies", "simulated", OURS, ("observations=2", "random_fields=2"), 64),
 }
 SHOWN = {name: Shown(name, *_PROBLEMS[name]) for name in MODELS}
 

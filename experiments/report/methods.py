@@ -6,7 +6,7 @@ without a record here is an ablation: its looks follow from its name alone, so t
 
 from __future__ import annotations
 
-__all__ = ["CHOSEN", "METHODS", "FLOOR", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
+__all__ = ["AUTO", "CHOSEN", "METHODS", "FLOOR", "ORACLE", "OURS", "RIVALS", "TRUTH", "Method", "method_named", "method_order"]
 
 import zlib
 from collections.abc import Iterable
@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 TRUTH = "#222222"
 """The colour of what is true or exact."""
-OURS, CHOSEN, ORACLE, FLOOR = "joint", "chosen", "exact", "floor"
-"""Ours always has its networks; chosen is the same without those that held-out draws do not speak for."""
+AUTO, OURS, CHOSEN, ORACLE, FLOOR = "auto", "joint", "chosen", "exact", "floor"
+"""Ours always has its networks, and draws by joint posteriors under its priors; chosen is the same without networks that
+held-out draws do not speak for. auto, amortised and moment_matching separate by the same fit as joint."""
 VARIATION, LAST = 50, 99
 """Places of the variations, which go by name, and of the oracle and the floor."""
 
@@ -24,7 +25,7 @@ class Method(NamedTuple):
     """One method.
 
     name: in presets and results. label: in tables. short: in figures, where room is scarce. order: its place, above 0 of
-    rivals; those of one place go by name. ablation: one of the variations that figures of draws leave out.
+    rivals, others are ours; those of one place go by name. ablation: one of the variations that figures of draws leave out.
     """
 
     name: str
@@ -39,6 +40,11 @@ class Method(NamedTuple):
     def look(self) -> tuple[str, str, str]:
         """Colour, marker and label in a figure."""
         return self.colour, self.marker, self.short
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a way to separate by what our fit has learned: then it is no rival of the others of these."""
+        return self.order <= 0
 
     @property
     def knows_truth(self) -> bool:
@@ -57,7 +63,10 @@ def _ablation(name: str) -> Method:
 
 # Seaborn's colour-blind palette, in an order that keeps rivals apart; markers tell them apart in print.
 METHODS = (
+    Method(AUTO, "auto (ours, what the fit chose)", "auto (ours)", "#00539C", "+", -2),
     Method(OURS, "joint (ours)", "joint (ours)", "#0173B2", "o", -1),
+    Method("amortised", "amortised (ours)", "amortised (ours)", "#5AA9A3", "1", 0),
+    Method("moment_matching", "moment matching (ours)", "moment matching (ours)", "#9FB4C7", "2", 0),
     Method(CHOSEN, "chosen (ours, networks that help)", "chosen (ours)", "#6A3D9A", "x", 0),
     Method("mixture", "mixture (closed form)", "mixture", "#DE8F05", "s", 1),
     Method("joint_paper", "joint, the paper's recipe", "joint, paper's recipe", "#029E73", "D", 2),
@@ -72,6 +81,7 @@ METHODS = (
     Method("joint_wide", "joint, wide (ours)", "joint, wide", "#2A4D8F", "8"),
     Method("joint_asinh", "joint, of asinh", "joint, asinh", "#3FA7A0", "d"),
     Method("joint_clean", "joint, learned from clean sources", "joint, clean", "#7FB3D5", "h"),
+    Method("amortised_clean", "amortised, learned from clean sources", "amortised, clean", "#A9D3CF", "3"),
     Method("mixture_clean", "mixture, learned from clean sources", "mixture, clean", "#F0C27B", "H"),
     # Ablations of the manifolds that are compared: tables call them what the preset does.
     *map(_ablation, ("joint_cold", "joint_cold_moment_matching")),

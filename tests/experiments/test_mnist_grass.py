@@ -287,7 +287,8 @@ def test_settings_of_the_solver_reach_the_draws(part: str, task: MnistGrassTask)
     def draws(solver: str) -> torch.Tensor:
         sampler = "{method: ddim, steps: 2, sigma_start: 1.0, sigma_min: 0.02}"
         override = f"settings.{part}={{kind: moment_matching, sampler: {sampler}, solver: {{{solver}}}}}"
-        settings = read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT).config.methods["joint"].settings
+        config = read_command(EXPERIMENT, ["--preset", "smoke", "--", override], ROOT).config
+        settings = config.recipes()["joint_together"].settings  # those of the preset
         posterior = posterior_of({"posterior": settings.posterior, "separation": settings.separating}[part], {})
         return torch.cat(list(posterior.draw(view, sources, Stream(0, ("solver",)), start).draws.values()))
 
@@ -314,7 +315,8 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     config = read_command(EXPERIMENT, ["--preset", preset], ROOT).config
     assert isinstance(config, MnistGrassConfig)
     rivals = {"pcpca", "clvm_linear", "clvm_vae", "gibbs", "joint_paper"} if preset != "gpu" else set()
-    assert {job.method for job in jobs_of(config, [0])} == {"floor", "mixture", "joint"} | rivals
+    ours = {"auto", "amortised", "joint"} | (set() if preset == "smoke" else {"moment_matching"})
+    assert {job.method for job in jobs_of(config, [0])} == {"floor", "mixture"} | ours | rivals
     MnistGrassTask(config.problems[0], 0, config)
 
 
@@ -386,7 +388,7 @@ def test_an_ablation_may_learn_from_a_share_of_the_observations() -> None:
     part = fewer(task, 0.5)
     assert [len(v) for v in part.train] == [20, 16] and [len(v) for v in task.train] == [40, 31]
     assert torch.equal(part.train_truth[1][1], task.train_truth[1][1][:16])
-    assert estimate_key(jobs["joint_data_half"], EXPERIMENT.data) != estimate_key(jobs["joint"], EXPERIMENT.data)
+    assert estimate_key(jobs["joint_data_half"], EXPERIMENT.data) != estimate_key(jobs["joint_mlp"], EXPERIMENT.data)
     with pytest.raises(MvssError, match=r"\(0, 1\]"):
         read_command(EXPERIMENT, ["--preset", "smoke", "--", "ablations.joint_mlp.share=2"], ROOT)
 
@@ -399,10 +401,10 @@ def test_a_method_may_learn_from_the_clean_sources() -> None:
     assert float((data[1].y - digits).abs().max()) == 0.0
     config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
     jobs = {job.method: job for job in jobs_of(config, [0], ablations=True)}
-    assert estimate_key(jobs["joint_clean"], EXPERIMENT.data) != estimate_key(jobs["joint"], EXPERIMENT.data)
+    assert estimate_key(jobs["amortised_clean"], EXPERIMENT.data) != estimate_key(jobs["joint_mlp"], EXPERIMENT.data)
     pairs = "{noisier2noise: {averages: 2}}"
     with pytest.raises(MvssError, match="clean sources need no noisier2noise"):
-        read_command(EXPERIMENT, ["--preset", "smoke", "--", f"ablations.joint_clean.settings.estimation={pairs}"], ROOT)
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", f"ablations.amortised_clean.settings.estimation={pairs}"], ROOT)
 
 
 def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
