@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from experiments.core.calibration import LEVELS
 from experiments.core.config import Job
 from experiments.core.drawn import MEANS, Drawn
+from experiments.core.evaluations import counted
 from experiments.core.laws import law_distances
 from experiments.core.prior_kl import prior_kl
 from experiments.core.task import Density, Judge, Laws, Model, OwnScores, Task, within_support
@@ -87,14 +89,7 @@ class Scorer:
         for number, view in enumerate(self.task.train, start=1):
             if view.y.ndim == 4:  # images are shown as they are seen
                 self.saved[f"observed_{number}"] = self._few(view.y)
-        fresh: list[Draws] = [{} for _ in self.task.fresh]
-        began, count = time.monotonic(), 0
-        for alpha in self.task.scored_views:
-            view = self.task.fresh[alpha]
-            separated = model.separate(view, 1, self.stream.child("fresh", alpha))
-            fresh[alpha] = {source: x[0] for source, x in separated.items()}
-            count += len(view)
-        self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
+        fresh = self._separated(model)
         self._draws(self._within(fresh), self.task.fresh, self.task.fresh_truth, "fresh", None)
         if priors and not self.job.recipe.model:
             for b in self.sources:
@@ -108,6 +103,21 @@ class Scorer:
             self.saved |= judgement.arrays
         if self.metrics.drawn:
             self._many(model)
+        return fresh
+
+    def _separated(self, model: Model) -> list[Draws]:
+        """One draw of each fresh observation, and what that costs."""
+        fresh: list[Draws] = [{} for _ in self.task.fresh]
+        began, count = time.monotonic(), 0
+        with counted(model) if isinstance(model, SourceSeparator) else nullcontext() as evaluations:
+            for alpha in self.task.scored_views:
+                view = self.task.fresh[alpha]
+                separated = model.separate(view, 1, self.stream.child("fresh", alpha))
+                fresh[alpha] = {source: x[0] for source, x in separated.items()}
+                count += len(view)
+        self.add("mean", "seconds_per_draw", (time.monotonic() - began) / count, count)
+        if evaluations is not None:
+            self.add("mean", "evaluations_per_draw", evaluations.rows / count, count)
         return fresh
 
     def _within(self, draws: Sequence[Draws]) -> list[Draws]:

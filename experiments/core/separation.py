@@ -23,7 +23,7 @@ def run_separation(
     """Arguments and result as of `run.run_job`, but folder: of the job that has fitted. Its priors are scored there."""
     model = load_model(job, folder)
     if isinstance(task, Adapting):
-        model = task.adapted(model)
+        task, model = task.adapted(model)
     score = Scorer(job, task, task.train.sources, Stream(job.seed, (job.problem,)).child("score"), append)
     progress(0.0, "scores")
     score.final(model, [{} for _ in task.train], priors=False)

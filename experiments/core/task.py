@@ -92,10 +92,10 @@ class Judgement(Protocol):
 
 @runtime_checkable
 class Adapting(Protocol):
-    """A task whose sources are not all those that are learned where `Config.learned` says."""
+    """A task whose sources are not all those that are learned where `Config.learned` says, or whose data the model makes."""
 
-    def adapted(self, model: SourceSeparator) -> SourceSeparator:
-        """The model, with the laws that it lacks."""
+    def adapted(self, model: SourceSeparator) -> tuple[Task, SourceSeparator]:
+        """The task, and the model with the laws that it lacks."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ class Problem:
     """How sources are observed. factors: resolutions, of equal shares of each view, as factors of the pixel. fraction: of the
     digit in a mixture. noise: standard deviation. masked: share of the pixels that are not measured, others in each
     observation. blur: standard deviation of the point-spread function, pixels. looks: at one digit, over different grass.
-    texture: in place of the preset's."""
+    texture: in place of the preset's. simulated: whether fresh sources are draws of the priors that separate them."""
 
     factors: tuple[int, ...] = (1,)
     fraction: float = 0.5
@@ -47,6 +47,7 @@ class Problem:
     blur: float = 0.0
     looks: int = 1
     texture: str | None = None
+    simulated: bool = False
 
 
 PROBLEMS = {
@@ -59,6 +60,7 @@ PROBLEMS = {
     "swap-fraction": Problem(fraction=0.3),
     "swap-two": Problem(looks=2),
     "swap-background": Problem(texture="gravel"),
+    "swap-prior": Problem(simulated=True),
 }
 
 

@@ -10,6 +10,7 @@ other operators, noise or backgrounds.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +35,7 @@ from mvss.problem.operators import Identity, LinearOperator, Mask, Scale
 from mvss.problem.stack import Stack
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import generator
+from mvss.runtime.rng import Stream, generator
 from mvss.separator import SourceSeparator
 
 __all__ = ["MnistGrassTask", "make_task"]
@@ -140,6 +141,7 @@ class MnistGrassTask(Task):
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
         mixed, new = mixed.double() / 255, new[:fresh].double() / 255
         self._texture, self._new, self._seed, self._background = texture, new, seed, problem.texture is not None
+        self._simulated = problem.simulated
         rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
         self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, problem, "train")
         self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, problem, "fresh")
@@ -247,14 +249,29 @@ class MnistGrassTask(Task):
         rng, digits = generator(0, "mnist-grass", "detector"), self._others[0].double() / 255
         return trained_classifier(*with_remains(grass, digits, AMPLITUDE, rng), classes=2)
 
-    def adapted(self, model: SourceSeparator) -> SourceSeparator:
+    def adapted(self, model: SourceSeparator) -> tuple[MnistGrassTask, SourceSeparator]:
         """See `core.task.Adapting`: the grass of every look has one law, and another texture's is learned from that alone."""
+        if self._simulated:
+            return self._drawn_from(model), model
         if self._background:
             alone = SourceSeparator(model.settings).fit([self.train[0]], self._seed, verbose=False)
             model = model.with_source(GRASS, alone, GRASS)
         for name in self.train.sources[2:]:
             model = model.with_source(name, model, GRASS)
-        return model
+        return self, model
+
+    def _drawn_from(self, model: SourceSeparator) -> MnistGrassTask:
+        """The same with draws of the priors in the place of fresh sources, not cut to what digits and grass can be."""
+        task, views, truth = copy.copy(self), list(self.fresh), list(self.fresh_truth)
+        for alpha in self.scored_views:
+            view, stream = views[alpha], Stream(self._seed, ("mnist-grass", "simulated")).child(alpha)
+            sources = {source: model.sample(source, len(view), stream.child(source)).double() for source in view.sources}
+            normal = stream.normal(view.numbers, view.observation_shape, "noise", dtype=torch.float64)
+            y = view.predicted(sources) + view.noise.color(normal)
+            views[alpha] = View(y, view.operators, view.noise, view.name, view.numbers)
+            truth[alpha] = tuple(sources[source] for source in self.train.sources)
+        task.fresh, task.fresh_truth, task.support = Views(views), tuple(truth), (-math.inf, math.inf)
+        return task
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
         """See `core.task.OwnScores`. Of digits: the share that the classifier gives its true class, and that of the

@@ -173,6 +173,7 @@ BINS = (
 COST = (
     Column("laps", "laps", 0),
     Column("network evaluations per observation", "network_evaluations", 0, LOW),
+    Column("per draw", "evaluations_per_draw", 0, LOW),
     Column("time per draw (ms)", "seconds_per_draw", 4, LOW, scale=1e3),
     Column("wall time (s)", "wall_seconds", 1, LOW),
     Column("peak memory (GiB)", "peak_memory_gib", 2, LOW),

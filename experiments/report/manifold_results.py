@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["AGAINST", "BARS", "COLUMNS", "Against", "Bar", "results"]
+__all__ = ["AGAINST", "BARS", "COLUMNS", "results"]
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
+from experiments.report.bars import Against, Bar, Rows, bars_of, compared
 from experiments.report.lines import cell, head, line
 from experiments.report.methods import CHOSEN, ORACLE, OURS, method_named
 from experiments.report.tables import lookup
-
-Rows = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
-"""Rows of a table by (problem, method, source, metric)."""
 
 METHODS = (OURS, CHOSEN, "mixture", "joint_paper", "gibbs", ORACLE)
 COLUMNS = {  # proper scores first; the spread ratio is always there, beside the PSNR
@@ -39,72 +36,15 @@ NEWEST = (  # of the newest source: title, ours, decimals, the paper's form of i
 SD = ("posterior_sinkhorn_excess", "prior_sinkhorn_excess")
 
 
-class Bar(NamedTuple):
-    """What a method was to reach on a problem: `metric` at most (or at least) `limit`, mean over sources, for every seed."""
-
-    problem: str
-    metric: str
-    limit: float
-    least: bool = False
-    method: str = OURS
-
-    def verdict(self, values: Sequence[float | None]) -> str:
-        """In words, of the values of all seeds that were run, None where one diverged."""
-        return _verdict([v is not None and (v >= self.limit if self.least else v <= self.limit) for v in values])
-
-
-def _verdict(held: Sequence[bool]) -> str:
-    """held: whether each seed has reached it."""
-    if not held:
-        return "not measured"
-    return "met" if all(held) else f"**not met** ({sum(held)} of {len(held)} seeds)" if len(held) > 1 else "**not met**"
-
-
-class Against(NamedTuple):
-    """What a method was to reach beside another, on the same seeds, mean over sources: that `metric` is at most the other's and
-    `slack` more; of negative sign, at least the other's and −slack more; of sign 0, at most slack away from it. error: of the
-    other's, is added to the slack. problem: "" for all."""
-
-    method: str
-    metric: str
-    rival: str
-    slack: float
-    sign: int = 1
-    error: str = ""
-    problem: str = ""
-
-    def told(self, title: str) -> str:
-        """In words."""
-        of = f"{self.rival}'s"
-        if self.sign == 0:
-            return f"{title} within {self.slack:g} of {of}"
-        more = f" + {-self.slack:g}" if self.sign < 0 and self.slack else " + its standard error" if self.error else ""
-        return f"{title} {'≤' if self.sign > 0 else '≥'} {of}{more}"
-
-    def compared(self, rows: Rows, problem: str) -> tuple[list[float | None], list[bool]]:
-        """Of each seed that both have: ours less the other's, and whether that is enough. None where one diverged."""
-
-        def of(method: str, metric: str) -> dict[int, float | None]:
-            row = rows.get((problem, method, "mean", metric))
-            return dict(zip(row["seeds"], row["values"], strict=True)) if row else {}
-
-        ours, theirs, errors = of(self.method, self.metric), of(self.rival, self.metric), of(self.rival, self.error)
-        shared = [seed for seed in ours if seed in theirs]
-        apart = [None if (a := ours[s]) is None or (b := theirs[s]) is None else a - b for s in shared]
-        slack = [self.slack + (errors.get(seed) or 0.0) for seed in shared]
-        pairs = zip(apart, slack, strict=True)
-        return apart, [d is not None and (self.sign * d if self.sign else abs(d)) <= most for d, most in pairs]
-
-
 BARS = (
     *(Bar("mixed-0.1", metric, 0.005) for metric in SD),
-    Bar("mixed-0.1", "posterior_psnr", 36, least=True),
+    Bar("mixed-0.1", "posterior_psnr", least=36),
     Bar("mixed-0.1", "oracle_gap_db", 8),
     *(Bar("mixed-0.5", metric, 0.01) for metric in SD),
     Bar("mixed-0.5", "oracle_gap_db", 10),
     *(Bar("mixed-0.9", metric, 0.02) for metric in SD),
     Bar("contrastive-2", "posterior_sinkhorn_excess", 0.02),
-    Bar("contrastive-2", "posterior_psnr", 40, least=True),
+    Bar("contrastive-2", "posterior_psnr", least=40),
     Bar("contrastive-2", "oracle_gap_db", 8),
     *(Bar("mixed-1.0-separate", metric, 0.02) for metric in SD),
     *(Bar("contrastive-3", metric, 0.1) for metric in SD),
@@ -132,8 +72,8 @@ def results(table: Mapping[str, Any] | None) -> str:
         _worse(rows, problems),
         _margins(rows, problems),
         _baselines(rows, problems),
-        _bars(rows),
-        _against(rows, problems),
+        bars_of(rows, BARS, COLUMNS),
+        compared(rows, AGAINST, COLUMNS | {"coverage": ("share in 68 % intervals", 3)}, problems),
     )
     return "\n\n".join(["\n".join(lines) for lines in ([_origin(table)], *parts) if lines])
 
@@ -220,29 +160,3 @@ def _baselines(rows: Rows, problems: Sequence[str]) -> list[str]:
     )
     titles = [title for name, _, _, form in NEWEST for title in ((name, "paper") if form else (name,))]
     return [text, "", *head(("problem", "method"), titles), *lines]
-
-
-def _bars(rows: Rows) -> list[str]:
-    lines = ["What was to be reached, and whether every seed has reached it:", ""]
-    lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
-    for bar in BARS:
-        title, digits = COLUMNS[bar.metric]
-        row = rows.get((bar.problem, bar.method, "mean", bar.metric))
-        verdict = bar.verdict(row["values"] if row else ())
-        sign = "≥" if bar.least else "≤"
-        lines.append(line(bar.problem, bar.method, f"{title} {sign} {bar.limit:g}", cell(row, digits), verdict))
-    return lines
-
-
-def _against(rows: Rows, problems: Sequence[str]) -> list[str]:
-    lines = ["The same beside other methods; ours: less theirs, mean over seeds:", ""]
-    lines += ["| problem | method | bar | ours | |", "| --- | --- | --- | ---: | --- |"]
-    for bar in AGAINST:
-        title, digits = (COLUMNS | {"coverage": ("share in 68 % intervals", 3)})[bar.metric]
-        found = {p: bar.compared(rows, p) for p in ([bar.problem] if bar.problem else problems)}
-        kept = {p: both for p, both in found.items() if both[0]} or {bar.problem or "all": ([], [])}
-        for problem, (apart, held) in kept.items():
-            known = [value for value in apart if value is not None]
-            mean = f"{fmean(known):+.{digits}f}" if known and len(known) == len(apart) else "–"
-            lines.append(line(problem, bar.method, bar.told(title), mean, _verdict(held)))
-    return lines

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.report import digit_results, manifold_results
 from experiments.report.beside_paper import beside_paper
-from experiments.report.manifold_results import results
 from experiments.report.summary import Tables, summary
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
@@ -23,7 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ("manifolds", "mnist_grass", "galaxies")
 FILLED: dict[str, dict[str, Callable[[Tables], str]]] = {
     "README.md": {"results": summary},
-    "docs/reproduction.md": {"paper": beside_paper, "manifolds": lambda tables: results(tables.get("manifolds"))},
+    "docs/reproduction.md": {
+        "paper": beside_paper,
+        "manifolds": lambda tables: manifold_results.results(tables.get("manifolds")),
+        "digits": lambda tables: digit_results.results(tables.get("mnist_grass")),
+    },
 }
 """What stands between markers, by file and block."""
 

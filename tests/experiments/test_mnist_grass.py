@@ -14,6 +14,7 @@ from in_process import run_here
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+import mvss
 from experiments.core.audit import run_audit
 from experiments.core.cache import estimate_key, work_of
 from experiments.core.cli import ROOT, main, read_command
@@ -23,6 +24,7 @@ from experiments.core.laws import law_distances
 from experiments.core.places import jobs_of
 from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
+from experiments.core.task import within_support
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import PROBLEMS, MnistGrassConfig
@@ -30,6 +32,7 @@ from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
 from experiments.mnist_grass.textures import crops
 from mvss.em import first_draws
 from mvss.estimation import Estimate
+from mvss.metrics.spread import spread_ratio
 from mvss.posteriors import posterior_of
 from mvss.posteriors.exact import ExactPosterior
 from mvss.presets.posterior import SamplerConfig
@@ -93,6 +96,23 @@ def test_swapped_observations_are_what_their_names_say(problem: str) -> None:
         assert gravel != pytest.approx(grass)
     if problem == "swap-two":
         assert not torch.equal(task.fresh_truth[1][0], task.fresh_truth[1][2])
+
+
+def test_observations_of_the_priors_themselves_are_separated_without_a_bias() -> None:
+    """Under mixtures all is in closed form: exact draws are as wide as their means are off."""
+    config = MnistGrassConfig(observations=20, grass_observations=40, fresh=60)
+    quick = mvss.Settings(mvss.MixtureEMConfig((1, 2), (0, 2), laps=1), mvss.PriorConfig(network=None))
+    model = SourceSeparator(quick).fit(MnistGrassTask("full", 0, config).train, 0, verbose=False)
+    plain = MnistGrassTask("swap-prior", 0, config)
+    task, same = plain.adapted(model)
+    (alpha,) = task.scored_views
+    view, truth = task.fresh[alpha], dict(zip(task.train.sources, task.fresh_truth[alpha], strict=True))
+    assert same is model and view.operators == plain.fresh[alpha].operators and not torch.equal(view.y, plain.fresh[alpha].y)
+    left = (view.y - view.predicted(truth)).double()
+    assert float(left.std()) == pytest.approx(0.01, rel=0.02)
+    assert torch.equal(within_support(task, truth)[DIGIT], truth[DIGIT])  # nothing is cut
+    ratio, error = spread_ratio(model.separate(view, 16, 0)[DIGIT], truth[DIGIT])
+    assert abs(ratio - 1) < 4 * error < 0.5
 
 
 @pytest.mark.slow

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_separators import vectors
 from torch import Tensor
 
 from experiments.core.config import Config, Job, MetricsConfig, Recipe
 from experiments.core.drawn import Drawn
+from experiments.core.evaluations import counted
 from experiments.core.prior_kl import prior_kl
 from experiments.core.scores import Scorer
 from experiments.core.task import Task
@@ -23,9 +25,11 @@ from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import MnistGrassTask
 from mvss.posteriors.exact import ExactPosterior
+from mvss.presets.posterior import SplitGibbsConfig
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, stream_of
+from mvss.separator import SourceSeparator
 
 NONE = MetricsConfig(sinkhorn=0, lap_sinkhorn=0, paper_sinkhorn=0, pqmass=0, saved=8)
 ALL = replace(NONE, sinkhorn=8, paper_sinkhorn=8, pqmass=8, references=4, tessellations=2, drawn=4, draws=3, kl=4)
@@ -186,3 +190,16 @@ def test_draws_that_are_not_finite_have_no_coverage(manifold: Task) -> None:
 
     lost = values(Lost(manifold), manifold)
     assert all(math.isnan(lost[name]) for name in ("energy_score", "spread_ratio", "coverage", "rank_error", "chi2"))
+
+
+def test_evaluations_are_counted_for_every_network_and_only_within() -> None:
+    problem = vectors()
+    model = SourceSeparator(problem.settings).fit(problem.views, 0, verbose=False)
+    view, learned = problem.views[-1], [p for p in model.priors.values() if p.network is not None]
+    split = SplitGibbsConfig(levels=3, rounds=2, steps=2)
+    with counted(model) as count:
+        model.separate(view, 2, 0, posterior=split)
+    drawn = sum(prior in learned for source, prior in model.priors.items() if source in view.sources)
+    assert drawn and count.rows == 2 * len(view) * drawn * 3 * 2 * 2
+    model.separate(view, 1, 0, posterior=split)
+    assert count.rows == 2 * len(view) * drawn * 3 * 2 * 2

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.report import digit_results
+from experiments.report.bars import Against, Bar
 from experiments.report.beside_paper import beside_paper
-from experiments.report.manifold_results import AGAINST, BARS, COLUMNS, Bar, results
+from experiments.report.manifold_results import AGAINST, BARS, COLUMNS, results
 from experiments.report.readme import FILLED, ROOT, fill, filled, main, published
 from experiments.report.summary import summary
 from mvss import (
@@ -112,8 +114,10 @@ def test_a_bar_is_met_where_every_seed_is_on_its_side() -> None:
     assert bar.verdict([1.0, 0.9]) == "met" and bar.verdict([0.1, 0.1, 1.1]) == "**not met** (2 of 3 seeds)"
     assert bar.verdict([0.1, None]) == "**not met** (1 of 2 seeds)" and bar.verdict([2.0]) == "**not met**"
     assert bar.verdict([]) == "not measured"
-    assert Bar("p", "m", 1.0, least=True).verdict([1.0, 2.0]) == "met"
-    assert Bar("p", "m", 1.0, least=True).verdict([0.9, 2.0]) == "**not met** (1 of 2 seeds)"
+    assert Bar("p", "m", least=1.0).verdict([1.0, 2.0]) == "met"
+    assert Bar("p", "m", least=1.0).verdict([0.9, 2.0]) == "**not met** (1 of 2 seeds)"
+    assert Bar("p", "m", 1.25, 0.8).verdict([0.8, 1.3]) == "**not met** (1 of 2 seeds)"
+    assert Bar("p", "m", 1.25, 0.8).told("ratio") == "ratio from 0.8 to 1.25"
 
 
 def test_a_bar_beside_another_method_is_of_each_seed_that_both_have() -> None:
@@ -128,6 +132,21 @@ def test_a_bar_beside_another_method_is_of_each_seed_that_both_have() -> None:
     for ours, verdict in (((0.66, 0.74), "met"), ((0.64, 0.76), "**not met** (0 of 2 seeds)")):
         told = beside(*ours, metric="coverage")
         assert "share in 68 % intervals within 0.05 of exact's" in told and told.endswith(f"| +0.000 | {verdict} |")
+
+
+def test_bars_of_digits_are_of_the_digit_and_of_the_seeds_that_both_have() -> None:
+    def of(problem: str, method: str, metric: str, *values: float) -> dict[str, object]:
+        return {**row(problem, method, metric, *values), "source": "2"}
+
+    rows = [of("full", "joint", "energy_score", 1.6, 1.7), of("full", "amortised", "energy_score", 1.5, 1.5)]
+    rows += [of("swap-mask", m, "posterior_mean_psnr", v, v) for m, v in (("joint", 19.6), ("mixture", 18.0))]
+    text = digit_results.results({**table(), "rows": rows})
+    assert "| full | joint | energy score ≤ 1.1 × amortised's | +0.15 | **not met** (1 of 2 seeds) |" in text
+    assert "| swap-mask | joint | PSNR of means of 8 (dB) ≥ mixture's + 1.5 | +1.6 | met |" in text
+    assert "| swap-mask | 19.6 ± 0.0 | – | 18.0 ± 0.0 | – |" in text
+    assert text.count("not measured") == len(digit_results.AGAINST) + len(digit_results.BARS) - 2
+    assert Against("a", "m", "b", 1.0, sign=-1).told("PSNR") == "PSNR ≥ b's − 1"
+    assert "make mnist-grass" in digit_results.results(None)
 
 
 def test_the_results_say_where_ours_is_worse_than_its_start() -> None:

@@ -1,0 +1,91 @@
+"""The results of grass and digits in Markdown, for the reproduction page.
+
+One fit, separated in several ways and under operators that it has not seen, and what was to be reached.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AGAINST", "BARS", "results"]
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.report.bars import Against, Bar, Rows, bars_of, compared
+from experiments.report.lines import cell, head, line
+from experiments.report.methods import AUTO, FLOOR, OURS, method_named, method_order
+from experiments.report.tables import lookup
+
+DIGIT = "2"
+COLUMNS = {
+    "energy_score": ("energy score", 2),
+    "spread_ratio": ("spread ratio", 2),
+    "coverage": ("share in 68 % intervals", 3),
+    "posterior_psnr": ("PSNR (dB)", 1),
+    "posterior_mean_psnr": ("PSNR of means of 8 (dB)", 1),
+    "chi2": ("χ² per number", 2),
+    "posterior_frechet": ("Fréchet, draws", 1),
+    "prior_frechet": ("Fréchet, prior", 1),
+}
+LEARNED, SWAP = ("full", "downsampled"), "swap-"
+MEAN = "posterior_mean_psnr"
+BARS = (
+    *(Bar(p, MEAN, least=d, method=OURS, source=DIGIT) for p, d in zip(LEARNED, (24.0, 20.5), strict=True)),
+    *(Bar(p, "spread_ratio", 1.25, 0.8, OURS, DIGIT) for p in LEARNED),
+    *(Bar(p, MEAN, least=d, method=AUTO, source=DIGIT) for p, d in zip(LEARNED, (25.2, 21.5), strict=True)),
+    *(Bar(p, "spread_ratio", 1.25, 0.8, AUTO, DIGIT) for p in LEARNED),
+    *(Bar(p, "coverage", 0.76, 0.6, AUTO, DIGIT) for p in LEARNED),
+    *(Bar(p, "chi2", 1.25, method=OURS) for p in LEARNED),
+    Bar("swap-prior", "spread_ratio", 1.1, 0.9, OURS, DIGIT),
+)
+AGAINST = (
+    *(Against(OURS, "energy_score", "amortised", 0.0, problem=p, source=DIGIT, times=1.1) for p in LEARNED),
+    *(Against(AUTO, "prior_frechet", FLOOR, 0.0, problem=p, source=DIGIT, times=2.0) for p in LEARNED),
+    *(
+        Against(OURS, MEAN, "mixture", -more, sign=-1, problem=f"{SWAP}{p}", source=DIGIT)
+        for more, swaps in ((1.5, ("mask", "blur", "average")), (2.0, ("noise", "fraction", "two", "background")))
+        for p in swaps
+    ),
+)
+
+
+def results(table: Mapping[str, Any] | None) -> str:
+    """Where they come from, what the ways to separate by one fit give, other operators, the bars."""
+    if table is None:
+        return "No results of the cpu preset are in this checkout: `make mnist-grass PRESET=cpu`, then `make readme`."
+    rows = lookup(table)
+    problems = list(dict.fromkeys(row["problem"] for row in table["rows"]))
+    made = f"Preset {table['preset']}, made by\n`{table['command']}`."
+    said = "Mean ± standard deviation over seeds, of digits, on fresh observations; one seed where there is no ±."
+    where = "All of it, with the commits that made it: [table.md](../results/mnist_grass/cpu/table.md)."
+    parts = (
+        [made, "", said, "", where],
+        list(_ways(rows, [p for p in problems if p in LEARNED])),
+        list(_swaps(rows, [p for p in problems if p.startswith(SWAP)])),
+        bars_of(rows, BARS, COLUMNS),
+        compared(rows, AGAINST, COLUMNS, problems),
+    )
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _ways(rows: Rows, problems: list[str]) -> Iterator[str]:
+    """Every method, and what a draw of it costs."""
+    costs = {"evaluations_per_draw": ("evaluations a draw", 0), "seconds_per_draw": ("seconds a draw", 3)}
+    yield from head(("problem", "method"), [title for title, _ in (COLUMNS | costs).values()])
+    for problem in problems:
+        for name in method_order(method for p, method, *_ in rows if p == problem and not method_named(method).ablation):
+            cells = [cell(rows.get((problem, name, "mean" if m == "chi2" else DIGIT, m)), d) for m, (_, d) in COLUMNS.items()]
+            cells += [cell(rows.get((problem, name, "mean", m)), d) for m, (_, d) in costs.items()]
+            yield line(problem, method_named(name).label, *cells)
+
+
+def _swaps(rows: Rows, problems: list[str]) -> Iterator[str]:
+    """Of each other operator the means of 8, and how wide the draws are."""
+    if not problems:
+        return
+    yield "Other operators, noise and backgrounds, separated by the fit of `full`; nothing is retrained. PSNR of means of 8"
+    yield "(dB), and the spread ratio of the draws:"
+    yield ""
+    methods, shown = method_order(method for p, method, *_ in rows if p in problems), ((MEAN, 1), ("spread_ratio", 2))
+    yield from head(("problem",), [title for m in methods for title in (method_named(m).short, "spread")])
+    for problem in problems:
+        yield line(problem, *(cell(rows.get((problem, m, DIGIT, metric)), d) for m in methods for metric, d in shown))
