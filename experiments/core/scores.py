@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from experiments.core.calibration import LEVELS
@@ -18,7 +19,7 @@ from experiments.core.drawn import MEANS, Drawn
 from experiments.core.evaluations import counted
 from experiments.core.laws import law_distances
 from experiments.core.prior_kl import prior_kl
-from experiments.core.task import Density, Judge, Laws, Model, OwnScores, Task, within_support
+from experiments.core.task import Candidates, Density, Judge, Laws, Model, OwnScores, Task, within_support
 from mvss.em import Lap
 from mvss.metrics.images import psnr, ssim
 from mvss.metrics.pqmass import pqmass
@@ -207,6 +208,9 @@ class Scorer:
         prior = self._within([{name: model.sample(name, count, self.stream.child("prior", b)).flatten(1)}])[0][name]
         self._laws(source, "prior", prior, b)
         self.saved[f"prior_{source}"] = self._few(prior)
+        if isinstance(self.task, Candidates) and isinstance(model, Density) and (asked := self.task.candidates(b)):
+            marks = model.log_prob(name, torch.cat(asked))
+            self.add(source, "log_prob_auc", float(roc_auc_score([1] * len(asked[0]) + [0] * len(asked[1]), marks)), len(marks))
 
     def _even(self, model: Model, b: int, n: int) -> Tensor:
         """Stratified prior draws; of the oracle, the training sources."""

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["Adapting", "Bounded", "Density", "Judge", "Judgement", "Model", "OwnScores", "Rivals", "Task", "within_support"]
+__all__ = [
+    "Adapting",
+    "Bounded",
+    "Candidates",
+    "Density",
+    "Judge",
+    "Judgement",
+    "Model",
+    "OwnScores",
+    "Rivals",
+    "Task",
+    "within_support",
+]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -81,6 +93,14 @@ class OwnScores(Protocol):
 
     def scores(self, source: int, split: str, draws: Mapping[int, Tensor]) -> dict[str, float]:
         """By name, of the draws of a source by view, `(N_α, *shape)`, for the observations of "train" or "fresh"."""
+
+
+@runtime_checkable
+class Candidates(Protocol):
+    """A task that asks a prior which of two is a source."""
+
+    def candidates(self, source: int) -> tuple[Tensor, Tensor] | None:
+        """Clean sources, and what is not quite one, `(N, *shape)` both; None where that is not asked."""
 
 
 class Judgement(Protocol):

@@ -45,6 +45,8 @@ GRASS, DIGIT, MORE = "grass", "digit", "grass {}"
 DETECTED = 4000
 """Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
+CANDIDATES, LEFT = 12, 0.1
+"""Digits of which priors are asked how probable they are, and how much of the grass is left on each."""
 
 
 def _observe(
@@ -200,6 +202,15 @@ class MnistGrassTask(Task):
     def exact_priors(self) -> tuple[GaussianMixture, ...]:
         """There are none."""
         raise MvssError("the true laws of grass and digits are not known: neither an oracle nor an audit can be made of them")
+
+    def candidates(self, source: int) -> tuple[Tensor, Tensor] | None:
+        """See `core.task.Candidates`: fresh digits, and the same with a tenth of what fresh grass varies by; of one resolution
+        alone, since it takes minutes."""
+        if source != 1 or len(self.scored_views) > 1:
+            return None
+        digits = self._new[:CANDIDATES]
+        grass = self._texture.crops("fresh", len(digits), generator(self._seed, "mnist-grass", "candidates"), self._seed)
+        return digits, digits + LEFT * (grass - grass.mean((1, 2, 3), keepdim=True))
 
     def clean(self, source: int) -> tuple[Tensor, Tensor]:
         """See `core.task.Laws`."""

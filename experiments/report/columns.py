@@ -82,6 +82,7 @@ PARTS = (
     _spread("newest"),
     Column("classes named right, training (%)", "class_accuracy_train", 1, HIGH, "newest", 100.0),
     Column("of clean digits (%)", "class_accuracy_clean_train", 1, None, "newest", 100.0),
+    Column("AUC of log p", "log_prob_auc", 3, HIGH, "newest"),
     Column("AUC of remains in source 1", "remains_auc", 3, 0.5, "1"),
     Column("Fréchet, posterior, source 1", "posterior_frechet", 2, LOW, "1"),
     Column("Fréchet, prior, source 1", "prior_frechet", 2, LOW, "1"),

@@ -25,8 +25,11 @@ COLUMNS = {
     "chi2": ("χ² per number", 2),
     "posterior_frechet": ("Fréchet, draws", 1),
     "prior_frechet": ("Fréchet, prior", 1),
+    "log_prob_auc": ("AUC of log p", 3),
 }
 LEARNED, SWAP = ("full", "downsampled"), "swap-"
+TRAINED = ("mask", "blur", "average", "fraction")
+"""Operators that a fit of their own is compared on."""
 MEAN = "posterior_mean_psnr"
 BARS = (
     *(Bar(p, MEAN, least=d, method=OURS, source=DIGIT) for p, d in zip(LEARNED, (24.0, 20.5), strict=True)),
@@ -40,6 +43,8 @@ BARS = (
 AGAINST = (
     *(Against(OURS, "energy_score", "amortised", 0.0, problem=p, source=DIGIT, times=1.1) for p in LEARNED),
     *(Against(AUTO, "prior_frechet", FLOOR, 0.0, problem=p, source=DIGIT, times=2.0) for p in LEARNED),
+    Against(AUTO, "log_prob_auc", "mixture", 0.0, sign=-1, problem="full", source=DIGIT),
+    *(Against(OURS, MEAN, "trained", 1.0, sign=-1, problem=f"{SWAP}{p}", source=DIGIT) for p in TRAINED),
     *(
         Against(OURS, MEAN, "mixture", -more, sign=-1, problem=f"{SWAP}{p}", source=DIGIT)
         for more, swaps in ((1.5, ("mask", "blur", "average")), (2.0, ("noise", "fraction", "two", "background")))

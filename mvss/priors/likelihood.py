@@ -5,7 +5,8 @@
 
 A source on a manifold has no density: what is given is that of x + σ_min z, at a stated σ_min. At σ_max the density is that
 of the prior's mixture convolved with noise of that level, not N(0, σ_max²): σ_max need not be larger than what the network
-was trained on. The trace is exact (D vector–Jacobian products), or Hutchinson's estimate with its standard error.
+was trained on. The trace is exact (D vector–Jacobian products), or an estimate with its standard error: that of the mixture's
+denoiser, Σ Var[x | x_t] / σ², and Hutchinson's of what the network adds to it, which is as uncertain as that is large.
 
 The mean over many x needs no trace and no integrator (de Bruijn's identity; Song et al. 2021, Maximum likelihood training):
 
@@ -111,17 +112,19 @@ class _Flow:
         with torch.enable_grad():
             x.requires_grad_(True)
             estimate = self.prior.denoise(x.reshape(n, *self.prior.shape), sigma).flatten(1)
-            trace = self._trace(x, estimate)
+            trace = self._trace(x, estimate, sigma)
         self.evaluations += 1 + (d if self.vectors is None else len(self.vectors))
         slope = torch.cat([(x - estimate).detach().ravel(), (d - trace).ravel()])
         result: np.ndarray = slope.cpu().numpy()
         return result
 
-    def _trace(self, x: Tensor, estimate: Tensor) -> Tensor:
+    def _trace(self, x: Tensor, estimate: Tensor, sigma: Tensor) -> Tensor:
         """tr ∂d/∂x: exact `(N, 1)`, or an estimate for each probe `(N, probes)`."""
         if self.vectors is not None:
-            products = [v * torch.autograd.grad(estimate, x, v, retain_graph=True)[0] for v in self.vectors]
-            return torch.stack([p.sum(1) for p in products], dim=1)
+            base, variance = self.prior.mixture.estimate(x.reshape(len(x), *self.prior.shape), sigma)
+            known, added = variance.detach().flatten(1).sum(1) / sigma.square(), estimate - base.flatten(1)
+            products = [v * torch.autograd.grad(added, x, v, retain_graph=True)[0] for v in self.vectors]
+            return torch.stack([known + p.sum(1) for p in products], dim=1)
         total = x.new_zeros(len(x))
         for j in range(x.shape[1]):
             total = total + torch.autograd.grad(estimate[:, j].sum(), x, retain_graph=True)[0][:, j]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import PROBES, DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.likelihood import expected_log_prob, flow_log_prob
 from mvss.runtime.errors import MvssError
@@ -83,13 +83,28 @@ def test_what_a_network_adds_is_in_the_density() -> None:
 
 
 def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
-    prior = mixture()
+    """Of what a network adds to one Gaussian of the same size in all directions."""
+    prior, base = mixture(), karras_base((D,), 1.0)
     x = candidates(prior, 32)
-    found = flow_log_prob(prior, x, 0.05, 2.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
+    network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0)
+    found = flow_log_prob(network, x, 0.05, 50.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
     z = ((found.value - prior.log_prob(x, 0.05)) / found.standard_error).abs()
     # quantiles, since eight probes that agree by chance say too little of their error
     assert 0.45 < float(z.median()) < 1.1 and float(z.quantile(0.9)) < 3
     assert float(found.standard_error.mean()) > 0.01
+
+
+def test_the_density_of_images_under_a_gaussian_is_its_closed_form() -> None:
+    """28 × 28 numbers that vary together: the probes that images are asked with leave less than a thousandth."""
+    place = torch.arange(28.0, dtype=torch.float64)
+    along = torch.exp(-(place[:, None] - place).square() / 8) + 1e-3 * torch.eye(28)
+    factors = torch.linalg.cholesky(torch.kron(along, along))
+    prior = GaussianMixture(torch.ones(1), torch.zeros(1, 784, dtype=torch.float64), factors[None], 1e-3, (1, 28, 28))
+    x = prior.sample(4, Stream(3)) + 0.05 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(3))
+    found = flow_log_prob(prior, x, 0.05, 20.0, probes=PROBES, stream=Stream(0, ("probes",)), tolerance=1e-3)
+    exact = prior.log_prob(x, 0.05)
+    assert float(((found.value - exact) / exact).abs().max()) < 1e-3
+    assert float((found.standard_error / exact.abs()).max()) < 1e-3
 
 
 @pytest.mark.parametrize(
