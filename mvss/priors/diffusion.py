@@ -124,7 +124,7 @@ class DiffusionPrior(torch.nn.Module):
         """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
         given. Of large sources the trace is an estimate."""
         low, high = self.levels
-        probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 1e-3)
+        probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 3e-4)
         stream, sigma = Stream(0, ("log_prob",)), low if sigma is None else sigma
         return flow_log_prob(self, x, sigma, high, probes, stream, tolerance).value
 
