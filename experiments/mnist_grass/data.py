@@ -168,7 +168,7 @@ class MnistGrassTask(Task):
         digits: Tensor,
         problem: Problem,
         split: str,
-    ) -> tuple[Views, tuple[tuple[Tensor, Tensor], ...]]:
+    ) -> tuple[Views, tuple[tuple[Tensor, ...], ...]]:
         """View 1 at every resolution, then view 2 at every resolution; and the truth of both sources.
 
         parts: of the texture, for each view. rows: for each view, the numbers of the observations of each resolution."""
@@ -273,7 +273,8 @@ class MnistGrassTask(Task):
 
     def _drawn_from(self, model: SourceSeparator) -> MnistGrassTask:
         """The same with draws of the priors in the place of fresh sources, not cut to what digits and grass can be."""
-        task, views, truth = copy.copy(self), list(self.fresh), list(self.fresh_truth)
+        task, views = copy.copy(self), list(self.fresh)
+        truth: list[tuple[Tensor, ...]] = list(self.fresh_truth)
         for alpha in self.scored_views:
             view, stream = views[alpha], Stream(self._seed, ("mnist-grass", "simulated")).child(alpha)
             sources = {source: model.sample(source, len(view), stream.child(source)).double() for source in view.sources}
