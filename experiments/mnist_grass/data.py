@@ -45,8 +45,8 @@ GRASS, DIGIT, MORE = "grass", "digit", "grass {}"
 DETECTED = 4000
 """Crops of grass that the detector of remains is trained on, and as many with a digit on them."""
 AMPLITUDE = 0.5
-CANDIDATES, LEFT = 12, 0.1
-"""Digits of which priors are asked how probable they are, and how much of the grass is left on each."""
+LEFT = 0.1
+"""How much of the grass is left on digits that are spoilt."""
 
 
 def _observe(
@@ -143,7 +143,7 @@ class MnistGrassTask(Task):
         mixed, new = pool.split([config.observations, len(pool) - config.observations])
         mixed, new = mixed.double() / 255, new[:fresh].double() / 255
         self._texture, self._new, self._seed, self._background = texture, new, seed, problem.texture is not None
-        self._simulated = problem.simulated
+        self._simulated, self._candidates = problem.simulated, config.candidates
         rows = [torch.arange(count).tensor_split(len(factors)) for count in (alone, len(mixed), len(new))]
         self.train, self.train_truth = self._views(("view 1", "view 2"), rows[:2], mixed, problem, "train")
         self.fresh, self.fresh_truth = self._views(("fresh", "fresh"), (rows[2], rows[2]), new, problem, "fresh")
@@ -208,7 +208,7 @@ class MnistGrassTask(Task):
         alone, since it takes minutes."""
         if source != 1 or len(self.scored_views) > 1:
             return None
-        digits = self._new[:CANDIDATES]
+        digits = self._new[: self._candidates]
         grass = self._texture.crops("fresh", len(digits), generator(self._seed, "mnist-grass", "candidates"), self._seed)
         return digits, digits + LEFT * (grass - grass.mean((1, 2, 3), keepdim=True))
 

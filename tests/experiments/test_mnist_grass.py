@@ -24,7 +24,7 @@ from experiments.core.laws import law_distances
 from experiments.core.places import jobs_of
 from experiments.core.run import clean_views, fewer
 from experiments.core.scores import _in_turn
-from experiments.core.task import within_support
+from experiments.core.task import Candidates, within_support
 from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import PROBLEMS, MnistGrassConfig
@@ -338,6 +338,16 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     ours = {"auto", "amortised", "joint"} | (set() if preset == "smoke" else {"moment_matching"})
     assert {job.method for job in jobs_of(config, [0])} == {"floor", "mixture"} | ours | rivals
     MnistGrassTask(config.problems[0], 0, config)
+
+
+def test_priors_are_asked_of_digits_and_of_the_same_with_grass_on_them() -> None:
+    task = MnistGrassTask("full", 0, CONFIG)
+    assert isinstance(task, Candidates) and task.candidates(0) is None
+    digits, spoilt = task.candidates(1) or (None, None)
+    assert digits is not None and spoilt is not None and torch.equal(digits, task.fresh_truth[1][1][: len(digits)])
+    left = (spoilt - digits).flatten(1)
+    assert float(left.mean(1).abs().max()) < 1e-12 and 0 < float(left.std(1).min()) < float(left.std(1).max()) < 0.05
+    assert MnistGrassTask("downsampled", 0, CONFIG).candidates(1) is None
 
 
 def test_draws_are_judged_by_their_classes_and_grass_by_what_is_left_on_it(
