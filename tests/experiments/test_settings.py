@@ -86,6 +86,7 @@ OTHER: dict[str, Any] = {
     "settings.em.laps": 1,
     "settings.em.stages": "sequential",
     "settings.em.relaxation": 1.5,
+    "settings.em.draws": 2,
     "settings.em.held_out": 0.4,
     "metrics.sinkhorn": 28,
     "metrics.lap_sinkhorn": 28,
@@ -113,7 +114,8 @@ IMAGES = (
     *(f"settings.em.{setting}" for setting in ("amortised", "guess")),
     *(f"settings.training.{setting}" for setting in ("turns", "shifts", "holes")),
 )
-ELSEWHERE = ("audit", "metrics.kl_sigma", "settings.prior.keep", *IMAGES)  # keep: see test_kept_networks.py
+# keep: see test_kept_networks.py; ranges: see test_em.py
+ELSEWHERE = ("audit", "metrics.kl_sigma", "settings.prior.keep", "settings.em.ranges", *IMAGES)
 
 
 @cache
