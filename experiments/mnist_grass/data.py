@@ -265,7 +265,8 @@ class MnistGrassTask(Task):
         if self._simulated:
             return self._drawn_from(model), model
         if self._background:
-            alone = SourceSeparator(model.settings).fit([self.train[0]], self._seed, verbose=False)
+            settings = replace(model.settings, em=replace(model.settings.em, ranges={}))  # of digits
+            alone = SourceSeparator(settings).fit([self.train[0]], self._seed, verbose=False)
             model = model.with_source(GRASS, alone, GRASS)
         for name in self.train.sources[2:]:
             model = model.with_source(name, model, GRASS)

@@ -115,6 +115,17 @@ def test_observations_of_the_priors_themselves_are_separated_without_a_bias() ->
     assert abs(ratio - 1) < 4 * error < 0.5
 
 
+def test_another_background_is_learned_alone_whatever_is_known_of_digits() -> None:
+    config = MnistGrassConfig(observations=20, grass_observations=40, fresh=6)
+    em = mvss.EMConfig(ranges={DIGIT: (0.0, 1.0)})
+    quick = mvss.Settings(mvss.MixtureEMConfig((1, 2), (0, 2), laps=1), mvss.PriorConfig(network=None), em=em)
+    model = SourceSeparator(quick).fit(MnistGrassTask("full", 0, config).train, 0, verbose=False)
+    task = MnistGrassTask("swap-background", 0, config)
+    same, other = task.adapted(model)
+    assert same is task and other.priors[DIGIT] is model.priors[DIGIT]
+    assert not torch.equal(other.priors[GRASS].mixture.means, model.priors[GRASS].mixture.means)
+
+
 @pytest.mark.slow
 def test_a_fit_separates_swapped_observations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the mixture learned of `full`; of gravel, by what gravel alone tells."""
