@@ -155,7 +155,7 @@ def test_images_whose_sides_no_network_takes_are_refused_before_anything_is_lear
         done = call(name, tmp_path / "mixture.yaml", *more)
         (line,) = done.stderr.splitlines()
         assert done.exit_code == 2 and "mixture.yaml:1: views: a has shape (1, 8, 10): a U-Net needs" in line
-        assert line.endswith("sides that are multiples of 4, not 8 × 10, patch=1, blocks=(16, 32, 64)")
+        assert line.endswith("sides that are multiples of 4, not 8 × 10, patch=2, blocks=(32, 64)")
 
 
 def test_fit_is_that_of_the_library_and_its_command_goes_on(folder: Path) -> None:

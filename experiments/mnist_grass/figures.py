@@ -41,7 +41,8 @@ def make_figures(results: Results) -> list[Path]:
     written = draw_scale(results.folder)
     folder, seed = results.folder / "figures", results.seed
     swaps = [problem for problem in results.problems if problem.startswith(SWAPPED)]
-    if (swapped := _swaps(results, swaps)) is not None:
+    # each prior has observations of its own
+    if (swapped := _swaps(results, [problem for problem in swaps if not problem_named(problem).simulated])) is not None:
         written += save_figure(swapped, folder, "swaps")
     for problem in (problem for problem in results.problems if problem not in swaps):
         found = kept_samples(results.folder, results.table, seed, problem)
@@ -92,7 +93,9 @@ def _swaps(results: Results, problems: Sequence[str]) -> Figure | None:
     if not shown:
         return None
     methods = [m for m in (OURS, "mixture") if any("mean_2" in own.get(m, {}) for own in shown.values())]
-    titles = ["observation", "truth", *(f"{method_named(m).short}, mean" for m in methods), "its SD × 2"]
+    leading, *others = methods
+    means = {m: f"{method_named(m).short}, mean" for m in methods}
+    titles = ["observation", "truth", means[leading], "its SD × 2", *(means[m] for m in others)]
     figure, axes = plt.subplots(
         len(shown), len(titles), figsize=(1.1 * len(titles) + 1.2, 1.1 * len(shown) + 0.8), squeeze=False
     )
@@ -100,12 +103,9 @@ def _swaps(results: Results, problems: Sequence[str]) -> Figure | None:
         ax.set_title(title, fontsize=8)
     for line, (problem, own) in zip(axes, shown.items(), strict=True):
         first = next(own[m] for m in methods if "mean_2" in own.get(m, {}))
-        images = [
-            first["observation"],
-            first["truth_2"],
-            *(own.get(m, {}).get("mean_2") for m in methods),
-            2 * first["width_2"],
-        ]
+        ours, rest = own.get(leading, {}), [own.get(m, {}).get("mean_2") for m in others]
+        width = 2 * ours["width_2"] if "width_2" in ours else None
+        images = [first["observation"], first["truth_2"], ours.get("mean_2"), width, *rest]
         for ax, image in zip(line, images, strict=True):
             _image(ax, image[0]) if image is not None else ax.set_axis_off()
         line[0].set_ylabel(problem.removeprefix(SWAPPED), rotation=0, ha="right", va="center")

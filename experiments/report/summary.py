@@ -103,8 +103,9 @@ def _told_apart(ours: Row, rival: Row, ideal: float) -> bool:
 def _cells(tables: Tables, claim: Claim) -> list[str]:
     ours, (name, rival) = _ours(tables, claim), _rival(tables, claim)
     assert ours is not None and rival is not None
-    paper = "–" if ours["paper"] is None else f"{claim.scale * ours['paper']:.{claim.decimals}f}"
-    if ours["paper"] is not None and _off(ours["paper"], claim.ideal) < _off(ours["mean"], claim.ideal):
+    number = _paper(tables, claim)
+    paper = "–" if number is None else f"{claim.scale * number:.{claim.decimals}f}"
+    if number is not None and _off(number, claim.ideal) < _off(ours["mean"], claim.ideal):
         paper = f"**{paper}**"
     other = f"{cell(rival, claim.decimals, claim.scale)} ({method_named(name).short})"
     return [claim.title, cell(ours, claim.decimals, claim.scale), _beside(tables, claim), other, paper]
@@ -129,6 +130,12 @@ def _ours(tables: Tables, claim: Claim) -> Row | None:
     rows = lookup(tables.get(claim.experiment, {"rows": []}))
     row = rows.get((claim.problem, _name_of_ours(tables, claim), claim.source, claim.metric))
     return None if row is None or row["mean"] is None else row
+
+
+def _paper(tables: Tables, claim: Claim) -> float | None:
+    """The number of the paper's method, which has the name of ours."""
+    row = lookup(tables.get(claim.experiment, {"rows": []})).get((claim.problem, OURS, claim.source, claim.metric))
+    return None if row is None else row["paper"]
 
 
 def _rival(tables: Tables, claim: Claim) -> tuple[str, Row | None]:

@@ -74,17 +74,17 @@ def test_each_number_is_a_run_and_their_scores_are_one_curve(tmp_path: Path, ask
     for command, count in zip(asked, (24, 40), strict=True):
         config = command.config
         assert isinstance(config, MnistGrassConfig)
-        assert (command.seeds, command.problems, command.methods) == ((100,), ("full",), ("joint", "floor"))
+        assert (command.seeds, command.problems, command.methods) == ((100,), ("full",), METHODS)
         assert (config.observations, config.grass_observations, config.fresh, config.metrics.drawn) == (count, None, 20, 20)
         assert command.overrides == (
             digits, f"observations={count}", "grass_observations=null", "fresh=20", "metrics.drawn=20"
         )  # fmt: skip
     found = json.loads((home / "scale.json").read_text())
     assert [(row["observations"], row["method"]) for row in found["rows"]] == [
-        (n, m) for n in (24, 40) for m in ("joint", "floor")
+        (n, m) for n in (24, 40) for m in METHODS
     ]
-    assert found["rows"][2]["posterior_psnr"] == 4000 and found["rows"][3]["posterior_psnr"] is None
-    assert found["rows"][3]["prior_frechet"] == 4015
+    assert found["rows"][4]["posterior_psnr"] == 4000 and found["rows"][7]["posterior_psnr"] is None
+    assert found["rows"][7]["prior_frechet"] == 4015
     assert (found["seed"], found["fresh"], found["digits"], found["paper"]) == (100, 20, {"0": 35, "1": 35}, [])
     said = (home / "scale.md").read_text()
     assert "seed: 100, which tunes" in said and "**The numbers mean nothing" in said and "| 40 | `joint` | 4000.00 |" in said
