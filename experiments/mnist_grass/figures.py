@@ -89,10 +89,10 @@ def _image(ax: Axes, image: NDArray[np.float64]) -> None:
 def _swaps(results: Results, problems: Sequence[str]) -> Figure | None:
     """What one fit makes of observations by other operators, under other noise and on another background."""
     found = {problem: kept_samples(results.folder, results.table, results.seed, problem) for problem in problems}
-    shown = {p: methods for p, methods in found.items() if any("mean_2" in own for own in methods.values())}
+    methods = [m for m in (OURS, "mixture") if any("mean_2" in own.get(m, {}) for own in found.values())]
+    shown = {p: own for p, own in found.items() if any("mean_2" in own.get(m, {}) for m in methods)}
     if not shown:
         return None
-    methods = [m for m in (OURS, "mixture") if any("mean_2" in own.get(m, {}) for own in shown.values())]
     leading, *others = methods
     means = {m: f"{method_named(m).short}, mean" for m in methods}
     titles = ["observation", "truth", means[leading], "its SD × 2", *(means[m] for m in others)]

@@ -29,7 +29,9 @@ from experiments.mnist_grass.__main__ import EXPERIMENT
 from experiments.mnist_grass.classifier import trained_classifier
 from experiments.mnist_grass.config import PROBLEMS, MnistGrassConfig
 from experiments.mnist_grass.data import AMPLITUDE, DIGIT, GRASS, MnistGrassTask
+from experiments.mnist_grass.figures import make_figures
 from experiments.mnist_grass.textures import crops
+from experiments.report.samples import Results, samples_path
 from mvss.em import first_draws
 from mvss.estimation import Estimate
 from mvss.metrics.spread import spread_ratio
@@ -349,6 +351,14 @@ def test_every_preset_loads_and_has_enough_digits(preset: str) -> None:
     ours = {"auto", "amortised", "joint"} | (set() if preset == "smoke" else {"moment_matching"})
     assert {job.method for job in jobs_of(config, [0])} == {"floor", "mixture"} | ours | rivals
     MnistGrassTask(config.problems[0], 0, config)
+
+
+def test_swaps_of_other_methods_leave_their_figure_out(tmp_path: Path) -> None:
+    path = samples_path(tmp_path, 0, "swap-mask", "joint_clean")
+    path.parent.mkdir(parents=True)
+    np.savez(path, mean_2=np.zeros((2, 784)), width_2=np.zeros((2, 784)))
+    row = {"problem": "swap-mask", "method": "joint_clean", "source": "2", "metric": "energy_score", "seeds": [0]}
+    assert make_figures(Results(tmp_path, {"rows": [row]}, {0: []}, ("swap-mask",), 0)) == []
 
 
 def test_priors_are_asked_of_digits_and_of_the_same_with_grass_on_them() -> None:
