@@ -88,13 +88,14 @@ def images(found: Separated) -> tuple[Figure, str]:
     """Columns of observations, in blocks of what is seen of them, and rows of what they are taken apart into. Returns the
     picture and what is in it, in a line."""
     scale = _scale(found)
-    rows = len(list(_rows(found, found.parts[0], scale)))
-    size = (0.95 * COLUMNS * len(found.parts) + 2.6, 0.95 * rows + 1.3)
+    strips = list(_rows(found, found.parts[0], scale))
+    rows, columns = len(strips), len(strips[0][1])
+    size = (0.95 * columns * len(found.parts) + 2.6, 0.95 * rows + 1.3)
     figure = plt.figure(figsize=size, layout="constrained")
-    widths = [COLUMNS + 1.8] + [COLUMNS] * (len(found.parts) - 1)
+    widths = [columns + 1.8] + [columns] * (len(found.parts) - 1)
     blocks = figure.subfigures(1, len(found.parts), squeeze=False, width_ratios=widths)
     for number, (block, part) in enumerate(zip(blocks.flat, found.parts, strict=True)):
-        axes = block.subplots(rows, COLUMNS, squeeze=False)
+        axes = block.subplots(rows, columns, squeeze=False)
         for line, (label, strip) in zip(axes, _rows(found, part, scale), strict=True):
             for ax, image in zip(line, strip, strict=True):
                 _image(ax, image)
@@ -114,7 +115,7 @@ def images(found: Separated) -> tuple[Figure, str]:
 
 
 def _rows(found: Separated, part: Part, scale: float) -> Iterator[tuple[str, Array]]:
-    """Labels and images `(COLUMNS, height, width)` as they are shown, from 0 to 1; NaN where nothing was measured."""
+    """Labels and images `(columns, height, width)`, at most `COLUMNS`, from 0 to 1; NaN where nothing was measured."""
     mask, _ = unmasked(part.view)
     seen = part.view.y if mask is None else part.view.y.masked_fill(~mask.bool().expand_as(part.view.y), float("nan"))
     yield "what is seen", _shown(seen, scale)

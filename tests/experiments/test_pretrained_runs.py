@@ -21,8 +21,9 @@ from experiments.core.finished import finish
 from experiments.core.records import Records
 from experiments.core.reporting import report
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
+from experiments.pretrained import pictures
 from experiments.pretrained.models import SHOWN, Fresh, Shown, fresh, half_hidden
-from mvss import MvssError, SourceSeparator
+from mvss import Identity, MvssError, SourceSeparator, View
 from mvss.estimation import Estimate
 from mvss.priors.gaussian_mixture import GaussianMixture
 
@@ -160,3 +161,18 @@ def test_a_committed_model_is_whole_small_and_told_of(folder: Path) -> None:
     assert "PRESET=cpu" in card.text and card.data.eval_results and "## Data and licence" in card.text
     assert building.size_of(pretrained.READY) <= building.LARGEST
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} == {".md", ".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("count", [3, 7])
+def test_pictures_have_as_many_columns_as_there_are_observations(count: int) -> None:
+    """Five at most."""
+    here, x = Identity((1, 4, 4)), torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    part = pictures.Part(
+        "all",
+        View(2 * x, {"grass": here, "digit": here}, 0.1),
+        {"grass": x.expand(2, *x.shape), "digit": x.expand(2, *x.shape)},
+    )
+    truth = {"grass": x, "digit": x}
+    figure, _ = pictures.images(pictures.Separated("mnist-grass", [part], truth, part.draws))
+    (block,) = figure.subfigs
+    assert len(block.axes) == (1 + 4 * 2) * min(count, 5)
