@@ -199,6 +199,7 @@ class SourceSeparator(Fitted):
             raise MvssError(f"em.ranges names {', '.join(sorted(unknown))}: the sources are {', '.join(data.sources)}")
         self._suited = suited(self.settings, inner)
         priors = build_priors(self._suited, inner, start.priors, seed)
-        self.amortised = build_amortised(self._suited, inner, estimate.guesses, seed)
+        taught = learned_from(inner, self._suited.em.held_out)
+        self.amortised = build_amortised(self._suited, taught, estimate.guesses, seed)
         self.units, self._start, self.priors = units, start, priors
         return self.to(default_accelerator().device)

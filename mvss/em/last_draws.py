@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["held_out", "last_draws"]
+__all__ = ["held_out", "last_draws", "learned_from"]
 
 from collections.abc import Callable, Sequence
 
@@ -18,6 +18,11 @@ from mvss.runtime.rng import Stream
 def held_out(views: Views, share: float, device: torch.device) -> list[View]:
     """The observations of each view that no network learns from; of a view where that is none, its first one all the same."""
     return [view.select(torch.arange(max(1, held_out_count(len(view), share)))).to(device) for view in views]
+
+
+def learned_from(views: Views, share: float) -> Views:
+    """The other observations of each view."""
+    return Views([view.select(torch.arange(held_out_count(len(view), share), len(view))) for view in views])
 
 
 def last_draws(

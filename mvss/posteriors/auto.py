@@ -1,12 +1,14 @@
 """Which posterior separates: the one that networks have learned, where it is at home and the better of the two, or split Gibbs.
 
 At home it is in views with the operators, the noise and about the share of measured numbers that it was trained on
-(`ViewPair`). The better one is found from observations alone, those that no network has learned from. A share of the
-numbers of y is hidden; each posterior is given the others, and its draws predict the hidden ones, noise and all:
+(`ViewPair`). The better one is found from observations alone, those that no network has learned from. Their draws of the
+source, half by each posterior, are put before other backgrounds; each posterior draws from what was made so, and is
+scored by what was put in:
 
-    ŷ_k = Σ A x_k + η_k,     energy score of ŷ_1 … ŷ_K beside y, over the hidden numbers        (`metrics.spread`)
+    x: draws given held-out y,     y′ = A x + n′,     energy score of x_1 … x_K given y′, beside x        (`metrics.spread`)
 
-It is a proper score: nothing has a lower one than draws of what y follows, whether the others are too narrow or off.
+n′ is an observation of a view that shows all other sources and noise. The score is proper: nothing has a lower one than
+draws of what x given y′ follows, whether the others are too narrow or off. Half and half, since each is best by its own.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from mvss.metrics.spread import energy_score
 from mvss.posteriors.amortised import Amortised, AmortisedPosterior
 from mvss.posteriors.posterior import Given, Posterior, Priors
 from mvss.posteriors.split_gibbs import SplitGibbs
+from mvss.posteriors.view_pairs import ViewPair, pairs_of
 from mvss.presets.posterior import AmortisedConfig, AutoConfig
 from mvss.problem.operators import Mask
-from mvss.problem.shared_view import unmasked
-from mvss.problem.views import View
+from mvss.problem.views import View, Views
 from mvss.runtime.rng import Stream
 
 
@@ -45,8 +47,8 @@ class AutoPosterior(Posterior):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Energy scores of predicted numbers, in units of the noise: of the posterior that networks have learned for a source, and
-    of split Gibbs, over `observations`."""
+    """Energy scores, in units of the source's spread: of the posterior that networks have learned for it, and of split Gibbs, over
+    so many made `observations`."""
 
     source: str
     trained: float
@@ -60,9 +62,9 @@ class Comparison:
 
     def __str__(self) -> str:
         taken = "amortised" if self.preferred else "split Gibbs"
-        scores = f"amortised {self.trained:.4g}, split Gibbs {self.split:.4g}; {self.observations} observations"
+        scores = f"amortised {self.trained:.4g}, split Gibbs {self.split:.4g}; {self.observations} made observations"
         home = f"{taken} in the views that its network has learned, split Gibbs in all others"
-        return f"{self.source}: {home} (energy score of hidden numbers of y: {scores})"
+        return f"{self.source}: {home} (energy score of what was put in: {scores})"
 
 
 def choose(
@@ -92,36 +94,27 @@ def compared(
     trained = AmortisedPosterior(config.trained or AmortisedConfig(), {source: model})
     rivals: tuple[Posterior, Posterior] = (trained, SplitGibbs(config.split))
     scores: list[list[Tensor]] = [[], []]
-    for alpha, view in enumerate(views):
-        if not model.applies(view):
-            continue
-        keyed = stream.child(alpha)
-        shown, hidden = _partly(view, config.hidden, keyed)
-        for own, posterior in zip(scores, rivals, strict=True):
-            draws = posterior.many(shown, priors, keyed.child("draws"), config.draws)
-            noise = keyed.child("noise")
-            each = ({s: x[k] for s, x in draws.items()} for k in range(config.draws))
-            predicted = torch.stack([_predicted(view, x, noise.child(k)) for k, x in enumerate(each)])
-            own.append(energy_score(predicted * hidden, view.y * hidden) / view.noise.variance(view.y).mean().sqrt())
+    for pair in pairs_of(Views(views), source):
+        view, keyed = views[pair.view], stream.child(pair.view)
+        for number, rival in enumerate(rivals):
+            put = rival.many(view, priors, keyed.child("put", number), config.put)[source].flatten(0, 1)
+            made = _made(view, pair, put, keyed.child("made", number))
+            for own, posterior in zip(scores, rivals, strict=True):
+                draws = posterior.many(made, priors, keyed.child("draws", number), config.draws)[source]
+                own.append(energy_score(draws, put) / priors[source].mixture.spread)
     if not scores[0]:
         return None
     first, second = (torch.cat(own) for own in scores)
     return Comparison(source, float(first.mean()), float(second.mean()), len(first))
 
 
-def _predicted(view: View, draws: Mapping[str, Tensor], stream: Stream) -> Tensor:
-    """y of draws, noise and all."""
-    normal = stream.normal(view.numbers, view.observation_shape, dtype=view.y.dtype, device=view.y.device)
-    return view.predicted(draws) + view.noise.color(normal)
-
-
-def _partly(view: View, share: float, stream: Stream) -> tuple[View, Tensor]:
-    """The view without some of the numbers of each observation, and which of the measured ones these are, `(N, *shape)`."""
-    uniform = stream.uniform(view.numbers, view.observation_shape, "hidden").to(view.y.device)
-    keep = uniform >= share
-    keep.flatten(1)[:, 0] |= ~keep.flatten(1).any(1)  # one number at least
-    mask, _ = unmasked(view)
-    measured = torch.ones_like(keep) if mask is None else mask.expand_as(keep)
-    operators = {source: Mask(keep) @ operator for source, operator in view.operators.items()}
-    shown = View(view.y * keep, operators, view.noise, view.name, view.numbers)
-    return shown, (measured & ~keep).to(view.y)
+def _made(view: View, pair: ViewPair, x: Tensor, stream: Stream) -> View:
+    """y′ of draws x `(K N, *shape)` of the source, K of each observation of the view, which is of the pair."""
+    index = torch.arange(len(x))
+    like, backgrounds, operator = view.select(index % len(view)), pair.backgrounds, pair.operator
+    assert backgrounds is not None and operator is not None
+    chosen = (stream.uniform(index, (), "background") * len(backgrounds)).long()
+    n, seen = backgrounds[chosen].to(x).unbind(1)
+    measured = seen * pair.observed(like)[1]
+    operators = like.operators if bool(seen.all()) else {s: Mask(seen > 0) @ other for s, other in like.operators.items()}
+    return View(measured * (operator.forward(x) + n + pair.level.to(x)), operators, like.noise, view.name, index)

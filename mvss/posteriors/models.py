@@ -47,13 +47,12 @@ def build_priors(settings: Settings, views: Views, mixtures: Mapping[str, Gaussi
 
 def require_networks(settings: Settings, views: Views) -> None:
     """Raises MvssError for a source whose shape its network cannot take: before anything takes time."""
-    config = settings.prior
+    networks = [config for config in (settings.prior.network, settings.em.network) if config is not None]
     for source, shape in views.shapes.items():
-        if config.network is None or source in config.closed:
-            continue
         try:
-            with torch.device("meta"):  # no memory, no weights
-                build_network(config.network, shape, 1, 1, Stream(0))
+            for config in [] if source in settings.prior.closed else networks:
+                with torch.device("meta"):  # no memory, no weights
+                    build_network(config, shape, 1, 1, Stream(0))
         except MvssError as error:
             raise MvssError(f"{source} has shape {shape}: {error}") from error
 
@@ -84,18 +83,18 @@ def _drawing(settings: Settings) -> Drawing:
 def build_amortised(settings: Settings, views: Views, guesses: Mapping[str, Guess], seed: int) -> dict[str, Amortised]:
     """Networks that will learn posteriors, of sources that pairs of views show. guesses: of the estimation, by source."""
     models: dict[str, Amortised] = {}
-    config, em = settings.prior, settings.em
-    if not isinstance(settings.posterior, AmortisedConfig) or config.network is None:
+    em, prior = settings.em, settings.prior
+    if not isinstance(settings.posterior, AmortisedConfig) or prior.network is None:
         return models
-    training = em.amortised or settings.training
+    config, training = em.network or prior.network, em.amortised or settings.training
     for place, (source, shape) in enumerate(views.shapes.items()):
-        pairs = [] if source in config.closed else pairs_of(views, source)
+        pairs = [] if source in prior.closed else pairs_of(views, source)
         if not pairs:
             continue
-        network = build_network(config.network, shape, inputs_of(shape), OUTPUTS, Stream(seed, ("amortised", place)))
+        network = build_network(config, shape, inputs_of(shape), OUTPUTS, Stream(seed, ("amortised", place)))
         guess = copy.deepcopy(guesses[source]) if source in guesses else None
         if guess is None and em.guess is not None:
             keyed = Stream(seed, ("guess", place))
-            guess = Guess(build_network(config.network, shape, Guess.inputs_of(shape), Guess.OUTPUTS, keyed))
+            guess = Guess(build_network(config, shape, Guess.inputs_of(shape), Guess.OUTPUTS, keyed))
         models[source] = Amortised(network, pairs, guess, training.turns, training.holes, em.guess is not None)
     return models

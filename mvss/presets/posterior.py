@@ -157,24 +157,23 @@ class AmortisedConfig:
 
 @dataclass(frozen=True)
 class AutoConfig:
-    """The posterior that networks have learned, for views like those that they have learned from, if it also predicts numbers
-    of y that are hidden from it better; split Gibbs for all others.
+    """The posterior that networks have learned, for views like those that they have learned from, if it also finds again what
+    was put into made observations better; split Gibbs for all others.
 
-    trained: the former; None for that of the E-step. split: the latter. hidden: share of the numbers of y that are hidden
-    when the two are compared, in `fit`, on observations that no network learns from; draws: of each of these.
+    trained: the former; None for that of the E-step. split: the latter. put: draws by each, of every observation that no
+    network learns from, which are put into others when the two are compared, in `fit`; draws: of each of those.
     """
 
     implementation: ClassVar = "mvss.posteriors.auto:AutoPosterior"
     kind: Literal["auto"] = field(default="auto", kw_only=True)
     trained: AmortisedConfig | None = None
     split: SplitGibbsConfig = field(default_factory=SplitGibbsConfig)
-    hidden: float = 0.1
-    draws: int = 8
+    put: int = 4
+    draws: int = 4
 
     def __post_init__(self) -> None:
+        at_least("posterior", self, 1, "put")
         at_least("posterior", self, 2, "draws")
-        if not 0 < self.hidden < 1:
-            raise MvssError(f"posterior.hidden={self.hidden} must be between 0 and 1")
 
 
 PosteriorConfig = ExactConfig | MomentMatchingConfig | GibbsConfig | SplitGibbsConfig | AmortisedConfig

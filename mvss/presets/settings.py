@@ -52,8 +52,9 @@ class EMConfig:
     ω of the M-step; 1 is plain EM. draws: of each observation that networks learn from, once there are posterior draws.
     ranges: what is known of the numbers of a source, by name, in units of the views; what networks learn from is cut to
     that. held_out: share of the observations of each view that no network learns from, by which each lap is judged.
-    amortised: the M-step of posteriors that networks learn; None for that of the priors. guess: of their guesses, on each
-    lap's draws, for views of any operator; None where they stay as the estimation made them, for views at full resolution."""
+    amortised: the M-step of posteriors that networks learn; None for that of the priors. network: of those; None for one
+    like the priors'. guess: the M-step of their guesses, on each lap's draws, for views of any operator; None where they
+    stay as the estimation made them, for views at full resolution."""
 
     laps: int | tuple[int, ...] = 3
     stages: Literal["together", "sequential"] = "together"
@@ -62,6 +63,7 @@ class EMConfig:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     held_out: float = 0.03
     amortised: TrainingConfig | None = None
+    network: NetworkConfig | None = None
     guess: TrainingConfig | None = None
 
     def __post_init__(self) -> None:

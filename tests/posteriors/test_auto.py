@@ -1,4 +1,4 @@
-"""The posterior that is chosen: by views that a network has learned from, and by what predicts hidden numbers of y."""
+"""The posterior that is chosen: by views that a network has learned from, and by what finds again what was put into others."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=RNG, dtype=torch.float64)
 
 
-def problem(n: int) -> Views:
-    """White Gaussian sources: of unit spread, and of SPREAD."""
-    here = Identity(SHAPE)
-    alone = View(normal(n, *SHAPE) + NOISE * normal(n, *SHAPE), {"sky": here}, Isotropic(NOISE), "alone")
-    y = normal(n, *SHAPE) + SPREAD * normal(n, *SHAPE) + NOISE * normal(n, *SHAPE)
-    return Views([alone, View(y, {"sky": here, "target": here}, Isotropic(NOISE), "both")])
+def problem(n: int, hidden: float = 0.0) -> Views:
+    """White Gaussian sources: of unit spread, and of SPREAD. hidden: share of numbers that are not measured."""
+
+    def view(y: Tensor, name: str, *sources: str) -> View:
+        keep = torch.rand(n, *SHAPE, generator=RNG) >= hidden
+        operator = Mask(keep) if hidden else Identity(SHAPE)
+        return View((y + NOISE * normal(n, *SHAPE)) * keep, dict.fromkeys(sources, operator), Isotropic(NOISE), name)
+
+    both = normal(n, *SHAPE) + SPREAD * normal(n, *SHAPE)
+    return Views([view(normal(n, *SHAPE), "alone", "sky"), view(both, "both", "sky", "target")])
 
 
 def gaussian(spread: float) -> GaussianMixture:
@@ -60,21 +64,24 @@ class Exact(Amortised):
 
 
 def told(model: Amortised, views: Views, priors: dict[str, GaussianMixture] = PRIORS) -> tuple[float, float]:
-    found = choose(views, {"target": model}, priors, AutoConfig(hidden=0.4), Stream(0))
+    found = choose(views, {"target": model}, priors, AutoConfig(), Stream(0))
     assert [each.source for each in found] == ["target"] and model.preferred == found[0].preferred
     assert f"amortised {found[0].trained:.4g}, split Gibbs {found[0].split:.4g}" in str(found[0])
+    assert found[0].observations == 2 * AutoConfig().put * len(views[1])
     return found[0].trained, found[0].split
 
 
-def test_exact_predictions_have_the_energy_score_of_the_closed_form() -> None:
-    """Each hidden number follows N(0, 1 + s² + ν²), independent of those that are shown; D of them, s Γ((D+1)/2)/Γ(D/2)."""
-    views = problem(400)
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_draws_have_the_energy_score_of_the_closed_form(masked: bool) -> None:
+    """What is put in follows the prior, if that is right; D numbers of it given y' have a variance of s² (1 - s²/t) each,
+    t = 1 + s² + ν², and a score of its root times Γ((D+1)/2)/Γ(D/2). Where a number was not measured in one of two views,
+    its variance is s²."""
+    views = problem(200, 0.3 if masked else 0.0)
+    seen = 0.7**2 if masked else 1.0
     found = told(Exact(views), views)
-    d, chance = math.prod(SHAPE), 0.4
-    share = [math.comb(d, k) * chance**k * (1 - chance) ** (d - k) for k in range(1, d + 1)]
-    radius = [math.exp(math.lgamma((k + 1) / 2) - math.lgamma(k / 2)) for k in range(1, d + 1)]
-    expected = (1 + SPREAD**2 + NOISE**2) ** 0.5 / NOISE * sum(p * r for p, r in zip(share, radius, strict=True))
-    assert found == pytest.approx((expected, expected), rel=0.02)
+    d, expected = math.prod(SHAPE), SPREAD**2 * (1 - seen * SPREAD**2 / (1 + SPREAD**2 + NOISE**2))
+    radius = math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+    assert found == pytest.approx((expected**0.5 / SPREAD * radius,) * 2, rel=0.02)
 
 
 def test_the_better_one_is_preferred() -> None:
@@ -111,7 +118,7 @@ def test_views_that_the_network_has_not_learned_go_to_split_gibbs(monkeypatch: p
 
 
 def test_settings_of_a_comparison_are_checked() -> None:
-    with pytest.raises(MvssError, match="hidden"):
-        AutoConfig(hidden=1.0)
+    with pytest.raises(MvssError, match="put"):
+        AutoConfig(put=0)
     with pytest.raises(MvssError, match="draws"):
         AutoConfig(draws=1)
