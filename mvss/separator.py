@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mvss.em import Lap, Model, corrections, first_draws, held_out, last_draws, plan_stages, run_em
+from mvss.em import Lap, Model, corrections, first_draws, held_out, last_draws, learned_from, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of

@@ -47,8 +47,8 @@ class AutoPosterior(Posterior):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Energy scores, in units of the source's spread: of the posterior that networks have learned for it, and of split Gibbs, over
-    so many made `observations`."""
+    """Energy scores over so many made `observations`, in units of the spread of the source: of the posterior that networks have
+    learned for it, and of split Gibbs."""
 
     source: str
     trained: float

@@ -11,7 +11,7 @@ from closed_forms import random_prior, shaped
 from tiny_em import STREAM, priors, problem
 from tiny_separators import IMAGES, VECTORS, images
 
-from mvss.posteriors.models import build_amortised, build_priors
+from mvss.posteriors.models import build_amortised, build_priors, require_networks
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import PriorConfig, Settings
@@ -63,6 +63,20 @@ def test_posteriors_are_learned_of_sources_that_pairs_of_views_show() -> None:
     assert build_amortised(replace(IMAGES, posterior=IMAGES.posterior.others), views, {}, 0) == {}
     closed = replace(IMAGES, prior=replace(IMAGES.prior, closed=("target",)))
     assert build_amortised(closed, views, {}, 0) == {}
+
+
+def test_posteriors_may_have_another_network_than_priors() -> None:
+    views = Views(images().views)
+    mixtures = {source: shaped(random_prior(1, shape[1] ** 2, 5), shape) for source, shape in views.shapes.items()}
+    wide = replace(IMAGES, em=replace(IMAGES.em, network=NetworkConfig(blocks=(16, 24), layers=2)))
+    model, prior = build_amortised(wide, views, {}, 0)["target"], build_priors(wide, views, mixtures, 0)["target"]
+    assert IMAGES.prior.network is not None
+    blocks = [tuple(of.network.config["blocks"]) for of in (model, prior)]
+    assert blocks == [(16, 24), IMAGES.prior.network.blocks]
+    require_networks(wide, views)
+    deep = replace(IMAGES, em=replace(IMAGES.em, network=NetworkConfig(blocks=(8,) * 6)))
+    with pytest.raises(MvssError, match="multiples of 32"):
+        require_networks(deep, views)
 
 
 @pytest.mark.parametrize("base", ["mixture", "karras"])
