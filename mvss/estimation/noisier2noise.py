@@ -6,7 +6,9 @@
 
 Noisier2Noise (Moran et al. 2020, arXiv 1910.11908) adds simulated noise of a known law. Where one view is another less one
 source, as backgrounds are beside backgrounds with targets, real observations serve instead: no law of n need be known. The
-estimate is E[x | z] of twice the background: worse than E[x | y], but free of any prior, and a good start for one.
+estimate is E[x | z] of twice the background: worse than E[x | y], but free of any prior, and a good start for one. Where
+backgrounds are brighter in one view than in the other, n and n' may not change places, and the difference is in x̂: in its
+dark parts it shows, if there are any (`Noisier2NoiseConfig.dark`).
 
 m is `regression.Guess`. Of y itself, m(y) is a guess of E[x | y].
 """
@@ -40,7 +42,17 @@ def estimate_source(view: View, pair: ViewPair, guess: Guess, config: Noisier2No
     keyed = [stream.child("average", number) for number in range(config.averages)]
     x = sum((more.apply_to(y, measured, k, number) for number, k in enumerate(keyed)), torch.zeros_like(y))
     x = x / config.averages
+    if config.dark and config.least is not None:
+        x = x + config.least - _light_of_dark(x, config.dark)
     return x if config.least is None and config.most is None else x.clamp(config.least, config.most)
+
+
+def _light_of_dark(x: Tensor, share: float) -> Tensor:
+    """What the darkest numbers of estimates `(N, *shape)` are: their mean and a standard deviation. By the latter most are cut
+    where they belong, and others become hardly darker."""
+    flat = x.flatten(1)
+    darkest = flat[:, flat.mean(0).argsort()[: max(1, round(share * flat.shape[1]))]]
+    return darkest.mean() + darkest.std()
 
 
 class _MoreBackground(torch.nn.Module):

@@ -16,17 +16,23 @@ from mvss.runtime.errors import MvssError
 class Noisier2NoiseConfig:
     """First estimates of sources from pairs of views. training: of the network that makes them; its noise levels do not
     matter. averages: backgrounds behind each estimate. least, most: what the numbers of the source are known to lie
-    between, in the user's units. alone: also of sources that a view shows behind noise alone, which is simulated."""
+    between, in the user's units. dark: share of the numbers that are `least` in every observation, such as the corners of
+    images: where the darkest ones' estimates are more on average, backgrounds of the two views differ in brightness; that
+    is taken off all, and a standard deviation. alone: also of sources that a view shows behind noise alone, which is
+    simulated."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     averages: int = 8
     least: float | None = None
     most: float | None = None
+    dark: float = 0.0
     alone: bool = False
 
     def __post_init__(self) -> None:
         at_least("noisier2noise", self, 1, "averages")
+        if not 0 <= self.dark < 1 or (self.dark and self.least is None):
+            raise MvssError(f"noisier2noise: dark={self.dark} must be in [0, 1), and needs least")
         if self.least is not None and self.most is not None and not self.least < self.most:
             raise MvssError(f"noisier2noise: least={self.least} must be below most={self.most}")
 

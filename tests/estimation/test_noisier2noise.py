@@ -82,6 +82,27 @@ def test_estimates_stay_within_what_is_known_of_the_source() -> None:
     assert 0 <= float(found.min()) < float(found.max()) <= 0.1
 
 
+def test_dark_numbers_tell_that_backgrounds_of_one_view_are_brighter() -> None:
+    """Estimates are the same then, and cut to nothing where the source has none, in all but one of six."""
+    data, target = two_views(2000)
+    light = target.abs() * torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64).reshape(SHAPE)  # the first is dark
+    config = Noisier2NoiseConfig(training=replace(TRAINING, steps=150), averages=16, least=0.0, dark=0.25)
+
+    def found(brighter: float, config: Noisier2NoiseConfig) -> Tensor:
+        both = data[1]
+        return estimate(Views([data[0], replaced(both, both.y + AMPLITUDE * (light - target) + brighter)]), config)
+
+    def apart(config: Noisier2NoiseConfig) -> float:
+        return float((found(0.2, config) - found(-0.2, config)).abs().mean())
+
+    assert apart(config) < 0.1 < 0.3 < apart(replace(config, dark=0.0))
+    assert float((found(0.2, config)[:, 0, 0, 0] == 0).double().mean()) == pytest.approx(0.84, abs=0.06)
+
+
+def replaced(view: View, y: Tensor) -> View:
+    return View(y, view.operators, view.noise, view.name)
+
+
 def test_masked_pixels_teach_nothing() -> None:
     """They are zero, far below the background: what was measured must be estimated as well as without them."""
     mask = torch.rand(4000, *SHAPE, generator=RNG) > 0.1
@@ -157,6 +178,9 @@ def test_averages_must_be_positive() -> None:
         Noisier2NoiseConfig(averages=0)
     with pytest.raises(MvssError, match=r"least=1\.0 must be below most=0\.0"):
         Noisier2NoiseConfig(least=1.0, most=0.0)
+    for wrong in ({"dark": 0.1}, {"dark": 1.0, "least": 0.0}, {"dark": -0.1, "least": 0.0}):
+        with pytest.raises(MvssError, match="dark="):
+            Noisier2NoiseConfig(**wrong)
 
 
 @pytest.mark.slow
