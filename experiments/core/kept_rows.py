@@ -8,12 +8,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from experiments.core.cache import settings_key
 from experiments.core.config import Config, Job
 from experiments.core.places import Experiment
 from experiments.report.metrics import read_metrics
 from experiments.report.tables import is_audit
-from mvss.presets.reader import load_config
+from mvss.presets.reader import build_config
 from mvss.runtime.errors import MvssError
 
 Kind = tuple[int, str, str, bool]
@@ -29,9 +31,8 @@ def kept_rows(experiment: Experiment, config: Config, target: Path, done: Collec
     for home in sorted(target.glob("seed-*")):
         if not all((home / name).exists() for name in ("metrics.jsonl", "config.yaml")):
             continue
-        try:
-            before = load_config(experiment.schema, home / "config.yaml")
-        except MvssError:  # of settings that there are no more
+        before = _published(experiment, home / "config.yaml")
+        if before is None:
             continue
         seed = int(home.name.removeprefix("seed-"))
         records = [record for record in read_metrics(home / "metrics.jsonl", seed) if kind_of(record) not in done]
@@ -39,6 +40,24 @@ def kept_rows(experiment: Experiment, config: Config, target: Path, done: Collec
         if records := [record for record in records if kind_of(record) in same]:
             kept[seed] = records
     return kept
+
+
+def _published(experiment: Experiment, path: Path) -> Config | None:
+    """A configuration without the methods that have settings which there are no more; None where more is wrong."""
+    values = yaml.safe_load(path.read_text())
+    groups = {group: values.get(group) or {} for group in ("methods", "ablations")}
+    alone = {name: {**values, "methods": {name: own[name]}, "ablations": {}} for own in groups.values() for name in own}
+    known = {name for name, one in alone.items() if _read(experiment, one, path)}
+    for group, own in groups.items():
+        values[group] = {n: recipe for n, recipe in own.items() if {n, recipe.get("fit") or n} <= known}
+    return _read(experiment, values, path)
+
+
+def _read(experiment: Experiment, values: dict[str, Any], path: Path) -> Config | None:
+    try:
+        return build_config(experiment.schema, values, str(path))
+    except MvssError:
+        return None
 
 
 def kind_of(record: Mapping[str, Any]) -> Kind:

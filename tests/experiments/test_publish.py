@@ -19,6 +19,7 @@ from experiments.core.cli import ROOT, read_command
 from experiments.core.cli import main as run
 from experiments.core.config import Config, Job
 from experiments.core.finished import finish
+from experiments.core.kept_rows import kept_rows
 from experiments.core.places import key_of, place_of, samples_of
 from experiments.core.publish import main
 from experiments.core.records import Records
@@ -197,6 +198,21 @@ def test_published_rows_of_other_settings_are_lost_only_where_that_is_said(
     said = capsys.readouterr()
     assert "the published mixed-0.1 gibbs" in said.err
     assert "older figures, which this table does not hold, are there still: exact-mixture-joint-gibbs.png" in said.out
+
+
+def test_a_setting_that_there_is_no_more_costs_the_rows_of_its_method_and_fit_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target = smaller(tmp_path), tmp_path / "results" / "manifolds" / "smoke"
+    path = target / "seed-0" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["methods"]["joint"]["settings"]["em"]["gone"] = 1
+    config["methods"]["exact"]["fit"] = "joint"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    kept = kept_rows(EXPERIMENT, smoke(), target, set())[0]
+    assert {r["method"] for r in kept} == set(ALL) - {"joint", "exact"}
+    assert main([str(folder)], tmp_path) == 0  # the run has both, and gibbs is kept
+    assert "older rows of mixed-0.1 gibbs" in capsys.readouterr().out
 
 
 def test_seeds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
