@@ -106,12 +106,13 @@ SILENT = {  # see the test below; a beam is for thousands of combinations
     "workers",
 }
 LISTS = ("problems", "methods", "ablations")  # not settings
-# of the audit, see test_audit.py; what only images have, see test_scores.py, test_mnist_grass.py and test_galaxies_task.py
+# of the audit, see test_audit.py; what only images have, see test_scores.py, test_models.py, test_mnist_grass.py and
+# test_galaxies_task.py
 IMAGES = (
     "settings.estimation.kind",
     *(f"settings.prior.network.{setting}" for setting in ("blocks", "layers", "patch", "signals", "variance", "dynamic")),
     *(f"settings.{name}.solver" for name in ("posterior", "separation")),
-    *(f"settings.em.{setting}" for setting in ("amortised", "guess")),
+    *(f"settings.em.{setting}" for setting in ("amortised", "guess", "network")),
     *(f"settings.training.{setting}" for setting in ("turns", "shifts", "holes")),
 )
 # keep: see test_kept_networks.py; ranges: see test_em.py
