@@ -48,7 +48,9 @@ class Progress:
             return
         self.forecast.end(name, self.now())
         del self.phases[name]
-        if not self.terminal:
+        if event.error is not None:
+            self.bar.write(f"{name} failed: {event.error}", file=sys.stderr)
+        elif not self.terminal:
             self._say(f"{name}: done")
 
     def show(self) -> None:

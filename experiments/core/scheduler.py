@@ -39,11 +39,14 @@ def code_label() -> str:
 
 
 def run_all(experiment: Experiment, jobs: list[Job], folder: Path, expected: Forecast) -> None:
-    """Run the jobs in worker processes, and show how far they are. Jobs that share first priors wait for the first of them."""
+    """Run the jobs in worker processes, and show how far they are. Jobs that share first priors wait for the first of them.
+
+    Raises the error of a job that has failed, when all others have ended but those that look at its fit.
+    """
     if not jobs:
         return
     known, commit = {name_of(job): job for job in jobs}, code_label()
-    waiting, running = list(expected.plans.values()), dict[str, Planned]()
+    waiting, running, failed = list(expected.plans.values()), dict[str, Planned](), dict[str, BaseException]()
     with Progress(expected) as progress, killed_is_told(), Workers() as pool:
         while waiting or running:
             while len(running) < expected.workers and (one := next_of(waiting, list(running.values()), Path.exists)):
@@ -56,9 +59,20 @@ def run_all(experiment: Experiment, jobs: list[Job], folder: Path, expected: For
                 if isinstance(event, Ended):
                     del running[name]
                     if event.error is not None:
-                        raise event.error
+                        failed[name] = event.error
+                        waiting = [each for each in waiting if each.fit != name]
                 progress.note(name, event)
             progress.show()
+    if failed:
+        raise _failure(failed, len(jobs))
+
+
+def _failure(failed: Mapping[str, BaseException], jobs: int) -> BaseException:
+    """The first error; where there are more, or other jobs have gone on, how many and of which job."""
+    name, first = next(iter(failed.items()))
+    if jobs == 1 or not isinstance(first, MvssError):
+        return first
+    return MvssError(f"{len(failed)} of {jobs} jobs failed, first {name}: {first}")
 
 
 def planned(experiment: Experiment, jobs: Iterable[Job], folder: Path) -> list[Planned]:

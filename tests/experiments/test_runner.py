@@ -345,6 +345,16 @@ def test_a_killed_run_goes_on_to_the_same_metrics_with_the_same_command(tmp_path
     assert json.loads(table.read_text())["command"].endswith('settings.em.laps=3 settings.training.steps=60"')
 
 
+def test_a_job_that_fails_does_not_end_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """joint fails, and with it gibbs, which looks at its fit; exact comes before it, pcpca after it."""
+    wrong = ("methods.joint.settings.em.ranges={grass: [0, 1]}", "methods.gibbs={fit: joint}", "workers=1", *TINY)
+    assert call(tmp_path, "--preset", "smoke", "--methods", "exact", "joint", "gibbs", "pcpca", "--", *wrong) == 2
+    assert {path.parent.name for path in tmp_path.rglob("done")} == {"exact", "pcpca"}
+    said = capsys.readouterr().err
+    assert "contrastive-2 joint seed 0 failed: em.ranges names grass" in said
+    assert said.splitlines()[-1].startswith("manifolds: 1 of 4 jobs failed, first contrastive-2 joint seed 0: em.ranges names")
+
+
 def test_overrides_have_a_folder_each() -> None:
     more = ([], ["--"], ["--", "settings.em.laps=3"])
     folders = [read_command(EXPERIMENT, ["--preset", "smoke", *each], ROOT).folder for each in more]
