@@ -94,7 +94,7 @@ def compared(
     trained = AmortisedPosterior(config.trained or AmortisedConfig(), {source: model})
     rivals: tuple[Posterior, Posterior] = (trained, SplitGibbs(config.split))
     scores: list[list[Tensor]] = [[], []]
-    for pair in pairs_of(Views(views), source):
+    for pair in pairs_of(Views(views), source, learn=False):
         view, keyed = views[pair.view], stream.child(pair.view)
         for number, rival in enumerate(rivals):
             put = rival.many(view, priors, keyed.child("put", number), config.put)[source].flatten(0, 1)

@@ -122,10 +122,12 @@ class ViewPair:
         return n, measured
 
 
-def pairs_of(views: Views, source: str, alone: bool = False) -> list[ViewPair]:
+def pairs_of(views: Views, source: str, alone: bool = False, learn: bool = True) -> list[ViewPair]:
     """Pairs of views that show a source on what hides it, and that alone, by the same operators, and noise (not checked).
 
-    alone: also views that show it behind noise.
+    alone: also views that show it behind noise. learn: whether networks are to learn from them.
+
+    Raises MvssError where there is nothing to learn, since all that hides the source is the same.
     """
     pairs = []
     for number, view in enumerate(views):
@@ -138,7 +140,9 @@ def pairs_of(views: Views, source: str, alone: bool = False) -> list[ViewPair]:
         same = ((v, ratio) for v in views if set(v.sources) == others and (ratio := _ratio(v, view, others)))
         background, ratio = next(same, (None, 1.0))
         if (others and background is not None) or (alone and not others):
-            pairs.append(_pair(view, number, source, background, ratio))
+            pairs.append(pair := _pair(view, number, source, background, ratio))
+            if learn and not pair.usual > 0:
+                raise MvssError(f"{view.name}: what hides {source} does not vary: give more observations of it alone")
     return pairs
 
 
@@ -153,8 +157,6 @@ def _pair(mixed: View, number: int, source: str, background: View | None, ratio:
         level = torch.where(measured > 0, y, math.nan).nanmedian(0).values.nan_to_num()  # bright pixels are rare
         n = measured * (y - level)
     usual = usual_size(*thrown_back(operator, n, measured))
-    if not usual > 0:
-        raise MvssError(f"{mixed.name}: what hides {source} does not vary: give more observations of it alone")
     return ViewPair(
         source=source,
         others=tuple(sorted(set(mixed.sources) - {source})),

@@ -84,6 +84,14 @@ def test_exact_draws_have_the_energy_score_of_the_closed_form(masked: bool) -> N
     assert found == pytest.approx((expected**0.5 / SPREAD * radius,) * 2, rel=0.02)
 
 
+def test_one_observation_of_each_view_is_enough() -> None:
+    """Small fits keep no more back."""
+    views = problem(40)
+    few = Views([view.select(torch.arange(1)) for view in views])
+    (found,) = choose(few, {"target": Exact(views)}, PRIORS, AutoConfig(), Stream(0))
+    assert found.observations == 2 * AutoConfig().put and math.isfinite(found.trained + found.split)
+
+
 def test_the_better_one_is_preferred() -> None:
     views = problem(200)
     trained, split = told(Exact(views, narrow=0.2), views)
