@@ -44,12 +44,17 @@ def kept_rows(experiment: Experiment, config: Config, target: Path, done: Collec
 
 def _published(experiment: Experiment, path: Path) -> Config | None:
     """A configuration without the methods that have settings which there are no more; None where more is wrong."""
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        return None
+    if not isinstance(values, dict):
+        return None
     groups = {group: values.get(group) or {} for group in ("methods", "ablations")}
     alone = {name: {**values, "methods": {name: own[name]}, "ablations": {}} for own in groups.values() for name in own}
     known = {name for name, one in alone.items() if _read(experiment, one, path)}
     for group, own in groups.items():
-        values[group] = {n: recipe for n, recipe in own.items() if {n, recipe.get("fit") or n} <= known}
+        values[group] = {n: recipe for n, recipe in own.items() if n in known and (recipe.get("fit") or n) in known}
     return _read(experiment, values, path)
 
 

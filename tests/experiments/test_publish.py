@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +172,15 @@ def smaller(root: Path) -> Path:
     return folder
 
 
+@contextmanager
+def published_methods(target: Path) -> Iterator[dict[str, Any]]:
+    """Of a published configuration, to be changed."""
+    path = target / "seed-0" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    yield config["methods"]
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
 def test_published_rows_that_a_run_has_not_stay_where_the_preset_still_asks_for_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,10 +198,8 @@ def test_published_rows_of_other_settings_are_lost_only_where_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, target = smaller(tmp_path), tmp_path / "results" / "manifolds" / "smoke"
-    path = target / "seed-0" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["methods"]["gibbs"]["share"] = 0.5
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    with published_methods(target) as methods:
+        methods["gibbs"]["share"] = 0.5
     before = tree(target)
     assert main([str(folder)], tmp_path) == 2 and tree(target) == before
     assert main([str(folder), "--partial"], tmp_path) == 0
@@ -204,15 +213,21 @@ def test_a_setting_that_there_is_no_more_costs_the_rows_of_its_method_and_fit_al
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, target = smaller(tmp_path), tmp_path / "results" / "manifolds" / "smoke"
-    path = target / "seed-0" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["methods"]["joint"]["settings"]["em"]["gone"] = 1
-    config["methods"]["exact"]["fit"] = "joint"
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    with published_methods(target) as methods:
+        methods["joint"]["settings"]["em"]["gone"] = 1
+        methods["exact"]["fit"] = "joint"
     kept = kept_rows(EXPERIMENT, smoke(), target, set())[0]
     assert {r["method"] for r in kept} == set(ALL) - {"joint", "exact"}
     assert main([str(folder)], tmp_path) == 0  # the run has both, and gibbs is kept
     assert "older rows of mixed-0.1 gibbs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["methods: {joint: [", "", "[1, 2]", "methods: {joint: 1, exact: null}"])
+def test_rows_of_a_damaged_configuration_are_not_kept(text: str, tmp_path: Path) -> None:
+    smaller(tmp_path)
+    target = tmp_path / "results" / "manifolds" / "smoke"
+    (target / "seed-0" / "config.yaml").write_text(text)
+    assert kept_rows(EXPERIMENT, smoke(), target, set()) == {}
 
 
 def test_seeds_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
