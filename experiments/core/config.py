@@ -83,6 +83,8 @@ class Recipe:
     learned from, the first ones. clean: learn from the truth behind the training observations instead, with the same
     estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find. fit: another method,
     by whose fit this one separates; its settings are that one's, but for what this one says, and only `separation` matters.
+    anew: learn from each problem's own observations, those too that the fit of another problem separates else
+    (`Config.learned`).
     """
 
     problems: tuple[str, ...] | None = None
@@ -94,6 +96,7 @@ class Recipe:
     share: float = 1.0
     clean: bool = False
     fit: str | None = None
+    anew: bool = False
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
@@ -182,7 +185,8 @@ class Job:
         if self.audit:
             return replace(self, audit=False).fitted
         name = self.recipe.fit or self.method
-        problem = self.problem if self.recipe.baseline else self.config.learned(self.problem)
+        own = self.recipe.baseline or self.recipe.anew
+        problem = self.problem if own else self.config.learned(self.problem)
         if (problem, name) == (self.problem, self.method):
             return self
         return replace(self, problem=problem, method=name, recipe=self.config.recipes()[name])

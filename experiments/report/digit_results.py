@@ -43,6 +43,7 @@ BARS = (
 AGAINST = (
     *(Against(OURS, "energy_score", "amortised", 0.0, problem=p, source=DIGIT, times=1.1) for p in LEARNED),
     *(Against(AUTO, "prior_frechet", FLOOR, 0.0, problem=p, source=DIGIT, times=2.0) for p in LEARNED),
+    Against(OURS, MEAN, "joint_long", 0.3, sign=0, problem="swap-prior", source=DIGIT),
     Against(AUTO, "log_prob_auc", "mixture", 0.0, sign=-1, problem="full", source=DIGIT),
     *(Against(OURS, MEAN, "trained", 1.0, sign=-1, problem=f"{SWAP}{p}", source=DIGIT) for p in TRAINED),
     *(
@@ -90,7 +91,8 @@ def _swaps(rows: Rows, problems: list[str]) -> Iterator[str]:
     yield "Other operators, noise and backgrounds, separated by the fit of `full`; nothing is retrained. PSNR of means of 8"
     yield "(dB), and the spread ratio of the draws:"
     yield ""
-    methods, shown = method_order(method for p, method, *_ in rows if p in problems), ((MEAN, 1), ("spread_ratio", 2))
+    named = (method for p, method, *_ in rows if p in problems and not method_named(method).ablation)
+    methods, shown = method_order(named), ((MEAN, 1), ("spread_ratio", 2))
     yield from head(("problem",), [title for m in methods for title in (method_named(m).short, "spread")])
     for problem in problems:
         yield line(problem, *(cell(rows.get((problem, m, DIGIT, metric)), d) for m in methods for metric, d in shown))

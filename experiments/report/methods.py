@@ -16,7 +16,8 @@ TRUTH = "#222222"
 """The colour of what is true or exact."""
 AUTO, OURS, CHOSEN, ORACLE, FLOOR = "auto", "joint", "chosen", "exact", "floor"
 """Ours always has its networks, and draws by joint posteriors under its priors; chosen is the same without networks that
-held-out draws do not speak for. auto, amortised and moment_matching separate by the same fit as joint."""
+held-out draws do not speak for. auto, amortised and moment_matching separate by the same fit as joint; trained is auto, learned
+anew from observations by an operator that joint has never seen."""
 VARIATION, LAST = 50, 99
 """Places of the variations, which go by name, and of the oracle and the floor."""
 
@@ -68,6 +69,7 @@ METHODS = (
     Method("amortised", "amortised (ours)", "amortised (ours)", "#5AA9A3", "1", 0),
     Method("moment_matching", "moment matching (ours)", "moment matching (ours)", "#9FB4C7", "2", 0),
     Method(CHOSEN, "chosen (ours, networks that help)", "chosen (ours)", "#6A3D9A", "x", 0),
+    Method("trained", "trained for the operator (ours)", "trained for it (ours)", "#B8860B", "4", 0),
     Method("mixture", "mixture (closed form)", "mixture", "#DE8F05", "s", 1),
     Method("joint_paper", "joint, the paper's recipe", "joint, paper's recipe", "#029E73", "D", 2),
     Method("gibbs", "Gibbs", "Gibbs", "#D55E00", "^", 3),

@@ -140,11 +140,13 @@ def test_bars_of_digits_are_of_the_digit_and_of_the_seeds_that_both_have() -> No
 
     rows = [of("full", "joint", "energy_score", 1.6, 1.7), of("full", "amortised", "energy_score", 1.5, 1.5)]
     rows += [of("swap-mask", m, "posterior_mean_psnr", v, v) for m, v in (("joint", 19.6), ("mixture", 18.0))]
+    rows += [of("swap-prior", m, "posterior_mean_psnr", v) for m, v in (("joint", 20.0), ("joint_long", 20.4))]
     text = digit_results.results({**table(), "rows": rows})
+    assert "| swap-prior | joint | PSNR of means of 8 (dB) within 0.3 of joint_long's | -0.4 | **not met** |" in text
     assert "| full | joint | energy score ≤ 1.1 × amortised's | +0.15 | **not met** (1 of 2 seeds) |" in text
     assert "| swap-mask | joint | PSNR of means of 8 (dB) ≥ mixture's + 1.5 | +1.6 | met |" in text
     assert "| swap-mask | 19.6" in text and "| problem | joint (ours) | spread | mixture | spread |" in text
-    assert text.count("not measured") == len(digit_results.AGAINST) + len(digit_results.BARS) - 2
+    assert text.count("not measured") == len(digit_results.AGAINST) + len(digit_results.BARS) - 3
     assert Against("a", "m", "b", 1.0, sign=-1).told("PSNR") == "PSNR ≥ b's − 1"
     assert "make mnist-grass" in digit_results.results(None)
 
@@ -234,6 +236,14 @@ def test_numbers_of_the_paper_stand_beside_those_of_its_recipe_and_ours() -> Non
     assert "| joint | PSNR of draws (dB) | 25.60 | 11.50 | 21.12 |" in text
     assert "| joint_mlp (Table 6) | PSNR of draws (dB) | 17.93 | – | 9.25 |" in text
     assert "`make mnist-grass PROBLEM=full`" in text and "Gibbs" not in text
+
+
+def test_scores_of_priors_stand_beside_the_papers_though_another_row_has_learned_them() -> None:
+    learned = {**row("full", "auto", "prior_frechet_mean_only", 16.25), "source": "2", "std": None}
+    timed = {**row("full", "auto", "wall_seconds", 3600.0), "source": "mean", "std": None}
+    text = beside_paper(of("mnist_grass", learned, timed))
+    assert "| joint | Fréchet, prior | 20.10 | – | 16.25 |" in text
+    assert "| mnist grass, full | joint | training (s) | 244800 | – | 3600 |" in text
 
 
 def write_markers(folder: Path) -> None:
