@@ -18,6 +18,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = (".png", ".svg", ".gif")
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<path>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)")
+MEMBERS = re.compile(r"^::: (\S+)\n(?: +.*\n)*? +members: \[([^\]]*)\]", re.MULTILINE)
+"""What a page asks for of an object."""
 FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*(?:src|href)=[\"']?(https?://[^\"'> ]*)")
 ITEM = r" {0,3}(?:- |\d+\. )"
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
@@ -57,7 +59,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001 - mkdocs names them
-    """A page as it was built. Raises PluginError where reading it would fetch something from elsewhere."""
+    """A page as it was built. Raises PluginError where reading it would fetch something from elsewhere, or members lack that it
+    has asked for."""
+    source = (ROOT / place_of(page.file.src_uri)).read_text(encoding="utf-8")
+    asked = (f"{owner}.{name}" for owner, names in MEMBERS.findall(source) for name in names.split(", "))
+    if lacking := [name for name in asked if f'id="{name}"' not in output]:
+        raise PluginError(f"{page.file.src_uri} shows no {', '.join(lacking)}")
     if found := FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri} would fetch {found[1]}")
     return output

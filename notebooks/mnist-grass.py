@@ -58,7 +58,7 @@ strips(seen=view.y, a_draw=digit[0], another=digit[1], their_SD_x2=2 * digit.std
 # %% [markdown]
 # ## How good, and how sure
 # The energy score is lower for better draws; beside it that of draws of the prior, which have not seen the mixture. The spread
-# ratio is 1 for right error bars. These are **too narrow**, as the experiment's page says, and why.
+# ratio is 1 for right error bars, less for too narrow ones, and more for too wide ones: the experiment's page says more.
 
 # %%
 for source, x in truth.items():
@@ -69,8 +69,7 @@ for source, x in truth.items():
 
 # %% [markdown]
 # ## Half of the pixels hidden, the same priors
-# Nothing is learned anew. The network that separated the whole images knows no such view; split Gibbs takes any operators, and
-# asks the priors alone.
+# Nothing is learned anew. No network has learned such a view; split Gibbs takes any operators, and asks the priors alone.
 
 # %%
 hidden = half_hidden(view.select(slice(8)))

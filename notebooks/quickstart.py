@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # mvss in a minute
+# # mvss on two numbers
 # Two sources of two numbers each, so that all can be drawn: a *background* that lies on an arc, and a *target* that sits in
 # one of three places. Neither is ever seen clean. One view shows the background alone, with noise; the other one shows the
 # sum of both, with noise. `mvss` learns the law of each source from these two views, then takes sums apart.

@@ -55,3 +55,8 @@ def test_what_would_be_fetched_ends_the_build(hooks: ModuleType) -> None:
     assert hooks.on_post_page(fine, of("index.md"), None) == fine
     with pytest.raises(PluginError, match=r"index.md would fetch https://cdn.org/a.js"):
         hooks.on_post_page('<script src="https://cdn.org/a.js"></script>', of("index.md"), None)
+
+
+def test_members_that_a_page_asks_for_are_shown(hooks: ModuleType) -> None:
+    with pytest.raises(PluginError, match=r"api.md shows no mvss.SourceSeparator.separate, mvss.SourceSeparator.sample, "):
+        hooks.on_post_page('<h3 id="mvss.SourceSeparator.fit">', of("api.md"), None)

@@ -9,6 +9,7 @@ __all__ = ["FILLED", "ROOT", "fill", "filled", "main", "published"]
 
 import json
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,38 @@ from typing import Any
 from experiments.report import digit_results, manifold_results
 from experiments.report.beside_paper import beside_paper
 from experiments.report.summary import Tables, summary
+from experiments.report.tables import lookup
 from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ("manifolds", "mnist_grass", "galaxies")
+REPORT, WIDTH = "chi2 per number", 116
+"""How the report of a fit begins; of its lines in a page."""
+
+
+def _memory(tables: Tables) -> str:
+    """How much a job takes, by what the published ones took."""
+    peaks = {name: lookup(table).values() for name, table in tables.items()}
+    most = {n: max((r["mean"] for r in rows if r["metric"] == "peak_memory_gib"), default=None) for n, rows in peaks.items()}
+    said = [f"of {name.replace('_', '-')} up to {gib:.1f} GiB" for name, gib in most.items() if gib is not None]
+    what = f"Memory of a job: {', '.join(said) or 'not measured'}."
+    return f"{what}\nWhere that is too much, `ARGS=workers=1` runs one job at a time."
+
+
+def _printed(notebook: Path, begin: str) -> str:
+    """What a cell of a notebook printed that begins so, as code; long lines are cut."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    texts = ("".join(out.get("text", ())) for cell in cells for out in cell.get("outputs", ()))
+    lines = next(text for text in texts if text.startswith(begin)).splitlines()
+    shown = (textwrap.shorten(line, WIDTH, placeholder=" ...") for line in lines if line)
+    return "\n".join(("```text", *shown, "```"))
+
+
 FILLED: dict[str, dict[str, Callable[[Tables], str]]] = {
     "README.md": {"results": summary},
+    "docs/experiments.md": {"memory": _memory},
+    "docs/report.md": {"report": lambda _: _printed(ROOT / "notebooks" / "quickstart.ipynb", REPORT)},
     "docs/reproduction.md": {
         "paper": beside_paper,
         "manifolds": lambda tables: manifold_results.results(tables.get("manifolds")),

@@ -246,6 +246,16 @@ def test_scores_of_priors_stand_beside_the_papers_though_another_row_has_learned
     assert "| mnist grass, full | joint | training (s) | 244800 | – | 3600 |" in text
 
 
+def test_pages_say_what_a_job_takes_and_what_a_fit_reports() -> None:
+    peak = {**row("full", "auto", "peak_memory_gib", 5.75), "source": "mean"}
+    assert FILLED["docs/experiments.md"]["memory"](of("mnist_grass", peak)).startswith(
+        "Memory of a job: of mnist-grass up to 5.8 GiB"
+    )
+    report = FILLED["docs/report.md"]["report"]({}).splitlines()
+    assert report[0] == "```text" and report[1].startswith("chi2 per number: ") and report[-1] == "```"
+    assert all(len(line) <= 120 for line in report) and any(line.startswith("prior of ") for line in report)
+
+
 def write_markers(folder: Path) -> None:
     for name, blocks in FILLED.items():
         (folder / name).parent.mkdir(exist_ok=True)
