@@ -145,7 +145,8 @@ def _limits(table: Mapping[str, Any], sources: Sequence[str]) -> Iterator[str]:
     known = {(row["source"], row["metric"]): row["mean"] for row in table["rows"]}
     found = [(s, *(known.get((str(n), f"spread_ratio{of}")) for of in ("", ERROR))) for n, s in enumerate(sources, start=1)]
     if told := [f"`{s}` {ratio:.2f}" + (f" ± {error:.2f}" if error else "") for s, ratio, error in found if ratio is not None]:
-        yield f"How well draws know their error: spread ratio of {', '.join(told)}; 1 is right, below it they are too narrow."
+        right = "1 is right, below it they are too narrow, above it too wide"
+        yield f"How well draws know their error: spread ratio of {', '.join(told)}; {right}."
 
 
 def _items(items: Sequence[str]) -> Iterator[str]:
