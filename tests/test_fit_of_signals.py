@@ -99,7 +99,7 @@ def test_single_draws_of_signals_are_nearer_to_the_truth_than_those_of_the_close
             }
         if preset == "signals":
             assert minutes <= MINUTES
-            assert json.loads((model / "report.json").read_text())["peak_memory_gib"] <= GIB
+            assert json.loads((model / "report.json").read_text())["report"]["peak_memory_gib"] <= GIB
     print(found)
     ours, closed = found.values()
     for source in truth:
