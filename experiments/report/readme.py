@@ -40,8 +40,9 @@ def _printed(notebook: Path, begin: str) -> str:
     """What a cell of a notebook printed that begins so, as code; long lines are cut."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     texts = ("".join(out.get("text", ())) for cell in cells for out in cell.get("outputs", ()))
-    lines = next(text for text in texts if text.startswith(begin)).splitlines()
-    shown = (textwrap.shorten(line, WIDTH, placeholder=" ...") for line in lines if line)
+    if (found := next((text for text in texts if text.startswith(begin)), None)) is None:
+        raise MvssError(f"{notebook} has printed nothing that begins with {begin!r}: make notebooks ARGS=--overwrite runs it")
+    shown = (textwrap.shorten(line, WIDTH, placeholder=" ...") for line in found.splitlines() if line)
     return "\n".join(("```text", *shown, "```"))
 
 

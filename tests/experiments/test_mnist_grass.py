@@ -129,13 +129,12 @@ def test_another_background_is_learned_alone_whatever_is_known_of_digits() -> No
 
 
 def test_other_operators_are_separated_by_one_fit_or_learned_anew() -> None:
-    by_full, anew = (Job("swap-mask", "auto", 0, Recipe(anew=anew), CONFIG, audit=False) for anew in (False, True))
+    by_full, anew = (Job("swap-mask", "auto", 0, Recipe(anew=anew), CONFIG) for anew in (False, True))
     by_full = replace(by_full, config=replace(CONFIG, methods={"auto": by_full.recipe}))
     assert by_full.fitted.problem == "full"
     assert anew.fitted is anew
-    recipe = read_command(EXPERIMENT, ["--preset", "cpu"], Path()).config.ablations["trained"]
-    auto = read_command(EXPERIMENT, ["--preset", "cpu"], Path()).config.methods["auto"]
-    assert recipe.settings == auto.settings
+    recipes = read_command(EXPERIMENT, ["--preset", "cpu"], Path()).config.recipes()
+    assert recipes["trained"].settings == recipes["auto"].settings
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from experiments.report import digit_results
 from experiments.report.bars import Against, Bar
 from experiments.report.beside_paper import beside_paper
 from experiments.report.manifold_results import AGAINST, BARS, COLUMNS, results
-from experiments.report.readme import FILLED, ROOT, fill, filled, main, published
+from experiments.report.readme import FILLED, ROOT, _printed, fill, filled, main, published
 from experiments.report.summary import summary
 from mvss import (
     AscentConfig,
@@ -254,6 +254,12 @@ def test_pages_say_what_a_job_takes_and_what_a_fit_reports() -> None:
     report = FILLED["docs/report.md"]["report"]({}).splitlines()
     assert report[0] == "```text" and report[1].startswith("chi2 per number: ") and report[-1] == "```"
     assert all(len(line) <= 120 for line in report) and any(line.startswith("prior of ") for line in report)
+
+
+def test_a_notebook_without_the_report_is_told(tmp_path: Path) -> None:
+    (tmp_path / "n.ipynb").write_text('{"cells": [{"outputs": [{"text": ["other"]}]}]}')
+    with pytest.raises(MvssError, match=r"n\.ipynb has printed nothing that begins with 'chi2'"):
+        _printed(tmp_path / "n.ipynb", "chi2")
 
 
 def write_markers(folder: Path) -> None:
