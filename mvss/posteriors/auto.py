@@ -111,10 +111,11 @@ def compared(
 def _made(view: View, pair: ViewPair, x: Tensor, stream: Stream) -> View:
     """y′ of draws x `(K N, *shape)` of the source, K of each observation of the view, which is of the pair."""
     index = torch.arange(len(x))
-    like, backgrounds, operator = view.select(index % len(view)), pair.backgrounds, pair.operator
-    assert backgrounds is not None and operator is not None
+    like = view.select(index % len(view))
+    backgrounds, operator, noise = pair.backgrounds, pair.operator, pair.background_noise
+    assert backgrounds is not None and operator is not None and noise is not None
     chosen = (stream.uniform(index, (), "background") * len(backgrounds)).long()
     n, seen = backgrounds[chosen].to(x).unbind(1)
     measured = seen * pair.observed(like)[1]
     operators = like.operators if bool(seen.all()) else {s: Mask(seen > 0) @ other for s, other in like.operators.items()}
-    return View(measured * (operator.forward(x) + n + pair.level.to(x)), operators, like.noise, view.name, index)
+    return View(measured * (operator.forward(x) + n + pair.level.to(x)), operators, noise.select(chosen), view.name, index)

@@ -14,11 +14,10 @@ __all__ = ["chi2", "guarded"]
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from mvss.metrics.fit_report import EXPLAINED
-from mvss.problem.shared_view import unmasked
+from mvss.problem.shared_view import measured
 from mvss.problem.views import Draws, View
 
 SCATTER = 3.0
@@ -27,9 +26,9 @@ SCATTER = 3.0
 
 def chi2(view: View, draws: Mapping[str, Tensor]) -> float:
     """Of each number that was measured, on average."""
-    measured = _measured(view)
-    misfit = view.noise.misfit(view.y - view.predicted(draws), measured)
-    return float(misfit.sum() / measured.expand_as(view.y).sum())
+    seen = measured(view)
+    misfit = view.noise.misfit(view.y - view.predicted(draws), seen)
+    return float(misfit.sum() / seen.expand_as(view.y).sum())
 
 
 def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False) -> tuple[Draws, str | None]:
@@ -38,18 +37,12 @@ def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False)
     if start is None:
         return draws, None
     low, high = (-math.inf if narrow else EXPLAINED[0]), EXPLAINED[1]
-    numbers = int(_measured(view).expand_as(view.y).sum())
+    numbers = int(measured(view).expand_as(view.y).sum())
     new, before, slack = chi2(view, draws), chi2(view, start), SCATTER * math.sqrt(2 / max(1, numbers))
     if low - slack <= new <= high + slack or _distance(before) >= _distance(new):
         return draws, None
     line = f"{view.name}: chi2 per number of new draws is {new:.3g}, so those before them are kept, of {before:.3g}"
     return {source: x.to(draws[source]) for source, x in start.items()}, line
-
-
-def _measured(view: View) -> Tensor:
-    """Which numbers were, `(N or 1, *shape)`."""
-    mask, _ = unmasked(view)
-    return torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask
 
 
 def _distance(value: float) -> float:

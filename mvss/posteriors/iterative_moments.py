@@ -32,7 +32,7 @@ from mvss.posteriors.solvers import conjugate_gradients
 from mvss.presets.posterior import CGConfig
 from mvss.priors.local_law import Components, Pixels, shared_local
 from mvss.priors.prior import Prior
-from mvss.problem.shared_view import SharedView, shared_rows, unmasked
+from mvss.problem.shared_view import SharedView, measured, shared_rows
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
@@ -80,8 +80,7 @@ class _Iterative(ABC):
     ) -> list[Tensor]:
         """Of means, or of draws, of the sources and the noise: those given y. spread: u of each source ↦ V u of each."""
         y, operators = self.view.y, tuple(self.view.operators.values())
-        mask, _ = unmasked(self.view)
-        seen = torch.ones_like(y[:1]) if mask is None else mask.to(y)  # no noise of a pixel that was not measured is known
+        seen = measured(self.view).to(y)  # no noise of a pixel that was not measured is known
 
         def pull(v: Tensor) -> Sequence[Tensor]:
             return spread([a.adjoint(v) for a in operators])

@@ -2,7 +2,8 @@
 
     z^β ~ N(x^β, ρ_β² I),  or N(m, V) of a source whose prior is one Gaussian;    y = Σ_β A^β z^β + η
 
-One exact joint draw by Matheron's rule (`matheron`), with S = Σ + Σ_β ρ_β² A^β A^βᵀ + A V Aᵀ solved
+One exact joint draw by Matheron's rule (`matheron`), with S = Σ + Σ_β ρ_β² A^β A^βᵀ + A V Aᵀ of the numbers that were measured
+solved
 
     number by number     where S is diagonal: white noise, under masks, weights and averages
     by one Cholesky      where all observations share it
@@ -26,6 +27,7 @@ from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.prior import column
 from mvss.problem.noise import Noise
 from mvss.problem.operators import Composition, LinearOperator
+from mvss.problem.shared_view import measured
 from mvss.problem.views import Draws, View
 from mvss.runtime.memory import rows_within
 from mvss.runtime.rng import Stream
@@ -47,6 +49,7 @@ class LikelihoodStep:
         self.diagonal = white and not gaussians and all(_orthogonal(operator) for operator in operators)
         self.shared = all(operator.count is None for operator in operators) and view.noise.is_shared
         rows = 1 if self.shared else len(view)
+        self.seen = measured(view).to(view.y)
         self.dense = rows_within(8 * COPIES * size**2) >= rows
         self._powers: dict[str, Tensor] = {}
         self._outers: dict[str, Tensor] = {}
@@ -87,7 +90,7 @@ class LikelihoodStep:
         return ((flat @ factors) @ factors.mT + law.floor**2 * flat).reshape(u.shape)
 
     def _solver(self, rho: Mapping[str, Tensor]) -> Solve:
-        view = self.view
+        view, seen = self.view, self.seen
         if self.diagonal:
             total = self._diagonal(rho)
             return lambda r: r / total
@@ -95,17 +98,17 @@ class LikelihoodStep:
             factor = Cholesky.of(self._matrix(rho))
             if self.shared:
                 inverse = factor.matrix()[0]
-                return lambda r: (r.flatten(1) @ inverse).reshape(r.shape)
-            return lambda r: factor.solve_rows(r.flatten(1)).reshape(r.shape)
+                return lambda r: ((seen * r).flatten(1) @ inverse).reshape(r.shape)
+            return lambda r: factor.solve_rows((seen * r).flatten(1)).reshape(r.shape)
         total = self._diagonal(rho).expand_as(view.y).flatten(1)
 
         def product(p: Tensor) -> Tensor:
             v = p.reshape(view.y.shape)
             terms = [view.operators[s].forward(self._spread(s, view.operators[s].adjoint(v), rho)) for s in view.sources]
-            return (view.noise.apply(v) + torch.stack(terms).sum(0)).flatten(1)
+            return (seen * view.noise.apply(seen * v) + torch.stack(terms).sum(0)).flatten(1)
 
         def solve(r: Tensor) -> Tensor:
-            v, report = conjugate_gradients(product, r.flatten(1), self.solver, lambda p: p / total)
+            v, report = conjugate_gradients(product, (seen * r).flatten(1), self.solver, lambda p: p / total)
             self.residual = max(self.residual, float(report.residual.max()))
             return v.reshape(r.shape)
 
@@ -124,9 +127,9 @@ class LikelihoodStep:
         return total
 
     def _matrix(self, rho: Mapping[str, Tensor]) -> Tensor:
-        """S, `(N or 1, M, M)`."""
-        view = self.view
-        total = _covariance(view.noise, view.y)
+        """S, `(N or 1, M, M)`; of numbers that were not measured, which nothing depends on, 1."""
+        view, seen = self.view, self.seen.flatten(1)
+        total = _covariance(view.noise, view.y) * seen[:, :, None] * seen[:, None, :] + torch.diag_embed(1 - seen)
         for source in view.sources:
             outer = self._outer(source)
             total = total + (outer if source in self.gaussians else column(self._squared(rho, source), outer) * outer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["ViewPair", "pairs_of", "pierced", "thrown_back"]
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from mvss.priors.augmentation import TURNS, turned_each
 from mvss.priors.regression import usual_size
+from mvss.problem.noise import Noise
 from mvss.problem.operators import LinearOperator
 from mvss.problem.shared_view import unmasked
 from mvss.problem.views import View, Views
@@ -41,9 +43,9 @@ class ViewPair:
     source: its name. others: sources that n is made of, sorted; noise alone where there are none. level: usual light of n at
     each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of A, by which views are told.
     factor: a where A = a I but for masks, else None. view: number of the view that shows the source. operator: A but for
-    masks, and backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`; None where nothing is to be
-    learned any more. size: observations to be separated. noise: usual variance of y, seen: share of its numbers that were
-    measured; None where that is not known.
+    masks, backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`, and background_noise: of each; None
+    where nothing is to be learned any more. size: observations to be separated. noise: usual variance of y, seen: share of
+    its numbers that were measured; None where that is not known.
     """
 
     source: str
@@ -55,6 +57,7 @@ class ViewPair:
     view: int = -1
     operator: LinearOperator | None = None
     backgrounds: Tensor | None = None
+    background_noise: Noise | None = None
     size: int = 1
     noise: float | None = None
     seen: float | None = None
@@ -80,7 +83,9 @@ class ViewPair:
         """A but for masks, and where pixels were measured, of a view that matches."""
         if self.source not in view.operators or not self.others or view.operators.keys() - {self.source} != set(self.others):
             return None
-        operators, measured = _split(view)
+        if (found := _split(view)) is None:
+            return None
+        operators, measured = found
         alike = _alike(self.probe, _image(operators[self.source], view.y.device))
         return (operators[self.source], measured) if alike else None
 
@@ -97,9 +102,10 @@ class ViewPair:
         return {name: getattr(self, name) for name in KEPT}
 
     def observed(self, view: View) -> tuple[Tensor, Tensor]:
-        """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`."""
-        _, measured = _split(view)
-        return measured * self._above_level(view), measured
+        """y less its level, zero where nothing was measured, and where it was, `(N, *shape)`, of a view that matches."""
+        found = _split(view)
+        assert found is not None
+        return found[1] * self._above_level(view), found[1]
 
     def _above_level(self, view: View) -> Tensor:
         return view.y - self.level.to(view.y)
@@ -123,7 +129,8 @@ class ViewPair:
 
 
 def pairs_of(views: Views, source: str, alone: bool = False, learn: bool = True) -> list[ViewPair]:
-    """Pairs of views that show a source on what hides it, and that alone, by the same operators, and noise (not checked).
+    """Pairs of views that show a source on what hides it, and that alone, by the same operators and under about the same noise;
+    with a warning where noise alone keeps two from being one.
 
     alone: also views that show it behind noise. learn: whether networks are to learn from them.
 
@@ -134,11 +141,17 @@ def pairs_of(views: Views, source: str, alone: bool = False, learn: bool = True)
         if source not in view.sources:
             continue
         others = set(view.sources) - {source}
-        mask, operators = unmasked(view)
-        if mask is None or any(operator.count is not None for operator in operators):
+        found = _split(view)
+        if found is None or any(operator.count is not None for operator in found[0].values()):
             continue
-        same = ((v, ratio) for v in views if set(v.sources) == others and (ratio := _ratio(v, view, others)))
-        background, ratio = next(same, (None, 1.0))
+        same = [(v, ratio) for v in views if set(v.sources) == others and (ratio := _ratio(v, view, others))]
+        background, ratio = next(((v, ratio) for v, ratio in same if _as_noisy(v, view, ratio)), (None, 1.0))
+        if same and background is None and learn:
+            warnings.warn(
+                f"{same[0][0].name} and {view.name} differ in noise, so they do not tell {source} as a pair: "
+                "give observations of what hides it under the same noise",
+                stacklevel=2,
+            )
         if (others and background is not None) or (alone and not others):
             pairs.append(pair := _pair(view, number, source, background, ratio))
             if learn and not pair.usual > 0:
@@ -148,7 +161,9 @@ def pairs_of(views: Views, source: str, alone: bool = False, learn: bool = True)
 
 def _pair(mixed: View, number: int, source: str, background: View | None, ratio: float) -> ViewPair:
     """background: None where that is noise alone, which is simulated. ratio: see `_ratio`."""
-    operator, measured = _split(mixed)[0][source], _split(mixed if background is None else background)[1]
+    shown, hidden = _split(mixed), _split(mixed if background is None else background)
+    assert shown is not None and hidden is not None
+    operator, measured = shown[0][source], hidden[1]
     if background is None:
         level = torch.zeros_like(mixed.y[0])
         n = measured * mixed.noise.color(torch.randn(mixed.y.shape, generator=_generator(), dtype=mixed.y.dtype))
@@ -167,9 +182,10 @@ def _pair(mixed: View, number: int, source: str, background: View | None, ratio:
         view=number,
         operator=operator,
         backgrounds=torch.stack([n, measured], dim=1).float(),
+        background_noise=mixed.noise if background is None else background.noise.scaled(1 / ratio),
         size=len(mixed),
         noise=_usual_noise(mixed),
-        seen=float(_split(mixed)[1].double().mean()),
+        seen=float(shown[1].double().mean()),
     )
 
 
@@ -209,11 +225,11 @@ def _tight_factor(operator: LinearOperator) -> float | None:
     return float(image.flatten()[0]) if torch.allclose(image, image.flatten()[0] * probe) else None
 
 
-def _split(view: View) -> tuple[dict[str, LinearOperator], Tensor]:
-    """Operators without their mask, by source, and 1 where a pixel was measured, `(N, *shape)`."""
+def _split(view: View) -> tuple[dict[str, LinearOperator], Tensor] | None:
+    """Operators without their mask, by source, and 1 where a pixel was measured, `(N, *shape)`; None where sources have
+    masks of their own."""
     mask, operators = unmasked(view)
-    measured = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
-    return dict(zip(view.operators, operators, strict=True)), measured
+    return None if mask is None else (dict(zip(view.operators, operators, strict=True)), mask.expand_as(view.y).to(view.y))
 
 
 def _image(operator: LinearOperator, device: torch.device) -> Tensor:
@@ -227,15 +243,20 @@ def _image(operator: LinearOperator, device: torch.device) -> Tensor:
 def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
     """Unit of y in one view beside that in the other, where all else is the same: a power of two, since views are brought to
     a size of about one (`problem.units`), operators and noise alike. None where they differ in more than that."""
-    images = [tuple(_image(_split(v)[0][source], v.y.device) for v in (background, mixed)) for source in sources]
+    first, second = _split(background), _split(mixed)
+    if first is None or second is None:
+        return None
+    images = [(_image(first[0][source], background.y.device), _image(second[0][source], mixed.y.device)) for source in sources]
     if any(a.shape != b.shape or not a.numel() for a, b in images):
         return None
-    found = {2.0 ** round(math.log2(float(a.norm() / b.norm()))) for a, b in images}
-    ratio = found.pop()
-    if found or not all(torch.allclose(a, ratio * b) for a, b in images):
-        return None
-    louder = float(background.noise.variance(background.y).mean() / mixed.noise.variance(mixed.y).mean())
-    return ratio if ratio == 1 or 0.5 < louder / ratio**2 < 2 else None
+    ratios = {2.0 ** round(math.log2(float(a.norm() / b.norm()))) for a, b in images}
+    ratio = ratios.pop()
+    return ratio if not ratios and all(torch.allclose(a, ratio * b) for a, b in images) else None
+
+
+def _as_noisy(background: View, mixed: View, ratio: float) -> bool:
+    """Whether variances are about the same, in the same unit."""
+    return 1 / NOISIER < _usual_noise(background) / ratio**2 / _usual_noise(mixed) < NOISIER
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

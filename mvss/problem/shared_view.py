@@ -6,7 +6,7 @@ The noise of the view is the usual one of each pixel, the median over the observ
 
 from __future__ import annotations
 
-__all__ = ["SharedView", "is_shared", "shared_rows", "unmasked"]
+__all__ = ["SharedView", "is_shared", "measured", "shared_rows", "unmasked"]
 
 import math
 from collections.abc import Sequence
@@ -138,6 +138,12 @@ def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
     masks, operators = zip(*map(_unmask, view.operators.values()), strict=True)
     found = [torch.ones_like(view.y[:1], dtype=torch.bool) if m is None else m for m in masks]
     return found[0] if all(torch.equal(m, found[0]) for m in found) else None, operators
+
+
+def measured(view: View) -> Tensor:
+    """Which numbers of y were, bool `(N or 1, *shape)`; all where the sources have masks of their own."""
+    mask, _ = unmasked(view)
+    return torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask
 
 
 def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:

@@ -120,7 +120,8 @@ def test_pairs_are_views_that_differ_in_one_source() -> None:
     assert pair.size == 5 and pair.see(data[1]) is not None and pair.see(data[0]) is None
     assert pairs_of(data, "background") == []  # nothing shows the target alone
     half = View(data[0].y, {"background": Scale(0.5, SHAPE)}, NOISE, "half of the background")
-    assert pairs_of(Views([half, data[1]]), "target") == []
+    with pytest.warns(UserWarning, match="half of the background and both differ in noise"):
+        assert pairs_of(Views([half, data[1]]), "target") == []
     coarse = BlockAverage(SHAPE, 2)
     views = [View(coarse.forward(v.y), dict.fromkeys(v.sources, coarse), NOISE, f"coarse {v.name}") for v in data]
     both = pairs_of(Views([*data, *views]), "target")

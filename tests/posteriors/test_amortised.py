@@ -340,7 +340,27 @@ def test_pairs_are_told_in_whatever_units_each_view_is() -> None:
     torch.testing.assert_close(pair.backgrounds[:, 0], scale * own.backgrounds[:, 0])
     torch.testing.assert_close(pair.level, scale * own.level)
     louder = View(data[0].y, {"sky": Scale(2.0, SHAPE)}, data[0].noise)
-    assert pairs_of(Views([louder, data[1]]), "target") == []
+    with pytest.warns(UserWarning, match="differ in noise"):
+        assert pairs_of(Views([louder, data[1]]), "target") == []
+
+
+def test_views_under_different_noise_are_no_pair_and_it_is_said() -> None:
+    """What hides the source would be cleaner, or noisier, than behind it: estimates would be wrong in silence."""
+    (background, both), _ = problem(5)
+    for sigma in (0.01, 1.0):
+        views = Views([background, View(both.y, both.operators, Isotropic(sigma), "both")])
+        with pytest.warns(UserWarning, match="background and both differ in noise, so they do not tell target as a pair"):
+            assert pairs_of(views, "target") == []
+
+
+def test_views_whose_sources_have_masks_of_their_own_do_not_match() -> None:
+    """There is no one answer to what was measured."""
+    data, _ = problem(5)
+    (pair,) = pairs_of(data, "target")
+    hidden = Mask(torch.arange(81).reshape(1, *SHAPE) > 3)
+    odd = View(data[1].y, {"sky": Identity(SHAPE), "target": hidden}, data[1].noise, "odd")
+    assert pair.matches(data[1]) and not pair.matches(odd) and pair.see(odd) is None
+    assert pairs_of(Views([data[0], odd]), "target") == []
 
 
 def test_what_hides_a_source_must_vary() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mvss.posteriors.amortised import Amortised, Seen
-from mvss.posteriors.auto import AutoPosterior, choose
+from mvss.posteriors.auto import AutoPosterior, _made, choose
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.posterior import AutoConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -82,6 +82,22 @@ def test_exact_draws_have_the_energy_score_of_the_closed_form(masked: bool) -> N
     d, expected = math.prod(SHAPE), SPREAD**2 * (1 - seen * SPREAD**2 / (1 + SPREAD**2 + NOISE**2))
     radius = math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
     assert found == pytest.approx((expected**0.5 / SPREAD * radius,) * 2, rel=0.02)
+
+
+def test_made_observations_are_as_noisy_as_their_background() -> None:
+    """Where each observation has a noise of its own: there is no other noise in what is made."""
+    low, high = torch.tensor([0.1, 3.0]).double()
+    sigma = torch.where(torch.arange(100) % 2 == 0, low, high)
+    here, y = Identity(SHAPE), sigma.reshape(-1, 1, 1, 1) * normal(100, *SHAPE)
+    alone, both = (
+        View(y, {"sky": here}, Isotropic(sigma)),
+        View(y.flip(0), {"sky": here, "target": here}, Isotropic(sigma.flip(0))),
+    )
+    (pair,) = pairs_of(Views([alone, both]), "target")
+    made = _made(both, pair, torch.zeros(400, *SHAPE).double(), Stream(0))
+    said = made.noise.variance(made.y).flatten(1)[:, 0].sqrt()
+    for level in (low, high):
+        assert float(made.y[said == level].std()) == pytest.approx(float(level), rel=0.05)
 
 
 def test_one_observation_of_each_view_is_enough() -> None:

@@ -13,6 +13,7 @@ from mvss.posteriors.likelihood_step import LikelihoodStep
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.operators import Dense, Identity
+from mvss.problem.shared_view import measured
 from mvss.runtime.rng import Stream
 
 COUNT = 4000
@@ -32,12 +33,18 @@ KERNEL = torch.tensor([[0.1, 0.2, 0.1], [0.0, 0.5, 0.1], [0.0, 0.0, 0.1]], dtype
 LAGS = torch.outer(torch.tensor([0.3, 1.0, 0.3]), torch.tensor([0.2, 1.0, 0.2])).double() * 0.04
 MAPS = 0.1 + torch.rand(COUNT, 1, 2, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 Problem = tuple[Mapping[str, LinearOperator], Noise, str]
+GAPS = torch.tensor([[[[1, 0, 1], [1, 1, 0], [1, 1, 1]]]], dtype=torch.bool)
 MASK = [[[[True, False], [True, True]]]]
 PROBLEMS: dict[str, Problem] = {
     "diagonal": ({"a": Mask(MASK) @ BlockAverage((1, 4, 4), 2), "b": Mask(MASK) @ Scale(0.5, (1, 2, 2))}, Isotropic(0.3), ""),
     "a map each": ({"a": BlockAverage((1, 4, 4), 2), "b": Identity((1, 2, 2))}, Diagonal(MAPS), ""),
     "shared": ({"a": Convolve((1, 3, 3), KERNEL, "same"), "b": Identity((1, 3, 3))}, Isotropic(0.3), ""),
     "correlated": ({"a": Convolve((1, 3, 3), KERNEL, "same"), "b": Identity((1, 3, 3))}, Stationary(LAGS), ""),
+    "correlated, with gaps": (
+        {"a": Mask(GAPS) @ Convolve((1, 3, 3), KERNEL, "same"), "b": Mask(GAPS) @ Identity((1, 3, 3))},
+        Stationary(LAGS),
+        "",
+    ),
     "dense each": ({"a": Dense(normal(1, 2, 3).expand(COUNT, 2, 3)), "b": Dense(normal(2, 2))}, Isotropic(0.3), ""),
     "integrated": ({"a": Identity((1, 2, 2)), "b": Scale(0.5, (1, 2, 2))}, Isotropic(0.3), "b"),
     "integrated, a map each": ({"a": Identity((1, 2, 2)), "b": Scale(0.5, (1, 2, 2))}, Diagonal(MAPS), "b"),
@@ -67,6 +74,25 @@ def test_moments_are_those_of_the_joint_gaussian(name: str, products: bool) -> N
     assert step.residual < 1e-8
 
 
+@pytest.mark.parametrize("way", ["dense", "products"])
+@pytest.mark.parametrize("name", ["diagonal", "correlated, with gaps"])
+def test_numbers_that_were_not_measured_count_for_nothing(name: str, way: str) -> None:
+    """Not by the noise that they share with others, nor by how far conjugate gradients go."""
+    operators, noise, _ = PROBLEMS[name]
+    first = next(iter(operators.values()))
+    x = {s: normal(4, *o.source_shape, seed=7) for s, o in operators.items()}
+    rho = {s: torch.full((4,), 0.4, dtype=torch.float64) for s in operators}
+    drawn = []
+    for fill in (0.0, 1e6):
+        y = normal(4, *first.observation_shape, seed=8)
+        seen = measured(View(y, operators, noise)).expand_as(y)
+        step = LikelihoodStep(View(y.where(seen, fill), operators, noise), {}, SOLVER)
+        step.diagonal, step.dense = False, way == "dense"
+        drawn.append(step.draw(x, rho, Stream(1)))
+    for source in operators:
+        torch.testing.assert_close(drawn[0][source], drawn[1][source], atol=1e-5, rtol=0)
+
+
 def closed_form(
     view: View, x: Mapping[str, Tensor], rho: Mapping[str, Tensor], laws: Mapping[str, GaussianMixture]
 ) -> tuple[Tensor, Tensor]:
@@ -78,11 +104,15 @@ def closed_form(
     )
     mean = torch.cat([m.expand(len(view), -1) for m in means], dim=1)
     eye = torch.eye(matrix.shape[1], dtype=torch.float64).reshape(-1, *view.observation_shape)
+    seen = measured(view).flatten(1)[0]
     if view.noise.is_white:
         noise = torch.diag_embed(view.noise.variance(view.y).flatten(1))
     else:
         noise = view.noise.apply(eye).flatten(1)[None]
-    gain = prior @ matrix.mT @ torch.linalg.inv(matrix @ prior @ matrix.mT + noise)
+    total = matrix @ prior @ matrix.mT + noise
+    inverse = torch.zeros_like(total)
+    inverse[:, seen.nonzero(), seen.nonzero().mT] = torch.linalg.inv(total[:, seen][:, :, seen])
+    gain = prior @ matrix.mT @ inverse
     residual = (view.y.flatten(1) - (matrix @ mean.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
     covariance = prior - gain @ matrix @ prior
     return mean + (gain @ residual).squeeze(-1), (covariance + covariance.mT) / 2
