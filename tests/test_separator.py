@@ -254,7 +254,7 @@ def test_a_source_of_another_fit_is_separated_like_its_own(fitted: Fitted, tmp_p
     _, model = fitted["vectors"]
     both = model.with_source("c", model, "b")
     assert both.sources == ("a", "b", "c") and model.sources == ("a", "b")
-    assert torch.equal(both.sample("c", 5), model.sample("b", 5))
+    assert torch.equal(both.sample("c", 5, Stream(0)), model.sample("b", 5, Stream(0)))
     rng = torch.Generator().manual_seed(3)
     a, b = torch.randn(1, 3, generator=rng, dtype=torch.float64), torch.randn(1, 2, generator=rng, dtype=torch.float64)
     y = torch.randn(9, 1, generator=rng)
@@ -263,9 +263,19 @@ def test_a_source_of_another_fit_is_separated_like_its_own(fitted: Fitted, tmp_p
     twice = both.separate(View(y, {"b": b, "c": b}, 0.3))
     assert not torch.allclose(twice["b"], twice["c"])
     both.save_pretrained(tmp_path)
-    assert torch.equal(SourceSeparator.from_pretrained(tmp_path).sample("c", 5), model.sample("b", 5))
+    assert torch.equal(SourceSeparator.from_pretrained(tmp_path).sample("c", 5), both.sample("c", 5))
     with pytest.raises(MvssError, match="no source 'd'"):
         model.with_source("c", model, "d")
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_prior_draws_of_two_sources_are_independent_at_one_seed(stratified: bool, fitted: Fitted) -> None:
+    """Also of two of one law, whose draws were the same once."""
+    _, model = fitted["vectors"]
+    twins = model.with_source("c", model, "b")
+    first, second, again = (twins.sample(source, 2000, 3, stratified) for source in ("b", "c", "b"))
+    assert torch.equal(first, again)
+    assert float(torch.corrcoef(torch.cat([first, second], dim=1).mT)[:2, 2:].abs().max()) < 0.1
 
 
 def test_a_fit_says_which_posterior_it_has_chosen() -> None:

@@ -159,7 +159,7 @@ class Scorer:
             if n and (lap is not None or split == "fresh"):
                 self.add(source, "posterior_sinkhorn", _divergence(mixed[:n], law), n, split, lap)
             if lap is None and split == "fresh":
-                self._laws(source, "posterior", found, b)
+                self._laws(source, "posterior", mixed, b)
                 if len(views.shapes[name]) == 3:
                     images = [torch.cat(t) for t in zip(*pairs, strict=True)]
                     similar = ssim(images[0], images[1], self.task.data_range)
@@ -219,7 +219,8 @@ class Scorer:
         return model.sample(self.names[b], n, self.stream.child("even", b), stratified=True).flatten(1)
 
     def _laws(self, source: str, kind: str, x: Tensor, b: int) -> None:
-        """Distances of a law from independent truth: the task's own, or the paper's divergence and PQMass."""
+        """Distances of a law from independent truth: the task's own, or the paper's divergence and PQMass. Where those look at
+        fewer than all, they take the first ones."""
         m, truth, finite = self.metrics, self.truth[b], bool(torch.isfinite(x).all())
         if isinstance(self.task, Laws):
             scored, trained = self.task.clean(b)
@@ -256,5 +257,5 @@ def _divergence(x: Tensor, y: Tensor) -> float:
 
 def _in_turn(views: Sequence[Tensor]) -> Tensor:
     """The first of each view, the second of each, …, flattened, so that a part of them holds all views."""
-    few = min(len(x) for x in views)
-    return torch.stack([x[:few] for x in views], dim=1).flatten(0, 1).flatten(1)
+    rows = torch.cat([torch.arange(len(x)) for x in views])
+    return torch.cat(list(views)).flatten(1)[rows.argsort(stable=True)]

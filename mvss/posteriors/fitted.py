@@ -110,10 +110,11 @@ class Fitted:
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
 
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
-        """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. stratified: as evenly spread
-        as they can be, for measuring the law itself; not independent. Raises MvssError for a source that was not learned."""
-        prior = self._prior(source)
-        return self.units.scales[source] * prior.sample(count, stream_of(seed), stratified).cpu()
+        """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. seed: decides the draws,
+        with the name of the source; a stream does so alone. stratified: as evenly spread as they can be, for measuring the
+        law itself; not independent. Raises MvssError for a source that was not learned."""
+        prior, stream = self._prior(source), stream_of(seed, "sample", source)
+        return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
 
     def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
         """How probable candidates x `(N, *shape)` of a source are: log density `(N,)` in nats, per unit of the source.

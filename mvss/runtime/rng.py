@@ -122,6 +122,6 @@ class Stream:
         return torch.from_numpy(out)
 
 
-def stream_of(seed: int | Stream) -> Stream:
-    """The stream of a seed; one that is given stays what it is."""
-    return seed if isinstance(seed, Stream) else Stream(int(operator.index(seed)))
+def stream_of(seed: int | Stream, *key: str | int) -> Stream:
+    """The stream of a seed, for the purpose that `key` says; one that is given has its own, and stays what it is."""
+    return seed if isinstance(seed, Stream) else Stream(int(operator.index(seed)), key)

@@ -476,4 +476,4 @@ def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
 def test_kept_images_of_several_views_are_in_turn() -> None:
     """Means once were kept view after view, beside truths in turn: a figure compared different digits."""
     first, second = torch.zeros(3, 1, 2, 2), torch.ones(2, 1, 2, 2)
-    assert _in_turn([first, second])[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert _in_turn([first, second])[:, 0].tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]

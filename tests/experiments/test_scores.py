@@ -192,6 +192,28 @@ def test_draws_that_are_not_finite_have_no_coverage(manifold: Task) -> None:
     assert all(math.isnan(lost[name]) for name in ("energy_score", "spread_ratio", "coverage", "rank_error", "chi2"))
 
 
+@pytest.mark.parametrize("shifted", ["view 1", "view 2"])
+def test_the_laws_of_draws_are_told_from_those_of_every_scored_view(manifold: Task, shifted: str) -> None:
+    """Also where fewer points are compared than one view has."""
+
+    class Shifted(Blind):
+        def separate(self, view: View, draws: int = 1, seed: int | Stream = 0, progress: object = None) -> Draws:
+            return {s: x + 9.0 * (view.name == shifted) for s, x in super().separate(view, draws, seed).items()}
+
+    def laws(model: Any) -> dict[tuple[str, str], float]:  # noqa: ANN401 - a model of this test
+        records: list[dict[str, Any]] = []
+        metrics = replace(NONE, sinkhorn=64, paper_sinkhorn=64, pqmass=64, references=8, tessellations=16)
+        job = Job("problem", "method", 0, Recipe(), Config(metrics=metrics))
+        Scorer(job, manifold, ("1", "2"), Stream(0), records.append).final(model, [{}, {}], priors=False)
+        return {(r["source"], r["metric"]): r["value"] for r in records}
+
+    near, far = laws(Blind(manifold)), laws(Shifted(manifold))
+    for source in ("1", "2"):
+        assert near[source, "posterior_pqmass_chi2"] < 2 < 4 < far[source, "posterior_pqmass_chi2"]
+        for divergence in ("posterior_sinkhorn", "posterior_sinkhorn_paper"):
+            assert near[source, divergence] < 2 < 10 < far[source, divergence]
+
+
 def test_evaluations_are_counted_for_every_network_and_only_within() -> None:
     problem = vectors()
     model = SourceSeparator(problem.settings).fit(problem.views, 0, verbose=False)
