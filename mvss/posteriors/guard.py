@@ -9,7 +9,7 @@ against its draws.
 
 from __future__ import annotations
 
-__all__ = ["chi2", "guarded"]
+__all__ = ["chi2", "guarded", "unexplained"]
 
 import math
 from collections.abc import Mapping
@@ -34,15 +34,20 @@ def chi2(view: View, draws: Mapping[str, Tensor]) -> float:
 def guarded(view: View, draws: Draws, start: Draws | None, narrow: bool = False) -> tuple[Draws, str | None]:
     """The draws, or those that their run began from, `start`, if it was a warm one; and a line where these are kept. narrow:
     whether the run ended in means."""
-    if start is None:
+    if start is None or (new := unexplained(view, draws, narrow)) is None:
         return draws, None
-    low, high = (-math.inf if narrow else EXPLAINED[0]), EXPLAINED[1]
-    numbers = int(measured(view).expand_as(view.y).sum())
-    new, before, slack = chi2(view, draws), chi2(view, start), SCATTER * math.sqrt(2 / max(1, numbers))
-    if low - slack <= new <= high + slack or _distance(before) >= _distance(new):
+    if _distance(before := chi2(view, start)) >= _distance(new):
         return draws, None
     line = f"{view.name}: chi2 per number of new draws is {new:.3g}, so those before them are kept, of {before:.3g}"
     return {source: x.to(draws[source]) for source, x in start.items()}, line
+
+
+def unexplained(view: View, draws: Mapping[str, Tensor], narrow: bool = False) -> float | None:
+    """χ² per number of draws that do not explain y; None of those that do. narrow: see `guarded`."""
+    low, high = (-math.inf if narrow else EXPLAINED[0]), EXPLAINED[1]
+    numbers = int(measured(view).expand_as(view.y).sum())
+    new, slack = chi2(view, draws), SCATTER * math.sqrt(2 / max(1, numbers))
+    return None if low - slack <= new <= high + slack else new
 
 
 def _distance(value: float) -> float:

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mvss.posteriors.guard import guarded
+from mvss.posteriors.guard import guarded, unexplained
 from mvss.priors.prior import Prior
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -77,13 +77,15 @@ class Posterior(ABC):
     def many(
         self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
     ) -> Draws:
-        """`(count, N, *shape)` of each source: independent draws, `guarded`, with a warning where those of the start are kept.
-        progress: takes the fraction done."""
+        """`(count, N, *shape)` of each source: independent draws, `guarded`; with a warning where those of the start are kept or
+        draws do not explain y. progress: takes the fraction done."""
         given, pieces, lines = self.given(view, priors), [], []
         for number in range(count):
             found = given.draw(stream.child(number))
             draws, line = guarded(view, found.draws, found.start, found.narrow)
             pieces.append(draws)
+            if line is None and (off := unexplained(view, draws, found.narrow)) is not None:
+                line = f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1"
             lines += [line] if line else []
             progress((number + 1) / count)
         if lines:

@@ -16,6 +16,7 @@ from mvss.metrics.fit_report import EXPLAINED
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
+from mvss.posteriors.split_gibbs import SplitGibbs
 from mvss.priors import local_law
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.noise import Stationary
@@ -147,3 +148,12 @@ def test_many_draws_are_guarded_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Wild(1.1).many(VIEW, PRIORS, Stream(0), 2)
+
+
+def test_cold_draws_that_do_not_explain_the_data_are_told() -> None:
+    """There is no start to keep: split Gibbs that ends far above the noise, in one line for all draws."""
+    view = View(Y, {"a": torch.eye(2), "b": torch.eye(2)}, 0.01, "sharp")
+    priors = {source: random_prior(3, 2, seed) for seed, source in enumerate(view.sources)}
+    with pytest.warns(UserWarning, match=r"sharp: chi2 per number of draws is .* have 1 \(in 2 of 2 draws\)") as told:
+        SplitGibbs().many(view, priors, Stream(0), 2)
+    assert len(told) == 1
