@@ -77,7 +77,7 @@ class Posterior(ABC):
     def many(
         self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
     ) -> Draws:
-        """`(count, N, *shape)` of each source: independent draws, `guarded`; with a warning where those of the start are kept or
+        """`(count, N, *shape)` of each source: independent draws, `guarded`; a warning where those of the start are kept or
         draws do not explain y. progress: takes the fraction done."""
         given, pieces, lines = self.given(view, priors), [], []
         for number in range(count):
