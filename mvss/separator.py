@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mvss.em import Lap, Model, corrections, first_draws, held_out, last_draws, learned_from, plan_stages, run_em
+from mvss.em import Lap, Model, corrections, first_draws, last_draws, plan_stages, run_em
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
@@ -28,6 +28,7 @@ from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
 from mvss.problem.constraints import unconstrained
+from mvss.problem.held_out import held_out, learned_from
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
@@ -132,8 +133,8 @@ class SourceSeparator(Fitted):
             path, keyed = None if folder is None else folder / "estimate.safetensors", stream.child("estimate")
             if path is not None and not path.exists() and not default_accelerator().is_main_process:
                 path = None  # one process writes what all make
-            progress = partial(tell, "first priors")
-            estimate = estimate_sources(data, self.settings.estimation, keyed, progress, path)
+            how, progress = self.settings, partial(tell, "first priors")
+            estimate = estimate_sources(data, how.estimation, keyed, progress, path, how.withheld)
         self.begin(data, estimate, stream.seed)
         inner, exact = Views(map(self.units.inward, data)), ExactPosterior(getattr(self.settings.posterior, "beam", 64))
         mixtures, told = self._start.priors, self._start.draws

@@ -292,6 +292,29 @@ def test_a_fit_says_which_posterior_it_has_chosen() -> None:
     assert f"posterior of target: {taken} in the views that its network has learned" in str(model.report)
 
 
+@pytest.mark.parametrize(
+    ("separation", "share", "first"),
+    [(AutoConfig(), 0.25, (5, 4)), (AutoConfig(), 0.03, (0, 0)), (SplitGibbsConfig(), 0.25, (0, 0))],
+)
+def test_the_first_guess_learns_from_nothing_that_auto_chooses_by(
+    separation: AutoConfig | SplitGibbsConfig, share: float, first: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those observations are the first of each view; of few there are none, and only auto needs them."""
+    problem, learned = images(), list[Tensor]()
+    settings = replace(problem.settings, separation=separation, em=replace(problem.settings.em, held_out=share))
+
+    def stop(more: torch.nn.Module, seen: Tensor, *_: object) -> None:
+        learned.extend([more.pair.backgrounds[:, 0], seen[:, 0]])
+        raise Killed
+
+    monkeypatch.setattr("mvss.estimation.noisier2noise.fit_denoiser", stop)
+    with pytest.raises(Killed):
+        SourceSeparator(settings).fit(problem.views, verbose=False)
+    for found, view, count in zip(learned, problem.views, first, strict=True):
+        found, seen = (x.double() - x[:1].double() for x in (found, view.y[count:]))  # a level was taken off
+        torch.testing.assert_close(found * (seen.norm() / found.norm()), seen, rtol=1e-5, atol=1e-5)
+
+
 def test_images_are_drawn_by_their_numbers(fitted: Fitted) -> None:
     problem, model = fitted["images"]
     rows = torch.tensor([11, 3, 7])

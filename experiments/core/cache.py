@@ -89,7 +89,8 @@ def estimate_key(job: Job, data: Path) -> str:
     made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     own = received(job)
     settings = own.recipe.settings.estimation
-    content = (settings, own.config.observations, own.recipe.share, own.recipe.clean, made, own.config.brought(job.problem))
+    seen = (own.config.observations, own.recipe.share, own.recipe.clean, own.recipe.settings.withheld)
+    content = (settings, *seen, made, own.config.brought(job.problem))
     return digest(content, _code(estimate_sources.__module__, data, (settings, own.config), settings))[:16]
 
 

@@ -149,7 +149,8 @@ def estimate_of(job: Job, task: Task, views: Views, path: Path, progress: Callab
     """First priors of a job, made once for all that ask for the same."""
     if job.recipe.truth:
         return Estimate(dict(zip(task.train.sources, task.exact_priors(), strict=True)))
-    return estimate_sources(views, job.recipe.settings.estimation, Stream(job.seed, (job.problem, "fit")), progress, path)
+    how, stream = job.recipe.settings, Stream(job.seed, (job.problem, "fit"))
+    return estimate_sources(views, how.estimation, stream, progress, path, how.withheld)
 
 
 def load_model(job: Job, folder: Path) -> SourceSeparator:

@@ -9,13 +9,13 @@ that does not show a source its posterior is its prior: no such draw is made, an
 """
 
 __all__ = [
-    "Correction", "FirstDraws", "Lap", "Learned", "Model", "Stage", "corrections", "first_draws", "held_out", "last_draws",
-    "learned_from", "plan_stages", "run_em",
+    "Correction", "FirstDraws", "Lap", "Learned", "Model", "Stage", "corrections", "first_draws", "last_draws", "plan_stages",
+    "run_em",
 ]  # fmt: skip
 
 from mvss.em.first_draws import FirstDraws, first_draws
 from mvss.em.kept_networks import Correction, corrections
 from mvss.em.laps import Lap, Learned, run_em
-from mvss.em.last_draws import held_out, last_draws, learned_from
+from mvss.em.last_draws import last_draws
 from mvss.em.stages import Stage, plan_stages
 from mvss.em.steps import Model

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["held_out", "last_draws", "learned_from"]
+__all__ = ["last_draws"]
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-from mvss.em.steps import held_out_count
 from mvss.posteriors.guard import guarded
 from mvss.posteriors.posterior import Posterior, Priors
-from mvss.problem.views import Draws, View, Views
+from mvss.problem.views import Draws, Views
 from mvss.runtime.rng import Stream
-
-
-def held_out(views: Views, share: float, device: torch.device) -> list[View]:
-    """The observations of each view that no network learns from; of a view where that is none, its first one all the same."""
-    return [view.select(torch.arange(max(1, held_out_count(len(view), share)))).to(device) for view in views]
-
-
-def learned_from(views: Views, share: float) -> Views:
-    """The other observations of each view."""
-    return Views([view.select(torch.arange(held_out_count(len(view), share), len(view))) for view in views])
 
 
 def last_draws(

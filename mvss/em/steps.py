@@ -6,7 +6,7 @@ denoising loss before and after its M-step.
 
 from __future__ import annotations
 
-__all__ = ["Model", "Steps", "held_out_count"]
+__all__ = ["Model", "Steps"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.networks import frozen, load_weights
 from mvss.priors.prior import Prior
 from mvss.priors.training import default_accelerator, denoising_loss, fit_denoiser
+from mvss.problem.held_out import held_out_count
 from mvss.problem.views import Draws, Views
 from mvss.runtime.rng import Stream
 
@@ -38,11 +39,6 @@ class Model:
     priors: Mapping[str, Prior]
     posterior: Posterior
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-def held_out_count(observations: int, share: float) -> int:
-    """How many of a view no network learns from: its first ones."""
-    return int(observations * share)
 
 
 class Steps:

@@ -17,7 +17,13 @@ from mvss.runtime.rng import Stream
 
 
 def estimate_by_ascent(
-    views: Views, config: AscentConfig, _units: Units, stream: Stream, progress: Callable[[float], None], part: Path | None
+    views: Views,
+    config: AscentConfig,
+    _units: Units,
+    stream: Stream,
+    progress: Callable[[float], None],
+    part: Path | None,
+    _held_out: float,
 ) -> Estimate:
     """In units of size one. part: file to keep what has been done so far."""
     fit = ascend_evidence(views, config, stream, progress, part)

@@ -77,21 +77,23 @@ def estimate_sources(
     stream: Stream,
     progress: Callable[[float], None] = lambda _: None,
     checkpoint: Path | None = None,
+    held_out: float = 0.0,
 ) -> Estimate:
     """First priors. progress: takes the fraction done. checkpoint: a file to keep the result in, and to go on from; of
-    processes that ask for the same one makes it, and the others wait for it.
+    processes that ask for the same one makes it, and the others wait for it. held_out: share of the observations of each view
+    that no network learns from (`Settings.withheld`).
 
     Raises MvssError where the checkpoint is damaged, or of a run with other data, settings, stream or code.
     """
     if checkpoint is None:
-        return _estimated(views, config, stream, progress, None)
+        return _estimated(views, config, stream, progress, None, held_out)
     modules = [__name__, config.implementation.partition(":")[0], *OPERATORS]
-    made = fingerprint_of(modules, {"data": views, "settings": config, "stream": stream})
+    made = fingerprint_of(modules, {"data": views, "settings": (config, held_out), "stream": stream})
     if not checkpoint.exists():
         with locked(checkpoint.with_suffix(".lock"), wait=True):
             if not checkpoint.exists():
                 part = checkpoint.with_suffix(f".part{checkpoint.suffix}")
-                estimate = _estimated(views, config, stream, progress, part)
+                estimate = _estimated(views, config, stream, progress, part, held_out)
                 estimate.save(checkpoint, made)
                 part.unlink(missing_ok=True)
                 return estimate
@@ -104,11 +106,12 @@ def _estimated(
     stream: Stream,
     progress: Callable[[float], None],
     part: Path | None,
+    held_out: float,
 ) -> Estimate:
     """part: file to keep what has been done so far."""
     began, units = time.monotonic(), Units.of(views)
     inner = Views(map(units.inward, views))
-    estimate: Estimate = resolve_name(config.implementation)(inner, config, units, stream, progress, part)
+    estimate: Estimate = resolve_name(config.implementation)(inner, config, units, stream, progress, part, held_out)
     return replace(estimate.scaled(units.scales), seconds=time.monotonic() - began)
 
 

@@ -30,14 +30,16 @@ from mvss.runtime.memory import in_chunks
 from mvss.runtime.rng import Stream
 
 
-def estimate_source(view: View, pair: ViewPair, guess: Guess, config: Noisier2NoiseConfig, stream: Stream) -> Tensor:
-    """x̂ of the pair's source, `(N, *shape)`, for all observations of its view.
+def estimate_source(
+    view: View, taught: View, pair: ViewPair, guess: Guess, config: Noisier2NoiseConfig, stream: Stream
+) -> Tensor:
+    """x̂ of the pair's source, `(N, *shape)`, for all observations of a view.
 
-    A must be a multiple of the identity but for its mask. guess: is trained.
+    A must be a multiple of the identity but for its mask. taught: those of the observations on which guess is trained.
     """
     y, measured = pair.observed(view)
     more = _MoreBackground(guess, pair, config.training.turns, config.training.holes)
-    both = torch.stack([y, measured], dim=1)
+    both = torch.stack(pair.observed(taught), dim=1)
     fit_denoiser(more, both, config.training, stream.child("fit"), default_accelerator())
     keyed = [stream.child("average", number) for number in range(config.averages)]
     x = sum((more.apply_to(y, measured, k, number) for number, k in enumerate(keyed)), torch.zeros_like(y))

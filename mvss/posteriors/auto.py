@@ -1,9 +1,10 @@
 """Which posterior separates: the one that networks have learned, where it is at home and the better of the two, or split Gibbs.
 
 At home it is in views with the operators, the noise and about the share of measured numbers that it was trained on
-(`ViewPair`). The better one is found from observations alone, those that no network but the first guess has learned from,
-which favours the network. Their draws of the source, half by each posterior, are put before other backgrounds; each
-posterior draws from what was made so, and is scored by what was put in:
+(`ViewPair`). The better one is found from observations alone, those that no network has learned from, neither the first
+guess nor later ones; where a view has so few that none is held out, from its first one, which favours the network. Their
+draws of the source, half by each posterior, are put before other backgrounds; each posterior draws from what was made so,
+and is scored by what was put in:
 
     x: draws given held-out y,     y′ = A x + n′,     energy score of x_1 … x_K given y′, beside x        (`metrics.spread`)
 
@@ -76,7 +77,7 @@ def choose(
     progress: Callable[[float], None] = lambda _: None,
 ) -> list[Comparison]:
     """Compare the posteriors of all sources that networks have learned, and note which are preferred. views: observations that
-    no network but the first guess has learned from. progress: takes the fraction done."""
+    no network has learned from. progress: takes the fraction done."""
     comparisons = list[Comparison]()
     for n, (source, model) in enumerate(models.items()):
         found = compared(views, source, model, priors, config, stream.child(n))

@@ -120,6 +120,18 @@ def test_what_pairs_of_views_told_is_kept_with_the_networks_that_told_it(
     torch.testing.assert_close(again.guesses["target"](u, measured, 1.0), first.guesses["target"](u, measured, 1.0))
 
 
+def test_sources_are_estimated_in_observations_that_no_network_learns_from(tmp_path: Path) -> None:
+    pairs = Noisier2NoiseConfig(network=NetworkConfig(blocks=(4,)), training=QUICK, averages=1)
+    config = MixtureEMConfig(components=(1,), ranks=(0,), laps=2, noisier2noise=pairs)
+    views, path = contrastive(shape=(1, 2, 2)), tmp_path / "estimate.safetensors"
+    whole = estimate_sources(views, config, STREAM)
+    part = estimate_sources(views, config, STREAM, checkpoint=path, held_out=0.5)
+    assert part.draws["target"][1].shape == whole.draws["target"][1].shape == (N, 1, 2, 2)
+    assert not torch.equal(part.draws["target"][1], whole.draws["target"][1])
+    with pytest.raises(MvssError, match="of a run with other settings"):
+        estimate_sources(views, config, STREAM, checkpoint=path)
+
+
 def test_an_estimate_is_scaled_source_by_source() -> None:
     view = View(normal(50, D, seed=0), {"a": Identity((D,))}, 0.1)
     found = estimate_sources(Views([view]), MixtureEMConfig(components=(1,), ranks=(0,), laps=1), STREAM)

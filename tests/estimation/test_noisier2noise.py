@@ -54,7 +54,7 @@ def new_guess() -> Guess:
 
 
 def estimate(data: Views, config: Noisier2NoiseConfig) -> Tensor:
-    return estimate_source(data[1], pair_of(data), new_guess(), config, Stream(1))
+    return estimate_source(data[1], data[1], pair_of(data), new_guess(), config, Stream(1))
 
 
 def test_it_is_the_estimate_under_twice_the_background() -> None:
@@ -71,7 +71,7 @@ def test_a_view_alone_is_a_pair_with_its_noise() -> None:
     data, _ = two_views(4000)
     pair = pair_of(data, "background")
     assert pair.view == 0 and pair.others == () and not bool(pair.level.any()) and pair_of(data).view == 1
-    found = estimate_source(data[0], pair, new_guess(), Noisier2NoiseConfig(training=TRAINING, averages=16), Stream(1))
+    found = estimate_source(data[0], data[0], pair, new_guess(), Noisier2NoiseConfig(training=TRAINING, averages=16), Stream(1))
     exact = LEVEL + 0.4**2 / (0.4**2 + 2 * NOISE**2) * (data[0].y - LEVEL)
     assert float((found - exact).square().mean().sqrt()) < 0.04  # the noise is 0.1, what it leaves 0.12
 
@@ -200,7 +200,7 @@ def test_a_guess_that_learned_with_holes_fills_one_from_its_surroundings() -> No
     exact = AMPLITUDE * (measured * twice).sum((1, 2, 3)) / (3 * AMPLITUDE**2 + 2 * 0.4**2)
     for holes in (0.3, 0.0):
         guess, config = new_guess(), Noisier2NoiseConfig(training=replace(TRAINING, steps=450, holes=holes), averages=1)
-        estimate_source(data[1], pair, guess, config, Stream(1))
+        estimate_source(data[1], data[1], pair, guess, config, Stream(1))
         with torch.no_grad():
             found = guess((measured * twice / AMPLITUDE).float(), measured.float(), pair.usual)
         mean_square.append(float((found[:, 0, 0, 0] - exact).square().mean() / exact.square().mean()))

@@ -467,6 +467,15 @@ def test_a_method_may_learn_from_the_clean_sources() -> None:
         read_command(EXPERIMENT, ["--preset", "smoke", "--", f"ablations.amortised_clean.settings.estimation={pairs}"], ROOT)
 
 
+def test_first_priors_of_what_auto_chooses_for_are_not_shared_with_others() -> None:
+    """Their networks do not learn from all observations."""
+    config = read_command(EXPERIMENT, ["--preset", "smoke"], ROOT).config
+    jobs = {job.method: job for job in jobs_of(config, [0], ablations=True) if job.problem == "full"}
+    keys = {name: estimate_key(jobs[name], EXPERIMENT.data) for name in ("auto", "joint_laps_1")}
+    assert jobs["auto"].recipe.settings.estimation == jobs["joint_laps_1"].recipe.settings.estimation
+    assert len(set(keys.values())) == 2
+
+
 def test_without_blocks_an_image_goes_through_a_perceptron() -> None:
     network = build_network(NetworkConfig(hidden=(8,), blocks=()), (1, 28, 28), 2, 1, Stream(0))
     assert isinstance(network, TimeMLP)
