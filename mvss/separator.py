@@ -134,7 +134,7 @@ class SourceSeparator(Fitted):
             if path is not None and not path.exists() and not default_accelerator().is_main_process:
                 path = None  # one process writes what all make
             how, progress = self.settings, partial(tell, "first priors")
-            estimate = estimate_sources(data, how.estimation, keyed, progress, path, how.withheld)
+            estimate = estimate_sources(data, how.estimation, keyed, progress, path, how.em.held_out)
         self.begin(data, estimate, stream.seed)
         inner, exact = Views(map(self.units.inward, data)), ExactPosterior(getattr(self.settings.posterior, "beam", 64))
         mixtures, told = self._start.priors, self._start.draws

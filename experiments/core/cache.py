@@ -89,7 +89,7 @@ def estimate_key(job: Job, data: Path) -> str:
     made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     own = received(job)
     settings = own.recipe.settings.estimation
-    seen = (own.config.observations, own.recipe.share, own.recipe.clean, own.recipe.settings.withheld)
+    seen = (own.config.observations, own.recipe.share, own.recipe.clean, job.recipe.settings.em.held_out)
     content = (settings, *seen, made, own.config.brought(job.problem))
     return digest(content, _code(estimate_sources.__module__, data, (settings, own.config), settings))[:16]
 

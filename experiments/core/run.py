@@ -150,7 +150,7 @@ def estimate_of(job: Job, task: Task, views: Views, path: Path, progress: Callab
     if job.recipe.truth:
         return Estimate(dict(zip(task.train.sources, task.exact_priors(), strict=True)))
     how, stream = job.recipe.settings, Stream(job.seed, (job.problem, "fit"))
-    return estimate_sources(views, how.estimation, stream, progress, path, how.withheld)
+    return estimate_sources(views, how.estimation, stream, progress, path, how.em.held_out)
 
 
 def load_model(job: Job, folder: Path) -> SourceSeparator:

@@ -81,7 +81,7 @@ def estimate_sources(
 ) -> Estimate:
     """First priors. progress: takes the fraction done. checkpoint: a file to keep the result in, and to go on from; of
     processes that ask for the same one makes it, and the others wait for it. held_out: share of the observations of each view
-    that no network learns from (`Settings.withheld`).
+    that no network learns from (`EMConfig.held_out`).
 
     Raises MvssError where the checkpoint is damaged, or of a run with other data, settings, stream or code.
     """

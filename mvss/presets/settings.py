@@ -91,11 +91,6 @@ class Settings:
         """How new observations are separated."""
         return self.completed(self.separation or self.posterior)
 
-    @property
-    def withheld(self) -> float:
-        """Share of the observations of each view that no network of the estimation learns from: those that `auto` needs."""
-        return self.em.held_out if isinstance(self.separating, AutoConfig) else 0.0
-
     def completed(self, posterior: SeparationConfig) -> SeparationConfig:
         """With what it takes from that of the E-step."""
         if isinstance(posterior, AutoConfig) and posterior.trained is None and isinstance(self.posterior, AmortisedConfig):
