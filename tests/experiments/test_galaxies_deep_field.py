@@ -16,6 +16,7 @@ from experiments.galaxies.data.deep_field import (
     SPIKES,
     STARS,
     Part,
+    copies_apart,
     deep_field,
     detections,
     grey,
@@ -25,6 +26,7 @@ from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.stamps import Stamps
 from experiments.galaxies.scores.measures import flux, within
 from mvss.priors.augmentation import turned
+from mvss.problem.held_out import held_out_count
 from mvss.runtime.errors import MvssError
 
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -93,6 +95,17 @@ def test_copies_differ_and_come_after_every_galaxy_has_come_once() -> None:
     assert (once.catalogue["flux"] >= LIMIT).all()
     some = deep_field("train", galaxies=True, seed=1, copies=3, count=20)
     assert torch.equal(some.y, thrice.y[:20])
+
+
+@pytest.mark.parametrize(("copies", "share"), [(0, 0.03), (1, 0.1), (4, 0.03), (4, 0.25), (8, 0.03), (4, 0.0)])
+def test_no_galaxy_is_held_out_and_learned_from(copies: int, share: float) -> None:
+    stamps = deep_field("train", galaxies=True, copies=copies)
+    apart = copies_apart(stamps, share)
+    before, places = (list(zip(*(s.catalogue[k].tolist() for k in ("row", "column")), strict=True)) for s in (stamps, apart))
+    count = held_out_count(len(apart), share)
+    assert not set(places[:count]) & set(places[count:])
+    assert list(dict.fromkeys(places)) == list(dict.fromkeys(before))  # all galaxies, in their order
+    assert 0 <= len(stamps) - len(apart) < max(copies, 1) and len({y.numpy().tobytes() for y in apart.y}) == len(apart)
 
 
 def test_of_the_seed_alone() -> None:

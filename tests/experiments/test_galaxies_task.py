@@ -36,8 +36,10 @@ from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.product import read_product
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from mvss.estimation import Estimate
+from mvss.presets.settings import EMConfig
 from mvss.priors.augmentation import turned, turned_each
 from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.problem.held_out import held_out_count
 from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -127,6 +129,13 @@ def test_nobody_knows_real_sky_but_injected_galaxies_are_known(real: GalaxiesTas
     assert len(real.sample_truth(0, 5, generator(0))) == 0 and len(real.sample_truth(1, 5, generator(0))) == 5
     with pytest.raises(MvssError, match="nobody knows"):
         clean_views(real)
+
+
+def test_no_galaxy_is_held_out_of_the_fit_and_learned_from_turned() -> None:
+    stamps = small("real", observations=1000).train[1].y
+    alike = [min(turned(y, way).numpy().tobytes() for way in range(8)) for y in stamps]
+    held = held_out_count(len(stamps), EMConfig().held_out)
+    assert held > 4 and not set(alike[:held]) & set(alike[held:])
 
 
 def test_the_transform_has_an_inverse_and_a_slope() -> None:

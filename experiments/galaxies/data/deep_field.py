@@ -18,7 +18,7 @@ Settings are chosen on the scores of `tuning`, and reported on those of `test`; 
 
 from __future__ import annotations
 
-__all__ = ["LIMIT", "Part", "clipped_sigma", "deep_field", "detections", "grey", "noise_level"]
+__all__ = ["LIMIT", "Part", "clipped_sigma", "copies_apart", "deep_field", "detections", "grey", "noise_level"]
 
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from experiments.galaxies.data.stamps import Stamps
 from mvss.priors.augmentation import turned
+from mvss.problem.held_out import held_out_count
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import generator
 
@@ -181,6 +182,16 @@ def deep_field(
         for name in ("flux", "peak", "half_light_radius", "blending")
     }
     return _stamps(corner[chosen], turn, pixels, columns | _turned_position(position[chosen], turn, pixels))
+
+
+def copies_apart(stamps: Stamps, share: float) -> Stamps:
+    """All copies of the first galaxy, all of the second, and so on, so that no network learns from a copy of what is held
+    out from it, the first `share` of the stamps. Of the galaxy in which that ends, further copies are left out."""
+    places = list(zip(*(stamps.catalogue[name].tolist() for name in ("row", "column")), strict=True))
+    rows = sorted(range(len(places)), key=lambda row: places.index(places[row]))
+    while (first := held_out_count(len(rows), share)) and places[rows[first - 1]] == places[rows[first]]:
+        del rows[first]
+    return stamps.select(torch.tensor(rows))
 
 
 def _centred(allowed: Tensor, pixels: int, limit: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from experiments.core.task import Model, Task
 from experiments.galaxies.archive.parts import open_archive
 from experiments.galaxies.config import GalaxiesConfig, Transform, problem_named
 from experiments.galaxies.data.clean import CleanSources, Fields
-from experiments.galaxies.data.deep_field import Part, deep_field
+from experiments.galaxies.data.deep_field import Part, copies_apart, deep_field
 from experiments.galaxies.data.injection import injected_into
 from experiments.galaxies.data.simulation import ground_kernel, noise_covariance, simulate, simulate_ground
 from experiments.galaxies.data.sky import FACTOR, WIDE
@@ -36,6 +36,7 @@ from experiments.galaxies.data.stamps import GALAXY, SKY, Stamps
 from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.scores.judging import Judgement, judge_held_out, judge_known, judge_real
 from experiments.galaxies.segmentation import Extraction, Extractor, aperture, segmentation, sized
+from mvss.presets.settings import EMConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
@@ -128,10 +129,11 @@ class GalaxiesTask(CleanSources, Task):
 
     def _deep_field(self) -> tuple[_Seen, _Seen, _Seen]:
         c = self.config
-        galaxies = deep_field("train", galaxies=True, seed=self.seed, pixels=c.pixels, copies=c.copies)
+        copies = deep_field("train", galaxies=True, seed=self.seed, pixels=c.pixels, copies=c.copies)
+        galaxies = copies_apart(copies.select(slice(c.observations)), EMConfig().held_out)
         self.fields = blank, fields = self._deep_fields(self.seed)
         self._real = deep_field(self._scored, galaxies=True, seed=self.seed, pixels=c.pixels)
-        return _seen(fields), _seen(galaxies.select(slice(c.observations))), _seen(injected_into(blank, self._real))
+        return _seen(fields), _seen(galaxies), _seen(injected_into(blank, self._real))
 
     @property
     def _scored(self) -> Part:
