@@ -26,11 +26,12 @@ from mvss.em.kept_networks import DRAWS
 from mvss.em.steps import Steps
 from mvss.estimation import Estimate, estimate_sources
 from mvss.posteriors import posterior_of
-from mvss.posteriors.auto import choose
+from mvss.posteriors.amortised import AmortisedPosterior
 from mvss.posteriors.noise_scaling import suited
+from mvss.posteriors.split_gibbs import SplitGibbs
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig
-from mvss.presets.posterior import AutoConfig
+from mvss.presets.posterior import AmortisedConfig, AutoConfig
 from mvss.presets.settings import Settings
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.priors.diffusion import DiffusionPrior
@@ -145,12 +146,13 @@ class _Fit:
         found = {"first priors": self._ascent(config) if isinstance(config, AscentConfig) else self._guesses(config)}
         stages = plan_stages(self.inner, self.settings, learning)
         found["laps"] = sum((self._laps(stage) for stage in stages if stage.laps), 0.0)
-        better, auto = self.settings.prior.keep == "better" and bool(learning), isinstance(separating, AutoConfig)
+        better = self.settings.prior.keep == "better" and bool(learning)
         if better or (learning and separating != self.settings.posterior):
             found["last draws"] = _line(self._last_draws, count)
-        if better or auto:  # of a network: by draws of held-out observations under two laws
+        if better or isinstance(separating, AutoConfig):  # of a network: by draws of held-out observations under two laws
             found["choice"] = 2 * DRAWS * em.held_out * found["last draws"] if better else 0.0
-            found["choice"] += _line(self._choice, em.held_out * count) if auto else 0.0
+            if isinstance(separating, AutoConfig):  # draws that are put in, and of what is made so
+                found["choice"] += separating.put * (1 + 2 * separating.draws) * _line(self._rivals, em.held_out * count)
         return found
 
     def _ascent(self, config: AscentConfig) -> float:
@@ -238,7 +240,13 @@ class _Fit:
         posterior = posterior_of(self.settings.separating, self.model.amortised)
         last_draws(*self._some(count), posterior, self.model.priors, STREAM, self._device, lambda _: None)
 
-    def _choice(self, count: int) -> None:
-        config, held = self.settings.separating, [view.to(self._device) for view in _first(self.inner, count)]
+    def _rivals(self, count: int) -> None:
+        """A draw of each observation by each posterior that `auto` compares."""
+        config, priors = self.settings.separating, self.model.priors
         assert isinstance(config, AutoConfig)
-        choose(held, self.model.amortised, self.model.priors, config, STREAM)
+        for source, learned in self.model.amortised.items():
+            trained = AmortisedPosterior(config.trained or AmortisedConfig(), {source: learned})
+            for view in _first(self.inner, count):
+                if learned.applies(view):
+                    for posterior in (trained, SplitGibbs(config.split)):
+                        posterior.draw(view.to(self._device), priors, STREAM)
