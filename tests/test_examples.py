@@ -20,6 +20,7 @@ def example_of(name: str) -> Example:
     return found
 
 
+@pytest.mark.slow  # `.ci/run` makes the same small runs
 @pytest.mark.parametrize("name", NAMES)
 def test_every_step_runs_at_small_size(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example, page = example_of(name), (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
