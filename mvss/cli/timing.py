@@ -26,12 +26,11 @@ from mvss.em.kept_networks import DRAWS
 from mvss.em.steps import Steps
 from mvss.estimation import Estimate, estimate_sources
 from mvss.posteriors import posterior_of
-from mvss.posteriors.amortised import AmortisedPosterior
+from mvss.posteriors.auto import rivals_of
 from mvss.posteriors.noise_scaling import suited
-from mvss.posteriors.split_gibbs import SplitGibbs
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig
-from mvss.presets.posterior import AmortisedConfig, AutoConfig
+from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.priors.diffusion import DiffusionPrior
@@ -245,8 +244,8 @@ class _Fit:
         config, priors = self.settings.separating, self.model.priors
         assert isinstance(config, AutoConfig)
         for source, learned in self.model.amortised.items():
-            trained = AmortisedPosterior(config.trained or AmortisedConfig(), {source: learned})
+            rivals = rivals_of(config, {source: learned})
             for view in _first(self.inner, count):
                 if learned.applies(view):
-                    for posterior in (trained, SplitGibbs(config.split)):
+                    for posterior in rivals:
                         posterior.draw(view.to(self._device), priors, STREAM)

@@ -14,7 +14,7 @@ draws of what x given y′ follows, whether the others are too narrow or off. Ha
 
 from __future__ import annotations
 
-__all__ = ["AutoPosterior", "Comparison", "choose"]
+__all__ = ["AutoPosterior", "Comparison", "choose", "rivals_of"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class AutoPosterior(Posterior):
 
     def __init__(self, config: AutoConfig, models: Mapping[str, Amortised]) -> None:
         preferred = {source: model for source, model in models.items() if model.preferred}
-        self.trained, self.split = AmortisedPosterior(config.trained or AmortisedConfig(), preferred), SplitGibbs(config.split)
+        self.trained, self.split = rivals_of(config, preferred)
 
     def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""
@@ -92,8 +92,7 @@ def compared(
     views: Sequence[View], source: str, model: Amortised, priors: Priors, config: AutoConfig, stream: Stream
 ) -> Comparison | None:
     """Of one source; None where none of the views is like those that its network has learned."""
-    trained = AmortisedPosterior(config.trained or AmortisedConfig(), {source: model})
-    rivals: tuple[Posterior, Posterior] = (trained, SplitGibbs(config.split))
+    rivals = rivals_of(config, {source: model})
     scores: list[list[Tensor]] = [[], []]
     for pair in pairs_of(Views(views), source, learn=False):
         view, keyed = views[pair.view], stream.child(pair.view)
@@ -107,6 +106,11 @@ def compared(
         return None
     first, second = (torch.cat(own) for own in scores)
     return Comparison(source, float(first.mean()), float(second.mean()), len(first))
+
+
+def rivals_of(config: AutoConfig, models: Mapping[str, Amortised]) -> tuple[AmortisedPosterior, SplitGibbs]:
+    """The posterior that networks have learned, and split Gibbs."""
+    return AmortisedPosterior(config.trained or AmortisedConfig(), models), SplitGibbs(config.split)
 
 
 def _made(view: View, pair: ViewPair, x: Tensor, stream: Stream) -> View:

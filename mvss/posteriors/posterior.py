@@ -82,11 +82,11 @@ class Posterior(ABC):
         given, pieces, lines = self.given(view, priors), [], []
         for number in range(count):
             found = given.draw(stream.child(number))
-            draws, line = guarded(view, found.draws, found.start, found.narrow)
+            draws, off = found.draws, unexplained(view, found.draws, found.narrow)
+            if off is not None:
+                draws, line = guarded(view, draws, found.start, found.narrow)
+                lines.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
             pieces.append(draws)
-            if line is None and (off := unexplained(view, draws, found.narrow)) is not None:
-                line = f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1"
-            lines += [line] if line else []
             progress((number + 1) / count)
         if lines:
             warnings.warn(f"{lines[0]} (in {len(lines)} of {count} draws)", stacklevel=3)

@@ -242,7 +242,7 @@ def _image(operator: LinearOperator, device: torch.device) -> Tensor:
 
 def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
     """Unit of y in one view beside that in the other, where all else is the same: a power of two, since views are brought to
-    a size of about one (`problem.units`), operators and noise alike. None where they differ in more than that."""
+    a size of about one (`problem.units`). None where operators differ in more than that; of noise see `_as_noisy`."""
     first, second = _split(background), _split(mixed)
     if first is None or second is None:
         return None
