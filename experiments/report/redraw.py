@@ -25,7 +25,10 @@ def main(root: Path = ROOT) -> int:
     try:
         for name, table in published(root).items():
             folder = root / "results" / name / "cpu"
-            print(f"figures: {folder / 'figures'} ({len(redraw(folder, table))} files)", flush=True)
+            if any(folder.glob("seed-*/samples")):
+                print(f"figures: {folder / 'figures'} ({len(redraw(folder, table))} files)", flush=True)
+            else:
+                print(f"figures: {folder / 'figures'} stay as they are: the draws that they show are not there", flush=True)
     except MvssError as error:
         print(f"figures: {error}", file=sys.stderr)
         return 2

@@ -155,6 +155,9 @@ def test_figures_are_drawn_again_from_what_is_committed(tmp_path: Path, capsys: 
     (folder / "figures").mkdir()
     (folder / "figures" / "old.png").touch()
     capsys.readouterr()
+    assert redraw(tmp_path) == 0 and "stay as they are" in capsys.readouterr().out  # no draws: nothing could replace it
+    assert (folder / "figures" / "old.png").exists()
+    (folder / "seed-0" / "samples").mkdir()
     assert redraw(tmp_path) == 0 and "(" in capsys.readouterr().out
     assert not (folder / "figures" / "old.png").exists() and list((folder / "figures").glob("*.png"))
     (folder / "seed-1" / "metrics.jsonl").write_text("{")
