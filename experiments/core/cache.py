@@ -60,9 +60,10 @@ def received(job: Job) -> Job:
     elif job.fitted is not job and not job.audit:
         settings = Settings(separation=settings.separation if job.recipe.fit else None)
     elif settings.prior.network is None:
-        settings = replace(settings, training=TrainingConfig(), em=EMConfig())
+        # what is held out is held out from the first priors, which are shared
+        settings = replace(settings, training=TrainingConfig(), em=EMConfig(held_out=settings.em.held_out))
     if job.recipe.truth:
-        settings = replace(settings, estimation=AscentConfig())
+        settings = replace(settings, estimation=AscentConfig(), em=EMConfig())
     return replace(job, config=config, recipe=replace(job.recipe, problems=None, settings=settings))
 
 
@@ -89,7 +90,7 @@ def estimate_key(job: Job, data: Path) -> str:
     made = {field.name: getattr(job.config, field.name) for field in fields(job.config) if field.name not in shared}
     own = received(job)
     settings = own.recipe.settings.estimation
-    seen = (own.config.observations, own.recipe.share, own.recipe.clean, job.recipe.settings.em.held_out)
+    seen = (own.config.observations, own.recipe.share, own.recipe.clean, own.recipe.settings.em.held_out)
     content = (settings, *seen, made, own.config.brought(job.problem))
     return digest(content, _code(estimate_sources.__module__, data, (settings, own.config), settings))[:16]
 
