@@ -40,7 +40,7 @@ CLAIMS = (  # proper scores and calibration first
     Claim("manifolds", "contrastive-2", "mean", "prior_kl", "curves, two: divergence (KL) of the priors (nats)", 2, LOW),
     Claim("manifolds", "contrastive-2", "mean", "spread_ratio", "curves, two: spread ratio of draws (1 is right)", 2, 1.0),
     Claim("manifolds", "contrastive-2", "mean", "coverage_error", "curves, two: calibration error of draws", 3, LOW),
-    Claim("manifolds", "mixed-0.1", "mean", "energy_score", "curves, two mixed views: energy score of draws", 4, LOW),
+    Claim("manifolds", "surfaces", "mean", "energy_score", "surfaces in eight dimensions: energy score of draws", 3, LOW),
     Claim("mnist_grass", "full", "2", "energy_score", "digits on grass: energy score of draws", 2, LOW),
     Claim("mnist_grass", "full", "2", "spread_ratio", "digits on grass: spread ratio of draws (1 is right)", 2, 1.0),
     Claim("galaxies", "simulated", "2", "energy_score", "simulated galaxies: energy score of draws", 3, LOW),
@@ -48,7 +48,6 @@ CLAIMS = (  # proper scores and calibration first
     Claim("galaxies", "real", "2", "flux_coverage", "real sky: fluxes in 68 % intervals (%; 68.3 is right)", 1, 0.683, 100.0),
     Claim("manifolds", "contrastive-2", "2", "posterior_psnr", "curves, the second of two: PSNR of draws (dB)", 1),
     Claim("manifolds", "contrastive-3", "3", "posterior_psnr", "curves, the third of three: PSNR of draws (dB)", 1),
-    Claim("manifolds", "mixed-0.1", "2", "posterior_psnr", "curves, two mixed views: PSNR of draws (dB)", 1),
     Claim("mnist_grass", "full", "2", "posterior_psnr", "digits on grass: PSNR of draws (dB)", 1),
     Claim("mnist_grass", "downsampled", "2", "posterior_psnr", "the same at three resolutions: PSNR of draws (dB)", 1),
     Claim("mnist_grass", "swap-mask", "2", "posterior_mean_psnr", "digits, half of the pixels masked: PSNR of means (dB)", 1),
@@ -57,10 +56,12 @@ CLAIMS = (  # proper scores and calibration first
     Claim("mnist_grass", "full", "2", "prior_frechet_mean_only", "digits: Fréchet distance of the prior, means", 1, LOW),
     Claim("mnist_grass", "full", "1", "remains_auc", "digits left in the grass, to a detector (AUC; 0.5 is none)", 2, 0.5),
     Claim("galaxies", "simulated", "2", "psnr_peak_blended", "simulated galaxies, blended: PSNR of means (dB)", 1),
-    Claim("galaxies", "simulated", "2", "flux_bias", "simulated galaxies: median error of fluxes (%)", 1, 0.0, 100.0),
     Claim("galaxies", "simulated", "2", "flux_scatter", "simulated galaxies: scatter of fluxes (%)", 1, LOW, 100.0),
     Claim("galaxies", "real", "2", "psnr_peak_blended", "real sky, blended: PSNR of injected galaxies (dB)", 1),
     Claim("galaxies", "real", "2", "psnr_peak", "real sky, all: PSNR of injected galaxies (dB)", 1),
+    Claim("galaxies", "real", "1", "prior_pqmass_chi2", "real sky: PQMass χ²/dof of the sky's prior (1 is right)", 1, 1.0),
+    Claim("galaxies", "simulated", "2", "prior_ks_radius", "simulated galaxies: radii of the prior, KS distance", 2, LOW),
+    Claim("galaxies", "real", "2", "flux_scatter", "real sky, all: scatter of fluxes (%)", 1, LOW, 100.0),
     Claim("galaxies", "real", "2", "blended_flux_scatter", "real sky, blended: scatter of fluxes (%)", 1, LOW, 100.0),
 )
 VERDICTS = ("better", "as good", "worse")
@@ -112,12 +113,12 @@ def _cells(tables: Tables, claim: Claim) -> list[str]:
 
 
 def _beside(tables: Tables, claim: Claim) -> str:
-    """What a score says little without."""
-    method, metric = (FLOOR, claim.metric) if "frechet" in claim.metric else (_name_of_ours(tables, claim), "spread_ratio")
-    if not any(word in claim.metric for word in ("frechet", "psnr")):
-        return ""
+    """What a score says little without: the floor of a distance, the spread ratio beside a PSNR."""
     rows = lookup(tables.get(claim.experiment, {"rows": []}))
-    return cell(rows.get((claim.problem, method, claim.source, metric)), 1 if method == FLOOR else 2)
+    if floor := rows.get((claim.problem, FLOOR, claim.source, claim.metric)):
+        return cell(floor, claim.decimals, claim.scale)
+    spread = (claim.problem, _name_of_ours(tables, claim), claim.source, "spread_ratio")
+    return cell(rows.get(spread), 2) if "psnr" in claim.metric else ""
 
 
 def _name_of_ours(tables: Tables, claim: Claim) -> str:
