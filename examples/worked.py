@@ -5,8 +5,8 @@
 The closed form is the mixture of Gaussians that every fit begins with, in its exact posterior: what networks add is seen
 beside it. Scores of K draws x_1 … x_K beside the truth x*, over all numbers of all new observations:
 
-    SDR = 10 log10 Σ x*² / Σ (x̂ − x*)²    (dB), of their mean and of single draws;  `spread_ratio`, 1 where draws are as
-                                            far apart as they are off
+    SDR = 10 log10 Σ (x* − mean of x*)² / Σ (x̂ − x*)²    (dB), of their mean and of single draws
+    spread_ratio    1 where draws are as far apart as they are off
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _draws(path: Path, truth: Arrays) -> Arrays:
 
 
 def _sdr(x: torch.Tensor, truth: torch.Tensor) -> float:
-    return 10 * math.log10(float(truth.square().mean() / (x - truth).square().mean()))
+    return 10 * math.log10(float(truth.var(correction=0) / (x - truth).square().mean()))
 
 
 def _table(result: Result) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from examples.worked import CLOSED, LEARNED, Example, Result, compared, judged, main
 
@@ -74,3 +75,10 @@ def test_words_follow_the_numbers() -> None:
     assert "as near" in compared(Result({}, truth, {LEARNED: {"a": near}, CLOSED: {"a": near}}), "a")
     assert "about as wide as error bars should be" in judged(good, "a")
     assert "too narrow for error bars" in judged(bad, "a")
+
+
+def test_what_a_source_is_on_average_earns_nothing() -> None:
+    truth = torch.randn(50, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 9.0
+    mean = truth.mean().expand(4, *truth.shape).numpy()
+    score = Result({}, {"a": truth.numpy()}, {LEARNED: {"a": mean}}).score(LEARNED, "a")
+    assert score.mean == pytest.approx(0, abs=1e-9) == score.single

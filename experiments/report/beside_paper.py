@@ -17,8 +17,8 @@ SCORES = {  # as the paper has them: title, decimals
     "posterior_psnr": ("PSNR of draws (dB)", 2),
     "posterior_sinkhorn_paper": ("SD of draws", 2),
     "prior_sinkhorn_paper": ("SD of the prior", 2),
-    "posterior_frechet_mean_only": ("Fréchet, draws", 2),
-    "prior_frechet_mean_only": ("Fréchet, prior", 2),
+    "posterior_frechet_mean_only": ("Fréchet, means, draws", 2),
+    "prior_frechet_mean_only": ("Fréchet, means, prior", 2),
     "posterior_pqmass": ("PQMass p, draws", 3),
     "prior_pqmass": ("PQMass p, prior", 3),
     "wall_seconds": ("training (s)", 0),
@@ -45,7 +45,8 @@ def beside_paper(tables: Tables) -> str:
 
 def _problem(experiment: str, problem: str, source: str, methods: Mapping[str, Any], rows: Rows) -> list[str]:
     target = experiment.replace("_", "-")
-    ablations = any(method_named(name).ablation for name in methods)
+    shown = {name for name in methods if any((problem, name, source, metric) in rows for metric in methods[name])}
+    ablations = any(method_named(name).ablation for name in shown)
     made = f"`make {target} PROBLEM={problem}`" + (f" and `make {target}-ablations PROBLEM={problem}`" if ablations else "")
     file = f"results/{experiment}/cpu/table.md"
     lines = [f"### Table 1: {_said(experiment)}, {problem}, source {source}", ""]

@@ -242,7 +242,7 @@ def test_scores_of_priors_stand_beside_the_papers_though_another_row_has_learned
     learned = {**row("full", "auto", "prior_frechet_mean_only", 16.25), "source": "2", "std": None}
     timed = {**row("full", "auto", "wall_seconds", 3600.0), "source": "mean", "std": None}
     text = beside_paper(of("mnist_grass", learned, timed))
-    assert "| joint | Fréchet, prior | 20.10 | – | 16.25 |" in text
+    assert "| joint | Fréchet, means, prior | 20.10 | – | 16.25 |" in text
     assert "| mnist grass, full | joint | training (s) | 244800 | – | 3600 |" in text
 
 
