@@ -69,7 +69,8 @@ def build_table(
         a dict with the arguments, "commits" and "rows": problem, method, source ("1", "2", ..., "mean"), metric, the
         mean and the standard deviation over seeds (None for a single seed), seeds and the value of each (None where it is
         not finite), samples, the paper's number or None, as everywhere where numbers mean nothing.
-        commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}.
+        commits: of the code that made the rows, each with what it made, as {problem: [method, ...]}, and of which seeds
+        where those of a method are of several.
         The mean is None where any seed is not finite: the mean of the rest would flatter a method that diverges.
     """
     scores = _collect(records_by_seed)
@@ -115,14 +116,20 @@ def lookup(table: Mapping[str, Any]) -> dict[tuple[str, str, str, str], Mapping[
 
 
 def _commits(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[str]]]:
-    commits: dict[str, dict[str, list[str]]] = {}
-    for records in records_by_seed.values():
+    """What each has made; where seeds of a method are of several, which of them."""
+    seeds: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for seed, records in records_by_seed.items():
         for record in records:
-            methods = commits.setdefault(record.get("commit", "unknown"), {}).setdefault(record["problem"], [])
             name = f"{record['method']} (audit)" if is_audit(record["metric"]) else record["method"]
-            if name not in methods:
-                methods.append(name)
-    return commits
+            found = seeds[record["problem"], name][record.get("commit", "unknown")]
+            if seed not in found:
+                found.append(seed)
+    commits: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for (problem, name), by_commit in seeds.items():
+        for commit, own in by_commit.items():
+            which = f" (seed {', '.join(map(str, own))})" if len(by_commit) > 1 else ""
+            commits[commit][problem].append(name + which)
+    return {commit: dict(made) for commit, made in commits.items()}
 
 
 def _collect(records_by_seed: Mapping[int, Sequence[Mapping[str, Any]]]) -> Scores:

@@ -226,6 +226,10 @@ def test_rows_of_several_commits_say_which_made_them(tmp_path: Path) -> None:
     write_table(tmp_path, table, "How.")
     page = (tmp_path / "table.md").read_text()
     assert "- commit `abc`: joint on mixed-0.1\n- commit `def`: joint (audit), pcpca on mixed-0.1\n" in page
+    other = [{**record("joint", "1", "posterior_psnr", 2.0), "seed": seed, "commit": "def"} for seed in (1, 2)]
+    mixed = build_table("manifolds", "cpu", {0: records, 1: other[:1], 2: other[1:]}, "make")["commits"]
+    assert mixed["abc"] == {"mixed-0.1": ["joint (seed 0)"]}
+    assert mixed["def"] == {"mixed-0.1": ["joint (seed 1, 2)", "pcpca", "joint (audit)"]}
 
 
 def test_galaxies_have_tables_of_their_own_and_others_have_none_of_them(tmp_path: Path) -> None:
