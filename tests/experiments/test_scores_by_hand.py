@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from experiments.core.config import Config, Job, MetricsConfig, Recipe
+from experiments.core.drawn import Drawn
 from experiments.core.prior_kl import prior_kl
 from experiments.core.scores import Scorer
 from mvss import NetworkConfig, PriorConfig, Settings, SplitGibbsConfig, TrainingConfig
 from mvss.em import Lap
 from mvss.estimation.estimate import Estimate
+from mvss.metrics.spread import spread_ratio
 from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
@@ -170,6 +172,38 @@ def test_the_divergence_of_shifted_gaussians_is_its_closed_form() -> None:
         closed = abs(shift) / math.sqrt((s**2 + sigma**2) * count)
         assert error == pytest.approx(closed, rel=0.05)
         assert value == pytest.approx(shift**2 / 2 / (s**2 + sigma**2), abs=4 * closed)
+
+
+def errors(truths: Sequence[Draws], draws: dict[int, Draws]) -> dict[str, float]:
+    """Standard errors of spread ratios, by source."""
+    task = Given(truths)
+    scores = Drawn(job(), task, dict(enumerate(task.fresh)), draws).scores()
+    return {source: value for source, metric, value, _ in scores if metric == "spread_ratio_standard_error"}
+
+
+@pytest.mark.parametrize(("mirrored", "share"), [(True, 1.0), (False, 2**-0.5)])
+def test_the_error_of_the_mean_over_sources_is_no_smaller_where_they_mirror_each_other(mirrored: bool, share: float) -> None:
+    truth, draws = normal(2000, 3), normal(8, 2000, 3)
+    other = (-truth, -draws) if mirrored else (normal(2000, 3), normal(8, 2000, 3))
+    found = errors([{"a": truth, "b": other[0]}], {0: {"a": draws, "b": other[1]}})
+    assert found["mean"] == pytest.approx(share * found["1"], rel=1e-9 if mirrored else 0.1)
+
+
+def test_the_error_of_the_mean_over_sources_is_of_observations_that_views_share() -> None:
+    """b is in the second view alone, and mirrors a there; beside the jackknife over observations of both views."""
+    truth, draws = normal(120, 3), normal(8, 120, 3)
+    first, second = torch.arange(120).split(60)
+    found = errors(
+        [{"a": truth[first]}, {"a": truth[second], "b": -truth[second]}],
+        {0: {"a": draws[:, first]}, 1: {"a": draws[:, second], "b": -draws[:, second]}},
+    )
+
+    def mean_without(row: int) -> float:
+        every, shared = (rows[rows != row] for rows in (torch.arange(120), second))
+        return sum(spread_ratio(draws[:, rows], truth[rows])[0] for rows in (every, shared)) / 2
+
+    left_out = torch.tensor([mean_without(row) for row in range(120)], dtype=torch.float64)
+    assert found["mean"] == pytest.approx(float(left_out.std(correction=0)) * 119**0.5, rel=0.05)
 
 
 def test_the_loss_beside_an_untrained_network_is_one_and_the_square_of_what_a_useless_one_adds() -> None:
