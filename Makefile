@@ -118,7 +118,7 @@ test: $(DEV) ## run the tests, a file of them per core at a time; ARGS goes to p
 test-all: $(DEV) ## the same with those that take minutes: before any larger change is called done
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m "" $(ARGS)
 
-lint: $(DEV) ## ruff (rules, annotations, format) and mypy on mvss [30 s]
+lint: $(DEV) ## ruff (rules, annotations, format) and mypy, strict, on mvss, experiments and examples [30 s]
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -217,4 +217,4 @@ else
 	@if [ -d results/runs ]; then $(BIN)/python -m experiments.core.clean; fi
 endif
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache build dist site *.egg-info
-	@find mvss experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find mvss experiments examples docs tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -122,6 +122,15 @@ def test_clean_follows_no_link(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "runs").is_symlink() and (tmp_path / "elsewhere").is_dir()
 
 
+def test_clean_removes_the_caches_of_every_folder_of_programs(tmp_path: Path) -> None:
+    folders = ("mvss", "experiments", "examples", "docs", "tests")
+    for name in folders:
+        (tmp_path / name / "deep" / "__pycache__").mkdir(parents=True)
+    done = run(tmp_path, "clean")
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("__pycache__")) and all((tmp_path / name / "deep").is_dir() for name in folders)
+
+
 def test_the_hint_of_an_old_python_repeats_the_command(tmp_path: Path) -> None:
     assert f"try {SAID} PYTHON=python3.12." in make(tmp_path, *CALL, interpreter(tmp_path, "exit 1"))
 

@@ -19,7 +19,7 @@ from experiments.core.config import Job
 from experiments.core.task import Model, Task, within_support
 from mvss.metrics.calibration import coverage_error, interval_coverage, rank_errors, rank_statistics
 from mvss.metrics.images import psnr
-from mvss.metrics.spread import energy_score, spread_ratio
+from mvss.metrics.spread import energy_score, spread_influences, spread_ratio
 from mvss.posteriors.guard import chi2
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
@@ -53,16 +53,20 @@ class Drawn:
 
     def scores(self) -> Iterator[Score]:
         """Of every source whose truth is known, and of all together."""
-        errors = []
+        known, errors = 0, {alpha: torch.zeros(len(view), dtype=torch.float64) for alpha, view in self.views.items()}
         for b, name in enumerate(self.task.train.sources):
             if pairs := self.by_view(name):
-                draws, truth = torch.cat([x for x, _ in pairs], dim=1), torch.cat([x for _, x in pairs])
-                scores = self._of_source(b, draws, truth)
-                errors.append(scores["spread_ratio_standard_error"])
-                for metric, value in scores.items():
+                draws = torch.cat([x for x, _ in pairs.values()], dim=1)
+                truth = torch.cat([x for _, x in pairs.values()])
+                for metric, value in self._of_source(b, draws, truth).items():
                     yield str(b + 1), metric, value, len(truth)
-        if len(errors) == len(self.task.train.sources):
-            error = math.sqrt(sum(error**2 for error in errors)) / len(errors)  # of the mean over sources
+                parts = spread_influences(draws, truth).split([len(x) for _, x in pairs.values()])
+                for alpha, part in zip(pairs, parts, strict=True):
+                    errors[alpha] += part / len(truth)
+                known += 1
+        if known == len(self.task.train.sources):
+            # of the mean over sources, whose errors are of the same observations, and mirror each other in a sum
+            error = float(torch.cat(list(errors.values())).norm()) / known
             yield "mean", "spread_ratio_standard_error", error, self._observations
         if all(set(view.sources) <= self.draws[alpha].keys() for alpha, view in self.views.items()):
             found = torch.tensor([_chi2(view, self.draws[alpha]) for alpha, view in self.views.items()])
@@ -74,13 +78,13 @@ class Drawn:
             source = "mean" if len(drawn) == len(every) else str(drawn[-1])
             yield source, "coverage_error", coverage_error(coverage, LEVELS), self._observations
 
-    def by_view(self, source: str) -> list[tuple[Tensor, Tensor]]:
+    def by_view(self, source: str) -> dict[int, tuple[Tensor, Tensor]]:
         """Draws of a source, cut to what it can be, and its truth, of each view that shows it where the truth is known."""
-        pairs = []
+        pairs = {}
         for alpha, draws in self.draws.items():
             truth = known_truth(self.task, alpha, [source], len(self.views[alpha]))
             if source in draws and truth:
-                pairs.append((within_support(self.task, {source: draws[source]})[source], truth[source]))
+                pairs[alpha] = (within_support(self.task, {source: draws[source]})[source], truth[source])
         return pairs
 
     def _of_source(self, b: int, draws: Tensor, truth: Tensor) -> dict[str, float]:

@@ -179,8 +179,8 @@ class Scorer:
         if (coverage := drawn.coverage) is not None:
             self.saved |= {"coverage_levels": LEVELS.numpy(), "coverage_expected": coverage.numpy()}
         images = [b for b in self.sources if len(self.task.train.shapes[self.names[b]]) == 3]
-        found = {b: [(x[:MEANS].mean(0), x.std(0), true) for x, true in drawn.by_view(self.names[b])] for b in images}
-        found = {b: parts for b, parts in found.items() if parts}
+        pairs = {b: drawn.by_view(self.names[b]).values() for b in images}
+        found = {b: [(x[:MEANS].mean(0), x.std(0), true) for x, true in of_b] for b, of_b in pairs.items() if of_b}
         for b, parts in found.items():
             mean, width, _ = (_in_turn(t) for t in zip(*parts, strict=True))  # as the truth is kept
             self.saved |= {f"mean_{b + 1}": self._few(mean), f"width_{b + 1}": self._few(width)}

@@ -9,7 +9,7 @@ energy score is proper: on average nothing has a lower one than draws of the pos
 
 from __future__ import annotations
 
-__all__ = ["energy_score", "spread_ratio"]
+__all__ = ["energy_score", "spread_influences", "spread_ratio"]
 
 import math
 
@@ -34,14 +34,32 @@ def spread_ratio(draws: Tensor, truth: Tensor) -> tuple[float, float]:
     Raises:
         MvssError: The shapes do not match, or there is a single draw.
     """
+    ratio, influences = _linearised(draws, truth)
+    return ratio, float(influences.square().mean().sqrt()) / math.sqrt(len(truth))
+
+
+def spread_influences(draws: Tensor, truth: Tensor) -> Tensor:
+    """(v_i − ratio b_i) / B of each observation, (N,): the error of the ratio is their mean, to first order.
+
+    The standard error of `spread_ratio` is ‖influences‖ / N. That of a mean of ratios whose observations are the same is of the
+    mean of their influences: sources of one sum err together. Infinite, or NaN, where the ratio is.
+
+    Arguments and errors as of `spread_ratio`.
+    """
+    return _linearised(draws, truth)[1]
+
+
+def _linearised(draws: Tensor, truth: Tensor) -> tuple[float, Tensor]:
+    """The spread ratio, and its influences."""
     draws, truth = _several(draws, truth)
     each_v = draws.var(0).flatten(1).mean(1)
     each_b = (draws.mean(0) - truth).square().flatten(1).mean(1) - each_v / len(draws)
     b = float(each_b.mean())
     if not b > 0:
-        return (math.nan if math.isnan(b) else math.inf,) * 2
+        ratio = math.nan if math.isnan(b) else math.inf
+        return ratio, torch.full_like(each_b, ratio)
     ratio = float(each_v.mean()) / b
-    return ratio, float((each_v - ratio * each_b).square().mean().sqrt()) / b / math.sqrt(len(truth))
+    return ratio, (each_v - ratio * each_b) / b
 
 
 def energy_score(draws: Tensor, truth: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import sqrtm
 
 from mvss.metrics.images import frechet, psnr, random_features, spectrum_distance, ssim
 from mvss.runtime.errors import MvssError
@@ -51,6 +53,33 @@ def test_frechet_of_gaussians_is_its_closed_form() -> None:
     assert frechet(x, x) == pytest.approx((0.0, 0.0), abs=1e-9)
     with pytest.raises(MvssError, match="one size"):
         frechet(x, y[:, :2])
+
+
+def of_moments(mean: torch.Tensor, covariance: torch.Tensor, count: int = 40) -> torch.Tensor:
+    """Points whose sample mean and covariance are these to the last digits."""
+    z = torch.randn(count, len(mean), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T.cov()), (z - z.mean(0)).T, upper=False)
+    return mean + (torch.linalg.cholesky(covariance) @ white).T
+
+
+def test_frechet_of_full_covariances_that_commute_is_that_along_their_common_axes() -> None:
+    rng = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64))[0]
+    s, t = torch.tensor([1.0, 2.0, 0.5, 3.0]).double(), torch.tensor([1.5, 0.2, 0.5, 4.0]).double()
+    mean = torch.tensor([0.3, -0.2, 0.0, 1.0]).double()
+    x, y = (of_moments(m, axes @ (v**2).diag() @ axes.T) for m, v in ((mean, s), (0 * mean, t)))
+    means = float(mean.square().sum())
+    assert frechet(x, y) == pytest.approx((means + float((s - t).square().sum()), means))
+
+
+def test_frechet_of_covariances_that_do_not_commute_is_that_of_scipy() -> None:
+    """tr (C C')^½, of the root of a matrix that is not symmetric."""
+    rng = torch.Generator().manual_seed(0)
+    c, d = (0.1 * torch.eye(4).double() + a @ a.T for a in torch.randn(2, 4, 4, generator=rng, dtype=torch.float64))
+    assert float((c @ d - d @ c).abs().max()) > 1
+    closed = float((c + d).trace()) - 2 * float(np.trace(sqrtm((c @ d).numpy())).real)
+    zero = torch.zeros(4, dtype=torch.float64)
+    assert frechet(of_moments(zero, c), of_moments(zero, d)) == pytest.approx((closed, 0.0), abs=1e-9)
 
 
 def texture(count: int, seed: int, size: int = 28) -> torch.Tensor:

@@ -16,7 +16,7 @@ from mvss.metrics.calibration import (
     rank_statistics,
     tarp_coverage,
 )
-from mvss.metrics.spread import energy_score, spread_ratio
+from mvss.metrics.spread import energy_score, spread_influences, spread_ratio
 from mvss.runtime.errors import MvssError
 
 D, N, K = 5, 4000, 16
@@ -81,6 +81,7 @@ def test_the_same_draw_again_and_again_has_no_spread_and_draws_too_wide_an_infin
     assert spread_ratio(MEAN.expand(K, N, D), TRUTH)[0] == 0
     opposite = torch.tensor([[[1.0]], [[-1.0]]])
     assert spread_ratio(opposite, torch.zeros(1, 1)) == (math.inf, math.inf)
+    assert spread_influences(opposite, torch.zeros(1, 1)).tolist() == [math.inf]
     assert all(map(math.isnan, spread_ratio(opposite * math.nan, torch.zeros(1, 1))))
 
 
@@ -89,6 +90,16 @@ def test_the_standard_error_is_the_scatter_between_independent_observations() ->
     ratios, errors = torch.tensor(parts, dtype=torch.float64).T
     assert float(ratios.std()) == pytest.approx(float(errors.mean()), rel=0.35)
     assert spread_ratio(EXACT, TRUTH)[1] == pytest.approx(float(errors.mean()) * (100 / N) ** 0.5, rel=0.1)
+
+
+def test_the_influence_of_an_observation_is_what_the_ratio_loses_without_it() -> None:
+    draws, truth = EXACT[:, :200], TRUTH[:200]
+    (ratio, error), influences = spread_ratio(draws, truth), spread_influences(draws, truth)
+    rest = [torch.arange(200) != row for row in range(200)]
+    lost = torch.tensor([ratio - spread_ratio(draws[:, rows], truth[rows])[0] for rows in rest])
+    assert float((199 * lost - influences).abs().max()) < 0.05 * float(influences.abs().max())
+    assert float(influences.mean()) == pytest.approx(0, abs=1e-12)
+    assert float(influences.norm()) / 200 == pytest.approx(error)
 
 
 def test_the_energy_score_by_hand() -> None:
