@@ -55,7 +55,7 @@ class Fitted:
         for model in (*self.priors.values(), *self.amortised.values()):
             if isinstance(model, torch.nn.Module):
                 model.to(device).eval()
-        self._posterior = posterior_of(self._suited.separating, self.amortised)
+        self._posterior = self._posterior and self._built()  # anew: what it keeps to save time is where it was
         return self
 
     def separating_by(self, posterior: str | SeparationConfig) -> Self:
@@ -64,7 +64,7 @@ class Fitted:
         named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
         other = copy.copy(self)
         other._suited = replace(self._suited, separation=named)
-        other._posterior = posterior_of(other._suited.separating, self.amortised) if self._posterior else None
+        other._posterior = self._posterior and other._built()
         return other
 
     def with_source(self, name: str, fitted: Fitted, source: str) -> Self:
@@ -151,11 +151,16 @@ class Fitted:
         priors, amortised, about = load_models(model_folder(name))
         model = cls(settings_from(about["settings"]))
         model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
+        model._posterior = model._built()
         return model.to("cpu")
 
     @property
     def _device(self) -> torch.device:
         return next(iter(self.priors.values())).mixture.means.device
+
+    def _built(self) -> Posterior:
+        """By which it separates, with the settings and networks that it has."""
+        return posterior_of(self._suited.separating, self.amortised)
 
     def _fitted(self) -> Posterior:
         if self._posterior is None:
