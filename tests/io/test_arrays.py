@@ -115,6 +115,28 @@ def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
         read_array(str(tmp_path), Path())
 
 
+def test_images_of_two_kinds_are_not_of_one_scale(tmp_path: Path) -> None:
+    from PIL import Image
+
+    grey = Image.fromarray(np.full((3, 4), 200, np.uint8))
+    grey.save(tmp_path / "a.png")
+    kinds = {"I;16": Image.fromarray(np.full((3, 4), 200, np.uint16)), "1": grey.convert("1")}
+    for kind, image in kinds.items():
+        image.save(tmp_path / "b.png")
+        with pytest.raises(MvssError, match=rf"b\.png is of kind {kind}, and a\.png of L: save them as one kind"):
+            read_array(str(tmp_path), Path())
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp"])
+def test_a_file_of_several_images_is_refused(tmp_path: Path, name: str) -> None:
+    from PIL import Image
+
+    first, second = (Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (10, 200))
+    first.save(tmp_path / name, save_all=True, append_images=[second])
+    with pytest.raises(MvssError, match=rf"{name} holds 2 images: save each to a file of its own"):
+        read_array(str(tmp_path), Path())
+
+
 def test_the_kinds_of_images_that_an_experiment_reads_are_those_of_the_library(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -146,6 +168,31 @@ def test_the_only_array_of_a_file_needs_no_name(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(MvssError, match=r"a\.npy holds one array: leave :x out"):
         read_array("a.npy:x", tmp_path)
+
+
+def test_extensions_of_one_name_are_told_apart_by_their_versions(tmp_path: Path) -> None:
+    """As those of Hubble's two chips; by place, where versions are the same."""
+    from astropy.io import fits
+
+    def write(*names: tuple[str, int]) -> None:
+        units = [fits.ImageHDU(np.full(2, place), name=name, ver=ver) for place, (name, ver) in enumerate(names, start=1)]
+        fits.HDUList([fits.PrimaryHDU(), *units]).writeto(tmp_path / "a.fits", overwrite=True)
+
+    def read(part: str) -> int:
+        return int(read_array(f"a.fits:{part}", tmp_path)[0])
+
+    write(("SCI", 1), ("ERR", 1), ("SCI", 2))
+    assert (read("SCI,1"), read("sci,2"), read("ERR"), read("1"), read("3")) == (1, 3, 2, 1, 3)
+    with pytest.raises(MvssError, match=r"several arrays: write a\.fits:KEY, with one of SCI,1, ERR, SCI,2"):
+        read("SCI")
+    write(("SCI", 1), ("SCI", 2))
+    for prefer in ("", "SCI"):
+        with pytest.raises(MvssError, match=r"a\.fits holds several arrays: write a\.fits:KEY, with one of SCI,1, SCI,2"):
+            read_array("a.fits", tmp_path, prefer)
+    write(("SCI", 1), ("SCI", 1), ("SCI", 2))
+    with pytest.raises(MvssError, match=r"with one of 1, 2, SCI,2"):
+        read_array("a.fits", tmp_path)
+    assert (read("1"), read("2"), read("SCI,2")) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.zarr", "a.fits", "a.csv"])
