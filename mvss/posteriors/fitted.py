@@ -93,8 +93,9 @@ class Fitted:
         error bar.
 
         view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
-        the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
-        posterior: another one than that of the settings, see `separating_by`.
+        the sources may not. seed: decides the draws, with the observations' numbers: draws of two views that are to be
+        independent need two seeds. progress: takes the fraction done. posterior: another one than that of the settings, see
+        `separating_by`.
 
         Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
         that the posterior of the settings cannot serve.
