@@ -382,6 +382,7 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
         "complex": ("must be real numbers", lambda: model.log_prob("b", y + 1j)),
         "bool": ("must be real numbers", lambda: model.log_prob("b", y > 0)),
         "sample": ("no source 'c'", lambda: model.sample("c", 2)),
+        "many": (r"draws of b need \S+ GiB, and .* ask for fewer", lambda: model.sample("b", 10**12)),
         "density": ("no source 'c'", lambda: model.log_prob("c", y)),
         "candidates": ("must be finite", lambda: model.log_prob("b", torch.zeros(2, 3))),
         "infinite": ("must be finite", lambda: model.log_prob("b", torch.full((2, 2), math.inf))),
@@ -389,7 +390,7 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
 
 
 @pytest.mark.parametrize(
-    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "density", "candidates", "infinite"]
+    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "many", "density", "candidates", "infinite"]
 )
 def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) -> None:
     words, call = refusals(fitted["vectors"][1])[case]

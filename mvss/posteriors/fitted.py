@@ -26,6 +26,7 @@ from mvss.priors.prior import Prior
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import ensure_memory
 from mvss.runtime.numbers import real
 from mvss.runtime.rng import Stream, stream_of
 
@@ -113,8 +114,10 @@ class Fitted:
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. seed: decides the draws,
         with the name of the source; a stream does so alone. stratified: as evenly spread as they can be, for measuring the
-        law itself; not independent. Raises MvssError for a source that was not learned."""
+        law itself; not independent. Raises MvssError for a source that was not learned, and where memory does not suffice."""
         prior, stream = self._prior(source), stream_of(seed, "sample", source)
+        numbers = prior.mixture.factors[0].numel() + 2 * prior.mixture.dimension
+        ensure_memory(8 * count * numbers, f"{count} draws of {source}", "ask for fewer", self._device)
         return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
 
     def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:

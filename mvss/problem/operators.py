@@ -132,6 +132,10 @@ class Dense(LinearOperator):
     def to(self, device: torch.device | str) -> Dense:
         return Dense(self.matrix.to(device))
 
+    @property
+    def is_zero(self) -> bool:
+        return self.count is None and not bool(self.matrix.any())  # a few of many may be
+
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.matrix.to(dtype).reshape(-1, self.observation_shape[0], self.source_shape[0])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -55,6 +57,40 @@ def test_a_zarr_that_fails_midway_leaves_the_one_that_was_there(tmp_path: Path, 
     with pytest.raises(MvssError, match=r"cannot write .*out\.zarr: No space left"):
         write_arrays(tmp_path / "out.zarr", NAMED)
     assert {each.name for each in tmp_path.iterdir()} == {"out.zarr", "one.zarr"}
+    np.testing.assert_array_equal(read_array("out.zarr:both/a/draws", tmp_path), X)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".zarr", ".fits"])
+def test_a_disk_that_is_full_is_told_in_one_line(tmp_path: Path, ending: str) -> None:
+    if ending == ".zarr":
+        pytest.importorskip("zarr")
+    path = tmp_path / f"out{ending}"
+    write_arrays(path, NAMED)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+        with pytest.raises(MvssError, match=rf"cannot write .*out\{ending}: File too large") as caught:
+            write_arrays(path, {"large": np.random.default_rng(0).normal(size=2**17)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(read_array(f"out{ending}:both/a/draws", tmp_path), X)
+
+
+def test_ctrl_c_at_the_last_moment_leaves_a_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("zarr")
+    write_arrays(tmp_path / "out.zarr", NAMED)
+    rename = os.rename
+
+    def stopped(one: Path, other: Path) -> None:
+        if one.suffix == ".tmp":
+            raise KeyboardInterrupt
+        rename(one, other)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_arrays(tmp_path / "out.zarr", {"other": X})
+    assert [each.name for each in tmp_path.iterdir()] == ["out.zarr"]
     np.testing.assert_array_equal(read_array("out.zarr:both/a/draws", tmp_path), X)
 
 
