@@ -92,7 +92,8 @@ class SourceSeparator(Fitted):
     ) -> SourceSeparator:
         """Learn a prior of every source from observations alone; returns itself.
 
-        views: see `View`; any number, in which each source has one shape. seed: decides every random number. checkpoint:
+        views: see `View`; any number, in which each source has one shape, on any device: a fit holds them, and its draws, on
+        the CPU, and moves to a GPU what it works on. seed: decides every random number. checkpoint:
         folder to keep the state of the fit in (made if missing); the same call, after whatever interrupted it, goes on from
         there with the same result. It is locked while the fit runs, and refuses a fit of other views, settings, seed or
         code. Of several processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known
@@ -101,7 +102,7 @@ class SourceSeparator(Fitted):
         Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
         to another fit.
         """
-        data = Views(views)
+        data = Views(view.to("cpu") for view in Views(views))
         require_networks(self.settings, data)
         folder, before = None if checkpoint is None else Path(checkpoint).expanduser(), self.priors
         keeps = folder is not None and default_accelerator().is_main_process
@@ -137,7 +138,7 @@ class SourceSeparator(Fitted):
             estimate = estimate_sources(data, how.estimation, keyed, progress, path, how.em.held_out)
         self.begin(data, estimate, stream.seed)
         inner, exact = Views(map(self.units.inward, data)), ExactPosterior(getattr(self.settings.posterior, "beam", 64))
-        mixtures, told = self._start.priors, self._start.draws
+        mixtures, told = {s: prior.to(self._device) for s, prior in self._start.priors.items()}, self._start.draws
         progress = partial(tell, "first draws")
         first = first_draws(inner, mixtures, told, exact, stream.child("first"), self._device, progress)
         learning = [source for source, prior in self.priors.items() if prior.network is not None]
@@ -198,9 +199,9 @@ class SourceSeparator(Fitted):
             raise MvssError(f"the estimate holds no prior of {', '.join(missing)}")
         if unknown := set(self.settings.em.ranges) - set(data.sources):
             raise MvssError(f"em.ranges names {', '.join(sorted(unknown))}: the sources are {', '.join(data.sources)}")
-        self._suited = suited(self.settings, inner)
-        priors = build_priors(self._suited, inner, start.priors, seed)
-        taught = learned_from(inner, self._suited.em.held_out)
-        self.amortised = build_amortised(self._suited, taught, estimate.guesses, seed)
-        self.units, self._start, self.priors = units, start, priors
+        settings = suited(self.settings, inner)
+        priors = build_priors(settings, inner, start.priors, seed)
+        amortised = build_amortised(settings, learned_from(inner, settings.em.held_out), estimate.guesses, seed)
+        self._suited, self.units, self._start, self.priors, self.amortised = settings, units, start, priors, amortised
+        self._posterior = self._built()
         return self.to(default_accelerator().device)

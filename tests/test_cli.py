@@ -27,6 +27,7 @@ from mvss.cli import program
 from mvss.io.arrays import read_array
 from mvss.io.results import write_arrays
 from mvss.presets.reader import save_config
+from mvss.runtime.rng import Stream
 
 ROOT = Path(__file__).parent.parent
 MIXTURE = """\
@@ -180,11 +181,21 @@ def test_what_is_separated_is_what_the_library_draws(folder: Path, ending: str) 
     found = said("separate", folder / "model", folder / "mixture.yaml", "--draws", 2, "--out", out)
     assert found["arrays"]["both/b/draws"] == [2, 30, 2] and len(found["arrays"]) == 9
     read = {name: read_array(f"{out}:{name}", Path()) for name in found["arrays"]}
-    draws = SourceSeparator.from_pretrained(folder / "model").separate(vectors().views[1], 2)
+    draws = SourceSeparator.from_pretrained(folder / "model").separate(vectors().views[1], 2, Stream(0, ("separate", "both")))
     for source, x in draws.items():
         np.testing.assert_allclose(read[f"both/{source}/draws"], x.numpy(), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(read[f"both/{source}/sd"], x.std(0).numpy(), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(read[f"both/{source}/mean"], x.mean(0).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_views_of_one_file_are_drawn_independently(folder: Path) -> None:
+    """So that what is pooled over them is; also where they show the same."""
+    shown = "{data: both.csv, sources: {b: {matrix: matrices.npz:other}}, noise: 0.2}"
+    (folder / "twice.yaml").write_text(f"views:\n  p: {shown}\n  q: {shown}\n")
+    said("separate", folder / "model", folder / "twice.yaml", "--draws", 40, "--out", folder / "twice.npz")
+    p, q = (read_array(f"twice.npz:{name}/b/draws", folder) for name in "pq")
+    p, q = ((x - x.mean(0)).ravel() for x in (p, q))
+    assert abs(np.corrcoef(p, q)[0, 1]) < 0.1
 
 
 def test_draws_of_a_prior_are_scored(folder: Path) -> None:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -34,6 +36,7 @@ from mvss import (
 )
 from mvss.estimation import estimate_sources
 from mvss.metrics.fit_report import LapReport, ViewReport
+from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.views import Views
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent
@@ -150,8 +153,9 @@ def test_what_has_half_learned_does_not_separate(fitted: Fitted) -> None:
 
     with pytest.raises(Killed):
         model.fit(problem.views, callback=kill, verbose=False)
-    with pytest.raises(MvssError, match="call fit first"):
-        model.separate(problem.views[0])
+    for where in (model, model.to("cpu")):
+        with pytest.raises(MvssError, match="call fit first"):
+            where.separate(problem.views[0])
 
 
 def test_a_fit_that_is_refused_leaves_the_one_before(fitted: Fitted) -> None:
@@ -160,6 +164,55 @@ def test_a_fit_that_is_refused_leaves_the_one_before(fitted: Fitted) -> None:
     with pytest.raises(MvssError):
         model.fit(problem.views[0], verbose=False)  # type: ignore[arg-type]
     same(model.separate(problem.views[-1], seed=3), before)
+
+
+def test_a_fit_that_cannot_begin_leaves_the_one_before_with_its_settings(fitted: Fitted, tmp_path: Path) -> None:
+    """Those suit its data: of other data, of less noise, they are others."""
+    problem, model = fitted["vectors"]
+    before = model.separate(problem.views[-1], seed=3, posterior="moment_matching")
+    sharp = [View(view.y, view.operators, 1e-4, view.name) for view in problem.views]
+    known = estimate_sources(Views(problem.views), problem.settings.estimation, Stream(0))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("mvss.separator.build_amortised", killed)
+        model.fit(sharp, estimate=known, verbose=False)
+    same(model.separate(problem.views[-1], seed=3, posterior="moment_matching"), before)
+    model.save_pretrained(tmp_path)
+    assert SourceSeparator.from_pretrained(tmp_path).settings == problem.settings
+
+
+def killed(*_: object, **__: object) -> NoReturn:
+    raise Killed
+
+
+def test_the_first_draws_of_a_fit_are_made_where_its_networks_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the networks correct no mixture, but Karras' base."""
+    problem, places = vectors(), dict[str, object]()
+    settings = replace(problem.settings, prior=replace(problem.settings.prior, base="karras"))
+
+    def look(_: Views, mixtures: dict[str, GaussianMixture], *rest: object) -> NoReturn:
+        places.update({source: mixture.means.device for source, mixture in mixtures.items()}, draws=rest[3])
+        raise Killed
+
+    monkeypatch.setattr("mvss.separator.default_accelerator", lambda: SimpleNamespace(device="meta", is_main_process=True))
+    monkeypatch.setattr("mvss.separator.first_draws", look)
+    with pytest.raises(Killed):
+        SourceSeparator(settings).fit(problem.views, verbose=False)
+    assert places == dict.fromkeys(("a", "b", "draws"), torch.device("meta"))
+
+
+def test_a_fit_takes_views_from_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the CPU, where the mixtures are that it compares them with."""
+    problem, moved = vectors(), list[tuple[str, str]]()
+
+    def move(view: View, device: str) -> View:
+        moved.append((view.name, device))
+        return view
+
+    monkeypatch.setattr(View, "to", move)
+    monkeypatch.setattr("mvss.separator.estimate_sources", killed)
+    with pytest.raises(Killed):
+        fit(problem)
+    assert moved == [("first", "cpu"), ("both", "cpu")]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +382,7 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
         "complex": ("must be real numbers", lambda: model.log_prob("b", y + 1j)),
         "bool": ("must be real numbers", lambda: model.log_prob("b", y > 0)),
         "sample": ("no source 'c'", lambda: model.sample("c", 2)),
+        "many": (r"draws of b need \S+ GiB, and .* ask for fewer", lambda: model.sample("b", 10**12)),
         "density": ("no source 'c'", lambda: model.log_prob("c", y)),
         "candidates": ("must be finite", lambda: model.log_prob("b", torch.zeros(2, 3))),
         "infinite": ("must be finite", lambda: model.log_prob("b", torch.full((2, 2), math.inf))),
@@ -336,7 +390,7 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
 
 
 @pytest.mark.parametrize(
-    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "density", "candidates", "infinite"]
+    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "many", "density", "candidates", "infinite"]
 )
 def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) -> None:
     words, call = refusals(fitted["vectors"][1])[case]
@@ -348,7 +402,7 @@ def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) 
 def test_a_separator_that_was_not_fitted_says_so(tmp_path: Path) -> None:
     model = SourceSeparator()
     view = View(torch.zeros(2, 2), {"a": torch.eye(2)}, 0.1)
-    assert model.sources == ()
+    assert model.to("cpu").sources == ()
     for call in (
         lambda: model.separate(view),
         lambda: model.sample("a", 2),
@@ -358,6 +412,7 @@ def test_a_separator_that_was_not_fitted_says_so(tmp_path: Path) -> None:
         with pytest.raises(MvssError, match="call fit first") as error:
             call()
         assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 FILES = ["separator.json", "mixture-2.safetensors", "network-1/config.json", "network-1/diffusion_pytorch_model.safetensors"]

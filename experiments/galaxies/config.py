@@ -12,6 +12,7 @@ from experiments.core.config import Config
 from experiments.core.experiment import Named
 from mvss.presets.ranges import at_least
 from mvss.presets.reader import suggest
+from mvss.presets.settings import EMConfig
 from mvss.runtime.errors import MvssError
 
 PROBLEMS = ("simulated", "simulated-asinh", "real", "archive", "multi-resolution", "ground")
@@ -49,6 +50,14 @@ class GalaxiesConfig(Config):
         at_least("galaxies", self, 1, "random_fields", "pixels", "copies")
         if not self.density > 0:
             raise MvssError(f"galaxies: density={self.density} must be positive")
+        for name, recipe in self.recipes().items():
+            turned = self.copies > 1 and "real" in (recipe.problems or self.problems) and not recipe.baseline
+            held, kept_apart = recipe.settings.em.held_out, EMConfig().held_out  # see `data.deep_field.copies_apart`
+            if turned and held and (held != kept_apart or recipe.share < 1):
+                raise MvssError(
+                    f"method {name}: copies of a galaxy would be held out and learned from: set copies=1, or leave share at "
+                    f"1 and em.held_out at {kept_apart}"
+                )
 
     def brought(self, problem: str) -> str:
         """Of the archive: hash of the mosaics, the catalogue and the settings that it was made from."""

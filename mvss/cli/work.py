@@ -33,6 +33,7 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import ensure_memory
 from mvss.runtime.progress import Phases
+from mvss.runtime.rng import stream_of
 from mvss.separator import SourceSeparator
 
 Found = tuple[dict[str, Any], str]
@@ -101,11 +102,13 @@ def separate_mixture(folder: Path, mixture: Located, out: Path, draws: int, seed
         with mixture.at("views", view.name):
             shown(view, model.priors)
     numbers = sum(len(view) * math.prod(shape) for view in views for shape in view.shapes.values())
-    ensure_memory(8 * numbers * (draws + 2), f"{draws} draws of all observations", "ask for fewer, or split the observations")
+    fewer = "ask for fewer, or split the observations, each part with a --seed of its own"
+    ensure_memory(8 * numbers * (draws + 2), f"{draws} draws of all observations", fewer)
     arrays: dict[str, Array] = {}
     for place, view in enumerate(views):
         with mixture.at("views", view.name):
-            found = model.separate(view, draws, seed, partial(_tell, phases, place, len(views)))
+            stream = stream_of(seed, "separate", view.name)  # views whose observations have the same numbers are independent
+            found = model.separate(view, draws, stream, partial(_tell, phases, place, len(views)))
         for source, x in found.items():
             arrays[f"{view.name}/{source}/draws"] = x.numpy()
             if draws > 1:

@@ -2,6 +2,7 @@
 
     a.npy   a.npz[:key]   a.h5[:dataset]   a.zarr[:array]   a.fits[:extension]   a.csv   folder of images
 
+An extension is a name, NAME,VERSION where several have that name, or a place, from 0.
 h5py, zarr, astropy and pillow are imported where a file needs them (the extra `files`). Nothing in a file is run:
 arrays of Python objects are refused.
 """
@@ -12,7 +13,8 @@ __all__ = ["ENDINGS", "Array", "read_array"]
 
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,9 @@ def _zarr(path: Path, part: str, prefer: str) -> Array:
 def _fits(path: Path, part: str, prefer: str) -> Array:
     fits = require("astropy.io.fits", ".fits files")
     with fits.open(path, memmap=False) as units:
-        images = {hdu.name or str(place): hdu for place, hdu in enumerate(units) if hdu.is_image and hdu.header["NAXIS"]}
-        images = {name.upper(): hdu for name, hdu in images.items()}
+        images = _by_key({place: hdu for place, hdu in enumerate(units) if hdu.is_image and hdu.header["NAXIS"]})
+        if any(key.startswith(f"{part.upper()},") for key in images):
+            part, prefer = "", ""  # several have that name
         if part.isdigit() and part not in images and int(part) < len(units):
             found = units[int(part)].data
         else:
@@ -105,6 +108,14 @@ def _fits(path: Path, part: str, prefer: str) -> Array:
     if found is None or not isinstance(found, np.ndarray):
         raise MvssError(f"{path.name}: that extension holds no image")
     return np.array(found)
+
+
+def _by_key(images: Mapping[int, Any]) -> dict[str, Any]:
+    """Extensions, given by place, by NAME; where others have that name by NAME,VERSION; and by place where neither tells."""
+    names = {place: hdu.name.upper() for place, hdu in images.items()}
+    keys = {place: (name, f"{name},{images[place].ver}") if name else () for place, name in names.items()}
+    times = Counter(key for each in keys.values() for key in each)
+    return {next((key for key in keys[p] if times[key] == 1), str(p)): hdu for p, hdu in images.items()}
 
 
 def _csv(path: Path, _: str, __: str) -> Array:

@@ -46,19 +46,24 @@ def image_of(path: Path) -> tuple[bytes, Any]:
 def read_images(folder: Path) -> NDArray[Any]:
     """`(N, channels, height, width)`, in the order of their names, with the numbers that the files hold.
 
-    Raises MvssError where there are none, one cannot be read, or they are not of one size.
+    Raises MvssError where there are none, one cannot be read, or holds several, or they are not of one size and kind.
     """
     paths = image_files(folder)
     if not paths:
         raise MvssError(f"{folder} is a folder without images ({', '.join(ENDINGS)})")
-    found: list[NDArray[Any]] = []
+    found, mode = list[NDArray[Any]](), ""
     for path in paths:
         _, image = image_of(path)
+        if (count := getattr(image, "n_frames", 1)) > 1:
+            raise MvssError(f"{path} holds {count} images: save each to a file of its own")
         if image.mode not in MODES:
             raise MvssError(f"{path}: a {image.mode} image is not read: save it as grey or RGB")
+        mode = mode or image.mode
         pixels = np.asarray(image)
         pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
         found.append(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
         if found[-1].shape != found[0].shape:
             raise MvssError(f"{path} has shape {found[-1].shape}, and {paths[0].name} {found[0].shape}: make them one size")
+        if image.mode != mode:  # white is 1, 255 or 65535
+            raise MvssError(f"{path} is of kind {image.mode}, and {paths[0].name} of {mode}: save them as one kind")
     return np.stack(found)

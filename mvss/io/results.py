@@ -11,6 +11,7 @@ __all__ = ["check_ending", "write_arrays"]
 import contextlib
 import io
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +53,7 @@ def write_arrays(path: Path | str, arrays: Arrays) -> None:
 @contextlib.contextmanager
 def _replacing_folder(path: Path) -> Iterator[Path]:
     """A name for a folder that takes the place of the one at `path` when the block has ended without an error. That one is
-    moved aside first, and removed last: a kill in between leaves both, under names beside."""
+    moved aside first, and back where its successor does not come: a kill in between leaves both, under names beside."""
     unfinished, before = (path.with_name(f"{path.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,10 +61,12 @@ def _replacing_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             os.rename(path, before)
         os.rename(unfinished, path)
-        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise MvssError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
+        if before.exists() and not path.exists():
+            os.rename(before, path)
+        shutil.rmtree(before, ignore_errors=True)
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -73,9 +76,14 @@ def _npz(path: Path, arrays: Arrays) -> None:
 
 
 def _h5(path: Path, arrays: Arrays) -> None:
-    with require("h5py", ".h5 files").File(path, "w") as file:
-        for name, values in arrays.items():
-            file.create_dataset(name, data=values)
+    try:
+        with require("h5py", ".h5 files").File(path, "w") as file:
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values)
+    except (OSError, RuntimeError) as error:  # many lines; a RuntimeError where closing it fails, too
+        if not (found := re.search(r"errno = (\d+)", str(error))):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
 
 
 def _zarr(path: Path, arrays: Arrays) -> None:

@@ -80,7 +80,7 @@ def _observations(files: _Files, said: str | dict[str, str]) -> Array:
     else:
         y, axes, shapes = files.array(said), (2, 4), "must be (N, numbers), (N, height, width) or (N, channels, height, width)"
     y = y[:, None] if y.ndim == axes[-1] - 1 else y
-    if y.ndim not in axes or y.shape[0] == 0:
+    if y.ndim not in axes or y.size == 0:
         raise MvssError(f"{shapes}, not {y.shape}")
     return y
 
@@ -162,7 +162,7 @@ class _Operators:
         if isinstance(said, str):
             return None
         if "matrix" in said:
-            return int(self.files.array(said["matrix"]).shape[-2])
+            return int(Dense(self.files.array(said["matrix"])).observation_shape[0])
         if "sum" in said:
             return next((rows for rows in map(self._rows, said["sum"]) if rows is not None), None)
         for part in said.get("product", ()):

@@ -26,6 +26,7 @@ from mvss.priors.prior import Prior
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import ensure_memory
 from mvss.runtime.numbers import real
 from mvss.runtime.rng import Stream, stream_of
 
@@ -55,7 +56,7 @@ class Fitted:
         for model in (*self.priors.values(), *self.amortised.values()):
             if isinstance(model, torch.nn.Module):
                 model.to(device).eval()
-        self._posterior = posterior_of(self._suited.separating, self.amortised)
+        self._posterior = self._posterior and self._built()  # anew: what it keeps to save time is where it was
         return self
 
     def separating_by(self, posterior: str | SeparationConfig) -> Self:
@@ -64,7 +65,7 @@ class Fitted:
         named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
         other = copy.copy(self)
         other._suited = replace(self._suited, separation=named)
-        other._posterior = posterior_of(other._suited.separating, self.amortised) if self._posterior else None
+        other._posterior = self._posterior and other._built()
         return other
 
     def with_source(self, name: str, fitted: Fitted, source: str) -> Self:
@@ -93,8 +94,9 @@ class Fitted:
         error bar.
 
         view: any that shows sources of the fit: its operators, noise and number of observations may be others, the units of
-        the sources may not. seed: decides the draws, with the observations' numbers. progress: takes the fraction done.
-        posterior: another one than that of the settings, see `separating_by`.
+        the sources may not. seed: decides the draws, with the observations' numbers: draws of two views that are to be
+        independent need two seeds. progress: takes the fraction done. posterior: another one than that of the settings, see
+        `separating_by`.
 
         Raises MvssError before the fit, for sources that were not learned or have another shape, and for operators or noise
         that the posterior of the settings cannot serve.
@@ -112,8 +114,10 @@ class Fitted:
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. seed: decides the draws,
         with the name of the source; a stream does so alone. stratified: as evenly spread as they can be, for measuring the
-        law itself; not independent. Raises MvssError for a source that was not learned."""
+        law itself; not independent. Raises MvssError for a source that was not learned, and where memory does not suffice."""
         prior, stream = self._prior(source), stream_of(seed, "sample", source)
+        numbers = prior.mixture.factors[0].numel() + 2 * prior.mixture.dimension
+        ensure_memory(8 * count * numbers, f"{count} draws of {source}", "ask for fewer", self._device)
         return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
 
     def log_prob(self, source: str, x: Tensor, sigma: float | None = None) -> Tensor:
@@ -151,11 +155,16 @@ class Fitted:
         priors, amortised, about = load_models(model_folder(name))
         model = cls(settings_from(about["settings"]))
         model.priors, model.amortised, model.units = priors, amortised, Units(about["scales"])
+        model._posterior = model._built()
         return model.to("cpu")
 
     @property
     def _device(self) -> torch.device:
         return next(iter(self.priors.values())).mixture.means.device
+
+    def _built(self) -> Posterior:
+        """By which it separates, with the settings and networks that it has."""
+        return posterior_of(self._suited.separating, self.amortised)
 
     def _fitted(self) -> Posterior:
         if self._posterior is None:

@@ -62,6 +62,10 @@ class Convolve(LinearOperator):
     def to(self, device: torch.device | str) -> Convolve:
         return Convolve(self.source_shape, self.kernel.to(device), self.mode)
 
+    @property
+    def is_zero(self) -> bool:
+        return not bool(self.kernel.any())
+
 
 class BlockAverage(LinearOperator):
     """Coarser sampling: the mean of every `factor` × `factor` block of images `(C, H, W)`, or of every `factor` neighbours of

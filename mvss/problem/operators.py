@@ -80,8 +80,7 @@ class LinearOperator(ABC):
     def times(self, matrix: Tensor) -> Tensor:
         """A B for matrices B `(n, M, D)`, n = 1 for one that serves all."""
         outer = self.dense(matrix.dtype)
-        # operators without tensors are nowhere
-        where = matrix.device if outer.device.type == "cpu" else outer.device
+        where = matrix.device if outer.device.type == "cpu" else outer.device  # operators without tensors are nowhere
         return outer.to(where) @ matrix.to(where)
 
     def scaled(self, factor: float) -> LinearOperator:
@@ -90,8 +89,7 @@ class LinearOperator(ABC):
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The matrix, `(N, M, D)` or `(1, M, D)`, made by applying A to unit vectors; for small sources only."""
-        size = int(torch.Size(self.source_shape).numel())
-        rows = self.count or 1
+        size, rows = int(torch.Size(self.source_shape).numel()), self.count or 1
         eye = torch.eye(size, dtype=dtype)
         if self.count is None:
             return self.forward(eye.reshape(size, *self.source_shape)).flatten(1).mT[None]
@@ -113,8 +111,7 @@ class Dense(LinearOperator):
             raise MvssError("Dense operator: the matrix holds NaN or infinite values; clean it before building views")
         self.matrix = matrix
         self.count = matrix.shape[0] if matrix.ndim == 3 else None
-        self.observation_shape = (matrix.shape[-2],)
-        self.source_shape = (matrix.shape[-1],)
+        self.observation_shape, self.source_shape = (matrix.shape[-2],), (matrix.shape[-1],)
 
     def forward(self, x: Tensor) -> Tensor:
         x = floating(x)
@@ -131,6 +128,10 @@ class Dense(LinearOperator):
 
     def to(self, device: torch.device | str) -> Dense:
         return Dense(self.matrix.to(device))
+
+    @property
+    def is_zero(self) -> bool:
+        return self.count is None and not bool(self.matrix.any())  # a few of many may be
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.matrix.to(dtype).reshape(-1, self.observation_shape[0], self.source_shape[0])

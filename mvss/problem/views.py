@@ -83,8 +83,8 @@ class View:
         set_field("numbers", torch.arange(len(self)) if numbers is None else self._numbered(numbers))
 
     def _check_y(self) -> None:
-        if self.y.ndim < 2 or self.y.shape[0] == 0:
-            raise MvssError(f"{self.name}: y must be (N, *observation_shape) with N > 0, got {tuple(self.y.shape)}")
+        if self.y.ndim < 2 or self.y.numel() == 0:
+            raise MvssError(f"{self.name}: y must be (N, *observation_shape), none of them 0, got {tuple(self.y.shape)}")
         if not bool(torch.isfinite(self.y).all()):
             raise MvssError(f"{self.name}: y holds NaN or infinite values; mask or remove those observations")
 

@@ -36,7 +36,7 @@ from experiments.galaxies.data.transforms import fluxes, slope_of, transformed
 from experiments.galaxies.product import read_product
 from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from mvss.estimation import Estimate
-from mvss.presets.settings import EMConfig
+from mvss.presets.settings import EMConfig, Settings
 from mvss.priors.augmentation import turned, turned_each
 from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.problem.held_out import held_out_count
@@ -136,6 +136,19 @@ def test_no_galaxy_is_held_out_of_the_fit_and_learned_from_turned() -> None:
     alike = [min(turned(y, way).numpy().tobytes() for way in range(8)) for y in stamps]
     held = held_out_count(len(stamps), EMConfig().held_out)
     assert held > 4 and not set(alike[:held]) & set(alike[held:])
+
+
+def test_shares_that_would_part_copies_of_a_galaxy_are_refused() -> None:
+    def preset(recipe: Recipe, **more: object) -> GalaxiesConfig:
+        return GalaxiesConfig(**{"problems": ("real",), "methods": {"ours": recipe}, **more})
+
+    tenth = Recipe(settings=Settings(em=EMConfig(held_out=0.1)))
+    for recipe in (tenth, Recipe(share=0.5)):
+        with pytest.raises(MvssError, match="method ours: copies of a galaxy would be held out and learned from: set"):
+            preset(recipe)
+    preset(Recipe(settings=Settings(em=EMConfig(held_out=0.0))))
+    preset(tenth, copies=1)
+    preset(tenth, problems=("simulated",))
 
 
 def test_the_transform_has_an_inverse_and_a_slope() -> None:

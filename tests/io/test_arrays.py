@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import sys
 from pathlib import Path
 
@@ -55,6 +57,40 @@ def test_a_zarr_that_fails_midway_leaves_the_one_that_was_there(tmp_path: Path, 
     with pytest.raises(MvssError, match=r"cannot write .*out\.zarr: No space left"):
         write_arrays(tmp_path / "out.zarr", NAMED)
     assert {each.name for each in tmp_path.iterdir()} == {"out.zarr", "one.zarr"}
+    np.testing.assert_array_equal(read_array("out.zarr:both/a/draws", tmp_path), X)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".zarr", ".fits"])
+def test_a_disk_that_is_full_is_told_in_one_line(tmp_path: Path, ending: str) -> None:
+    if ending == ".zarr":
+        pytest.importorskip("zarr")
+    path = tmp_path / f"out{ending}"
+    write_arrays(path, NAMED)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+        with pytest.raises(MvssError, match=rf"cannot write .*out\{ending}: File too large") as caught:
+            write_arrays(path, {"large": np.random.default_rng(0).normal(size=2**17)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(read_array(f"out{ending}:both/a/draws", tmp_path), X)
+
+
+def test_ctrl_c_at_the_last_moment_leaves_a_zarr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("zarr")
+    write_arrays(tmp_path / "out.zarr", NAMED)
+    rename = os.rename
+
+    def stopped(one: Path, other: Path) -> None:
+        if one.suffix == ".tmp":
+            raise KeyboardInterrupt
+        rename(one, other)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_arrays(tmp_path / "out.zarr", {"other": X})
+    assert [each.name for each in tmp_path.iterdir()] == ["out.zarr"]
     np.testing.assert_array_equal(read_array("out.zarr:both/a/draws", tmp_path), X)
 
 
@@ -115,6 +151,28 @@ def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
         read_array(str(tmp_path), Path())
 
 
+def test_images_of_two_kinds_are_not_of_one_scale(tmp_path: Path) -> None:
+    from PIL import Image
+
+    grey = Image.fromarray(np.full((3, 4), 200, np.uint8))
+    grey.save(tmp_path / "a.png")
+    kinds = {"I;16": Image.fromarray(np.full((3, 4), 200, np.uint16)), "1": grey.convert("1")}
+    for kind, image in kinds.items():
+        image.save(tmp_path / "b.png")
+        with pytest.raises(MvssError, match=rf"b\.png is of kind {kind}, and a\.png of L: save them as one kind"):
+            read_array(str(tmp_path), Path())
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.png", "a.webp"])
+def test_a_file_of_several_images_is_refused(tmp_path: Path, name: str) -> None:
+    from PIL import Image
+
+    first, second = (Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (10, 200))
+    first.save(tmp_path / name, save_all=True, append_images=[second])
+    with pytest.raises(MvssError, match=rf"{name} holds 2 images: save each to a file of its own"):
+        read_array(str(tmp_path), Path())
+
+
 def test_the_kinds_of_images_that_an_experiment_reads_are_those_of_the_library(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -146,6 +204,31 @@ def test_the_only_array_of_a_file_needs_no_name(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(MvssError, match=r"a\.npy holds one array: leave :x out"):
         read_array("a.npy:x", tmp_path)
+
+
+def test_extensions_of_one_name_are_told_apart_by_their_versions(tmp_path: Path) -> None:
+    """As those of Hubble's two chips; by place, where versions are the same."""
+    from astropy.io import fits
+
+    def write(*names: tuple[str, int]) -> None:
+        units = [fits.ImageHDU(np.full(2, place), name=name, ver=ver) for place, (name, ver) in enumerate(names, start=1)]
+        fits.HDUList([fits.PrimaryHDU(), *units]).writeto(tmp_path / "a.fits", overwrite=True)
+
+    def read(part: str) -> int:
+        return int(read_array(f"a.fits:{part}", tmp_path)[0])
+
+    write(("SCI", 1), ("ERR", 1), ("SCI", 2))
+    assert (read("SCI,1"), read("sci,2"), read("ERR"), read("1"), read("3")) == (1, 3, 2, 1, 3)
+    with pytest.raises(MvssError, match=r"several arrays: write a\.fits:KEY, with one of SCI,1, ERR, SCI,2"):
+        read("SCI")
+    write(("SCI", 1), ("SCI", 2))
+    for prefer in ("", "SCI"):
+        with pytest.raises(MvssError, match=r"a\.fits holds several arrays: write a\.fits:KEY, with one of SCI,1, SCI,2"):
+            read_array("a.fits", tmp_path, prefer)
+    write(("SCI", 1), ("SCI", 1), ("SCI", 2))
+    with pytest.raises(MvssError, match=r"with one of 1, 2, SCI,2"):
+        read_array("a.fits", tmp_path)
+    assert (read("1"), read("2"), read("SCI,2")) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.h5", "a.zarr", "a.fits", "a.csv"])

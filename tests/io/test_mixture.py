@@ -70,11 +70,14 @@ BAD = {
     "a file that is damaged": (with_line("    data: half.npy", "data"), 3, "views.both.data", "cannot read"),
     "data with NaN": (with_line("    data: nan.npy", "data"), 3, "views.both.data", "holds NaN"),
     "data of one axis": (with_line("    data: minus.npy", "data"), 3, "views.both.data", "must be (N, numbers)"),
+    "data of no numbers": (with_line("    data: none.npy", "data"), 3, "views.both.data", "must be (N, numbers)"),
     "no source": (with_line("    sources: {}", "sources"), 4, "views.both.sources", "must not be empty"),
     "unknown operator": (source("identiti"), 4, A, "did you mean 'identity'?"),
     "unknown operator with a value": (source("{scal: 2}"), 4, f"{A}.scal", "did you mean 'scale'?"),
     "scale as text": (source("{scale: much}"), 4, f"{A}.scale", "must be a number, not 'much'"),
     "scale of zero": (source("{scale: 0}"), 2, "views.both", "the operator of a is zero"),
+    "a matrix of zeros": (source("{matrix: dark.npy}"), 2, "views.both", "the operator of a is zero"),
+    "a psf of zeros": (source("{psf: dark.npy}", "image.npy"), 2, "views.both", "the operator of a is zero"),
     "average of half": (source("{average: 0.5}"), 4, f"{A}.average", "must be a whole number, not 0.5"),
     "average of everything": (source("{average: 99999999}", "image.npy"), 4, A, "fewer observations"),
     "average of vectors": (source("{average: 2}"), 4, f"{A}.average", "average is of images"),
@@ -102,6 +105,7 @@ BAD = {
     "matrices of others": (source("{matrix: four.npy}"), 4, f"{A}.matrix", "holds 4 matrices for 6 observations"),
     "a product of one": (source("{product: [identity]}"), 4, f"{A}.product", "needs at least 2 operators"),
     "deep in a product": (source("{product: [identity, {scale: x}]}"), 4, f"{A}.product[1].scale", "must be a number"),
+    "a look of one row": (source("{stack: [identity, {matrix: row.npy}]}"), 4, f"{A}.stack", "must be (M, D)"),
     "looks that share nothing": (source("{stack: [identity, identity]}"), 4, f"{A}.stack", "2 looks cannot share"),
     "a mask of one source alone": (
         with_line("    sources: {a: {mask: each.npy}, b: identity}", "sources").replace("y.npy", "image.npy"), 2, "views.both",
@@ -122,6 +126,7 @@ def folder(tmp_path: Path) -> Path:
     arrays |= {"wide": np.ones((2, 4)), "four": np.ones((4, 3, 3)), "image": numbers.normal(size=(6, 8, 8))}
     arrays |= {"sigma": np.full(6, 0.2), "sigmas": np.full((8, 8), 0.3), "mask": np.arange(64).reshape(8, 8) > 3}
     arrays |= {"row": np.ones(3), "long": np.ones(5), "deep": np.ones((6, 2, 3, 4)), "wider": np.ones((3, 4))}
+    arrays |= {"none": np.ones((6, 0)), "dark": np.zeros((3, 3))}
     arrays |= {"each": numbers.random((6, 8, 8)) > 0.2}
     for name, values in arrays.items():
         np.save(tmp_path / f"{name}.npy", values)

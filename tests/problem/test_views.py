@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mvss.problem.image_operators import Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Dense, Identity, LinearOperator, Scale
 from mvss.problem.views import View, Views
@@ -139,12 +140,15 @@ def bad_operator() -> LinearOperator:
     [
         (lambda: view(spoiled(float("nan")), a=Identity((3,))), "NaN"),
         (lambda: view(spoiled(float("inf")), a=Identity((3,))), "NaN"),
-        (lambda: view(Y[:0], a=Identity((3,))), "N > 0"),
-        (lambda: view(Y[0], a=Identity((3,))), "N > 0"),
+        (lambda: view(Y[:0], a=Identity((3,))), r"none of them 0, got \(0, 3\)"),
+        (lambda: view(Y[:, :0], a=Identity((0,))), r"none of them 0, got \(5, 0\)"),
+        (lambda: view(Y[0], a=Identity((3,))), r"must be \(N, \*observation_shape\)"),
         (lambda: view(a=Identity((4,))), r"the operator of a gives \(4,\)"),
         (lambda: view(a=Identity((3,)), b=Dense(torch.ones(6, 3, 2))), "b has 6 operators for 5"),
         (lambda: view(a=bad_operator()), "a has 6 operators for 5"),
         (lambda: view(a=Identity((3,)), b=Scale(0.0, (3,))), "the operator of b is zero"),
+        (lambda: view(a=Identity((3,)), b=torch.zeros(3, 2)), "the operator of b is zero"),
+        (lambda: View(torch.zeros(5, 1, 3), {"a": Convolve((1, 3), [0, 0, 0], "same")}, 0.1), "the operator of a is zero"),
         (lambda: view(), "no operator reaches"),
         (lambda: view(a=torch.ones(3)), r"\(M, D\) or \(N, M, D\)"),
         (lambda: view(a=[[1.0, float("nan")]] * 3), "NaN"),

@@ -142,15 +142,13 @@ def deep_field(
     seed: int = 0,
     pixels: int = 32,
     copies: int = 1,
-    limit: float = LIMIT,
 ) -> Stamps:
     """Stamps of one part of the deep field, the sky left in; truth is not known.
 
     part: whose two areas. galaxies: those centred on a galaxy (nearest pixel), or at random positions, which may
     overlap. count: how many; None for all that there are, of galaxies alone. Galaxies come in random order, each once
     before any comes again. seed: of positions, order and turns. copies: how often each galaxy enters, 1 to 8, turned or
-    mirrored one of eight ways, never twice the same, and so are random fields, once; 0: once as well, but nothing is
-    turned. limit: least flux of a galaxy, display levels.
+    mirrored one of eight ways, never twice the same, and so are random fields, once.
 
     Catalogue: row and column of the stamp's upper left pixel in the image and turn (0 to 7, as of `training.turned`),
     with which a stamp can be found again; of galaxies also x and y in the stamp as turned, flux, peak,
@@ -159,23 +157,22 @@ def deep_field(
     Raises:
         MvssError: fewer galaxies than asked for, or copies that do not differ.
     """
-    if copies not in range(9) or (copies > 1 and not galaxies):
-        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, 1 of a random field, or 0 for once and not turned")
-    turns, times = copies > 0, max(copies, 1)
+    if not 1 <= copies <= (8 if galaxies else 1):
+        raise MvssError(f"copies={copies}: 1 to 8 of a galaxy, 1 of a random field")
     rng = generator(seed, "galaxies", "deep field", part, int(galaxies))
     allowed = _corners(part, galaxies, pixels)
     if not galaxies:
         if count is None:
             raise MvssError("random fields of the deep field: say how many with count")
         corner = allowed.nonzero()[torch.randint(int(allowed.sum()), (count,), generator=rng)]
-        turn = torch.randint(8, (count,), generator=rng) if turns else torch.zeros(count, dtype=torch.int64)
+        turn = torch.randint(8, (count,), generator=rng)
         return _stamps(corner, turn, pixels, {})
-    number, corner, position = _centred(allowed, pixels, limit)
-    if count is not None and count > (there := times * len(number)):
-        raise MvssError(f"{count} galaxies asked for, the deep field's {part} part has {there}: lower limit, or more copies")
-    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(times)])
-    ways = torch.stack([torch.randperm(8, generator=rng) for _ in number]) if turns else torch.zeros(len(number), 1).long()
-    turn = ways.T[:times].gather(1, order).flatten()[:count]
+    number, corner, position = _centred(allowed, pixels)
+    if count is not None and count > (there := copies * len(number)):
+        raise MvssError(f"{count} galaxies asked for, the deep field's {part} part has {there}: take fewer, or more copies")
+    order = torch.stack([torch.randperm(len(number), generator=rng) for _ in range(copies)])
+    ways = torch.stack([torch.randperm(8, generator=rng) for _ in number])
+    turn = ways.T[:copies].gather(1, order).flatten()[:count]
     chosen = order.flatten()[:count]
     columns = {
         name: torch.from_numpy(getattr(detections(), name))[number[chosen]]
@@ -194,13 +191,13 @@ def copies_apart(stamps: Stamps, share: float) -> Stamps:
     return stamps.select(torch.tensor(rows))
 
 
-def _centred(allowed: Tensor, pixels: int, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+def _centred(allowed: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
     """The galaxies whose stamps are allowed: their numbers among the detections `(K,)`, the rows and columns of their
     stamps' corners `(K, 2)`, and their own in the stamps."""
     found = detections()
     centre = torch.from_numpy(np.stack([found.y, found.x], axis=1))
     corner = (centre - pixels / 2 + 1).floor().long()  # of the stamp whose centre, (n − 1) / 2, is nearest
-    inside = ((corner >= 0) & (corner < torch.tensor(allowed.shape))).all(1) & torch.from_numpy(found.flux >= limit)
+    inside = ((corner >= 0) & (corner < torch.tensor(allowed.shape))).all(1) & torch.from_numpy(found.flux >= LIMIT)
     number = inside.nonzero().squeeze(1)
     number = number[allowed[tuple(corner[number].T)]]
     return number, corner[number], centre[number] - corner[number]

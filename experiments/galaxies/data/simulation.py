@@ -203,14 +203,15 @@ def simulate_ground(count: int, seed: int, *, galaxies: bool, pixels: int = 32, 
 
 
 @cache
-def ground_kernel(wide: int = 41) -> Tensor:
+def ground_kernel() -> Tensor:
     """Kernel k `(KERNEL, KERNEL)` of sum 1 from WIDE's pixels to GROUND's PSF; BlockAverage by FACTOR comes after.
 
     The kernel t that matches the PSFs, GROUND's Fourier transform over WIDE's, has wings that k has no room for (13 %
     of the light). k makes up for them as well as it can: of sum 1, it minimises E‖(k − t) * s‖² + ridge ‖k − t‖²
     (within k) for sources s like a disc of half-light radius 0.4″ anywhere, whose covariance is its autocorrelation.
     """
-    pixel, inner, reach, ridge = WIDE.pixel, KERNEL // 2, wide // 2 + KERNEL // 2, 0.1
+    pixel, inner, wide, ridge = WIDE.pixel, KERNEL // 2, 41, 0.1
+    reach = wide // 2 + inner
 
     def drawn(profile: galsim.GSObject, side: int) -> Array:
         return profile.drawImage(nx=side, ny=side, scale=pixel, method="no_pixel", dtype=float).array
