@@ -40,7 +40,7 @@ from mvss.priors.regression import local_scale
 from mvss.priors.samplers import ancestral, noised, sample
 from mvss.runtime.rng import Stream
 
-__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained"]
+__all__ = ["DiffusionPrior", "Drawing", "MixtureAlone", "gaussian_loss", "karras_base", "untrained"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
@@ -103,7 +103,7 @@ class DiffusionPrior(torch.nn.Module):
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """See `Prior`."""
         base = self._base(x_t, sigma)
-        return base + self.correction(x_t, base, sigma)
+        return base + self._added(x_t, base, sigma)
 
     def draw_given(self, z: Tensor, rho: Tensor, stream: Stream, index: Tensor, steps: int) -> Tensor:
         """See `Prior`: by ancestral steps down to the least level that draws of the prior go to."""
@@ -134,8 +134,9 @@ class DiffusionPrior(torch.nn.Module):
         return getattr(getattr(self.network, "config", None), "outputs", 1) == 2
 
     def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
-        """c_out(σ) F: what the network adds to `base`, the mixture's estimate; in the dtype of x_t, F runs in its own."""
-        return self._scales(x_t, sigma)[1] * self._outputs(x_t, base, sigma)[:, 0]
+        """d less `base`, the mixture's estimate: what the network adds, but where it is Karras' skip term that it adds to."""
+        added = self._added(x_t, base, sigma)
+        return added + self._base(x_t, sigma) - base if self.dynamic else added
 
     def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each, of a network that `learns_variance`."""
@@ -164,6 +165,10 @@ class DiffusionPrior(torch.nn.Module):
                 old = self.previous(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:])[:, 0]
                 wanted = self.relaxation * target - (self.relaxation - 1) * old
         return self.network(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:]), target, wanted
+
+    def _added(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        """c_out(σ) F, in the dtype of x_t; F runs in its own."""
+        return self._scales(x_t, sigma)[1] * self._outputs(x_t, base, sigma)[:, 0]
 
     def _outputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
         """F, and h where there is one, `(N, outputs, *shape)`."""
@@ -195,8 +200,22 @@ class DiffusionPrior(torch.nn.Module):
         return torch.stack([self._scales(x_t, sigma)[0] * x_t, second], dim=1)
 
 
+class MixtureAlone(torch.nn.Module):
+    """The mixture of a prior without the network, by the prior's own measure: what is left where the network is not kept."""
+
+    def __init__(self, prior: DiffusionPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+        """See `DiffusionPrior.error`."""
+        x_t = x + column(sigma, x) * noise
+        missed = x - self.prior.mixture.denoise(x_t, sigma)
+        return _mean((missed / self.prior._scales(x_t, sigma)[1]).square(), weights)
+
+
 def untrained(prior: DiffusionPrior) -> DiffusionPrior:
-    """The same with a network that adds nothing, as before its training: what it is to be compared with."""
+    """The same with a network that adds nothing, as before its training."""
     network: Any = prior.network
     fresh = network_named(type(network).__name__, network.config)
     copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
