@@ -145,9 +145,9 @@ class DiffusionPrior(torch.nn.Module):
         return base + scale * out[:, 0], scale.square() * variance_of(out[:, 1])
 
     def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The loss without what the variance adds to it: what is comparable between networks."""
-        outputs, _, wanted = self._targets(x, sigma, noise)
-        return _mean((outputs[:, 0] - wanted).square(), weights)
+        """The loss without what the variance and the relaxation do to it: what is comparable between networks."""
+        outputs, target, _ = self._targets(x, sigma, noise)
+        return _mean((outputs[:, 0] - target).square(), weights)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""

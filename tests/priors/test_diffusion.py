@@ -79,6 +79,15 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
     torch.testing.assert_close(optimum(), new)
 
 
+def test_relaxation_does_not_move_what_is_measured() -> None:
+    """Held-out losses of a lap are those of its network, however far beyond the regression that is trained."""
+    denoiser, x, z = DiffusionPrior(random_prior(3, 2, 1), Linear(2, 0.3), 0.7), draw(4, 2), draw(4, 2, seed=1)
+    before = denoiser.error(x, SIGMA, z)
+    with denoiser.relaxed(1.5):
+        torch.testing.assert_close(denoiser.error(x, SIGMA, z), before)
+        torch.testing.assert_close(denoiser.loss(x, SIGMA, z), 1.5**2 * before)
+
+
 class _Loss(torch.nn.Module):
     def __init__(self, denoiser: DiffusionPrior) -> None:
         super().__init__()
