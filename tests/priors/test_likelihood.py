@@ -76,7 +76,9 @@ def test_what_a_network_adds_is_in_the_density() -> None:
     total = torch.einsum("k,kij->ij", prior.weights, prior.covariances) + (prior.weights * spread.mT) @ spread
     base = GaussianMixture(torch.ones(1), mean[None], torch.linalg.cholesky(total)[None], 1e-3)
     x = candidates(prior, 4)
-    found = flow_log_prob(DiffusionPrior(base, Exact(prior, base, 1.6), 1.6), x, 0.05, 50.0, tolerance=1e-5)
+    found = flow_log_prob(
+        DiffusionPrior(base, Exact(prior, base, 1.6), 1.6, levels=(0.05, 50.0)), x, 0.05, 50.0, tolerance=1e-5
+    )
     assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
     alone = flow_log_prob(base, x, 0.05, 50.0, tolerance=1e-5)
     assert float((alone.value - found.value).abs().mean()) > 1
@@ -86,7 +88,7 @@ def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
     """Of what a network adds to one Gaussian of the same size in all directions."""
     prior, base = mixture(), karras_base((D,), 1.0)
     x = candidates(prior, 32)
-    network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0)
+    network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0, levels=(0.05, 50.0))
     found = flow_log_prob(network, x, 0.05, 50.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
     z = ((found.value - prior.log_prob(x, 0.05)) / found.standard_error).abs()
     # quantiles, since eight probes that agree by chance say too little of their error
