@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
 from mvss.presets.posterior import CGConfig
 from mvss.priors.diffusion import DiffusionPrior
-from mvss.priors.local_law import DenseGaussians, dense_local, shared_local
+from mvss.priors.local_law import DenseGaussians, LocalLaw, dense_local, is_dense, shared_local
 from mvss.problem.noise import Isotropic
 from mvss.problem.operators import Scale
 from mvss.problem.views import View
@@ -78,3 +78,22 @@ def test_a_network_counts_beside_one_that_knows_its_variance(dynamic: bool) -> N
     learned = LearnedMoments(list(sources.values()), view)
     learned.draw(x_t, LEVEL, Stream(0), torch.arange(N))
     assert learned.evaluations == 2
+
+
+def test_large_sources_are_drawn_at_a_noise_level_each() -> None:
+    """Of so many numbers that covariances of each observation cost too much: as the mixture is, moved by what is added."""
+    mixture, n, size = random_prior(2, 48, 0, rank=3, size=0.2), 3000, 48
+    prior = DiffusionPrior(mixture, Smooth(), 1.0, levels=(1e-3, 2.0))
+    assert not is_dense(size) and is_dense(size, 4)
+    x_t = mixture.sample(1, Stream(3)).expand(n, size)
+    rho = torch.tensor([0.3, 0.6], dtype=torch.float64).repeat_interleave(n // 2)
+    law, index = LocalLaw([prior]), torch.arange(n)
+    (x,) = law.draw([x_t], rho, Stream(4), index)
+    mean, variance = mixture.estimate(x_t, rho)
+    expected = mean + prior.correction(x_t, mean, rho).detach()
+    for rows in (slice(0, n // 2), slice(n // 2, n)):
+        assert float(((x - expected)[rows].mean(0).abs() / variance[rows][0].sqrt()).max()) < 5 / (n // 2) ** 0.5
+        torch.testing.assert_close(x[rows].var(0) / variance[rows][0], torch.ones(size).double(), atol=0.2, rtol=0)
+    for row in (2000, 7):  # alone as among others
+        one = slice(row, row + 1)
+        torch.testing.assert_close(law.draw([x_t[one]], rho[one], Stream(4), index[one])[0], x[one])
