@@ -86,9 +86,9 @@ class FitReport:
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
     phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps, or
     were not solved for. discarded: share of probability that the search of the mixtures left out where laps begin, of the
-    worst view. sigma_min: the networks' least noise level where that of the settings was lowered to suit the noise of the
-    views. chosen: a line for each source of which two posteriors were compared (`posteriors.auto`), or the prior with its
-    network and the mixture alone (`em.kept_networks`)."""
+    worst view. sigma_min: what a least noise level of the settings was lowered to, to suit the noise of the views. chosen:
+    a line for each source of which two posteriors were compared (`posteriors.auto`), or the prior with its network and the
+    mixture alone (`em.kept_networks`)."""
 
     views: list[ViewReport]
     laps: list[LapReport]

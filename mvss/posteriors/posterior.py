@@ -52,7 +52,8 @@ class Separation:
         """A line where the solver has left too much of what it was to solve."""
         if self.few or self.residual <= UNSOLVED:
             return None
-        return f"{view.name}: a solver left {self.residual:.2g} of what it was given: raise solver.iterations, or take another posterior"
+        left = f"{view.name}: a solver left {self.residual:.2g} of what it was given"
+        return f"{left}: raise solver.iterations, or take another posterior"
 
 
 class Given(Protocol):
