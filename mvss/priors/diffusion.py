@@ -135,7 +135,7 @@ class DiffusionPrior(torch.nn.Module):
             raise MvssError("log_prob: sigma is below the least noise level that the prior was trained at: leave it out")
         probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 3e-4)
         stream, sigma = Stream(0, ("log_prob",)), low if sigma is None else sigma
-        return flow_log_prob(self, x, sigma, high, probes, stream, tolerance).value
+        return flow_log_prob(self, x, sigma, high, probes, stream, tolerance)
 
     @property
     def learns_variance(self) -> bool:
