@@ -23,7 +23,7 @@ from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.fitted import Fitted
 from mvss.posteriors.guard import chi2
 from mvss.posteriors.models import build_amortised, build_priors, require_networks
-from mvss.posteriors.noise_scaling import suited
+from mvss.posteriors.noise_scaling import lowest, suited
 from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
@@ -167,7 +167,7 @@ class SourceSeparator(Fitted):
         explained = [ViewReport(v.name, len(v), chi2(v, x)) for v, x in zip(inner, draws, strict=True)]
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
-        lowered = None if self._suited == self.settings else self._suited.training.sigma_min
+        lowered = None if self._suited == self.settings else lowest(inner)
         self.report = FitReport(
             explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded, lowered, chosen
         )

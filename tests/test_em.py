@@ -292,6 +292,16 @@ def test_an_e_step_whose_draws_do_not_explain_a_view_keeps_the_old_ones(start: s
         assert [line.split(":")[0] for line in kept if line.startswith("both")] == ["both"]
 
 
+@pytest.mark.parametrize("few", [False, True])
+def test_an_e_step_whose_systems_were_not_solved_says_so(few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, laps = MomentMatching.draw, list[Lap]()
+    monkeypatch.setattr(MomentMatching, "draw", lambda *args: replace(draw(*args), residual=0.3, few=few))
+    run(em=TOGETHER, callback=laps.append)
+    told = [line for line in laps[-1].record["kept"] if "a solver left 0.3 of what it was given" in line]
+    assert [line.split(":")[0] for line in told] == ([] if few else ["first", "both"])
+    assert laps[-1].record["residual"] == 0.3
+
+
 def test_the_e_step_gives_each_view_its_own_noise() -> None:
     """Two views with the same observations: the same posterior, other random numbers."""
     y, a = torch.ones(8, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)

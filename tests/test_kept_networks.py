@@ -10,6 +10,7 @@ import torch
 from mvss import (
     AscentConfig,
     EMConfig,
+    Identity,
     MomentMatchingConfig,
     NetworkConfig,
     PriorConfig,
@@ -19,7 +20,12 @@ from mvss import (
     TrainingConfig,
     View,
 )
+from mvss.em import corrections
+from mvss.posteriors.exact import ExactPosterior
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.networks import SignalUNet
+from mvss.runtime.rng import Stream
 
 SETTINGS = Settings(
     AscentConfig(components=(1,), steps=60, starts=1),
@@ -59,3 +65,15 @@ def test_all_networks_stay_unless_it_is_asked_for() -> None:
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
     model = SourceSeparator(settings).fit([view_of(x)], seed=0, verbose=False)
     assert model.report.chosen == [] and model.priors["x"].network is not None
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_network_is_compared_with_what_would_be_kept(dynamic: bool) -> None:
+    """One that adds nothing is as good as the mixture, unless it is Karras' skip term that it adds nothing to."""
+    factors = torch.randn(1, 8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mixture = GaussianMixture(torch.ones(1), torch.ones(1, 8, dtype=torch.float64), factors, 0.1, (1, 8))
+    priors = {"x": DiffusionPrior(mixture, SignalUNet(1, 8, blocks=(8,)).eval(), mixture.spread, dynamic=dynamic)}
+    y = mixture.sample(40, Stream(1)) + 0.2 * torch.randn(40, 1, 8, generator=torch.Generator().manual_seed(1))
+    view = View(y, {"x": Identity((1, 8))}, 0.2)
+    (found,) = corrections([view], priors, ExactPosterior(), SETTINGS.training, Stream(2))
+    assert found.mixture < 0.7 * found.network if dynamic else found.mixture == pytest.approx(found.network)

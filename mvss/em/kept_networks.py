@@ -17,7 +17,7 @@ import torch
 
 from mvss.posteriors.posterior import Posterior
 from mvss.presets.training import TrainingConfig
-from mvss.priors.diffusion import DiffusionPrior, untrained
+from mvss.priors.diffusion import DiffusionPrior, MixtureAlone
 from mvss.priors.prior import Prior
 from mvss.priors.training import denoising_loss
 from mvss.problem.views import View
@@ -62,6 +62,6 @@ def corrections(
             continue
         x = torch.cat([parts[source].flatten(0, 1) for parts in draws if source in parts])
         keyed = stream.child("loss", place)
-        network, mixture = (denoising_loss(law, x, training, keyed) for law in (prior, untrained(prior)))
+        network, mixture = (denoising_loss(law, x, training, keyed) for law in (prior, MixtureAlone(prior)))
         found.append(Correction(source, network, mixture))
     return found

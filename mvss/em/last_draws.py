@@ -24,13 +24,13 @@ def last_draws(
     progress: Callable[[float], None],
 ) -> tuple[list[Draws], list[str]]:
     """One joint draw of each observation of each view, which may begin at the last ones of EM, `draws`; a line where those are
-    kept. device: where the draws are made."""
-    last, lines = [], []
+    kept, or draws were not solved for. device: where the draws are made."""
+    last, lines = [], list[str]()
     for alpha, (view, start) in enumerate(zip(views, draws, strict=True)):
         inner = view.to(device)
         found = posterior.draw(inner, priors, stream.child(alpha), start)
         kept, line = guarded(inner, found.draws, found.start, found.narrow)
         last.append({source: x.to(view.y.device) for source, x in kept.items()})
-        lines += [line] if line else []
+        lines += filter(None, (line, found.unsolved(view)))
         progress((alpha + 1) / len(views))
     return last, lines

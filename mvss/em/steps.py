@@ -136,7 +136,7 @@ class Steps:
             for alpha in stage.views:
                 separation = self._separate(alpha, draws[alpha], self.stream.child("e-step", lap, alpha, *key))
                 draws[alpha], line = guarded(self.views[alpha], separation.draws, separation.start, separation.narrow)
-                kept += [line] if line else []
+                kept += filter(None, (line, separation.unsolved(self.views[alpha])))
                 evaluations += separation.evaluations * len(self.views[alpha])
                 clamped, residual = max(clamped, separation.clamped), max(residual, separation.residual)
         return {"evaluations": evaluations, "clamped": clamped, "residual": residual, "kept": kept}

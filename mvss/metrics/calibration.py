@@ -102,13 +102,13 @@ def rank_errors(ranks: Tensor, draws: int) -> Tensor:
     return (below - (steps.double() + 1) / (draws + 1)).abs().amax(1)
 
 
-def interval_coverage(ranks: Tensor, draws: int, level: float = ONE_SIGMA) -> float:
-    """Share of truths in the central intervals of their draws, all coordinates together: `level` where draws are calibrated.
+def interval_coverage(ranks: Tensor, draws: int) -> float:
+    """Share of truths in the central intervals of their draws, all coordinates together: ONE_SIGMA where they are calibrated.
 
-    The ends of the intervals lie between draws, at (1 ± level) / 2 of the way through the ranks, and a truth beside an end
+    The ends of the intervals lie between draws, at (1 ± ONE_SIGMA) / 2 of the way through the ranks, and a truth beside an end
     counts by the part of its rank that is inside. ranks: of `rank_statistics`, (N, *shape). draws: L.
     """
-    low, high = ((1 + sign * level) / 2 * (draws + 1) for sign in (-1, 1))
+    low, high = ((1 + sign * ONE_SIGMA) / 2 * (draws + 1) for sign in (-1, 1))
     inside = (ranks + 1).double().clamp_max(high) - ranks.double().clamp_min(low)
     return float(inside.clamp_min(0).mean())
 

@@ -14,6 +14,8 @@ CLAMPED = 0.05
 """Share of clamped eigenvalues from which covariances are not to be trusted."""
 DISCARDED = 0.05
 """Share of probability from which draws of a search of the mixtures are not to be trusted."""
+UNSOLVED = 1e-2
+"""Relative residual of an iterative solve from which draws are not to be trusted."""
 
 RIVALS = 1.0
 """Nats per draw from which first priors of other starts, of nearly the same evidence, are other priors."""
@@ -41,7 +43,8 @@ class ViewReport:
 class LapReport:
     """held_out: denoising loss of draws that no network has learned from, before and after the M-step, by what learned.
     clamped: the largest share of covariance eigenvalues that networks had made negative. residual: the largest of an iterative
-    solve. m_step, e_step: seconds. kept: a line for each view whose draws are those of before the lap."""
+    solve. m_step, e_step: seconds. kept: a line for each view whose draws are those of before the lap, or were not solved
+    for."""
 
     number: int
     held_out: Mapping[str, tuple[float, float]]
@@ -65,7 +68,7 @@ class LapReport:
         return LapReport(number, held_out, record.get("clamped", 0.0), record.get("residual", 0.0), *seconds, kept)
 
     def warnings(self) -> list[str]:
-        """Where the lap made things worse, gave draws that are not kept, or stands on clamped covariances."""
+        """Where the lap made things worse, gave draws that are not kept or not solved for, or stands on clamped covariances."""
         lines = [f"lap {self.number}: {line}" for line in self.kept]
         lines += [
             f"lap {self.number}: {name} denoises held-out draws worse than before it ({before:.4g} to {after:.4g})"
@@ -81,11 +84,11 @@ class LapReport:
 class FitReport:
     """views: of each. laps: of each. evidence: mean log p(y) of an observation, nats, under the first priors: "held_out",
     "train"; and "discarded", the share of probability that the search left out. unconstrained: what no view tells. seconds: by
-    phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps.
-    discarded: share of probability that the search of the mixtures left out where laps begin, of the worst view. sigma_min: the
-    networks' least noise level where that of the settings was lowered to suit the noise of the views. chosen: a line for each
-    source of which two posteriors were compared (`posteriors.auto`), or the prior with its network and the mixture alone
-    (`em.kept_networks`)."""
+    phase. peak_memory_gib: of the process during the fit. kept: a line for each view whose last draws are those of the laps, or
+    were not solved for. discarded: share of probability that the search of the mixtures left out where laps begin, of the
+    worst view. sigma_min: what a least noise level of the settings was lowered to, to suit the noise of the views. chosen:
+    a line for each source of which two posteriors were compared (`posteriors.auto`), or the prior with its network and the
+    mixture alone (`em.kept_networks`)."""
 
     views: list[ViewReport]
     laps: list[LapReport]

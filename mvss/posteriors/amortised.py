@@ -24,7 +24,7 @@ from __future__ import annotations
 __all__ = ["OUTPUTS", "Amortised", "AmortisedPosterior", "Seen", "inputs_of"]
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -295,4 +295,4 @@ class _Chained(Given):
 
         evaluations = self.posterior.evaluations + self.seen.evaluations + rest.evaluations
         start = None if rest.start is None else whole(rest.start)
-        return Separation(whole(rest.draws), evaluations, rest.clamped, rest.residual, start=start, narrow=rest.narrow)
+        return replace(rest, draws=whole(rest.draws), evaluations=evaluations, start=start)

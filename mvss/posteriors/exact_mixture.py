@@ -34,8 +34,9 @@ __all__ = ["Combinations", "MixturePosterior"]
 
 COARSE = 1000
 """A beam starts from at most about this many combinations of merged components."""
-FEW, BLOCK = 600, 2**21
-"""Combinations up to which all are screened by LAPACK; and bytes of those at a time, which stay in the cache."""
+MANY, FEW, BLOCK = 6000, 600, 2**21
+"""Combinations up to which all are screened, and up to which they are by LAPACK; and bytes of those at a time, which stay in
+the cache."""
 
 
 @dataclass
@@ -77,19 +78,18 @@ class MixturePosterior:
 
     priors: of the sources that the view shows, in their order.
     retain: a combination stays if its log joint is within this many nats of the best one's.
-    exhaustive: screen all combinations up to this number; above it, descend with a beam.
-    beam: combinations kept per observation and level.
+    beam: combinations kept per observation and level, where they are too many to screen them all.
     """
 
-    def __init__(self, priors: Sequence[GaussianMixture], retain: float = 9.0, exhaustive: int = 6000, beam: int = 64) -> None:
+    def __init__(self, priors: Sequence[GaussianMixture], retain: float = 9.0, beam: int = 64) -> None:
         self.priors = tuple(priors)
-        self.retain, self.exhaustive, self.beam = retain, exhaustive, beam
+        self.retain, self.beam = retain, beam
         self.count = math.prod(len(p) for p in self.priors)
         self._kept: dict[int, tuple[Hierarchy, ...]] = {}
 
     def hierarchies(self, data: DenseView) -> tuple[Hierarchy, ...] | None:
         """What a beam descends; None where all combinations are screened."""
-        most = self.exhaustive if data.is_small else min(self.exhaustive, FEW)
+        most = MANY if data.is_small else min(MANY, FEW)
         if self.count <= most:
             return None
         if most not in self._kept:

@@ -126,7 +126,7 @@ class Fitted:
         sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
         the prior was trained at (0 for a prior in closed form).
 
-        Raises MvssError for a source that was not learned, or candidates of another shape or with NaN.
+        Raises MvssError for a source that was not learned, candidates of another shape or with NaN, or a sigma below that.
         """
         prior, scale = self._prior(source), self.units.scales[source]
         x = real(x, f"log_prob: candidates of {source}")

@@ -53,7 +53,7 @@ class _Sweeps:
         return joined(in_chunks(work, len(view), self.posterior.config.chunk))
 
     def _run(self, view: View, x: Draws, stream: Stream) -> Separation:
-        config, evaluations = self.posterior.config, 0
+        config, evaluations, residual = self.posterior.config, 0, 0.0
         for sweep in range(config.rounds):
             for beta, source in enumerate(view.sources):
                 alone = view
@@ -63,7 +63,8 @@ class _Sweeps:
                 moments = moments_of(alone, [self.priors[source]], config.components, factors, config.sampler)
                 found = _conditional(alone, source, moments, config.sampler, keyed)
                 x[source], evaluations = found.draws[source], evaluations + found.evaluations
-        return Separation(x, evaluations)
+                residual = max(residual, found.residual)
+        return Separation(x, evaluations, residual=residual)
 
 
 def _conditional(alone: View, source: str, moments: Moments, sampler: SamplerConfig, stream: Stream) -> Separation:
@@ -74,6 +75,6 @@ def _conditional(alone: View, source: str, moments: Moments, sampler: SamplerCon
     def work(rows: slice) -> Separation:
         part = moments.select(rows)
         (x,) = sample(part, [noise[rows]], sampler, stream, alone.numbers[rows])
-        return Separation({source: x}, part.evaluations)
+        return Separation({source: x}, part.evaluations, residual=part.residual)
 
     return joined(in_chunks(work, len(alone), rows_within(moments.row_bytes)))

@@ -4,7 +4,7 @@
 
 What V^β is:
     learned      diag Var[x^β | x_t], the network's own: one evaluation a step, and an x_0 can be drawn (`matheron`). A source
-                 without a network keeps the V of its mixture, of the component that is likeliest given x_t, or is drawn.
+                 without it keeps the V of its mixture, of the component that is likeliest given x_t, or is drawn.
     Jacobian     V u = σ² Jᵀ u, J = ∂d_β/∂x_t (Tweedie; a vector–Jacobian product, since the exact J is symmetric), as in
                  MMPS (Rozet et al. 2024, arXiv 2405.13712; paper, section 4). It gives means, no draws.
 
@@ -134,7 +134,8 @@ class LearnedMoments(_Iterative):
         if prior.learns_variance:
             self.evaluations += 1
             return Pixels(*prior.estimate(x_t, sigma))
-        components = shared_local(prior.mixture, x_t, sigma)
+        self.evaluations += prior.network is not None
+        components = shared_local(prior, x_t, sigma)
         weight = components.log_weight
         return _Chosen(components, weight.argmax(1) if uniform is None else choose(weight, uniform), x_t.shape[1:])
 

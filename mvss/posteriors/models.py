@@ -12,7 +12,14 @@ import torch
 
 from mvss.posteriors.amortised import OUTPUTS, Amortised, inputs_of
 from mvss.posteriors.view_pairs import pairs_of
-from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, MomentMatchingConfig, SplitGibbsConfig
+from mvss.presets.posterior import (
+    AmortisedConfig,
+    AutoConfig,
+    ExactConfig,
+    MomentMatchingConfig,
+    SamplerConfig,
+    SplitGibbsConfig,
+)
 from mvss.presets.settings import Settings
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -75,7 +82,8 @@ def _drawing(settings: Settings) -> Drawing:
     if settings.prior.sampler is not None:
         return Drawing(settings.prior.sampler, True, getattr(posterior, "components", 1))
     if isinstance(posterior, ExactConfig | SplitGibbsConfig | AutoConfig):
-        return Drawing()
+        least, usual = settings.training.sigma_min, SamplerConfig()
+        return Drawing(SamplerConfig(sigma_start=max(usual.sigma_start, least), sigma_min=least))
     cold = isinstance(posterior, MomentMatchingConfig) and posterior.start == "cold"
     return Drawing(posterior.sampler, cold, posterior.components)
 

@@ -133,7 +133,7 @@ class _Matched:
             return self._run(self.moments.select(rows), [x[rows] for x in begin], stream, view.numbers[rows])
 
         size = min(self.config.chunk, rows_within(self.moments.row_bytes))
-        found = joined(in_chunks(work, len(view), size))
+        found = replace(joined(in_chunks(work, len(view), size)), few=self.config.solver is not None)
         if self.exact is None:
             return found
         narrow = self.config.sampler.method != "ancestral"

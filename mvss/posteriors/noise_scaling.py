@@ -7,7 +7,7 @@ those of the ancestral sampler, all is left. A σ_min of at most ν stays as it 
 
 from __future__ import annotations
 
-__all__ = ["least_noise", "suited"]
+__all__ = ["least_noise", "lowest", "suited"]
 
 import math
 from dataclasses import replace
@@ -29,6 +29,11 @@ def least_noise(views: Views) -> float:
     return min(sigma / math.sqrt(gain) for sigma, by_source in noise for gain in by_source.values())
 
 
+def lowest(views: Views) -> float:
+    """What a σ_min above the noise is lowered to."""
+    return SHARE * least_noise(views)
+
+
 def suited(settings: Settings, views: Views) -> Settings:
     """Settings whose runs that end in means do so at a level that suits the noise, and whose networks learn down to there."""
     noise = least_noise(views)
@@ -36,7 +41,7 @@ def suited(settings: Settings, views: Views) -> Settings:
     separation = settings.separation and _lowered(settings.separation, noise)
     if (posterior, separation) == (settings.posterior, settings.separation):
         return settings
-    training = replace(settings.training, sigma_min=min(settings.training.sigma_min, SHARE * noise))
+    training = replace(settings.training, sigma_min=min(settings.training.sigma_min, lowest(views)))
     return replace(settings, posterior=posterior, separation=separation, training=training)
 
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mvss.metrics.fit_report import UNSOLVED
 from mvss.posteriors.guard import guarded, unexplained
 from mvss.priors.prior import Prior
 from mvss.problem.views import Draws, View
@@ -34,7 +35,8 @@ class Separation:
     the most). clamped: share of covariance eigenvalues that networks had made negative, the mean over chunks of the
     largest of a run. residual: the largest relative residual of an iterative solve. discarded: share of probability
     that a search of the mixtures left out. start: joint draws that a warm run began from, which are kept where its own do
-    not explain y (`guard`); None where there were none. narrow: whether the run ended in means.
+    not explain y (`guard`); None where there were none. narrow: whether the run ended in means. few: whether the solver was
+    to make few iterations, whatever they leave.
     """
 
     draws: Draws
@@ -44,6 +46,14 @@ class Separation:
     discarded: float = 0.0
     start: Draws | None = None
     narrow: bool = False
+    few: bool = False
+
+    def unsolved(self, view: View) -> str | None:
+        """A line where the solver has left too much of what it was to solve."""
+        if self.few or self.residual <= UNSOLVED:
+            return None
+        left = f"{view.name}: a solver left {self.residual:.2g} of what it was given"
+        return f"{left}: raise solver.iterations, or take another posterior"
 
 
 class Given(Protocol):
@@ -77,19 +87,21 @@ class Posterior(ABC):
     def many(
         self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
     ) -> Draws:
-        """`(count, N, *shape)` of each source: independent draws, `guarded`; a warning where those of the start are kept or
-        draws do not explain y. progress: takes the fraction done."""
-        given, pieces, lines = self.given(view, priors), [], []
+        """`(count, N, *shape)` of each source: independent draws, `guarded`; a warning where those of the start are kept, draws
+        do not explain y, or were not solved for. progress: takes the fraction done."""
+        given, pieces, lines, unsolved = self.given(view, priors), [], [], []
         for number in range(count):
             found = given.draw(stream.child(number))
             draws, off = found.draws, unexplained(view, found.draws, found.narrow)
             if off is not None:
                 draws, line = guarded(view, draws, found.start, found.narrow)
                 lines.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
+            unsolved += [line] if (line := found.unsolved(view)) else []
             pieces.append(draws)
             progress((number + 1) / count)
-        if lines:
-            warnings.warn(f"{lines[0]} (in {len(lines)} of {count} draws)", stacklevel=3)
+        for told in (lines, unsolved):
+            if told:
+                warnings.warn(f"{told[0]} (in {len(told)} of {count} draws)", stacklevel=3)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}
 
 

@@ -93,9 +93,10 @@ class AscentConfig:
 @dataclass(frozen=True)
 class MixtureEMConfig:
     """Mixtures by EM, for large sources under operators that whole views share. components, ranks: per source in the
-    order of the views, the last for all further ones; rank 0 for a full covariance. laps: of EM in every stage. floor:
-    least standard deviation of a component in any direction. noisier2noise: of sources that pairs of views tell, fit the
-    mixture to estimates of each observation's in place of the observations."""
+    order in which they are learned, those that a view shows alone first, then those that one shows with these alone, and
+    so on; the last for all further ones; rank 0 for a full covariance. laps: of EM in every stage. floor: least standard
+    deviation of a component in any direction. noisier2noise: of sources that pairs of views tell, fit the mixture to
+    estimates of each observation's in place of the observations."""
 
     implementation: ClassVar = "mvss.estimation.by_em:estimate_by_em"
     kind: Literal["em"] = field(default="em", kw_only=True)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,14 +39,17 @@ from mvss.priors.networks import LEAST, MOST, network_named, variance_of
 from mvss.priors.prior import column
 from mvss.priors.regression import local_scale
 from mvss.priors.samplers import ancestral, noised, sample
+from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-__all__ = ["DiffusionPrior", "Drawing", "gaussian_loss", "karras_base", "untrained"]
+__all__ = ["DiffusionPrior", "Drawing", "MixtureAlone", "gaussian_loss", "karras_base", "untrained"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
 EXACT_TRACE, PROBES = 256, 4
 """Numbers of a source up to which log_prob takes the exact trace, and probes of its estimate for more."""
+ROUNDING = 1e-6
+"""Of noise levels, what is no difference."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class DiffusionPrior(torch.nn.Module):
 
     mixture: the closed-form part, which also gives the source's shape. network: F(x, log σ), or F and h where its
     `outputs` are two. drawing: how its draws are made. levels: least and largest noise level that it is trained at, in
-    units of the source. dynamic: of images of a large dynamic range: s is taken of each pixel of x_t instead
-    (`regression.local_scale`, N = σ), and Karras' skip term in place of the mixture, which then only starts.
+    units of the source; below them it answers as at the least, above them the mixture serves alone. dynamic: of images of a
+    large dynamic range: s is taken of each pixel of x_t instead (`regression.local_scale`, N = σ), and Karras' skip term in
+    place of the mixture, which then only starts. Where Karras' term is all there is beside the network, that goes on above
+    its levels, with a warning.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class DiffusionPrior(torch.nn.Module):
         super().__init__()
         self.mixture, self.network, self.shape, self.sigma_data = mixture, network, mixture.shape, float(sigma_data)
         self.drawing, self.levels, self.dynamic = drawing or Drawing(), levels, dynamic
+        self.fitted = not dynamic and bool(mixture.means.any())  # what is corrected, and not `karras_base`
         self.previous: torch.nn.Module | None = None
         self.relaxation = 1.0
 
@@ -103,7 +110,7 @@ class DiffusionPrior(torch.nn.Module):
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """See `Prior`."""
         base = self._base(x_t, sigma)
-        return base + self.correction(x_t, base, sigma)
+        return base + self._added(x_t, base, sigma)
 
     def draw_given(self, z: Tensor, rho: Tensor, stream: Stream, index: Tensor, steps: int) -> Tensor:
         """See `Prior`: by ancestral steps down to the least level that draws of the prior go to."""
@@ -122,11 +129,13 @@ class DiffusionPrior(torch.nn.Module):
 
     def log_prob(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
-        given. Of large sources the trace is an estimate."""
+        given. Of large sources the trace is an estimate. Raises MvssError for a sigma below that level."""
         low, high = self.levels
+        if sigma is not None and sigma < low * (1 - ROUNDING):
+            raise MvssError("log_prob: sigma is below the least noise level that the prior was trained at: leave it out")
         probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 3e-4)
         stream, sigma = Stream(0, ("log_prob",)), low if sigma is None else sigma
-        return flow_log_prob(self, x, sigma, high, probes, stream, tolerance).value
+        return flow_log_prob(self, x, sigma, high, probes, stream, tolerance)
 
     @property
     def learns_variance(self) -> bool:
@@ -134,19 +143,24 @@ class DiffusionPrior(torch.nn.Module):
         return getattr(getattr(self.network, "config", None), "outputs", 1) == 2
 
     def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
-        """c_out(σ) F: what the network adds to `base`, the mixture's estimate; in the dtype of x_t, F runs in its own."""
-        return self._scales(x_t, sigma)[1] * self._outputs(x_t, base, sigma)[:, 0]
+        """d less `base`, the mixture's estimate: what the network adds, but where it is Karras' skip term that it adds to."""
+        added = self._added(x_t, base, sigma)
+        return added + self._base(x_t, sigma) - base if self.dynamic else added
 
     def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each, of a network that `learns_variance`."""
-        base = self._base(x_t, sigma)
+        base, asked = self._base(x_t, sigma), column(self._asked(sigma), x_t)
         out, scale = self._outputs(x_t, base, sigma), self._scales(x_t, sigma)[1]
-        return base + scale * out[:, 0], scale.square() * variance_of(out[:, 1])
+        mean, variance = base + scale * out[:, 0], scale.square() * variance_of(out[:, 1])
+        if bool(asked.all()):
+            return mean, variance
+        alone, spread = self.mixture.estimate(x_t, sigma)
+        return torch.where(asked, mean, alone), torch.where(asked, variance, spread)
 
     def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
-        """The loss without what the variance adds to it: what is comparable between networks."""
-        outputs, _, wanted = self._targets(x, sigma, noise)
-        return _mean((outputs[:, 0] - wanted).square(), weights)
+        """The loss without what the variance and the relaxation do to it: what is comparable between networks."""
+        outputs, target, _ = self._targets(x, sigma, noise)
+        return _mean((outputs[:, 0] - target).square(), weights)
 
     def loss(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
         """Denoising score matching loss of clean x `(N, *shape)`, σ `(N,)`, standard-normal noise `(N, *shape)`."""
@@ -165,10 +179,28 @@ class DiffusionPrior(torch.nn.Module):
                 wanted = self.relaxation * target - (self.relaxation - 1) * old
         return self.network(inputs, sigma.log()).reshape(len(x), -1, *x.shape[1:]), target, wanted
 
+    def _added(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
+        """c_out(σ) F where the network is asked, in the dtype of x_t; F runs in its own."""
+        added = self._scales(x_t, sigma)[1] * self._outputs(x_t, base, sigma)[:, 0]
+        return torch.where(column(self._asked(sigma), added), added, 0.0)
+
+    def _asked(self, sigma: Tensor) -> Tensor:
+        """Whether the network is, `(N,)`: see the class."""
+        known = sigma <= self.levels[1] * (1 + ROUNDING)
+        if not self.fitted and not bool(known.all()):
+            warnings.warn(
+                f"a network is asked for noise levels above {self.levels[1]:g}, the largest that it was trained at: raise "
+                "training.sigma_max, or start lower",
+                stacklevel=2,
+            )
+            return torch.ones_like(known)
+        return known
+
     def _outputs(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
         """F, and h where there is one, `(N, outputs, *shape)`."""
         dtype = next(self.network.parameters()).dtype
-        out: Tensor = self.network(self._inputs(x_t, base, sigma).to(dtype), sigma.log().to(dtype))
+        level = sigma.clamp_min(self.levels[0] * (1 - ROUNDING))
+        out: Tensor = self.network(self._inputs(x_t, base, sigma).to(dtype), level.log().to(dtype))
         return out.reshape(len(x_t), -1, *x_t.shape[1:]).to(x_t.dtype)
 
     def _base(self, x_t: Tensor, sigma: Tensor) -> Tensor:
@@ -195,8 +227,22 @@ class DiffusionPrior(torch.nn.Module):
         return torch.stack([self._scales(x_t, sigma)[0] * x_t, second], dim=1)
 
 
+class MixtureAlone(torch.nn.Module):
+    """The mixture of a prior without the network, by the prior's own measure: what is left where the network is not kept."""
+
+    def __init__(self, prior: DiffusionPrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def error(self, x: Tensor, sigma: Tensor, noise: Tensor, weights: Tensor | None = None) -> Tensor:
+        """See `DiffusionPrior.error`."""
+        x_t = x + column(sigma, x) * noise
+        missed = x - self.prior.mixture.denoise(x_t, sigma)
+        return _mean((missed / self.prior._scales(x_t, sigma)[1]).square(), weights)
+
+
 def untrained(prior: DiffusionPrior) -> DiffusionPrior:
-    """The same with a network that adds nothing, as before its training: what it is to be compared with."""
+    """The same with a network that adds nothing, as before its training."""
     network: Any = prior.network
     fresh = network_named(type(network).__name__, network.config)
     copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)

@@ -13,7 +13,7 @@ Covariances of a mixture do not depend on x_t, so that observations at one noise
 
 from __future__ import annotations
 
-__all__ = ["Components", "DenseGaussians", "LocalLaw", "Pixels", "dense_local", "is_dense", "shared_local"]
+__all__ = ["Components", "DenseGaussians", "LocalLaw", "Moved", "Pixels", "dense_local", "is_dense", "shared_local"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -92,17 +92,6 @@ class Components:
         rank = self.spread.shape[2]
         return z[:, :rank] @ self.spread[k].mT + self.floor[k].sqrt() * z[:, rank:]
 
-    def draw(self, stream: Stream, index: Tensor, place: int) -> Tensor:
-        """One draw `(N, D)`."""
-        device, keyed = self.mean.device, stream.child(place)
-        chosen = choose(self.log_weight, keyed.uniform(index, (), "component", device=device))
-        z = keyed.normal(index, (self.spread.shape[1] + self.spread.shape[2],), "source", device=device)
-        out = torch.empty_like(self.mean[:, 0])
-        for k in chosen.unique().tolist():
-            rows = chosen == k
-            out[rows] = self.mean[rows, k] + self.shift(k, z[rows])
-        return out
-
 
 @dataclass(frozen=True)
 class Pixels:
@@ -131,6 +120,25 @@ class Pixels:
     def draw(self, stream: Stream, index: Tensor, place: int) -> Tensor:
         """One draw `(N, *shape)`."""
         return self.mean + self.root(stream.normal(index, (self.numbers,), "source", place, device=self.mean.device))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What `shared_local` gives, for observations that each have a noise level: it can only be drawn from."""
+
+    prior: Prior
+    x_t: Tensor
+    sigma: Tensor
+
+    def draw(self, stream: Stream, index: Tensor, place: int) -> Tensor:
+        """One draw `(N, *shape)`."""
+        mixture, keyed = self.prior.mixture, stream.child(place)
+
+        def work(rows: slice) -> Tensor:
+            return mixture.draw_given(self.x_t[rows], self.sigma[rows], keyed, index[rows], 1)
+
+        x = torch.cat(in_chunks(work, len(index), rows_within(16 * mixture.eigenvectors[0].numel())))
+        return x + self.prior.correction(self.x_t, mixture.denoise(self.x_t, self.sigma), self.sigma)
 
 
 class LocalLaw:
@@ -177,12 +185,12 @@ class LocalLaw:
         covariances = kept * size**2 if is_dense(size) and not prior.learns_variance else 0
         return 32 * (count * size + covariances)
 
-    def _local(self, prior: Prior, x_t: Tensor, sigma: Tensor) -> DenseGaussians | Components | Pixels:
+    def _local(self, prior: Prior, x_t: Tensor, sigma: Tensor) -> DenseGaussians | Pixels | Moved:
         if prior.learns_variance:
             return Pixels(*prior.estimate(x_t, sigma))
         if is_dense(prior.mixture.dimension):
             return dense_local(prior, x_t, sigma, self.components)
-        return shared_local(prior, x_t, sigma)
+        return Moved(prior, x_t, sigma)
 
 
 def shared_local(prior: Prior, x_t: Tensor, sigma: Tensor) -> Components:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -54,10 +53,8 @@ def _ordered(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def load_checkpoint(
-    path: Path | str, device: torch.device | str = "cpu", fingerprint: Fingerprint | None = None
-) -> dict[str, Any]:
-    """Read a checkpoint that `save_checkpoint` wrote, with its tensors on `device`.
+def load_checkpoint(path: Path | str, fingerprint: Fingerprint | None = None) -> dict[str, Any]:
+    """Read a checkpoint that `save_checkpoint` wrote, with its tensors on the CPU.
 
     Raises:
         MvssError: the file is missing, cannot be read, is damaged, or belongs to a run of another fingerprint.
@@ -82,7 +79,7 @@ def load_checkpoint(
     content = json.loads(about["content"])
     if fingerprint is not None:
         _require_same(path, content["fingerprint"] or {}, fingerprint)
-    state: dict[str, Any] = restored(content["state"], {name: tensor.to(device) for name, tensor in tensors.items()})
+    state: dict[str, Any] = restored(content["state"], tensors)
     return state
 
 

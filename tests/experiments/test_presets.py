@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from experiments.mnist_grass.config import MnistGrassConfig
 from experiments.mnist_grass.data import MnistGrassTask
 from mvss.em import plan_stages
 from mvss.estimation import Estimate
-from mvss.presets.posterior import AmortisedConfig
+from mvss.presets.posterior import AmortisedConfig, SamplerConfig
 from mvss.presets.reader import available_presets
 from mvss.presets.settings import Settings
 from mvss.priors.diffusion import DiffusionPrior, karras_base
@@ -89,6 +89,26 @@ def test_every_method_of_a_preset_can_begin(name: str, preset: str) -> None:
             stages = plan_stages(views, settings, learning)
             assert {source for stage in stages for source in stage.sources} == set(learning), where
             assert bool(model.amortised) == (bool(learning) and isinstance(settings.posterior, AmortisedConfig)), where
+
+
+def samplers(config: object) -> Iterator[SamplerConfig]:
+    """Those whose noise levels are in units of the sources."""
+    if isinstance(config, SamplerConfig):
+        yield config
+    elif isinstance(config, tuple):
+        yield from (found for part in config for found in samplers(part))
+    elif is_dataclass(config):
+        own = "sampler" if isinstance(config, AmortisedConfig) else ""
+        yield from (found for field in fields(config) if field.name != own for found in samplers(getattr(config, field.name)))
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_networks_are_asked_for_noise_levels_that_they_have_learned(name: str, preset: str) -> None:
+    for method, recipe in read_command(TASKS[name][0], ["--preset", preset], ROOT).config.recipes().items():
+        settings = recipe.settings
+        if not (recipe.baseline or settings.prior.network is None):
+            for run in samplers((settings.posterior, settings.separation, settings.prior.sampler)):
+                assert settings.training.sigma_min <= run.sigma_min <= run.sigma_start <= settings.training.sigma_max, method
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)

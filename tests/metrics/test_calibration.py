@@ -161,9 +161,10 @@ def test_intervals_of_few_exact_draws_cover_what_they_should(problem: Problem, c
     assert coverage(problem.draws(0.5)) < ONE_SIGMA - 0.05 < ONE_SIGMA + 0.05 < coverage(problem.draws(2.0))
 
 
-def test_coverage_of_intervals_by_hand() -> None:
+def test_coverage_of_intervals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of four draws the middle half is from 1.25 to 3.75 in units of ranks: all of rank 2, three quarters of 1 and of 3."""
-    shares = [interval_coverage(torch.tensor([rank]), 4, 0.5) for rank in range(5)]
+    monkeypatch.setattr("mvss.metrics.calibration.ONE_SIGMA", 0.5)
+    shares = [interval_coverage(torch.tensor([rank]), 4) for rank in range(5)]
     assert shares == pytest.approx([0, 0.75, 1, 0.75, 0])
 
 

@@ -68,10 +68,11 @@ def test_what_pruning_discards_is_what_the_evidence_loses() -> None:
     assert float(discarded.max()) > 0.01
 
 
-def test_a_wide_beam_finds_what_an_exhaustive_search_finds() -> None:
+def test_a_wide_beam_finds_what_an_exhaustive_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     priors, view = [_prior(9, 3, 0), _prior(7, 2, 1)], _view(20, 2)
     exact, _ = MixturePosterior(priors, retain=40.0).log_evidence(view)
-    beam, _ = MixturePosterior(priors, retain=40.0, exhaustive=16, beam=64).log_evidence(view)
+    monkeypatch.setattr("mvss.posteriors.exact_mixture.MANY", 16)
+    beam, _ = MixturePosterior(priors, retain=40.0, beam=64).log_evidence(view)
     torch.testing.assert_close(beam, exact)
 
 
@@ -150,19 +151,20 @@ def test_draws_of_masked_views_depend_on_no_other_observation() -> None:
         torch.testing.assert_close(some, every[:2])
 
 
-@pytest.mark.parametrize("exhaustive", [6000, 4])
-def test_matrices_of_lapack_give_what_entries_by_hand_give(exhaustive: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("many", [6000, 4])
+def test_matrices_of_lapack_give_what_entries_by_hand_give(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence, means, draws, and the gradient of the evidence, of an observation at a time and of many."""
     priors, view, index = [random_prior(5, 3, 1), random_prior(4, 2, 2)], random_view(30, 4, (3, 2)), torch.arange(30)
 
     def everything() -> list[Tensor]:
-        posterior = MixturePosterior(priors, retain=40.0, exhaustive=exhaustive)
+        posterior = MixturePosterior(priors, retain=40.0)
         search = [(piece, part, kept.thin()) for piece, part, kept in posterior.chunks(view)]
         gradient = evidence_gradient([((0, 1), view), ((1,), random_view(5, 3, (2,)))], priors, 40.0)
         sums = [t for source in gradient.sums for t in source]
         evidence = posterior.log_evidence(view)[0]
         return [evidence, *posterior.mean(view), *posterior.draw(view, Stream(0), index, search), gradient.scores, *sums]
 
+    monkeypatch.setattr("mvss.posteriors.exact_mixture.MANY", many)
     expected = everything()
     monkeypatch.setattr("mvss.posteriors.dense.PAIRS", 0)
     for at_once in (2**28, 1):

@@ -7,6 +7,7 @@ import torch
 from closed_forms import Linear, exact, named, random_prior, random_view, shaped
 from torch import Tensor
 
+from mvss.posteriors import gibbs
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.gibbs import GibbsPosterior
 from mvss.posteriors.posterior import Separation
@@ -161,3 +162,14 @@ def test_networks_of_images_are_counted_and_chunks_change_nothing(monkeypatch: p
     whole, parts = (large(5, monkeypatch, 0.1, rounds=2, chunk=chunk)[1] for chunk in (5, 2))
     assert whole.evaluations == parts.evaluations == 2 * 2 * 3  # rounds, sources, levels
     torch.testing.assert_close(parts.draws, whole.draws)
+
+
+def test_what_the_solver_of_any_source_left_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = iter([0.3, 0.1])
+
+    def conditional(alone: View, source: str, *_: object) -> Separation:
+        return Separation({source: alone.y.new_zeros(len(alone), 3)}, residual=next(left))
+
+    monkeypatch.setattr(gibbs, "_conditional", conditional)
+    view = View(torch.zeros(2, 3), {source: torch.eye(3) for source in "ab"}, 0.3)
+    assert sweep([random_prior(1, 3, 0)] * 2, view, SamplerConfig()).residual == 0.3

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from closed_forms import random_prior
+from closed_forms import random_prior, shaped
 from torch import Tensor
 
-from mvss.metrics.fit_report import EXPLAINED
+from mvss.em import last_draws
+from mvss.metrics.fit_report import EXPLAINED, UNSOLVED
+from mvss.posteriors import likelihood_step
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
+from mvss.posteriors.moment_matching import MomentMatching
 from mvss.posteriors.posterior import Given, Posterior, Priors, Separation
 from mvss.posteriors.split_gibbs import SplitGibbs
+from mvss.presets.posterior import CGConfig, MomentMatchingConfig, SamplerConfig, SplitGibbsConfig
 from mvss.priors import local_law
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Stationary
+from mvss.problem.image_operators import Convolve
+from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.operators import Identity, Mask
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
@@ -148,6 +153,56 @@ def test_many_draws_are_guarded_with_one_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Wild(1.1).many(VIEW, PRIORS, Stream(0), 2)
+
+
+@dataclass(frozen=True)
+class Left(Given):
+    """Draws that explain the data, of systems that were not quite solved."""
+
+    residual: float
+    few: bool
+
+    def draw(self, stream: Stream, start: Draws | None = None) -> Separation:
+        return Separation(draws(1.0), residual=self.residual, few=self.few)
+
+
+@dataclass(frozen=True)
+class Solved(Posterior):
+    residual: float
+    few: bool = False
+
+    def prepared(self, view: View, priors: Priors) -> Given:
+        return Left(self.residual, self.few)
+
+
+def test_draws_that_were_not_solved_for_are_told() -> None:
+    """Unless few iterations are meant."""
+    with pytest.warns(UserWarning, match=r"^the view: a solver left 0\.3 of what it was given.* \(in 2 of 2 draws\)$") as told:
+        Solved(0.3).many(VIEW, PRIORS, Stream(0), 2)
+    assert len(told) == 1
+    _, (line,) = last_draws([VIEW], [draws(1.0)], Solved(float("inf")), PRIORS, Stream(0), VIEW.y.device, lambda _: None)
+    assert line.startswith("the view: a solver left inf of what it was given")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Solved(UNSOLVED).many(VIEW, PRIORS, Stream(0), 2)
+        Solved(0.3, few=True).many(VIEW, PRIORS, Stream(0), 2)
+
+
+def test_a_solver_of_few_iterations_is_told_by_split_gibbs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moment matching with Jacobians is asked for few."""
+    monkeypatch.setattr(local_law, "DENSE", 0)
+    rng = torch.Generator().manual_seed(1)
+    smooth = Convolve(SHAPE, torch.rand(3, 3, generator=rng, dtype=torch.float64) + 0.1, "same")
+    noise = Diagonal(torch.rand(30, *SHAPE, generator=rng, dtype=torch.float64).clamp_min(0.01))
+    view = View(torch.randn(30, *SHAPE, generator=rng, dtype=torch.float64), {"a": smooth}, noise, "smooth")
+    monkeypatch.setattr(likelihood_step, "rows_within", lambda _: 0)  # too many for matrices
+    priors = {"a": shaped(random_prior(3, PIXELS, 0), SHAPE)}
+    found = SplitGibbs(SplitGibbsConfig(levels=2, solver=CGConfig(2))).draw(view, priors, Stream(0))
+    line = found.unsolved(view)
+    assert found.residual > UNSOLVED and line is not None and line.startswith("smooth: a solver left ")
+    run = SamplerConfig("ddim", 2, 1.0, 0.1)
+    few = MomentMatching(MomentMatchingConfig(run, "cold", solver=CGConfig(1))).draw(view, priors, Stream(0))
+    assert few.residual > UNSOLVED and few.unsolved(view) is None
 
 
 def test_cold_draws_that_do_not_explain_the_data_are_told() -> None:

@@ -200,7 +200,8 @@ def known(seed: int) -> tuple[DiffusionPrior, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     mean = torch.randn(SMALL, generator=rng, dtype=torch.float64)
     spread = 0.3 + torch.rand(SMALL, generator=rng, dtype=torch.float64)
-    return DiffusionPrior(karras_base(SMALL, 1.0), Knows(mean, spread), 1.0), mean.flatten(), spread.flatten() ** 2
+    prior = DiffusionPrior(karras_base(SMALL, 1.0), Knows(mean, spread), 1.0, levels=(0.01, 50.0))
+    return prior, mean.flatten(), spread.flatten() ** 2
 
 
 MASK = Mask(torch.rand(FEW, 1, 4, 4, generator=torch.Generator().manual_seed(3)) > 0.2)

@@ -13,7 +13,8 @@ from tiny_separators import IMAGES, VECTORS, images
 
 from mvss.posteriors.models import build_amortised, build_priors, require_networks
 from mvss.posteriors.saved import load_models, save_models
-from mvss.presets.posterior import SamplerConfig
+from mvss.presets import load_settings
+from mvss.presets.posterior import SamplerConfig, SplitGibbsConfig
 from mvss.presets.settings import PriorConfig, Settings
 from mvss.presets.training import NetworkConfig
 from mvss.priors.diffusion import DiffusionPrior, Drawing
@@ -79,9 +80,23 @@ def test_posteriors_may_have_another_network_than_priors() -> None:
         require_networks(deep, views)
 
 
+@pytest.mark.parametrize("settings", ["vectors", "images", "signals"])
+@pytest.mark.parametrize("least", [None, 0.5])
+def test_draws_of_a_preset_stay_within_the_levels_of_its_networks(settings: str, least: float | None) -> None:
+    """Of the priors; also where split Gibbs separates and networks have learned down to large noise alone."""
+    preset = load_settings(settings)
+    if least is not None:
+        training = replace(preset.training, sigma_min=least)
+        preset = replace(preset, training=training, separation=SplitGibbsConfig(), prior=PriorConfig())
+    for prior in build_priors(preset, problem(), MIXTURES, 0).values():
+        assert isinstance(prior, DiffusionPrior)
+        run, (low, high) = prior.drawing.sampler, prior.levels
+        assert low <= run.sigma_min <= run.sigma_start <= high
+
+
 @pytest.mark.parametrize("base", ["mixture", "karras"])
 def test_priors_that_are_read_back_are_the_same(base: str, tmp_path: Path) -> None:
-    config = PriorConfig(NetworkConfig(hidden=(8,), embedding=4), base, sampler=SamplerConfig("heun", 3, 2.0, 0.1))
+    config = PriorConfig(NetworkConfig(hidden=(8,), embedding=4), base, sampler=SamplerConfig("heun", 3, 1.0, 0.1))
     built = build_priors(replace(VECTORS, prior=config), problem(), MIXTURES, 0)
     for prior in built.values():
         torch.nn.init.normal_(prior.network.output.weight, std=0.1)

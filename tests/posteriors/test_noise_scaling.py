@@ -128,8 +128,10 @@ def test_a_model_keeps_the_levels_that_it_was_fitted_with(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("noise", "told"), [(1e-3, SHARE * 1e-3), (0.3, None)])
-def test_the_report_says_where_levels_were_lowered(noise: float, told: float | None) -> None:
-    quick = replace(VECTORS, em=replace(VECTORS.em, laps=1))
+@pytest.mark.parametrize("learned", [VECTORS.training.sigma_min, 1e-5])
+def test_the_report_says_where_levels_were_lowered(learned: float, noise: float, told: float | None) -> None:
+    """Also where networks learn down to lower ones anyhow."""
+    quick = replace(VECTORS, em=replace(VECTORS.em, laps=1), training=replace(VECTORS.training, sigma_min=learned))
     report = SourceSeparator(quick).fit(list(alone(noise)), verbose=False).report
     assert report is not None and report.sigma_min == (told and pytest.approx(told, rel=1e-6))
     assert ("sigma_min lowered to 0.0003, to suit the noise of the views" in str(report)) == (told is not None)

@@ -16,7 +16,9 @@ from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.split_gibbs import SplitGibbs, levels_of
 from mvss.presets.posterior import SplitGibbsConfig
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.networks import TimeMLP
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.operators import Dense
 from mvss.runtime.errors import MvssError
@@ -133,6 +135,15 @@ def test_levels_fall_from_spread_to_share_and_follow_gains() -> None:
         torch.testing.assert_close(weights * level["a"], share * most)
         torch.testing.assert_close(2.0 * level["b"], share * most)
     assert levels_of(SplitGibbsConfig(), view, {"a": random_prior(1, 4, 0), "b": random_prior(1, 4, 1)}) == []
+
+
+def test_sources_of_many_numbers_are_drawn_under_operators_of_each_observation() -> None:
+    """Too many for covariances of their own, but not in the few numbers that are seen, so that no variance was learned."""
+    mixture = random_prior(2, 48, 0, rank=3)
+    network = TimeMLP(48, hidden=(4,), embedding=4, inputs=96).double()
+    view = View(normal(6, 4), {"a": Dense(normal(6, 4, 48) * torch.arange(1.0, 7.0)[:, None, None])}, 0.3)
+    draws = SplitGibbs(SplitGibbsConfig(levels=2)).draw(view, {"a": DiffusionPrior(mixture, network, 1.0)}, STREAM).draws
+    assert draws["a"].shape == (6, 48) and bool(draws["a"].isfinite().all())
 
 
 def test_levels_that_do_not_fall_are_refused() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.networks import TimeMLP
+from mvss.runtime.errors import MvssError
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -16,6 +17,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 SIGMA = torch.tensor([0.01, 0.3, 1.0, 40.0], dtype=torch.float64)
+LEVELS = (0.01, 40.0)
 
 
 def test_karras_base_is_the_skip_term() -> None:
@@ -31,7 +33,7 @@ def test_one_gaussian_with_karras_scales_is_karras_denoiser() -> None:
     c_skip, c_in, c_out = s**2 / total**2, 1 / total, SIGMA[:, None] * s / total
     inputs = torch.stack([c_in * x, (x - c_skip * x) / SIGMA[:, None]], dim=1)
     expected = c_skip * x + c_out * network(inputs, SIGMA.log())
-    torch.testing.assert_close(DiffusionPrior(karras_base((3,), s), network, s).denoise(x, SIGMA), expected)
+    torch.testing.assert_close(DiffusionPrior(karras_base((3,), s), network, s, levels=LEVELS).denoise(x, SIGMA), expected)
 
 
 def test_a_new_network_leaves_the_mixture_as_it_is() -> None:
@@ -44,12 +46,59 @@ def test_a_new_network_leaves_the_mixture_as_it_is() -> None:
 
 def test_loss_is_the_weighted_error_of_the_denoiser() -> None:
     prior, s, x, z = random_prior(3, 2, 1), 0.7, draw(4, 2), draw(4, 2, seed=1)
-    denoiser = DiffusionPrior(prior, Linear(2, 0.3), s)
+    denoiser = DiffusionPrior(prior, Linear(2, 0.3), s, levels=LEVELS)
     c_out = (SIGMA * s / (SIGMA**2 + s**2).sqrt())[:, None]
     each = ((denoiser.denoise(x + SIGMA[:, None] * z, SIGMA) - x) / c_out).square().mean(1)
     torch.testing.assert_close(denoiser.loss(x, SIGMA, z), each.mean())
     weights = torch.tensor([0.0, 2.0, 2.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(denoiser.loss(x, SIGMA, z, weights), each[1:3].mean())
+
+
+class Says(torch.nn.Module):
+    """One, for the F and the h that are asked for; it notes the noise levels."""
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__()
+        self.one, self.outputs, self.asked = torch.nn.Parameter(torch.ones(1, dtype=torch.float64)), outputs, list[Tensor]()
+
+    @property
+    def config(self) -> Says:
+        return self
+
+    def forward(self, inputs: Tensor, log_sigma: Tensor) -> Tensor:
+        self.asked.append(log_sigma.exp())
+        return self.one.expand(len(inputs), self.outputs, *inputs.shape[2:])
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_above_its_levels_the_mixture_serves_alone(outputs: int) -> None:
+    mixture, x, known = random_prior(3, 2, 1), draw(4, 2), SIGMA <= 1
+    prior, wider = (DiffusionPrior(mixture, Says(outputs), 0.7, levels=(0.01, high)) for high in (1.0, 40.0))
+    torch.testing.assert_close(prior.denoise(x, SIGMA)[known], wider.denoise(x, SIGMA)[known], rtol=0, atol=0)
+    torch.testing.assert_close(prior.denoise(x, SIGMA)[~known], mixture.denoise(x, SIGMA)[~known])
+    assert not torch.allclose(wider.denoise(x, SIGMA), mixture.denoise(x, SIGMA))
+    if outputs == 2:
+        for found, inside, alone in zip(
+            prior.estimate(x, SIGMA), wider.estimate(x, SIGMA), mixture.estimate(x, SIGMA), strict=True
+        ):
+            torch.testing.assert_close(found, torch.where(known[:, None], inside, alone))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_above_its_levels_a_network_with_no_mixture_goes_on_with_a_warning(dynamic: bool) -> None:
+    mixture, x = karras_base((1, 3), 0.7), draw(4, 1, 3)
+    prior, wider = (DiffusionPrior(mixture, Says(), 0.7, None, (0.01, high), dynamic) for high in (1.0, 40.0))
+    with pytest.warns(UserWarning, match="above 1, the largest that it was trained at: raise training.sigma_max"):
+        torch.testing.assert_close(prior.denoise(x, SIGMA), wider.denoise(x, SIGMA))
+
+
+def test_below_its_levels_a_network_answers_as_at_the_least() -> None:
+    prior, network = random_prior(3, 2, 1), Says()
+    denoiser = DiffusionPrior(prior, network, 0.7, levels=(0.3, 40.0))
+    denoiser.denoise(draw(4, 2), SIGMA)
+    torch.testing.assert_close(network.asked[-1], SIGMA.clamp_min(0.3), rtol=1e-5, atol=0)
+    with pytest.raises(MvssError, match="sigma is below the least noise level that the prior was trained at"):
+        denoiser.log_prob(draw(4, 2), 0.2)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.7])
@@ -77,6 +126,15 @@ def test_relaxation_moves_the_optimum_beyond_the_regression(factor: float) -> No
         torch.testing.assert_close(optimum(), factor * new - (factor - 1) * old)
         assert (denoiser.previous is None) == (factor == 1.0)
     torch.testing.assert_close(optimum(), new)
+
+
+def test_relaxation_does_not_move_what_is_measured() -> None:
+    """Held-out losses of a lap are those of its network, however far beyond the regression that is trained."""
+    denoiser, x, z = DiffusionPrior(random_prior(3, 2, 1), Linear(2, 0.3), 0.7), draw(4, 2), draw(4, 2, seed=1)
+    before = denoiser.error(x, SIGMA, z)
+    with denoiser.relaxed(1.5):
+        torch.testing.assert_close(denoiser.error(x, SIGMA, z), before)
+        torch.testing.assert_close(denoiser.loss(x, SIGMA, z), 1.5**2 * before)
 
 
 class _Loss(torch.nn.Module):

@@ -122,7 +122,7 @@ def test_the_density_of_a_large_source_is_an_estimate(monkeypatch: pytest.Monkey
 
 def test_a_network_of_two_outputs_says_how_sure_it_is() -> None:
     """Untrained: Var = c_out², that of N(0, s²) given x_t; which is exact where the base is that Gaussian."""
-    s, sigma = 0.7, torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
+    s, sigma = 0.7, torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64)
     prior, x = untrained(karras_base((4,), s), outputs=2), torch.ones(3, 4, dtype=torch.float64)
     assert prior.learns_variance
     mean, variance = prior.estimate(x, sigma)

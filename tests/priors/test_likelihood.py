@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mvss.priors.diffusion import PROBES, DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.priors.likelihood import expected_log_prob, flow_log_prob
+from mvss.priors.likelihood import flow_log_prob
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -54,8 +54,7 @@ def test_the_density_of_a_mixture_is_its_closed_form(components: int) -> None:
     prior = mixture(components)
     x = candidates(prior)
     found = flow_log_prob(prior, x, 0.05, 2.0, tolerance=1e-5)
-    assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
-    assert float(found.standard_error.max()) == 0.0
+    assert float((found - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
 
 
 def test_the_density_of_a_gaussian_is_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,9 +62,9 @@ def test_the_density_of_a_gaussian_is_its_closed_form(monkeypatch: pytest.Monkey
     whole = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
     monkeypatch.setattr("mvss.priors.likelihood.CHUNK", 7)
     found = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
-    torch.testing.assert_close(found.value, whole.value, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
     exact = torch.distributions.Normal(0.0, math.hypot(0.7, 0.05)).log_prob(x).sum(1)
-    assert float((found.value - exact).abs().max()) < 0.01 * D
+    assert float((found - exact).abs().max()) < 0.01 * D
 
 
 def test_what_a_network_adds_is_in_the_density() -> None:
@@ -76,22 +75,25 @@ def test_what_a_network_adds_is_in_the_density() -> None:
     total = torch.einsum("k,kij->ij", prior.weights, prior.covariances) + (prior.weights * spread.mT) @ spread
     base = GaussianMixture(torch.ones(1), mean[None], torch.linalg.cholesky(total)[None], 1e-3)
     x = candidates(prior, 4)
-    found = flow_log_prob(DiffusionPrior(base, Exact(prior, base, 1.6), 1.6), x, 0.05, 50.0, tolerance=1e-5)
-    assert float((found.value - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
+    found = flow_log_prob(
+        DiffusionPrior(base, Exact(prior, base, 1.6), 1.6, levels=(0.05, 50.0)), x, 0.05, 50.0, tolerance=1e-5
+    )
+    assert float((found - prior.log_prob(x, 0.05)).abs().max()) < 0.01 * D
     alone = flow_log_prob(base, x, 0.05, 50.0, tolerance=1e-5)
-    assert float((alone.value - found.value).abs().mean()) > 1
+    assert float((alone - found).abs().mean()) > 1
 
 
-def test_hutchinsons_estimate_is_as_good_as_it_says() -> None:
-    """Of what a network adds to one Gaussian of the same size in all directions."""
+def test_hutchinsons_estimate_is_as_good_as_its_scatter_says() -> None:
+    """Of what a network adds to one Gaussian of the same size in all directions, asked four times."""
     prior, base = mixture(), karras_base((D,), 1.0)
     x = candidates(prior, 32)
-    network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0)
-    found = flow_log_prob(network, x, 0.05, 50.0, probes=8, stream=Stream(0, ("probes",)), tolerance=1e-5)
-    z = ((found.value - prior.log_prob(x, 0.05)) / found.standard_error).abs()
-    # quantiles, since eight probes that agree by chance say too little of their error
-    assert 0.45 < float(z.median()) < 1.1 and float(z.quantile(0.9)) < 3
-    assert float(found.standard_error.mean()) > 0.01
+    network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0, levels=(0.05, 50.0))
+    found = flow_log_prob(network, x.repeat(4, 1), 0.05, 50.0, 2, Stream(0, ("probes",)), 1e-5).reshape(4, -1)
+    error = found.std(0) / 2
+    z = ((found.mean(0) - prior.log_prob(x, 0.05)) / error).abs()
+    # quantiles, since four of them that agree by chance say too little of their error
+    assert 0.45 < float(z.median()) < 1.2 and float(z.quantile(0.9)) < 4
+    assert float(error.mean()) > 0.01
 
 
 def test_the_density_of_images_under_a_gaussian_is_its_closed_form() -> None:
@@ -103,8 +105,7 @@ def test_the_density_of_images_under_a_gaussian_is_its_closed_form() -> None:
     x = prior.sample(4, Stream(3)) + 0.05 * torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(3))
     found = flow_log_prob(prior, x, 0.05, 20.0, probes=PROBES, stream=Stream(0, ("probes",)), tolerance=3e-4)
     exact = prior.log_prob(x, 0.05)
-    assert float(((found.value - exact) / exact).abs().max()) < 1e-3
-    assert float((found.standard_error / exact.abs()).max()) < 1e-3
+    assert float(((found - exact) / exact).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,6 @@ def test_the_density_of_images_under_a_gaussian_is_its_closed_form() -> None:
         ({"x": torch.full((3, D), math.nan)}, "NaN"),
         ({"sigma_min": 0.0}, "0 < sigma_min"),
         ({"sigma_min": 3.0}, "0 < sigma_min"),
-        ({"probes": 1, "stream": Stream(0, ("p",))}, "probes"),
         ({"probes": 4}, "stream"),
     ],
 )
@@ -122,27 +122,3 @@ def test_wrong_input_is_refused(change: dict[str, object], match: str) -> None:
     arguments = {"x": torch.zeros(3, D), "sigma_min": 0.1, "sigma_max": 2.0, **change}
     with pytest.raises(MvssError, match=match):
         flow_log_prob(mixture(), **arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("truth", [0.7, 0.4])  # the law of the denoiser, and another one
-def test_the_expected_density_is_its_closed_form(truth: float) -> None:
-    """E log N(x + σz; 0, s² + σ²) for x ~ N(0, t²): −½ log 2π(s² + σ²) − ½ (t² + σ²)/(s² + σ²) a dimension."""
-    s, sigma = 0.7, 0.05
-    x = truth * torch.randn(8000, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = expected_log_prob(karras_base((D,), s), x, sigma, 2.0, Stream(0, ("density",)))
-    total = s**2 + sigma**2
-    exact = -0.5 * D * (math.log(2 * math.pi * total) + (truth**2 + sigma**2) / total)
-    error = float(found.std()) / math.sqrt(len(x))
-    assert error < 0.04 and abs(float(found.mean()) - exact) < 4 * error
-
-
-def test_the_expected_density_of_a_mixture_is_that_of_its_blurred_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    prior, rng = mixture(), torch.Generator().manual_seed(4)
-    monkeypatch.setattr("mvss.priors.likelihood.AT_ONCE", 999)
-    x = prior.sample(4000, Stream(4))
-    blurred = prior.log_prob(x + 0.05 * torch.randn(x.shape, generator=rng, dtype=torch.float64), 0.05)
-    found = expected_log_prob(prior, x, 0.05, 2.0, Stream(0, ("density",)))
-    error = math.hypot(float(found.std()), float(blurred.std())) / math.sqrt(len(x))
-    assert error < 0.06 and abs(float(found.mean() - blurred.mean())) < 4 * error
-    worse = expected_log_prob(karras_base((D,), 1.5), x, 0.05, 2.0, Stream(0, ("density",)))
-    assert float((found - worse).mean()) > 1.0
