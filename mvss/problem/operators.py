@@ -6,7 +6,6 @@ An operator is either the same for a whole view (`count` is None) or holds one m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -34,8 +33,6 @@ class LinearOperator(ABC):
     observation_shape: Shape
     count: int | None = None
     """Number of observations that have an operator each; None where one operator serves them all."""
-    is_diagonal: ClassVar[bool] = False
-    """True where A only weighs numbers one by one."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -55,6 +52,8 @@ class LinearOperator(ABC):
         """The diagonal of A diag(variance) Aᵀ: `(N, *source_shape)` to `(N, *observation_shape)`; by the matrix, where no
         operator knows better."""
         variance = floating(variance)
+        if self.is_diagonal:
+            return self.forward(self.forward(variance))
         squares = self.dense(variance.dtype).square().to(variance.device)
         y = (squares @ variance.flatten(1).unsqueeze(-1)).squeeze(-1)
         return y.reshape(len(variance), *self.observation_shape)
@@ -66,6 +65,11 @@ class LinearOperator(ABC):
     def to(self, device: torch.device | str) -> LinearOperator:  # noqa: ARG002 - nothing to move
         """The same operator with its tensors on `device`."""
         return self
+
+    @property
+    def is_diagonal(self) -> bool:
+        """True where A only weighs numbers one by one."""
+        return False
 
     @property
     def is_zero(self) -> bool:
@@ -274,8 +278,9 @@ class Composition(LinearOperator):
         return super().power(variance)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        if isinstance(self.outer, Scale) or ((self.outer.is_diagonal or self.outer.is_tight) and self.inner.is_tight):
-            return self.inner.pseudo_inverse(self.outer.pseudo_inverse(y))
+        outer, inner = self.outer, self.inner
+        if isinstance(outer, Scale) or self.is_diagonal or ((outer.is_diagonal or outer.is_tight) and inner.is_tight):
+            return inner.pseudo_inverse(outer.pseudo_inverse(y))
         return super().pseudo_inverse(y)
 
     def select(self, index: Tensor) -> Composition:
@@ -283,6 +288,10 @@ class Composition(LinearOperator):
 
     def to(self, device: torch.device | str) -> Composition:
         return Composition(self.outer.to(device), self.inner.to(device))
+
+    @property
+    def is_diagonal(self) -> bool:
+        return self.outer.is_diagonal and self.inner.is_diagonal
 
     @property
     def is_zero(self) -> bool:

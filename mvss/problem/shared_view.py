@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mvss.problem.noise import Diagonal, Stationary
-from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
+from mvss.problem.operators import Composition, Identity, LinearOperator, Mask
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
@@ -157,12 +157,11 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     if not isinstance(operator, Composition):
         return None, operator
     mask, outer = _unmask(operator.outer)
-    if isinstance(outer, Identity | Scale):  # which commute with masks
-        other, inner = _unmask(operator.inner)
-        mask = other if mask is None else mask if other is None else mask & other
-        operator = inner if isinstance(outer, Identity) else operator if mask is None else outer @ inner
-        return mask, operator
-    return (None, operator) if mask is None else (mask, outer @ operator.inner)
+    if not outer.is_diagonal:  # else it commutes with masks
+        return (None, operator) if mask is None else (mask, outer @ operator.inner)
+    other, inner = _unmask(operator.inner)
+    mask = other if mask is None else mask if other is None else mask & other
+    return mask, inner if isinstance(outer, Identity) else outer if isinstance(inner, Identity) else outer @ inner
 
 
 def _unmask_each(stack: Stack) -> tuple[Tensor | None, LinearOperator]:

@@ -12,7 +12,7 @@ from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
 from mvss.problem.shared_view import SharedView, is_shared, shared_rows, unmasked
-from mvss.problem.stack import Stack
+from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 
 N, SHAPE = 40, (1, 4, 4)
@@ -35,6 +35,7 @@ def view(noise: Noise | Tensor | float = 0.3, **operators: LinearOperator) -> Vi
     return View(Y, operators, noise, "the view")
 
 
+WEIGHTS = Scale(0.5, SHAPE) @ Sum([Identity(SHAPE), Scale(-0.25, SHAPE)])
 MASKED = {
     "mask alone": (Mask(MASKS), MASKS),
     "mask last": (Mask(MASKS) @ BLUR, MASKS),
@@ -42,6 +43,9 @@ MASKED = {
     "a weight after it": (Mask(MASKS) @ (Scale(0.5, SHAPE) @ BLUR), MASKS),
     "a weight outside of all": (Scale(2.0, SHAPE) @ (Scale(0.5, SHAPE) @ (Mask(MASKS) @ COARSE)), MASKS),
     "two masks": (Mask(MASKS) @ (Mask(FIELD) @ BLUR), MASKS & FIELD),
+    "two masks, joined first": ((Mask(MASKS) @ Mask(FIELD)) @ BLUR, MASKS & FIELD),
+    "two masks around weights": ((Mask(FIELD) @ WEIGHTS) @ (Mask(MASKS) @ BLUR), MASKS & FIELD),
+    "two masks alone": (Mask(MASKS) @ Mask(FIELD), MASKS & FIELD),
     "masks around the identity": (Mask(FIELD) @ (Identity(SHAPE) @ Mask(MASKS)), MASKS & FIELD),
     "one mask for all": (Mask(FIELD) @ BLUR, FIELD),
     "a mask of the source": (BLUR @ Mask(torch.ones(1, 1, 6, 6, dtype=torch.bool)), torch.ones(1, *SHAPE, dtype=torch.bool)),
@@ -50,9 +54,10 @@ MASKED = {
 }
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0], ids=["as it is", "in the units of a fit"])
 @pytest.mark.parametrize("name", MASKED)
-def test_an_operator_is_its_mask_times_what_is_left_of_it(name: str) -> None:
-    operator, expected = MASKED[name]
+def test_an_operator_is_its_mask_times_what_is_left_of_it(name: str, factor: float) -> None:
+    operator, expected = MASKED[name][0].scaled(factor), MASKED[name][1]
     mask, (bare,) = unmasked(view(a=operator))
     assert mask is not None and bare.count is None
     assert torch.equal(mask.expand(N, *SHAPE), expected.expand(N, *SHAPE))
