@@ -11,7 +11,7 @@ from torch import Tensor
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
-from mvss.problem.shared_view import SharedView, is_shared, shared_rows, unmasked
+from mvss.problem.shared_view import SharedView, is_shared, measured, shared_rows, unmasked
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 
@@ -24,6 +24,7 @@ def normal(*shape: int) -> Tensor:
 
 
 BLUR = Convolve((1, 6, 6), normal(3, 3), "valid")
+BLUR_SAME = Convolve(SHAPE, normal(3, 3), "same")
 COARSE = BlockAverage((1, 8, 8), 2)
 MASKS = torch.rand(N, *SHAPE, generator=RNG) > 0.15
 MASKS[0] = True
@@ -72,6 +73,17 @@ def test_sources_with_masks_that_differ_have_none_in_common() -> None:
     assert mask is None and len(bare) == 2
     assert unmasked(view(a=Mask(MASKS), b=Mask(MASKS.roll(1, 0))))[0] is None
     assert shared_rows(view(a=Mask(MASKS), b=Identity(SHAPE))) is None
+
+
+def test_what_some_source_shows_was_measured() -> None:
+    inside = Mask(MASKS & FIELD)
+    assert torch.equal(measured(view(a=Mask(MASKS) @ BLUR, b=inside)), MASKS)
+    assert torch.equal(measured(view(a=inside, b=Mask(FIELD))), FIELD.expand(N, *SHAPE))
+    assert bool(measured(view(a=inside, b=BLUR)).all())
+    assert torch.equal(measured(view(a=inside @ Sum([Mask(FIELD), Mask(~FIELD) @ BLUR_SAME]))), MASKS & FIELD)
+    both = Sum([Mask(MASKS & FIELD), Mask(MASKS & ~FIELD) @ BLUR_SAME])
+    assert torch.equal(measured(view(a=both.scaled(2.0))), MASKS)
+    assert bool(measured(view(a=Sum([Mask(MASKS), BLUR_SAME]))).all())
 
 
 def test_masked_pixels_are_allowed_however_many_and_few_of_another_noise() -> None:
