@@ -100,6 +100,18 @@ def test_what_is_diagonal_is_solved_number_by_number(factor: float) -> None:
     assert LikelihoodStep(view, {}, SOLVER).diagonal
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_matrix_is_made_of_large_images(masked: bool) -> None:
+    """Neither of those that share one nor of a single one."""
+    shape = (1, 128, 128)
+    operator = Convolve(shape, KERNEL, "same")
+    if masked:
+        operator = Mask(normal(2, *shape) > 0) @ operator
+    step = LikelihoodStep(View(normal(2, *shape), {"a": operator}, 1.0).select(slice(1)), {}, SOLVER)
+    z = step.draw({"a": torch.zeros(1, *shape)}, {"a": torch.ones(1).double()}, Stream(1))
+    assert not step.dense and step.residual < 1e-8 and bool(z["a"].isfinite().all())
+
+
 def closed_form(
     view: View, x: Mapping[str, Tensor], rho: Mapping[str, Tensor], laws: Mapping[str, GaussianMixture]
 ) -> tuple[Tensor, Tensor]:

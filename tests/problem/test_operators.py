@@ -18,6 +18,7 @@ COUNT = 4
 EACH = torch.randn(COUNT, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 ALL = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 KERNEL = torch.randn(3, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+HALO = Convolve((1, 2048, 2048), KERNEL, "same")
 MASKS = torch.rand(COUNT, 1, 4, 6, generator=torch.Generator().manual_seed(6)) > 0.3
 OPERATORS: dict[str, LinearOperator] = {
     "one matrix": Dense(ALL),
@@ -184,6 +185,27 @@ def test_power_is_the_diagonal_of_the_image_of_variances(name: str) -> None:
     matrix = operator.dense()
     expected = torch.einsum("nmd,nd->nm", matrix.square().expand(COUNT, -1, -1), variance.flatten(1))
     torch.testing.assert_close(operator.power(variance).flatten(1), expected)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_power_by_few_rows_at_a_time_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the matrix would not fit into memory, it is never made."""
+    operator = OPERATORS[name]
+    variance = torch.rand(COUNT, *operator.source_shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    expected = LinearOperator.power(operator, variance)
+    monkeypatch.setattr("mvss.problem.linear_operator.PIECE", 1)
+    for kind in (Composition, Sum):
+        monkeypatch.setattr(kind, "dense", None)
+    torch.testing.assert_close(LinearOperator.power(operator, variance), expected)
+
+
+@pytest.mark.parametrize(
+    "operator", [HALO, Mask(torch.ones(1, 1, 2048, 2048, dtype=torch.bool)) @ HALO], ids=["bare", "masked"]
+)
+def test_power_of_large_images_needs_no_matrix(operator: LinearOperator) -> None:
+    """Which would take 128 TiB here."""
+    found = operator.scaled(0.5).power(torch.ones(1, 1, 2048, 2048))
+    torch.testing.assert_close(float(found[0, 0, 9, 9]), 0.25 * float(KERNEL.square().sum()), rtol=1e-5, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
