@@ -1,12 +1,12 @@
-"""Linear operators A^β from a source x^β to its share of an observation, y = Σ_β A^β x^β + η  (paper, equation 1); their
-multiples and products.
+"""Linear operators A^β from a source x^β to its share of an observation, y = Σ_β A^β x^β + η  (paper, equation 1); the
+identity, multiples and products.
 
 An operator is either the same for a whole view (`count` is None) or holds one matrix per observation (`count` is N).
 """
 
 from __future__ import annotations
 
-__all__ = ["Composition", "LinearOperator", "Scale", "Shape", "floating"]
+__all__ = ["Composition", "Identity", "LinearOperator", "Scale", "Shape", "floating"]
 
 import math
 from abc import ABC, abstractmethod
@@ -121,6 +121,34 @@ class LinearOperator(ABC):
 
     def __matmul__(self, other: LinearOperator) -> LinearOperator:
         return Composition(self, other)
+
+
+class Identity(LinearOperator):
+    """A = I."""
+
+    is_diagonal = True
+
+    def __init__(self, shape: Shape) -> None:
+        self.source_shape = self.observation_shape = tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def power(self, variance: Tensor) -> Tensor:
+        return variance
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y
+
+    def times(self, matrix: Tensor) -> Tensor:
+        return matrix
+
+    @property
+    def is_tight(self) -> bool:
+        return True
 
 
 class Scale(LinearOperator):

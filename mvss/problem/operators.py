@@ -1,4 +1,4 @@
-"""Operators on numbers of any kind: a matrix, nothing, a mask; and those that they are made of (`linear_operator`)."""
+"""Operators on numbers of any kind: a matrix, a mask, and those of `linear_operator`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mvss.problem.linear_operator import Composition, LinearOperator, Scale, Shape, floating
+from mvss.problem.linear_operator import Composition, Identity, LinearOperator, Scale, Shape, floating
 from mvss.runtime.errors import MvssError
 from mvss.runtime.numbers import flags, real
 
@@ -49,34 +49,6 @@ class Dense(LinearOperator):
 
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         return self.matrix.to(dtype).reshape(-1, self.observation_shape[0], self.source_shape[0])
-
-
-class Identity(LinearOperator):
-    """A = I."""
-
-    is_diagonal = True
-
-    def __init__(self, shape: Shape) -> None:
-        self.source_shape = self.observation_shape = tuple(shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y
-
-    def power(self, variance: Tensor) -> Tensor:
-        return variance
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        return y
-
-    def times(self, matrix: Tensor) -> Tensor:
-        return matrix
-
-    @property
-    def is_tight(self) -> bool:
-        return True
 
 
 class Mask(LinearOperator):
