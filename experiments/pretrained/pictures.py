@@ -17,7 +17,7 @@ from torch import Tensor
 
 from experiments.report.methods import TRUTH
 from experiments.report.style import caption
-from mvss.problem.shared_view import unmasked
+from mvss.problem.shared_view import measured
 from mvss.problem.views import Draws, View
 
 COLUMNS = 5
@@ -116,9 +116,7 @@ def images(found: Separated) -> tuple[Figure, str]:
 
 def _rows(found: Separated, part: Part, scale: float) -> Iterator[tuple[str, Array]]:
     """Labels and images `(columns, height, width)`, at most `COLUMNS`, from 0 to 1; NaN where nothing was measured."""
-    mask, _ = unmasked(part.view)
-    seen = part.view.y if mask is None else part.view.y.masked_fill(~mask.bool().expand_as(part.view.y), float("nan"))
-    yield "what is seen", _shown(seen, scale)
+    yield "what is seen", _shown(part.view.y.where(measured(part.view), float("nan")), scale)
     for source in reversed(list(found.truth)):  # the newest first: it is what one looks for
         draws = part.draws[source]
         yield f"{source}: a draw", _shown(draws[0], scale)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mvss.problem.operators import LinearOperator
-from mvss.problem.shared_view import unmasked
+from mvss.problem.shared_view import measured, unmasked
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream, stream_of
@@ -72,12 +72,14 @@ def background_of(view: View, target: str) -> str:
 
 def without_mask(view: View) -> tuple[Tensor, Tensor | None, dict[str, LinearOperator]]:
     """y `(N, *shape)`, 0 where nothing was measured; what was, `(N, M)`, 1 or 0; and the sources' operators without that
-    mask, by source: each serves all observations. None, and the operators as they are, where there is no such mask."""
-    y, (mask, operators) = view.y, unmasked(view)
-    if mask is None or bool(mask.all()) or any(operator.count is not None for operator in operators):
+    mask, by source: each serves all observations. None, and the operators as they are, where there is no such mask; y is 0
+    there, too, where no source was measured."""
+    y, seen, (mask, operators) = view.y, measured(view).expand_as(view.y), unmasked(view)
+    if bool(seen.all()):
         return y, None, dict(view.operators)
-    measured = mask.expand_as(y).to(y)
-    return measured * y, measured.flatten(1), dict(zip(view.sources, operators, strict=True))
+    if mask is None or any(operator.count is not None for operator in operators):
+        return seen * y, None, dict(view.operators)
+    return seen * y, seen.flatten(1).to(y), dict(zip(view.sources, operators, strict=True))
 
 
 def check_background(view: View, target: str) -> None:

@@ -10,6 +10,7 @@ __all__ = ["read_views"]
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -157,18 +158,21 @@ class _Operators:
             [self.operator(part, (n, *shape[1:]), (*path, k)) for k, (part, n) in enumerate(zip(parts, rows, strict=True))]
         )
 
-    def _rows(self, said: str | dict[str, Any]) -> int | None:
-        """Length of the first axis of what it gives, if the file of a matrix tells."""
+    def _rows(self, said: str | dict[str, Any], taken: int | None = None) -> int | None:
+        """Length of the first axis of what it gives, if the files of matrices tell. taken: of what it takes, if known."""
         if isinstance(said, str):
-            return None
+            return taken
         if "matrix" in said:
-            return int(Dense(self.files.array(said["matrix"])).observation_shape[0])
+            matrix = self.files.array(said["matrix"])
+            return matrix.shape[-2] if matrix.ndim > 1 else None
+        if "product" in said:
+            return reduce(lambda rows, part: self._rows(part, rows), reversed(said["product"]), taken)
         if "sum" in said:
-            return next((rows for rows in map(self._rows, said["sum"]) if rows is not None), None)
-        for part in said.get("product", ()):
-            if part != "identity" and "scale" not in part:  # which give what they take
-                return self._rows(part)
-        return None
+            return next((rows for part in said["sum"] if (rows := self._rows(part, taken)) is not None), None)
+        if "stack" in said:
+            known = [rows for part in said["stack"] if (rows := self._rows(part, taken)) is not None]
+            return sum(known) if len(known) == len(said["stack"]) else None
+        return taken  # all others give what they take, along this axis
 
     def _mask(self, text: str, shape: Shape) -> LinearOperator:
         mask = self.files.array(text)

@@ -20,7 +20,7 @@ from torch import Tensor
 from mvss.posteriors.solvers import LDL, Cholesky, Symmetric
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import LinearOperator
-from mvss.problem.shared_view import unmasked
+from mvss.problem.shared_view import measured, unmasked
 from mvss.problem.views import View
 from mvss.runtime.memory import ensure_memory
 from mvss.runtime.rng import Stream
@@ -50,16 +50,17 @@ class DenseView:
     def of(view: View) -> DenseView:
         """Materialise the operators of the sources that the view shows, in float64. Raises MvssError where memory does not
         suffice."""
-        count, (mask, operators) = len(view), unmasked(view)
+        count, seen, (mask, operators) = len(view), measured(view), unmasked(view)
         y, noise = view.y.double().flatten(1), view.noise.white_variance(view.y.double()).flatten(1)
-        if mask is None or bool(mask.all()):
+        if bool(seen.all()):
             _ensure_matrices(view, tuple(view.operators.values()))
             return DenseView(y, tuple(o.dense().expand(count, -1, -1) for o in view.operators.values()), noise)
-        measured = mask.flatten(1).expand(count, -1)
-        most = int(measured.sum(1).max())
+        operators = tuple(view.operators.values()) if mask is None else operators
+        seen = seen.flatten(1).expand(count, -1)
+        most = int(seen.sum(1).max())
         _ensure_matrices(view, operators, most)
-        pixel = measured.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-        known = measured.gather(1, pixel)
+        pixel = seen.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        known = seen.gather(1, pixel)
         matrices = tuple(_rows_of(operator, pixel, known) for operator in operators)
         left = y.shape[1] - most
         y, noise = y.gather(1, pixel).where(known, 0.0), noise.gather(1, pixel).where(known, 0.5 / math.pi)

@@ -6,7 +6,7 @@ One exact joint draw by Matheron's rule (`matheron`), with S = Σ + Σ_β ρ_β�
 solved
 
     number by number     where S is diagonal: white noise, under masks, weights and averages
-    by one Cholesky      where all observations share it
+    by one Cholesky      where all observations share it, up to 8,192 numbers
     by one of each       where they are small
     by conjugate gradients, preconditioned by the diagonal of S, else
 """
@@ -29,12 +29,12 @@ from mvss.problem.noise import Noise
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.shared_view import measured
 from mvss.problem.views import Draws, View
-from mvss.runtime.memory import rows_within
+from mvss.runtime.memory import AT_ONCE
 from mvss.runtime.rng import Stream
 
 Solve = Callable[[Tensor], Tensor]
-COPIES = 4
-"""Of S, that its factorisation holds at once."""
+COPIES, SHARED = 4, 2**31
+"""Of S, that its factorisation holds at once; and bytes of these where one serves all observations."""
 
 
 class LikelihoodStep:
@@ -50,9 +50,16 @@ class LikelihoodStep:
         self.shared = all(operator.count is None for operator in operators) and view.noise.is_shared
         rows = 1 if self.shared else len(view)
         self.seen = measured(view).to(view.y)
-        self.dense = rows_within(8 * COPIES * size**2) >= rows
+        self.dense = 8 * COPIES * size**2 * rows <= (SHARED if self.shared else AT_ONCE)
         self._powers: dict[str, Tensor] = {}
         self._outers: dict[str, Tensor] = {}
+
+    def select(self, rows: slice) -> LikelihoodStep:
+        """That of some of the observations; what all share is made once."""
+        part = LikelihoodStep(self.view.select(rows), self.gaussians, self.solver)
+        if self.shared:
+            part._powers, part._outers = self._powers, self._outers
+        return part
 
     def draw(self, x: Draws, rho: Mapping[str, Tensor], stream: Stream) -> Draws:
         """z of every source, `(N, *shape)`. x: of those that are split. rho: of those, `(N,)`, in their units; all equal
@@ -119,11 +126,8 @@ class LikelihoodStep:
         view = self.view
         total = view.noise.variance(view.y[:1] if self.shared else view.y)
         for source, operator in view.operators.items():
-            if (law := self.gaussians.get(source)) is None:
-                total = total + column(self._squared(rho, source), total) * self._power(source)
-            else:
-                spread = (law.factors[0].square().sum(1) + law.floor**2).to(view.y).reshape(1, *operator.source_shape)
-                total = total + operator.power(spread.expand(operator.count or 1, *operator.source_shape))
+            power = self._power(source, operator)
+            total = total + (power if source in self.gaussians else column(self._squared(rho, source), total) * power)
         return total
 
     def _matrix(self, rho: Mapping[str, Tensor]) -> Tensor:
@@ -139,11 +143,13 @@ class LikelihoodStep:
         """ρ², `(N or 1,)`."""
         return rho[source][:1].square() if self.shared else rho[source].square()
 
-    def _power(self, source: str) -> Tensor:
-        """The diagonal of A Aᵀ, made once."""
+    def _power(self, source: str, operator: LinearOperator) -> Tensor:
+        """The diagonal of A Aᵀ of a source that is split, of A V Aᵀ of another, made once."""
         if source not in self._powers:
-            operator = self.view.operators[source]
-            self._powers[source] = operator.power(self.view.y.new_ones(operator.count or 1, *operator.source_shape))
+            variance = self.view.y.new_ones(1, *operator.source_shape)
+            if (law := self.gaussians.get(source)) is not None:
+                variance = (law.factors[0].square().sum(1) + law.floor**2).to(variance).reshape(variance.shape)
+            self._powers[source] = operator.power(variance.expand(operator.count or 1, *operator.source_shape))
         return self._powers[source]
 
     def _outer(self, source: str) -> Tensor:

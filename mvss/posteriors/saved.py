@@ -6,7 +6,7 @@ N is the place of the source, from 1. separator.json holds the version of this f
 of every file and of itself: what was damaged or mixed with another model is found out, and code may change as long as the
 version stays. HASH is of the files: those of another model lie beside, until separator.json, which is replaced last, names
 them. A kill at any point leaves the old model or the new one. (Version 2 had all files beside separator.json,
-version 3 no mixtures in few bytes.)
+version 3 no mixtures in few bytes, version 4 but a number for the noise that networks have learned under.)
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.files import atomic_write_bytes
 from mvss.runtime.locks import locked
 
-VERSION = 4
-READ = (2, 3, VERSION)
+VERSION = 5
+READ = (2, 3, 4, VERSION)
 """Versions that can be read."""
 ABOUT = "separator.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -46,16 +46,18 @@ class _Chains:
         self.config, self.view, self.priors = config, view, priors
         self.split = split_of(view, priors)
         self.gaussians = {source: priors[source].mixture for source in view.sources if source not in self.split}
+        self.levels, self.step = levels_of(config, view, priors), LikelihoodStep(view, self.gaussians, config.solver)
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:  # noqa: ARG002 - see SplitGibbs
         """See `Posterior.draw`."""
-        return joined(in_chunks(lambda rows: self._run(self.view.select(rows), stream), len(self.view), self.config.chunk))
+        return joined(in_chunks(lambda rows: self._run(rows, stream), len(self.view), self.config.chunk))
 
-    def _run(self, view: View, stream: Stream) -> Separation:
-        config, evaluations = self.config, 0
-        step = LikelihoodStep(view, self.gaussians, config.solver)
+    def _run(self, rows: slice, stream: Stream) -> Separation:
+        config, step, evaluations = self.config, self.step.select(rows), 0
+        view = step.view
         x = {source: self._mean(view, source) for source in self.split}
-        for number, rho in enumerate(levels_of(config, view, self.priors)):
+        for number, level in enumerate(self.levels):
+            rho = {source: of_each[rows] for source, of_each in level.items()}
             for again in range(config.rounds):
                 keyed = stream.child("split", number, again)
                 z = step.draw(x, rho, keyed)

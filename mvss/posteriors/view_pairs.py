@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvss.posteriors.noise_alike import noise_alike, noise_of, white_noise
 from mvss.priors.augmentation import TURNS, turned_each
 from mvss.priors.regression import usual_size
 from mvss.problem.noise import Noise
@@ -28,8 +29,6 @@ from mvss.runtime.errors import MvssError
 
 FAINT = 0.05
 """Share of the usual Aᵀ A 1 below which a pixel of the source was not seen."""
-NOISIER = 1.5
-"""Factor between variances of noise up to which a view is like another."""
 LACKING = 0.1
 """Share of the numbers of y that it may lack beside that."""
 KEPT = ("source", "others", "level", "usual", "probe", "factor", "noise", "seen")
@@ -44,8 +43,8 @@ class ViewPair:
     each pixel, `(*shape)`. usual: size of n less that, on the pixels of x. probe: `_image` of A, by which views are told.
     factor: a where A = a I but for masks, else None. view: number of the view that shows the source. operator: A but for
     masks, backgrounds: n' less its level, and where it was measured, `(K, 2, *shape)`, and background_noise: of each; None
-    where nothing is to be learned any more. size: observations to be separated. noise: usual variance of y, seen: share of
-    its numbers that were measured; None where that is not known.
+    where nothing is to be learned any more. size: observations to be separated. noise: of y, see `noise_of`, or the variance of
+    white noise; seen: share of its numbers that were measured; None where that is not known.
     """
 
     source: str
@@ -59,7 +58,7 @@ class ViewPair:
     backgrounds: Tensor | None = None
     background_noise: Noise | None = None
     size: int = 1
-    noise: float | None = None
+    noise: Tensor | float | None = None
     seen: float | None = None
 
     @property
@@ -75,9 +74,10 @@ class ViewPair:
         """Whether a view `matches`, under about the same noise, and with about as much of it measured."""
         if (found := self._matching(view)) is None:
             return False
-        noise, seen = _usual_noise(view), float(found[1].double().mean())
-        quiet = self.noise is None or 1 / NOISIER < noise / self.noise < NOISIER
-        return quiet and (self.seen is None or seen > self.seen - LACKING)
+        if self.seen is not None and not float(found[1].double().mean()) > self.seen - LACKING:
+            return False
+        noise = white_noise(self.noise, view.observation_shape) if isinstance(self.noise, float) else self.noise
+        return noise is None or noise_alike(noise_of(view), noise)
 
     def _matching(self, view: View) -> tuple[LinearOperator, Tensor] | None:
         """A but for masks, and where pixels were measured, of a view that matches."""
@@ -184,14 +184,9 @@ def _pair(mixed: View, number: int, source: str, background: View | None, ratio:
         backgrounds=torch.stack([n, measured], dim=1).float(),
         background_noise=mixed.noise if background is None else background.noise.scaled(1 / ratio),
         size=len(mixed),
-        noise=_usual_noise(mixed),
+        noise=noise_of(mixed),
         seen=float(shown[1].double().mean()),
     )
-
-
-def _usual_noise(view: View) -> float:
-    """The median of the variances of y."""
-    return float(view.noise.variance(view.y).median())
 
 
 def pierced(measured: Tensor, holes: float) -> Tensor:
@@ -255,8 +250,8 @@ def _ratio(background: View, mixed: View, sources: set[str]) -> float | None:
 
 
 def _as_noisy(background: View, mixed: View, ratio: float) -> bool:
-    """Whether variances are about the same, in the same unit."""
-    return 1 / NOISIER < _usual_noise(background) / ratio**2 / _usual_noise(mixed) < NOISIER
+    """Whether noise is about the same, in the same unit."""
+    return noise_alike(noise_of(background, 1 / ratio), noise_of(mixed))
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

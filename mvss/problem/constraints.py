@@ -9,16 +9,19 @@ from __future__ import annotations
 __all__ = ["unconstrained", "unseen"]
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mvss.problem.operators import LinearOperator
-from mvss.problem.views import Views
+from mvss.problem.operators import LinearOperator, Shape
+from mvss.problem.views import View, Views
 
 LARGEST, FEW = 256, 64
-"""Numbers of a source up to which its directions are counted, not only its pixels; and observations that are looked at."""
-RELATIVE = 1e-9
+"""Numbers of a source up to which its directions are counted, not only its pixels; and observations that are looked at
+together."""
+RELATIVE, SAME = 1e-9, 1e-5
+"""Light, beside the most, and distance, beside the size, below which there is none."""
 
 
 def unconstrained(views: Views) -> list[str]:
@@ -38,19 +41,24 @@ def unseen(views: Views, source: str) -> tuple[int, str]:
     """How much of a source no view shows, and of what: directions, or numbers where the source is large."""
     shape = views.shapes[source]
     size = int(torch.Size(shape).numel())
-    operators = [_few(views[a].operators[source]) for a in views.showing([source])]
-    if size <= LARGEST:
-        gram = torch.stack([(m.mT @ m).sum(0) for m in (o.dense().cpu() for o in operators)]).sum(0)
-        values = torch.linalg.eigvalsh(gram)
-        return int((values <= RELATIVE * values[-1]).sum()), "directions"
-    light = torch.stack([_light(o) for o in operators]).sum(0)
-    return int((light <= RELATIVE * light.max()).sum()), "numbers"
+    some = (operator for a in views.showing([source]) for (operator,) in _some(views[a], source))
+    if size > LARGEST:
+        light = sum(map(_light, some), torch.zeros(shape, dtype=torch.float64))
+        return int((light <= RELATIVE * light.max()).sum()), "numbers"
+    left, most = torch.eye(size, dtype=torch.float64), 0.0
+    for operator in some:
+        images = torch.stack([_image(operator, x.reshape(shape)).flatten() for x in left])
+        values, vectors = torch.linalg.eigh(images @ images.mT)
+        most = max(most, float(values[-1]))
+        left = vectors[:, values <= RELATIVE * most].mT @ left
+        if not len(left):
+            break
+    return len(left), "directions"
 
 
 def _light(operator: LinearOperator) -> Tensor:
-    """|Aᵀ A 1| of each number, summed over observations."""
-    ones = torch.ones(operator.count or 1, *operator.source_shape, dtype=torch.float64)
-    return operator.adjoint(operator.forward(ones)).abs().sum(0).cpu()
+    """|Aᵀ y| of each number, for certain y, summed over observations."""
+    return operator.adjoint(_certain(operator.count or 1, operator.observation_shape)).abs().sum(0)
 
 
 def _confounded(views: Views, a: str, b: str) -> bool:
@@ -60,23 +68,29 @@ def _confounded(views: Views, a: str, b: str) -> bool:
     for view in views:
         if (a in view.sources) != (b in view.sources):
             return False
-        if a in view.sources:
-            one, other = (_probed(view.operators[s]) for s in (a, b))
+        for pair in _some(view, a, b) if a in view.sources else ():
+            x = _certain(max(operator.count or 1 for operator in pair), views.shapes[a])
+            one, other = (operator.forward(x) for operator in pair)
             ratio = float((one * other).sum() / other.square().sum())
-            if not torch.allclose(one, ratio * other):
+            if not float((one - ratio * other).norm()) <= SAME * float(one.norm()):
                 return False
             ratios.append(ratio)
     return max(ratios) - min(ratios) <= 1e-6 * max(map(abs, ratios))
 
 
-def _probed(operator: LinearOperator) -> Tensor:
-    """What it makes of certain numbers."""
-    operator = _few(operator)
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(operator.count or 1, *operator.source_shape, generator=rng, dtype=torch.float64)
-    return operator.forward(x)
+def _some(view: View, *sources: str) -> Iterator[list[LinearOperator]]:
+    """The operators of sources of few observations at a time, until all were there; once where these share them."""
+    operators = [view.operators[source] for source in sources]
+    shared = all(operator.count is None for operator in operators)
+    for rows in torch.arange(1 if shared else len(view)).split(FEW):
+        yield [operator.select(rows).to("cpu") for operator in operators]
 
 
-def _few(operator: LinearOperator) -> LinearOperator:
-    """That of the first observations."""
-    return operator if operator.count is None else operator.select(torch.arange(min(operator.count, FEW)))
+def _image(operator: LinearOperator, x: Tensor) -> Tensor:
+    """A x of each observation."""
+    return operator.forward(x.expand(operator.count or 1, *operator.source_shape))
+
+
+def _certain(count: int, shape: Shape) -> Tensor:
+    """The same numbers at every time."""
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -59,6 +59,9 @@ class Convolve(LinearOperator):
         back = conv_transpose2d if self.kernel.ndim == 2 else conv_transpose1d
         return back(planes, self._weight(planes), padding=self.padding).reshape(-1, *self.source_shape)
 
+    def power(self, variance: Tensor) -> Tensor:
+        return Convolve(self.source_shape, self.kernel.square(), self.mode).forward(variance)
+
     def to(self, device: torch.device | str) -> Convolve:
         return Convolve(self.source_shape, self.kernel.to(device), self.mode)
 

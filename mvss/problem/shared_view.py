@@ -11,13 +11,13 @@ __all__ = ["SharedView", "is_shared", "measured", "shared_rows", "unmasked"]
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
 
 from mvss.problem.noise import Diagonal, Stationary
-from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
+from mvss.problem.operators import Composition, Identity, LinearOperator, Mask
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 from mvss.problem.woodbury import Woodbury
@@ -135,15 +135,19 @@ class SharedView:
 
 def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
     """What was measured, `(N or 1, *shape)`, and the operators of the sources without it. None where their masks differ."""
-    masks, operators = zip(*map(_unmask, view.operators.values()), strict=True)
-    found = [torch.ones_like(view.y[:1], dtype=torch.bool) if m is None else m for m in masks]
-    return found[0] if all(torch.equal(m, found[0]) for m in found) else None, operators
+    masks, operators = _unmask_sources(view)
+    return masks[0] if all(torch.equal(mask, masks[0]) for mask in masks) else None, operators
 
 
 def measured(view: View) -> Tensor:
-    """Which numbers of y were, bool `(N or 1, *shape)`; all where the sources have masks of their own."""
-    mask, _ = unmasked(view)
-    return torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask
+    """Which numbers of y were, bool `(N or 1, *shape)`: those that not every source has masked."""
+    return reduce(torch.logical_or, _unmask_sources(view)[0])
+
+
+def _unmask_sources(view: View) -> tuple[list[Tensor], tuple[LinearOperator, ...]]:
+    """The mask of each source, and what it is applied to."""
+    masks, operators = zip(*map(_unmask, view.operators.values()), strict=True)
+    return [torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask for mask in masks], operators
 
 
 def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
@@ -157,12 +161,11 @@ def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
     if not isinstance(operator, Composition):
         return None, operator
     mask, outer = _unmask(operator.outer)
-    if isinstance(outer, Identity | Scale):  # which commute with masks
-        other, inner = _unmask(operator.inner)
-        mask = other if mask is None else mask if other is None else mask & other
-        operator = inner if isinstance(outer, Identity) else operator if mask is None else outer @ inner
-        return mask, operator
-    return (None, operator) if mask is None else (mask, outer @ operator.inner)
+    if not outer.is_diagonal:  # else it commutes with masks
+        return (None, operator) if mask is None else (mask, outer @ operator.inner)
+    other, inner = _unmask(operator.inner)
+    mask = other if mask is None else mask if other is None else mask & other
+    return mask, inner if isinstance(outer, Identity) else outer if isinstance(inner, Identity) else outer @ inner
 
 
 def _unmask_each(stack: Stack) -> tuple[Tensor | None, LinearOperator]:
@@ -179,12 +182,12 @@ def _unmask_each(stack: Stack) -> tuple[Tensor | None, LinearOperator]:
 
 
 def _unmask_all(total: Sum) -> tuple[Tensor | None, LinearOperator]:
-    """The same of operators that add up, where one mask is applied last to each."""
+    """The same of operators that add up: what all of their masks hide."""
     masks, operators = zip(*map(_unmask, total.operators), strict=True)
-    first = masks[0]
-    if first is None or any(mask is None or not torch.equal(mask, first) for mask in masks):
+    if any(mask is None for mask in masks):
         return None, total
-    return first, Sum(operators)
+    same = all(torch.equal(mask, masks[0]) for mask in masks)
+    return reduce(torch.logical_or, masks), Sum(operators) if same else total
 
 
 def _same(a: object, b: object) -> bool:

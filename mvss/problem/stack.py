@@ -105,6 +105,10 @@ class Sum(_Several):
     def adjoint(self, y: Tensor) -> Tensor:
         return torch.stack([operator.adjoint(y) for operator in self.operators]).sum(0)
 
+    @property
+    def is_diagonal(self) -> bool:
+        return all(operator.is_diagonal for operator in self.operators)
+
     def dense(self, dtype: torch.dtype = torch.float64) -> Tensor:
         total = self.operators[0].dense(dtype)
         for operator in self.operators[1:]:

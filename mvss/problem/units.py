@@ -24,7 +24,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from mvss.problem.shared_view import unmasked
+from mvss.problem.shared_view import measured, unmasked
 from mvss.problem.views import Draws, View, Views
 
 LEAST = 2.0**-12
@@ -74,8 +74,7 @@ def _finest(views: Views) -> list[View]:
 
 def _power(view: View) -> float:
     """Variance of what was measured, about its mean over observations, less that of the noise."""
-    mask, _ = unmasked(view)
-    seen = torch.ones_like(view.y) if mask is None else mask.expand_as(view.y).to(view.y)
+    seen = measured(view).expand_as(view.y).to(view.y)
     mean = (seen * view.y).sum(0) / seen.sum(0).clamp_min(1.0) if len(view) > 1 else torch.zeros_like(view.y[0])
     excess = (view.y - mean).square() - view.noise.variance(view.y)
     return float((seen * excess).sum() / seen.sum())

@@ -42,7 +42,7 @@ class View:
         numbers: of the observations, `(N,)`, which randomness is keyed by; 0 … N − 1 if not given.
 
     Raises MvssError where shapes do not fit, y holds NaN, an operator is zero, or no source is shown. Pixels that were not
-    measured are masked by the operators of all sources (`Mask`); y is then any finite number there.
+    measured are masked by the operators of all sources (`Mask`), which may mask more; y is then any finite number there.
 
     >>> import torch
     >>> view = View(torch.zeros(10, 3), {"background": torch.ones(3, 4)}, noise=0.1)

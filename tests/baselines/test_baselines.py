@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvss.baselines.clvm import CLVM
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
-from mvss.baselines.contrast import Contrast, Method
+from mvss.baselines.contrast import Contrast, Method, without_mask
 from mvss.baselines.linear import Latent, loadings
 from mvss.baselines.pcpca import PCPCA
 from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale
@@ -314,6 +314,13 @@ def test_masks_are_what_matrices_with_empty_rows_are(config: PCPCAConfig | CLVMC
         model.fit(data, STREAM)
         found.append(model.separate(data[1], seed=STREAM)["target"][0])
     torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-5)
+
+
+def test_what_no_source_shows_is_zero_where_masks_differ() -> None:
+    seen = torch.tensor([[True, True, False], [True, False, True]])
+    operators = {"background": Mask(seen), "target": Mask(seen & torch.tensor([[True, False, True]]))}
+    y, measured, kept = without_mask(View(torch.full((2, 3), -999.0), operators, 1.0))
+    assert torch.equal(y, -999.0 * seen) and measured is None and kept == operators
 
 
 def test_the_neural_clvm_sees_what_was_measured_and_separates_views_with_other_masks() -> None:

@@ -105,7 +105,9 @@ BAD = {
     "matrices of others": (source("{matrix: four.npy}"), 4, f"{A}.matrix", "holds 4 matrices for 6 observations"),
     "a product of one": (source("{product: [identity]}"), 4, f"{A}.product", "needs at least 2 operators"),
     "deep in a product": (source("{product: [identity, {scale: x}]}"), 4, f"{A}.product[1].scale", "must be a number"),
-    "a look of one row": (source("{stack: [identity, {matrix: row.npy}]}"), 4, f"{A}.stack", "must be (M, D)"),
+    "a look through a row": (
+        source("{stack: [{matrix: sigma.npy}, {matrix: wide.npy}]}"), 4, f"{A}.stack[0].matrix", "must be (M, D) or (N, M, D)",
+    ),
     "looks that share nothing": (source("{stack: [identity, identity]}"), 4, f"{A}.stack", "2 looks cannot share"),
     "a mask of one source alone": (
         with_line("    sources: {a: {mask: each.npy}, b: identity}", "sources").replace("y.npy", "image.npy"), 2, "views.both",
@@ -187,6 +189,30 @@ views:
     assert float(sky.noise.variance(sky.y).mean()) == pytest.approx(0.09)
     assert twice.operators["line"].forward(torch.ones(6, 4)).tolist()[0] == [6.0, 8.0, 8.0]
     assert twice.noise.variance(twice.y).shape == (6, 3)
+
+
+PRODUCT, WEIGHTS = "{{product: [{}, {{matrix: {}.npy}}]}}", "[identity, {scale: 2}]"
+LOOKS = {
+    "behind masks": [PRODUCT.format("{mask: five.npy}", "tall"), PRODUCT.format("{mask: three.npy}", "low")],
+    "behind products": [PRODUCT.format(f"{{product: {WEIGHTS}}}", rows) for rows in ("tall", "low")],
+    "behind sums": [PRODUCT.format(f"{{sum: {WEIGHTS}}}", rows) for rows in ("tall", "low")],
+    "of looks": [f"{{stack: [{{matrix: row.npy}}, {{matrix: {rows}.npy}}]}}" for rows in ("two", "four")],
+    "of looks behind matrices": [PRODUCT.format(f"{{stack: {WEIGHTS}}}", rows) for rows in ("row", "low")],
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_looks_are_as_long_as_their_matrices(folder: Path, name: str) -> None:
+    """Whatever stands before these and gives what it takes."""
+    for file, rows in {"row": 1, "two": 2, "low": 3, "four": 4, "tall": 5}.items():
+        np.save(folder / f"{file}.npy", np.ones((rows, 2)))
+    for file, rows in {"three": 3, "five": 5}.items():
+        np.save(folder / f"{file}.npy", np.arange(rows) > 0)
+    np.save(folder / "y.npy", np.zeros((6, 8)))
+    path = folder / "mixture.yaml"
+    path.write_text(source(f"{{stack: [{', '.join(LOOKS[name])}]}}"))
+    (view,) = read_views(read_mixture(path))
+    assert view.shapes == {"a": (2,)} and view.operators["a"].observation_shape == (8,)
 
 
 def test_signals_have_channels_and_operators_of_their_own(folder: Path) -> None:

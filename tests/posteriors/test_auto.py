@@ -13,7 +13,7 @@ from mvss.posteriors.auto import AutoPosterior, _made, choose
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.posterior import AutoConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.noise import Isotropic
+from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Identity, Mask, Scale
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
@@ -128,8 +128,8 @@ def test_views_that_the_network_has_not_learned_go_to_split_gibbs(monkeypatch: p
             monkeypatch.setattr(getattr(posterior, name), "prepared", lambda *_, name=name: name)
         return str(posterior.prepared(view, PRIORS))
 
-    def under(operator: Identity | Scale | Mask, noise: float = NOISE) -> View:
-        return View(both.y, {"sky": operator, "target": operator}, Isotropic(noise))
+    def under(operator: Identity | Scale | Mask, noise: float | Noise = NOISE) -> View:
+        return View(both.y, {"sky": operator, "target": operator}, noise)
 
     assert by(both) == "trained" and by(under(here, 1.1 * NOISE)) == "trained"
     few, half = (Mask(torch.rand(20, *SHAPE, generator=RNG) > share) for share in (0.05, 0.5))
@@ -139,6 +139,57 @@ def test_views_that_the_network_has_not_learned_go_to_split_gibbs(monkeypatch: p
     assert by(both, read) == "trained" and by(under(here, 10 * NOISE), read) == "split"
     model.preferred = False
     assert by(both) == by(both, Amortised.read(torch.nn.Identity(), None, model.state())) == "split"
+
+
+CENTRE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+BROADENED = torch.tensor([[0.2, 0.4, 0.2], [0.4, 1.0, 0.4], [0.2, 0.4, 0.2]])
+WHITE, BROAD = (Stationary(NOISE**2 * lags) for lags in (CENTRE, BROADENED))
+LEFT = torch.arange(36).reshape(1, *SHAPE) < 18
+
+
+def noisy(share: float, count: int = 20) -> Diagonal:
+    """So many numbers of each observation are ten times as noisy."""
+    odd = torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1)) < share
+    return Diagonal(NOISE * (1.0 + 9.0 * odd))
+
+
+@pytest.mark.parametrize(
+    ("learned", "like", "others"),
+    [
+        (Isotropic(NOISE), [WHITE, Isotropic(1.1 * NOISE), noisy(0.1)], [BROAD, noisy(0.45), noisy(0.45, 1), Isotropic(0.6)]),
+        (BROAD, [BROAD.scaled(1.1)], [BROAD.scaled(1.5), Isotropic(NOISE), WHITE]),
+        (Diagonal(NOISE * (1.0 + LEFT)), [Diagonal(NOISE * (1.1 + LEFT))], [Diagonal(NOISE * (2.0 - LEFT.double()))]),
+        (Isotropic(torch.linspace(0.1, 0.6, 20)), [Isotropic(torch.linspace(0.6, 0.1, 20))], [Isotropic(0.1), Isotropic(0.6)]),
+    ],
+    ids=["white", "correlated", "a map", "a level each"],
+)
+def test_a_view_is_like_another_under_about_the_same_noise(learned: Noise, like: list[Noise], others: list[Noise]) -> None:
+    """Whatever its median variance: how it differs among numbers, and how these go together."""
+    here, y = Identity(SHAPE), normal(20, *SHAPE)
+
+    def views(noise: Noise, behind: Noise, factor: float = 1.0) -> Views:
+        alone = View(factor * y, {"sky": Scale(factor, SHAPE)}, behind.scaled(factor), "alone")
+        return Views([alone, View(y.flip(0), {"sky": here, "target": here}, noise, "both")])
+
+    for factor in (1.0, 0.25):  # the background is in other units than the mixture
+        model = Amortised(torch.nn.Identity(), pairs_of(views(learned, learned, factor), "target"))
+        for each in (model, Amortised.read(torch.nn.Identity(), None, model.state())):
+            assert [each.at_home(views(noise, noise)[1]) for noise in [learned, *like]] == [True] * (1 + len(like))
+            assert [each.at_home(views(noise, noise)[1]) for noise in others] == [False] * len(others)
+        assert all(len(pairs_of(views(learned, noise, factor), "target")) == 1 for noise in like)
+        for noise in others:
+            with pytest.warns(UserWarning, match="alone and both differ in noise"):
+                assert pairs_of(views(learned, noise, factor), "target") == []
+
+
+def test_a_model_of_before_has_learned_under_white_noise_of_a_variance() -> None:
+    views = problem(20)
+    state = Exact(views).state()
+    state["pairs"][0]["noise"] = NOISE**2
+    model = Amortised.read(torch.nn.Identity(), None, state)
+    noises = [Isotropic(NOISE), WHITE, BROAD, Isotropic(0.6)]
+    both = views[1]
+    assert [model.at_home(View(both.y, both.operators, noise)) for noise in noises] == [True, True, False, False]
 
 
 def test_settings_of_a_comparison_are_checked() -> None:

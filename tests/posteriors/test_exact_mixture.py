@@ -183,18 +183,24 @@ def test_chunks_of_many_numbers_fit_into_memory() -> None:
     assert many.hierarchies(both) is not None and 1 <= many.chunk(both) < 100
 
 
-def test_what_a_mask_hides_leaves_no_trace() -> None:
+@pytest.mark.parametrize("alone", [True, False], ids=["one source", "another one with a mask of its own"])
+def test_what_a_mask_hides_leaves_no_trace(alone: bool) -> None:
     """Whatever stands in y there; pixels that no observation needs are not even kept."""
     rng = torch.Generator().manual_seed(0)
     mask = torch.rand(9, 6, generator=rng) > 0.5
     mask[:, 0] = True
-    y, matrix = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((9, 6), (6, 3)))
-    prior = random_prior(3, 3, 1)
-    views = [View(torch.where(mask, y, junk), {"a": Mask(mask) @ Dense(matrix)}, 0.3) for junk in (0.0, 1e6)]
+    part = mask & (torch.rand(9, 6, generator=rng) > 0.3)
+    part[:, 0] = True
+    y, *matrices = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((9, 6), (6, 3), (6, 2)))
+    masks, priors = {"a": mask} if alone else {"a": mask, "b": part}, [random_prior(3, 3, 1), random_prior(2, 2, 2)]
+    shown = {s: Mask(masks[s]) @ Dense(matrix) for s, matrix in zip(masks, matrices, strict=False)}
+    views = [View(torch.where(mask, y, junk), shown, 0.3) for junk in (0.0, 1e6)]
     data = [DenseView.of(view) for view in views]
     assert data[0].y.shape[1] == int(mask.sum(1).max()) < 6
-    found = [MixturePosterior([prior], retain=200.0).log_evidence(d)[0] for d in data]
+    posterior = MixturePosterior(priors[: len(masks)], retain=200.0)
+    found = [posterior.log_evidence(d)[0] for d in data]
     torch.testing.assert_close(found[0], found[1])
     for row, seen in enumerate(mask):
-        alone = DenseView.of(View(y[row][None, seen], {"a": matrix[seen]}, 0.3))
-        torch.testing.assert_close(MixturePosterior([prior], retain=200.0).log_evidence(alone)[0][0], found[0][row])
+        left = {source: operator.dense()[row, seen] for source, operator in shown.items()}
+        one = DenseView.of(View(y[row][None, seen], left, 0.3))
+        torch.testing.assert_close(posterior.log_evidence(one)[0][0], found[0][row])

@@ -48,6 +48,10 @@ def test_chi2_is_that_of_what_was_measured() -> None:
     y = torch.tensor([[[[50.0, 1.0], [1.0, 1.0]]]])
     masked = View(y, {"a": Mask(seen) @ Identity((1, 2, 2))}, 0.5, "masked")
     assert chi2(masked, {"a": torch.zeros(1, 1, 2, 2)}) == pytest.approx(4.0)
+    fewer = seen.clone()
+    fewer[..., 1, 1] = False
+    each = View(y, {"a": Mask(seen), "b": Mask(fewer)}, 0.5, "masks of their own")
+    assert chi2(each, dict.fromkeys("ab", torch.zeros(1, 1, 2, 2))) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("share", [EXPLAINED[0], 1.0, EXPLAINED[1]])

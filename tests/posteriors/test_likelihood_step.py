@@ -93,6 +93,25 @@ def test_numbers_that_were_not_measured_count_for_nothing(name: str, way: str) -
         torch.testing.assert_close(drawn[0][source], drawn[1][source], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.5], ids=["as it is", "in the units of a fit"])
+def test_what_is_diagonal_is_solved_number_by_number(factor: float) -> None:
+    operators, noise, _ = PROBLEMS["diagonal"]
+    view = View(torch.zeros(3, 1, 2, 2), {s: operator.scaled(factor) for s, operator in operators.items()}, noise)
+    assert LikelihoodStep(view, {}, SOLVER).diagonal
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_matrix_is_made_of_large_images(masked: bool) -> None:
+    """Neither of those that share one nor of a single one."""
+    shape = (1, 128, 128)
+    operator = Convolve(shape, KERNEL, "same")
+    if masked:
+        operator = Mask(normal(2, *shape) > 0) @ operator
+    step = LikelihoodStep(View(normal(2, *shape), {"a": operator}, 1.0).select(slice(1)), {}, SOLVER)
+    z = step.draw({"a": torch.zeros(1, *shape)}, {"a": torch.ones(1).double()}, Stream(1))
+    assert not step.dense and step.residual < 1e-8 and bool(z["a"].isfinite().all())
+
+
 def closed_form(
     view: View, x: Mapping[str, Tensor], rho: Mapping[str, Tensor], laws: Mapping[str, GaussianMixture]
 ) -> tuple[Tensor, Tensor]:

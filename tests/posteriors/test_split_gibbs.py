@@ -12,6 +12,7 @@ from energy import joint_p_value
 from torch import Tensor
 
 from mvss import Diagonal, Identity, Isotropic, LinearOperator, Mask, Noise, Scale, Stack, View
+from mvss.posteriors import likelihood_step, split_gibbs
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.split_gibbs import SplitGibbs, levels_of
@@ -144,6 +145,34 @@ def test_sources_of_many_numbers_are_drawn_under_operators_of_each_observation()
     view = View(normal(6, 4), {"a": Dense(normal(6, 4, 48) * torch.arange(1.0, 7.0)[:, None, None])}, 0.3)
     draws = SplitGibbs(SplitGibbsConfig(levels=2)).draw(view, {"a": DiffusionPrior(mixture, network, 1.0)}, STREAM).draws
     assert draws["a"].shape == (6, 48) and bool(draws["a"].isfinite().all())
+
+
+def test_levels_are_those_of_each_observation_and_found_once_for_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    priors = {"a": overlapping((4,), 0)}
+    view = View(normal(5, 3), {"a": Dense(normal(5, 3, 4, seed=1))}, 0.1)
+    asked: list[View] = []
+    monkeypatch.setattr(split_gibbs, "levels_of", lambda *given: asked.append(given[1]) or levels_of(*given))
+    few, whole = (SplitGibbs(SplitGibbsConfig(levels=2, chunk=chunk)).given(view, priors) for chunk in (2, 5))
+    for number in range(2):
+        keyed = STREAM.child(number)
+        torch.testing.assert_close(few.draw(keyed).draws, whole.draw(keyed).draws)
+    assert asked == [view, view]
+
+
+def test_what_observations_share_is_made_once_for_all_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[LinearOperator] = []
+
+    class Blur(Convolve):
+        def power(self, variance: Tensor) -> Tensor:
+            asked.append(self)
+            return super().power(variance)
+
+    monkeypatch.setattr(likelihood_step, "SHARED", 0)  # no matrix fits
+    view = View(normal(4, 1, 3, 3), {"a": Blur((1, 3, 3), KERNEL, "same")}, 0.1)
+    chains = SplitGibbs(SplitGibbsConfig(levels=2, chunk=2)).given(view, {"a": overlapping((1, 3, 3), 0)})
+    for number in range(2):
+        chains.draw(STREAM.child(number))
+    assert len(asked) == 2  # for the levels, and for all steps
 
 
 def test_levels_that_do_not_fall_are_refused() -> None:

@@ -18,13 +18,13 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def of(*shown: dict[str, LinearOperator | Tensor]) -> list[str]:
-    """What is said of views with such operators."""
+def of(*shown: dict[str, LinearOperator | Tensor], count: int = N) -> list[str]:
+    """What is said of views of so many observations with such operators."""
     views = []
     for operators in shown:
         operator = next(iter(operators.values()))
         size = operator.observation_shape if isinstance(operator, LinearOperator) else operator.shape[-2:-1]
-        views.append(View(torch.zeros(N, *size), operators, 0.1))
+        views.append(View(torch.zeros(count, *size), operators, 0.1))
     return unconstrained(Views(views))
 
 
@@ -58,6 +58,31 @@ def test_masks_of_observations_together_show_all() -> None:
     assert of({"a": Mask(masks)}) == []
 
 
+MANY = 300
+
+
+@pytest.mark.parametrize("side", [8, 20])
+def test_what_few_observations_show_is_not_unseen(side: int) -> None:
+    """Of masks that leave little of each, however large the source."""
+    masks = torch.rand(MANY, 1, side, side, generator=torch.Generator().manual_seed(0)) > 0.95
+    masks[:, :, 1, 1], masks[:, :, 0] = True, False  # no observation is empty
+    masks[0, :, 0, 0] = masks[-1, :, 0, 1:3] = True
+    hidden = of({"a": Mask(masks), "b": Mask(masks) @ Scale(0.5, (1, side, side))}, count=MANY)
+    kind = "directions" if side == 8 else "numbers"
+    assert [line.split(" are ")[0] for line in hidden[:2]] == [f"{side - 3} {kind} of {source}" for source in "ab"]
+
+
+def test_rows_of_all_observations_show_what_those_of_the_first_do_not() -> None:
+    rows = normal(MANY, 1, 100, seed=8)
+    assert of({"a": rows}, count=MANY) == []
+    assert of({"a": rows @ torch.diag(torch.arange(100.0).double())}, count=MANY)[0].startswith("1 directions of a ")
+
+
+def test_a_kernel_that_leaves_nothing_of_even_light_is_not_blind() -> None:
+    kernel = torch.tensor([[0.0, 0.0, 0.0], [-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    assert of({"a": Convolve((1, 20, 20), kernel, "same")}) == []
+
+
 SAME = "a and b are mixed in the same proportion in every view: they cannot be told apart"
 A = normal(3, 2, seed=2)
 EACH = normal(N, 3, 2, seed=3)
@@ -84,6 +109,15 @@ EACH = normal(N, 3, 2, seed=3)
 def test_sources_in_the_same_proportion_everywhere_are_named(shown: list[dict[str, Tensor]], said: bool) -> None:
     lines = [line for line in of(*shown) if "directions" not in line]
     assert lines == ([SAME] if said else [])
+
+
+def test_proportions_of_all_observations_count_and_faint_ones_as_bright_ones() -> None:
+    weights = torch.ones(MANY, 1, 1, dtype=torch.float64)
+    weights[200:] = 0.5
+    each = normal(MANY, 3, 2, seed=9)
+    assert of({"a": each, "b": weights * each}, count=MANY) == []
+    assert of({"a": 1e-9 * A, "b": 1e-9 * normal(3, 2, seed=5)}) == []
+    assert of({"a": 1e-9 * A, "b": 2e-9 * A}) == [SAME]
 
 
 def test_every_pair_is_named_and_lines_are_single() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from mvss.problem.image_operators import BlockAverage, Convolve
 from mvss.problem.noise import Diagonal, Isotropic, Noise, Stationary
 from mvss.problem.operators import Composition, Identity, LinearOperator, Mask, Scale
-from mvss.problem.shared_view import SharedView, is_shared, shared_rows, unmasked
-from mvss.problem.stack import Stack
+from mvss.problem.shared_view import SharedView, is_shared, measured, shared_rows, unmasked
+from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View
 
 N, SHAPE = 40, (1, 4, 4)
@@ -24,6 +24,7 @@ def normal(*shape: int) -> Tensor:
 
 
 BLUR = Convolve((1, 6, 6), normal(3, 3), "valid")
+BLUR_SAME = Convolve(SHAPE, normal(3, 3), "same")
 COARSE = BlockAverage((1, 8, 8), 2)
 MASKS = torch.rand(N, *SHAPE, generator=RNG) > 0.15
 MASKS[0] = True
@@ -35,6 +36,7 @@ def view(noise: Noise | Tensor | float = 0.3, **operators: LinearOperator) -> Vi
     return View(Y, operators, noise, "the view")
 
 
+WEIGHTS = Scale(0.5, SHAPE) @ Sum([Identity(SHAPE), Scale(-0.25, SHAPE)])
 MASKED = {
     "mask alone": (Mask(MASKS), MASKS),
     "mask last": (Mask(MASKS) @ BLUR, MASKS),
@@ -42,6 +44,9 @@ MASKED = {
     "a weight after it": (Mask(MASKS) @ (Scale(0.5, SHAPE) @ BLUR), MASKS),
     "a weight outside of all": (Scale(2.0, SHAPE) @ (Scale(0.5, SHAPE) @ (Mask(MASKS) @ COARSE)), MASKS),
     "two masks": (Mask(MASKS) @ (Mask(FIELD) @ BLUR), MASKS & FIELD),
+    "two masks, joined first": ((Mask(MASKS) @ Mask(FIELD)) @ BLUR, MASKS & FIELD),
+    "two masks around weights": ((Mask(FIELD) @ WEIGHTS) @ (Mask(MASKS) @ BLUR), MASKS & FIELD),
+    "two masks alone": (Mask(MASKS) @ Mask(FIELD), MASKS & FIELD),
     "masks around the identity": (Mask(FIELD) @ (Identity(SHAPE) @ Mask(MASKS)), MASKS & FIELD),
     "one mask for all": (Mask(FIELD) @ BLUR, FIELD),
     "a mask of the source": (BLUR @ Mask(torch.ones(1, 1, 6, 6, dtype=torch.bool)), torch.ones(1, *SHAPE, dtype=torch.bool)),
@@ -50,9 +55,10 @@ MASKED = {
 }
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0], ids=["as it is", "in the units of a fit"])
 @pytest.mark.parametrize("name", MASKED)
-def test_an_operator_is_its_mask_times_what_is_left_of_it(name: str) -> None:
-    operator, expected = MASKED[name]
+def test_an_operator_is_its_mask_times_what_is_left_of_it(name: str, factor: float) -> None:
+    operator, expected = MASKED[name][0].scaled(factor), MASKED[name][1]
     mask, (bare,) = unmasked(view(a=operator))
     assert mask is not None and bare.count is None
     assert torch.equal(mask.expand(N, *SHAPE), expected.expand(N, *SHAPE))
@@ -67,6 +73,17 @@ def test_sources_with_masks_that_differ_have_none_in_common() -> None:
     assert mask is None and len(bare) == 2
     assert unmasked(view(a=Mask(MASKS), b=Mask(MASKS.roll(1, 0))))[0] is None
     assert shared_rows(view(a=Mask(MASKS), b=Identity(SHAPE))) is None
+
+
+def test_what_some_source_shows_was_measured() -> None:
+    inside = Mask(MASKS & FIELD)
+    assert torch.equal(measured(view(a=Mask(MASKS) @ BLUR, b=inside)), MASKS)
+    assert torch.equal(measured(view(a=inside, b=Mask(FIELD))), FIELD.expand(N, *SHAPE))
+    assert bool(measured(view(a=inside, b=BLUR)).all())
+    assert torch.equal(measured(view(a=inside @ Sum([Mask(FIELD), Mask(~FIELD) @ BLUR_SAME]))), MASKS & FIELD)
+    both = Sum([Mask(MASKS & FIELD), Mask(MASKS & ~FIELD) @ BLUR_SAME])
+    assert torch.equal(measured(view(a=both.scaled(2.0))), MASKS)
+    assert bool(measured(view(a=Sum([Mask(MASKS), BLUR_SAME]))).all())
 
 
 def test_masked_pixels_are_allowed_however_many_and_few_of_another_noise() -> None:

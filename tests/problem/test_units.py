@@ -116,6 +116,17 @@ def test_masks_do_not_matter() -> None:
         assert torch.equal(s * other.y, b.y)
 
 
+def test_what_no_source_shows_does_not_matter() -> None:
+    """Whatever y is there, where each source has a mask of its own."""
+    seen = torch.rand(N, D, generator=torch.Generator().manual_seed(0)) > 0.3
+    seen[:, 0] = True
+    part = seen & torch.tensor([[True, True, False, True]])
+    operators = {"large": Mask(seen), "small": Mask(part)}
+    y = operators["large"].forward(source("large", 0)) + operators["small"].forward(source("small", 1))
+    units = [Units.of(Views([View(y.where(seen, fill), operators, 1.0)])) for fill in (0.0, 1e6)]
+    assert units[0] == units[1]
+
+
 @pytest.mark.parametrize(
     ("operator", "noise"),
     [
