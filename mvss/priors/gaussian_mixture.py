@@ -101,6 +101,8 @@ class GaussianMixture(torch.nn.Module):
         mixture's law, but they are not independent: for measuring the law itself, without the sampling noise.
         """
         weights, rng = self.weights.cpu(), stream.generator("mixture")
+        if not count:
+            return self.means.new_empty(0, *self.shape)
         if stratified:
             levels = (torch.arange(count) + torch.rand(1, generator=rng, dtype=torch.float64)) / count
             component = torch.searchsorted(weights.cumsum(0), levels).clamp_max(len(self) - 1)

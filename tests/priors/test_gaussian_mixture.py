@@ -199,3 +199,8 @@ def test_a_mixture_keeps_its_numbers_in_the_layout_of_files() -> None:
     again = GaussianMixture(**mixture.state())
     for name, kept in mixture.named_buffers():
         assert torch.equal(kept, again.get_buffer(name)) and kept.stride() == again.get_buffer(name).stride()
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_of_no_draws_there_are_none(stratified: bool) -> None:
+    assert _mixture().sample(0, Stream(0), stratified).shape == (0, 3)
