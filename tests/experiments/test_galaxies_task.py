@@ -249,6 +249,7 @@ def test_methods_of_their_own_and_problems_are_known_by_name(simulated: Galaxies
         GalaxiesConfig(draws=2)
 
 
+@pytest.mark.slow
 def test_what_is_learned_separates_real_galaxies_into_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -291,10 +291,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return job, task, whole, _run(job, task, whole)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1])
-def test_first_priors_are_shared_whatever_share_is_held_out(share: float, tmp_path: Path) -> None:
+def test_first_priors_are_shared_whatever_share_is_held_out(tmp_path: Path) -> None:
     """Also with methods that have no network, and so no laps of their own."""
-    mixture, joint = (jobs(*TINY, f"settings.em.held_out={share}")[method] for method in ("mixture", "joint"))
+    mixture, joint = (jobs(*TINY, "settings.em.held_out=0.0")[method] for method in ("mixture", "joint"))
     task = EXPERIMENT.task(joint.problem, joint.seed, joint.config)
     for job in (mixture, joint):
         _run(job, task, tmp_path / job.method)
