@@ -96,7 +96,8 @@ def _config(experiment: Experiment, preset: str, options: argparse.Namespace, ov
         raise MvssError(f"unknown preset {preset!r}; choose one of {', '.join(available_presets(presets))}")
     config = load_config(experiment.schema, presets / f"{preset}.yaml", overrides)
     recipes = config.recipes().values()
-    for problem in (*config.problems, *(name for recipe in recipes for name in recipe.problems or ())):
+    named = (name for recipe in recipes for name in (*(recipe.problems or ()), *recipe.by_problem))
+    for problem in (*config.problems, *named):
         experiment.check(problem)
     check_config(config)
     if options.ablations and not config.ablations:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 __all__ = ["AuditConfig", "Config", "Job", "MetricsConfig", "Recipe", "check_config"]
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Self
 
 from mvss.baselines.config import CLVMConfig, PCPCAConfig
@@ -84,7 +86,8 @@ class Recipe:
     estimation and M-steps: what is lost beside it, mixing costs; what is missing even so, no EM can find. fit: another method,
     by whose fit this one separates; its settings are that one's, but for what this one says, and only `separation` matters.
     anew: learn from each problem's own observations, those too that the fit of another problem separates else
-    (`Config.learned`).
+    (`Config.learned`). by_problem: settings that problems say otherwise; no job receives those of another problem, and its
+    own are then its settings, hence it compares by these alone.
     """
 
     problems: tuple[str, ...] | None = None
@@ -97,6 +100,11 @@ class Recipe:
     clean: bool = False
     fit: str | None = None
     anew: bool = False
+    by_problem: dict[str, Settings] = field(default_factory=dict, compare=False)
+
+    def on(self, problem: str) -> Recipe:
+        """As it is run on a problem."""
+        return replace(self, settings=self.by_problem.get(problem, self.settings), by_problem={})
 
     @property
     def baseline(self) -> PCPCAConfig | CLVMConfig | str | None:
@@ -144,12 +152,20 @@ class Config:
         if not isinstance(recipe, dict):
             return recipe
         fitted = others.get(recipe.get("fit") or "")
-        base = merged(shared, fitted.get("settings") or {}) if isinstance(fitted, dict) else shared
-        return {**recipe, "settings": merged(base, recipe.get("settings") or {})}
+        above = [shared, *(one.get("settings") or {} for one in (fitted, recipe) if isinstance(one, dict))]
+        own = recipe.get("by_problem") or {}
+        if not isinstance(own, dict):
+            return recipe
+        completed = {problem: reduce(merged, [*above, settings or {}]) for problem, settings in own.items()}
+        return {**recipe, "settings": reduce(merged, above), **({"by_problem": completed} if own else {})}
 
     def recipes(self) -> dict[str, Recipe]:
         """All of them by name."""
         return {**self.methods, **self.ablations}
+
+    def job(self, problem: str, method: str, seed: int, audit: bool = False) -> Job:
+        """A method by name on a problem, with the settings that it has there."""
+        return Job(problem, method, seed, self.recipes()[method].on(problem), self, audit)
 
     def points(self) -> int:
         """How many PQMass compares, draws and truth together."""
@@ -189,23 +205,13 @@ class Job:
         problem = self.problem if own else self.config.learned(self.problem)
         if (problem, name) == (self.problem, self.method):
             return self
-        return replace(self, problem=problem, method=name, recipe=self.config.recipes()[name])
+        return self.config.job(problem, name, self.seed)
 
 
 def check_config(config: Config) -> None:
     """Refuse at the start what would only fail at the end."""
     for name, recipe in config.recipes().items():
-        if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.model)) > 1:
-            raise MvssError(f"method {name}: is either pcpca, clvm or model; leave the others out")
-        fitted = config.recipes().get(recipe.fit or name)
-        if recipe.fit and (recipe.baseline or fitted is None or fitted.fit or fitted.baseline):
-            raise MvssError(f"method {name}: fit={recipe.fit} must be another method, which learns priors; this learns none")
-        if not 0 < recipe.share <= 1:
-            raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1]")
-        if recipe.clean and getattr(recipe.settings.estimation, "noisier2noise", None):
-            raise MvssError(
-                f"method {name}: clean sources need no noisier2noise: set settings.estimation.noisier2noise to null"
-            )
+        _check_recipe(name, recipe, config.recipes())
     if rivals := [n for n, r in config.recipes().items() if r.baseline and n in config.audit.methods]:
         raise MvssError(f"audit.methods names {', '.join(rivals)}: the audit is for separators, not for baselines")
     m = config.metrics
@@ -217,3 +223,19 @@ def check_config(config: Config) -> None:
     points = config.points()
     if m.pqmass and points < 4 * m.references:
         raise MvssError(f"metrics.references={m.references} needs {4 * m.references} points, not {points}: lower it")
+
+
+def _check_recipe(name: str, recipe: Recipe, others: Mapping[str, Recipe]) -> None:
+    if sum(setting is not None for setting in (recipe.pcpca, recipe.clvm, recipe.model)) > 1:
+        raise MvssError(f"method {name}: is either pcpca, clvm or model; leave the others out")
+    fitted = others.get(recipe.fit or name)
+    if recipe.fit and (recipe.baseline or fitted is None or fitted.fit or fitted.baseline):
+        raise MvssError(f"method {name}: fit={recipe.fit} must be another method, which learns priors; this learns none")
+    if not 0 < recipe.share <= 1:
+        raise MvssError(f"method {name}: share={recipe.share} must be in (0, 1]")
+    if recipe.by_problem and (recipe.baseline or recipe.fit):
+        raise MvssError(f"method {name}: by_problem is of methods that learn priors of their own: leave it out")
+    if fitted and recipe.fit and fitted.by_problem:
+        raise MvssError(f"method {name}: the settings of fit={recipe.fit} differ by problem: name another fit")
+    if recipe.clean and getattr(recipe.settings.estimation, "noisier2noise", None):
+        raise MvssError(f"method {name}: clean sources need no noisier2noise: set settings.estimation.noisier2noise to null")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from experiments.core.cache import settings_key
-from experiments.core.config import Config, Job
+from experiments.core.config import Config
 from experiments.core.places import Experiment
 from experiments.report.metrics import read_metrics
 from experiments.report.tables import is_audit
@@ -75,5 +75,5 @@ def asks_the_same(experiment: Experiment, before: Config, now: Config, kind: Kin
     seed, problem, method, audit = kind
     if not all(method in config.recipes() for config in (before, now)):
         return False
-    jobs = [Job(problem, method, seed, config.recipes()[method], config, audit) for config in (before, now)]
+    jobs = [config.job(problem, method, seed, audit) for config in (before, now)]
     return len({settings_key(job, experiment.data) for job in jobs}) == 1

@@ -35,8 +35,8 @@ def jobs_of(config: Config, seeds: Sequence[int], ablations: bool = False, audit
     for seed in seeds:
         for problem in config.problems:
             recipes = config.methods | (config.ablations if ablations else {})
-            here = {name: r for name, r in recipes.items() if r.problems is None or problem in r.problems}
-            jobs += [Job(problem, name, seed, recipe, config) for name, recipe in here.items()]
+            here = [name for name, r in recipes.items() if r.problems is None or problem in r.problems]
+            jobs += [config.job(problem, name, seed) for name in here]
     audited = [job for job in jobs if job.method in config.audit.methods] if audit else []
     return jobs + [replace(job, audit=True) for job in audited]
 

@@ -12,7 +12,7 @@ __all__ = ["main"]
 import sys
 
 from experiments.core.cli import ROOT, Command, read_command
-from experiments.core.config import Config, Job, Recipe
+from experiments.core.config import Config
 from experiments.core.finished import made_at
 from experiments.core.places import name_of, place_of
 from experiments.core.run import load_model
@@ -50,13 +50,13 @@ def _separate(argv: list[str] | None) -> int:
     if recipe.problems and problem not in recipe.problems:
         raise MvssError(f"no file is made of {problem}: joint, which makes them, is for {', '.join(recipe.problems)}")
     with locked(command.folder / "lock"):
-        return _write(problem, command, recipe)
+        return _write(problem, command)
 
 
-def _write(problem: str, command: Command, recipe: Recipe) -> int:
+def _write(problem: str, command: Command) -> int:
     """The file of each seed."""
     for seed in command.seeds:
-        job = Job(problem, "joint", seed, recipe, command.config)
+        job = command.config.job(problem, "joint", seed)
         if not made_at(EXPERIMENT, job, command.folder):
             raise MvssError(f"{name_of(job)} is not learned yet: run {command.text('galaxies')} first")
         task = make_task(problem, seed, command.config)

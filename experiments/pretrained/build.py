@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from experiments.core.config import Config, Job
+from experiments.core.config import Config
 from experiments.core.finished import made_at
 from experiments.core.places import name_of, place_of
 from experiments.core.run import load_model
@@ -68,7 +68,7 @@ def build(folder: Path, target: Path) -> Path:
     config: Config = load_config(experiment.schema, path)
     if shown.method not in config.methods:
         raise MvssError(f"{folder} has no method {shown.method}: name a run of the preset cpu")
-    job = Job(shown.problem, shown.method, SEED, config.methods[shown.method], config)
+    job = config.job(shown.problem, shown.method, SEED)
     if not made_at(experiment, job, folder) or not made_at(experiment, job.fitted, folder):
         raise MvssError(f"{folder}: {name_of(job)} is not finished: run it to its end")
     model = load_model(job, place_of(job.fitted, folder)).to("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,13 +13,18 @@ import pytest
 from experiments.core import scheduler
 from experiments.core.cache import ROOT, _schemas, code_key, estimate_key, received, settings_key
 from experiments.core.cli import read_command
-from experiments.core.config import Job
+from experiments.core.config import Config, Job
 from experiments.core.experiment import Named
 from experiments.core.places import jobs_of, key_of
 from experiments.galaxies.__main__ import EXPERIMENT as GALAXIES
 from experiments.galaxies.config import GalaxiesConfig
 from experiments.manifolds.__main__ import EXPERIMENT
+from mvss.presets.estimation import AscentConfig
+from mvss.presets.reader import load_config, save_config
+from mvss.presets.reader import plain as plain_values
+from mvss.presets.settings import Settings
 from mvss.runtime import fingerprint
+from mvss.runtime.errors import MvssError
 
 CACHES = (fingerprint.code_of, fingerprint._read, fingerprint._file)
 BASELINES = {"pcpca", "clvm_linear", "clvm_vae"}
@@ -129,6 +135,53 @@ def test_a_job_receives_nothing_that_is_for_others() -> None:
     assert own == other and own.config.methods == {} and own.recipe.problems is None
     audited = received(replace(jobs("audit.draws=9")["joint"], audit=True))
     assert audited.config.audit.draws == 9
+
+
+def test_settings_of_a_problem_are_for_its_jobs_alone(tmp_path: Path) -> None:
+    text = """
+    settings: {estimation: {kind: ascent, steps: 20}}
+    methods:
+      joint: {by_problem: {surfaces: {estimation: {floor: 2.0}}}}
+      mixture: {settings: {prior: {network: null}}, by_problem: {surfaces: {estimation: {floor: 2.0}}}}
+      pcpca: {problems: [contrastive-2], pcpca: {}}
+    """
+    (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "plain.yaml").write_text(text.replace("floor: 2.0", "floor: 0.3"))
+    own, plain = (load_config(Config, tmp_path / f"{name}.yaml") for name in ("own", "plain"))
+    for method in ("joint", "mixture"):
+        there, before, curve = own.job("surfaces", method, 0), plain.job("surfaces", method, 0), own.job("mixed-0.1", method, 0)
+        assert getattr(there.recipe.settings.estimation, "floor", None) == 2.0
+        assert there.recipe.settings == merge_of(curve.recipe.settings, floor=2.0)  # the rest is the method's own
+        assert settings_key(there, EXPERIMENT.data) != settings_key(before, EXPERIMENT.data)
+        assert settings_key(curve, EXPERIMENT.data) == settings_key(plain.job("mixed-0.1", method, 0), EXPERIMENT.data)
+    save_config(own, tmp_path / "saved.yaml")
+    again = load_config(Config, tmp_path / "saved.yaml")
+    assert plain_values(again) == plain_values(own)
+
+
+@pytest.mark.parametrize(
+    "recipe, message",
+    [
+        ("{by_problem: {surfaces: {estimaton: {floor: 2.0}}}}", "'methods.joint.by_problem.surfaces.estimaton'"),
+        ("{by_problem: [surfaces]}", "'methods.joint.by_problem'"),
+        ("{by_problem: {surface: {}}}", "unknown problem 'surface'"),
+        ("{pcpca: {}, by_problem: {surfaces: {}}}", "method joint: by_problem is of methods that learn"),
+    ],
+)
+def test_what_is_wrong_in_settings_of_a_problem_is_told(recipe: str, message: str) -> None:
+    with pytest.raises(MvssError, match=re.escape(message)):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", f"methods.joint={recipe}"], ROOT)
+
+
+def test_a_fit_that_differs_by_problem_is_not_borrowed() -> None:
+    joint = "methods.joint={by_problem: {surfaces: {}}}"
+    with pytest.raises(MvssError, match="fit=joint differ by problem"):
+        read_command(EXPERIMENT, ["--preset", "smoke", "--", joint, "methods.gibbs={fit: joint}"], ROOT)
+
+
+def merge_of(settings: Settings, floor: float) -> Settings:
+    assert isinstance(settings.estimation, AscentConfig)
+    return replace(settings, estimation=replace(settings.estimation, floor=floor))
 
 
 def test_what_is_run_is_what_the_key_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
