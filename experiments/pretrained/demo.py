@@ -29,7 +29,7 @@ from mvss.runtime.exits import report_errors
 from mvss.runtime.files import atomic_write_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "results" / "demo"
-OBSERVATIONS = {"manifolds": 128, "mnist-grass": 4, "galaxies": 4}
+OBSERVATIONS = {"manifolds": 128, "mnist-grass": 3, "galaxies": 3}
 """Fresh ones of each model; the pictures show some."""
 DRAWS = 6
 """Of each; of vectors, which cost less, five times as many."""
