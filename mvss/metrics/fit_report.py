@@ -12,8 +12,9 @@ EXPLAINED = (0.8, 1.25)
 """χ² per number outside of which draws explain the data badly, or too well."""
 CLAMPED = 0.05
 """Share of clamped eigenvalues from which covariances are not to be trusted."""
-DISCARDED = 0.05
-"""Share of probability from which draws of a search of the mixtures are not to be trusted."""
+DISCARDED = 0.01
+"""Share of probability from which draws of a search of the mixtures are not to be trusted: what is left out is far from the
+likeliest answers, so that draws lose more of their variance than of their probability."""
 UNSOLVED = 1e-2
 """Relative residual of an iterative solve from which draws are not to be trusted."""
 

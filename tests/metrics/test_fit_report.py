@@ -102,5 +102,5 @@ def test_the_text_says_what_was_found() -> None:
 
 def test_a_search_that_left_much_out_is_warned_of() -> None:
     assert FitReport([], [], discarded=DISCARDED).warnings == []
-    (line,) = FitReport([], [], discarded=0.06).warnings
-    assert line == "the search of the mixtures left out 6% of probability: raise posterior.beam"
+    (line,) = FitReport([], [], discarded=0.02).warnings
+    assert line == "the search of the mixtures left out 2% of probability: raise posterior.beam"
