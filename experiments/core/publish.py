@@ -106,11 +106,14 @@ def _checked(folder: Path, root: Path) -> tuple[Experiment, Path, list[int]]:
 def _joined(
     experiment: Experiment, config: Config, folder: Path, target: Path, found: Report, kept: Mapping[int, list[dict[str, Any]]]
 ) -> list[Path]:
-    """Put older rows to those of the run, and make the table and the figures of all; the files of the figures."""
+    """Put older rows to those of the run, problems in the preset's order, and make the table and the figures of all; the files
+    of the figures."""
+    places = {problem: place for place, problem in enumerate(config.problems)}
     for seed, records in kept.items():
         home = Path(f"seed-{seed}")
         own = read_metrics(folder / home / "metrics.jsonl", seed) if seed in found.seeds else []
-        write_metrics(target / home / "metrics.jsonl", [*own, *records])
+        joined = sorted([*own, *records], key=lambda record: places.get(record["problem"], len(places)))
+        write_metrics(target / home / "metrics.jsonl", joined)
         save_config(config, target / home / "config.yaml")  # which says the same of them
     every = read_seeds(target, {*found.seeds, *kept})
     table = rebuild(experiment, target, every)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,6 +109,17 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
     assert times["mixed-0.1 joint"] == [[1.0, 10.0]] and times["mixed-0.1 joint_long"] == [[1.0, 4.0]]
     assert len(times) == 1 + sum(map(len, made.values()))
     assert rebuild([], tmp_path) == 0 and tree(target) == published  # runs are no part of `make tables`
+
+
+def test_problems_stay_in_the_order_of_the_preset(tmp_path: Path) -> None:
+    """Once those of the run came first, whatever had been published."""
+    folder, target = done(tmp_path, *ALL), tmp_path / "results" / "manifolds" / "smoke"
+    assert main([str(folder)], tmp_path) == 0
+    shutil.rmtree(folder / "seed-0" / "model" / "mixed-0.1")
+    report(EXPERIMENT, smoke(), (0,), folder)
+    assert main([str(folder)], tmp_path) == 0
+    rows = json.loads((target / "table.json").read_text())["rows"]
+    assert tuple(dict.fromkeys(row["problem"] for row in rows)) == smoke().problems
 
 
 def unfinished(root: Path) -> Path:
