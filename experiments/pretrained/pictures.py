@@ -90,9 +90,9 @@ def images(found: Separated) -> tuple[Figure, str]:
     scale = _scale(found)
     strips = list(_rows(found, found.parts[0], scale))
     rows, columns = len(strips), len(strips[0][1])
-    size = (0.95 * columns * len(found.parts) + 2.6, 0.95 * rows + 1.3)
+    size = (0.95 * columns * len(found.parts) + 2.0, 0.95 * rows + 1.3)
     figure = plt.figure(figsize=size, layout="constrained")
-    widths = [columns + 1.8] + [columns] * (len(found.parts) - 1)
+    widths = [columns + 1.2] + [columns] * (len(found.parts) - 1)
     blocks = figure.subfigures(1, len(found.parts), squeeze=False, width_ratios=widths)
     for number, (block, part) in enumerate(zip(blocks.flat, found.parts, strict=True)):
         axes = block.subplots(rows, columns, squeeze=False)
