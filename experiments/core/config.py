@@ -87,7 +87,7 @@ class Recipe:
     by whose fit this one separates; its settings are that one's, but for what this one says, and only `separation` matters.
     anew: learn from each problem's own observations, those too that the fit of another problem separates else
     (`Config.learned`). by_problem: settings that problems say otherwise; no job receives those of another problem, and its
-    own are then its settings, hence it compares by these alone.
+    own are then its settings.
     """
 
     problems: tuple[str, ...] | None = None
@@ -100,7 +100,7 @@ class Recipe:
     clean: bool = False
     fit: str | None = None
     anew: bool = False
-    by_problem: dict[str, Settings] = field(default_factory=dict, compare=False)
+    by_problem: dict[str, Settings] = field(default_factory=dict, metadata={"decides": False})
 
     def on(self, problem: str) -> Recipe:
         """As it is run on a problem."""

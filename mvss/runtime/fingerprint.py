@@ -5,9 +5,9 @@
 A checkpoint carries the fingerprint of its run, and goes on under no other (`checkpoints`). Code is what Python sees of
 it: comments, layout and docstrings decide nothing.
 
-A dataclass is the fields by which it compares. An object of a user's class is what its class does (`behaviour`), and its
-attributes, without cached properties and what `__getstate__` leaves out. Attributes whose names begin with an underscore count
-as they were when the object was first looked at: what use leaves there later decides nothing.
+A dataclass is its fields, but for those whose metadata say `{"decides": False}`. An object of a user's class is what its class
+does (`behaviour`), and its attributes, without cached properties and what `__getstate__` leaves out. Attributes whose names
+begin with an underscore count as they were when the object was first looked at: what use leaves there later decides nothing.
 """
 
 from __future__ import annotations
@@ -128,7 +128,10 @@ def _parts(value: object) -> Collection[object]:
         return (value.state_dict(), [(_plain(module), behaviour(type(module))) for module in value.modules()])
     if is_dataclass(value):  # of settings, the values say all
         does = behaviour(type(value)) if isinstance(type(value), ABCMeta) else []
-        return [*((field.name, getattr(value, field.name)) for field in fields(value) if field.compare), *does]
+        return [
+            *((field.name, getattr(value, field.name)) for field in fields(value) if field.metadata.get("decides", True)),
+            *does,
+        ]
     return [*_attributes(value), *behaviour(type(value))]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -229,3 +229,16 @@ def test_code_of_mvss_is_found() -> None:
     found = sources_of("mvss.em")
     assert {"mvss.em", "mvss.posteriors.amortised", "mvss.runtime.rng"} <= set(found)
     assert not {"mvss.separator", "mvss.metrics.transport"} & set(found)
+
+
+def test_a_field_counts_though_it_is_not_compared_unless_it_decides_nothing() -> None:
+    """Arrays are often left out of comparisons, whose results have no truth; they are data all the same."""
+
+    @dataclass
+    class Own:
+        matrix: torch.Tensor = field(compare=False)
+        others: str = field(default="", metadata={"decides": False})
+
+    one, other = torch.eye(2), torch.ones(2, 2)
+    assert digest(Own(one)) != digest(Own(other))
+    assert digest(Own(one, "a")) == digest(Own(one, "b"))
