@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mvss.metrics.fit_report import UNSOLVED
+from mvss.metrics.fit_report import DISCARDED, UNSOLVED
 from mvss.posteriors.guard import guarded, unexplained
 from mvss.priors.prior import Prior
 from mvss.problem.views import Draws, View
@@ -55,6 +55,13 @@ class Separation:
         left = f"{view.name}: a solver left {self.residual:.2g} of what it was given"
         return f"{left}: raise solver.iterations, or take another posterior"
 
+    def unsearched(self, view: View) -> str | None:
+        """A line where a search of the mixtures has left out too much."""
+        if self.discarded <= DISCARDED:
+            return None
+        left = f"{view.name}: the search of the mixtures left out {self.discarded:.0%} of probability"
+        return f"{left}, so that draws may be too narrow: raise posterior.beam"
+
 
 class Given(Protocol):
     """Observations, with all that does not depend on the draw: searches, factorisations, guesses."""
@@ -88,18 +95,19 @@ class Posterior(ABC):
         self, view: View, priors: Priors, stream: Stream, count: int, progress: Callable[[float], None] = lambda _: None
     ) -> Draws:
         """`(count, N, *shape)` of each source: independent draws, `guarded`; a warning where those of the start are kept, draws
-        do not explain y, or were not solved for. progress: takes the fraction done."""
-        given, pieces, lines, unsolved = self.given(view, priors), [], [], []
+        do not explain y, were not solved for, or come of a search that left out too much. progress: takes the fraction done."""
+        given, pieces, lines, unsolved, unsearched = self.given(view, priors), [], [], [], []
         for number in range(count):
             found = given.draw(stream.child(number))
             draws, off = found.draws, unexplained(view, found.draws, found.narrow)
             if off is not None:
                 draws, line = guarded(view, draws, found.start, found.narrow)
                 lines.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
-            unsolved += [line] if (line := found.unsolved(view)) else []
+            unsolved += filter(None, (found.unsolved(view),))
+            unsearched += filter(None, (found.unsearched(view),))
             pieces.append(draws)
             progress((number + 1) / count)
-        for told in (lines, unsolved):
+        for told in (lines, unsolved, unsearched):
             if told:
                 warnings.warn(f"{told[0]} (in {len(told)} of {count} draws)", stacklevel=3)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}

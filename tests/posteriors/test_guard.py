@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mvss.em import last_draws
 from mvss.metrics.fit_report import EXPLAINED, UNSOLVED
-from mvss.posteriors import likelihood_step
+from mvss.posteriors import exact_mixture, likelihood_step
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.guard import chi2, guarded
 from mvss.posteriors.moment_matching import MomentMatching
@@ -190,6 +190,20 @@ def test_draws_that_were_not_solved_for_are_told() -> None:
         warnings.simplefilter("error")
         Solved(UNSOLVED).many(VIEW, PRIORS, Stream(0), 2)
         Solved(0.3, few=True).many(VIEW, PRIORS, Stream(0), 2)
+
+
+def test_draws_of_a_search_that_left_out_too_much_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 900 combinations, too many to screen them all, a beam of 1 keeps one a level."""
+    monkeypatch.setattr(exact_mixture, "MANY", 100)
+    view = View(Y[:100], {"a": torch.eye(2), "b": torch.eye(2)}, NOISE, "the view")
+    priors = {source: random_prior(30, 2, seed) for seed, source in enumerate(view.sources)}
+    told = r"^the view: the search of the mixtures left out \d+% of probability, .*raise posterior.beam \(in 2 of 2 draws\)$"
+    with pytest.warns(UserWarning, match=told) as caught:
+        ExactPosterior(beam=1).many(view, priors, Stream(0), 2)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ExactPosterior(beam=900).many(view, priors, Stream(0), 2)
 
 
 def test_a_solver_of_few_iterations_is_told_by_split_gibbs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
