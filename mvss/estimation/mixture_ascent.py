@@ -7,6 +7,9 @@ EM moves a mean by C times its gradient, so that a thin component cannot move of
 the gradient of `mixture_gradient` has no such brake, and a natural-gradient move of each whole prior follows what Adam
 is too slow for. The temperature τ² falls from a fraction of the observations' power to zero. Between phases dead
 components go and the heaviest are cut, so that K grows on the way (coarse to fine). One Gaussian is K = 1.
+
+Adam's steps have a length of their own, and begin near zero: an offset of the sources that is large beside their spread is
+taken off y first, by least squares, and added to the means that are found.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ import torch
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import Batch, ShiftDescent, evidence_gradient
+from mvss.estimation.source_means import image_of, source_means
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.views import OPERATORS, Views
+from mvss.problem.shared_view import measured
+from mvss.problem.units import LEAST
+from mvss.problem.views import OPERATORS, View, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.fingerprint import fingerprint_of
@@ -36,6 +42,8 @@ __all__ = ["MixtureFit", "ascend_evidence"]
 RETAIN = 5.0
 """Nats below the best combination at which one stops counting in a gradient; evidence and draws keep more."""
 SHIFT_RATE = 0.1
+OFFSET = 0.25
+"""Share of the power of what was measured from which the sources' means are taken off it: means that explain less are found."""
 NEAR = 0.05
 """Starts whose held-out evidence differs by less than this many nats per observation are rivals."""
 
@@ -103,7 +111,7 @@ class _Ascent:
                 own.set_gradient(*sums)
             norms = [float(torch.nn.utils.clip_grad_norm_(p.tensors, 10.0)) for p in parameters]
             if not math.isfinite(gradient.evidence + sum(norms)):
-                raise MvssError(f"mixture fit diverged at step {step}; use a smaller mixture.learning_rate")
+                raise MvssError(f"the fit of the first priors diverged at step {step}: use a smaller estimation.learning_rate")
             optimiser.step()
             moves = self.shift.step(gradient.scores).split([p.tensors[1].shape[1] for p in parameters])
             for own, move in zip(parameters, moves, strict=True):
@@ -137,6 +145,25 @@ def ascend_evidence(
     other data, settings, stream or
     code.
     """
+    parts = {"data": views, "settings": config, "stream": stream}
+    made = None if checkpoint is None else fingerprint_of([__name__, *OPERATORS], parts)
+    means, share = source_means(views)
+    if share <= OFFSET:
+        return _ascend(views, config, stream, progress, checkpoint, made)
+    centred = Views(replace(view, y=view.y - image_of(view, means)) for view in views)
+    found = _ascend(centred, config, stream, progress, checkpoint, made)
+    return replace(found, priors={source: prior.shifted(means[source]) for source, prior in found.priors.items()})
+
+
+def _ascend(
+    views: Views,
+    config: AscentConfig,
+    stream: Stream,
+    progress: Callable[[float], None],
+    checkpoint: Path | None,
+    made: str | None,
+) -> MixtureFit:
+    """The same of sources near zero. made: what the checkpoint must be of."""
     train, test = _split(views, config)
     done = 0
 
@@ -155,8 +182,6 @@ def ascend_evidence(
     plan = [(number, phase) for number in range(config.starts) for phase in range(trial)]
     plan += [(-1, phase) for phase in range(trial, last)]  # of the start that is chosen
     state: dict[str, Any] = {"finished": 0, "scores": [], "rivalry": math.nan, "phases": [], "best": None}
-    parts = {"data": views, "settings": config, "stream": stream}
-    made = None if checkpoint is None else fingerprint_of([__name__, *OPERATORS], parts)
     if checkpoint and checkpoint.exists():
         state = load_checkpoint(checkpoint, fingerprint=made)
         for ascent, kept in zip(ascents, state.pop("ascents"), strict=True):
@@ -180,7 +205,7 @@ def ascend_evidence(
 def _risen(fit: MixtureFit, train: Batch, start: Sequence[GaussianMixture]) -> MixtureFit:
     """The fit, unless it is worse than what it started from by more than steps that hardly move."""
     if not fit.train > _in_sample(train, start) - 1:  # nats
-        raise MvssError("mixture fit ended below where it began; use a smaller mixture.learning_rate")
+        raise MvssError("the fit of the first priors ended below where it began: use a smaller estimation.learning_rate")
     return fit
 
 
@@ -256,20 +281,26 @@ def _schedule(config: AscentConfig, step: int, power: float) -> tuple[float, flo
 
 def _initial(views: Views, config: AscentConfig, beta: int, stream: Stream) -> GaussianMixture:
     """Random means, of the power that the observations suggest if the sources share it. beta: place of the source."""
-    power, gain, source = 0.0, 0.0, views.sources[beta]
+    power, gain, faint, source = 0.0, 0.0, 0.0, views.sources[beta]
     for alpha in views.showing([source]):
         view = DenseView.of(views[alpha])
         seen = torch.stack([a.abs().sum(2) > 0 for a in view.matrices]).any(0)  # not what a mask hides
         power += float(((view.y.square() - view.noise) * seen).sum(1).mean())
+        faint += LEAST * float((view.noise * seen).sum(1).mean())
         gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
-    scale = math.sqrt(max(power, 1e-12) / gain)
+    scale = math.sqrt(max(power, faint) / gain)
     shape = views.shapes[source]
-    least = min(float(view.noise.white_variance(view.y).min()) for view in views) ** 0.5
+    least = min(_least_variance(view) for view in views) ** 0.5
     rng = stream.generator("initial", beta)
     k, size = config.components[0], math.prod(shape)
     means = scale * torch.randn(k, size, generator=rng, dtype=torch.float64) * (0.0 if k == 1 else 1.0)
     factors = scale * (1.0 if k == 1 else 0.5) * torch.eye(size, dtype=torch.float64).expand(k, -1, -1)
     return GaussianMixture(torch.ones(k), means, factors.clone(), config.floor * least, shape)
+
+
+def _least_variance(view: View) -> float:
+    """Of the noise of what was measured."""
+    return float(view.noise.white_variance(view.y).expand_as(view.y).where(measured(view), torch.inf).min())
 
 
 def _minibatch(whole: Batch, size: int, rng: torch.Generator, temperature: float) -> Batch:

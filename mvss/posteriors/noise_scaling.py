@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, SamplerConfig, SeparationConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
+from mvss.problem.shared_view import measured
 from mvss.problem.units import gains
-from mvss.problem.views import Views
+from mvss.problem.views import View, Views
 
 C = TypeVar("C", bound=SeparationConfig)
 SHARE, ROUNDING = 0.3, 1e-6
@@ -25,8 +26,16 @@ SHARE, ROUNDING = 0.3, 1e-6
 
 def least_noise(views: Views) -> float:
     """ν: the least, over views and their sources, of the usual standard deviation of the noise, in units of the source."""
-    noise = [(float(view.noise.variance(view.y).median().sqrt()), gains(view)) for view in views]
+    noise = [(_usual_noise(view), gains(view)) for view in views]
     return min(sigma / math.sqrt(gain) for sigma, by_source in noise for gain in by_source.values())
+
+
+def _usual_noise(view: View) -> float:
+    """Its standard deviation, the median over what was measured."""
+    variance, seen = view.noise.variance(view.y), measured(view)
+    if not bool(seen.all()):
+        variance = variance.expand_as(view.y)[seen.expand_as(view.y)]
+    return float(variance.median().sqrt())
 
 
 def lowest(views: Views) -> float:

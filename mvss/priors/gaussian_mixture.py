@@ -146,6 +146,11 @@ class GaussianMixture(torch.nn.Module):
         size = abs(factor)
         return GaussianMixture(self.weights, factor * self.means, factor * self.factors, size * self.floor, self.shape)
 
+    def shifted(self, offset: Tensor) -> GaussianMixture:
+        """The law of x + offset, `(*shape)`."""
+        means = self.means + offset.flatten().to(self.means)
+        return GaussianMixture(self.weights, means, self.factors, self.floor, self.shape)
+
     def packed(self) -> dict[str, Any]:
         """The same law in few bytes, to be kept: `GaussianMixture.unpacked`. Few columns and a variance of each number, where
         these are the covariance; else its factors, triangular, without directions and numbers whose variance is less than a

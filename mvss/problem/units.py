@@ -13,7 +13,7 @@ that views with the same operators have the same s.
 
 from __future__ import annotations
 
-__all__ = ["Units", "gains", "gains_of_each"]
+__all__ = ["LEAST", "Units", "gains", "gains_of_each"]
 
 import math
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from mvss.problem.shared_view import measured, unmasked
 from mvss.problem.views import Draws, View, Views
 
 LEAST = 2.0**-12
-"""Least power of a source, as a share of what it would have if it explained a view alone."""
+"""Least power of a source, as a share of what it would have if it explained a view alone; and of a view, of its noise's."""
 LOW = 0.85
 """Least size in these units."""
 EVEN = 0.05
@@ -45,7 +45,6 @@ class Units:
     def of(views: Views) -> Units:
         """Those of the sources behind some observations."""
         told = [(_power(view), gains(view)) for view in _finest(views)]
-        told = [(power, gains) for power, gains in told if power > 0]
         # what a source would have if it explained alone the view that leaves it least
         most = {s: min((p / g[s] for p, g in told if s in g), default=1.0) for s in views.sources}
         rows = [[gains.get(source, 0.0) * most[source] / power for source in views.sources] for power, gains in told]
@@ -74,10 +73,12 @@ def _finest(views: Views) -> list[View]:
 
 def _power(view: View) -> float:
     """Variance of what was measured, about its mean over observations, less that of the noise."""
-    seen = measured(view).expand_as(view.y).to(view.y)
-    mean = (seen * view.y).sum(0) / seen.sum(0).clamp_min(1.0) if len(view) > 1 else torch.zeros_like(view.y[0])
-    excess = (view.y - mean).square() - view.noise.variance(view.y)
-    return float((seen * excess).sum() / seen.sum())
+    here = measured(view).expand_as(view.y)
+    seen, y = here.to(view.y), view.y.where(here, 0.0)
+    noise = view.noise.variance(view.y).where(here, 0.0)
+    mean = y.sum(0) / seen.sum(0).clamp_min(1.0) if len(view) > 1 else torch.zeros_like(y[0])
+    excess = (y - mean).square() - noise
+    return max(float((seen * excess).sum() / seen.sum()), LEAST * float(noise.sum() / seen.sum()))
 
 
 def gains(view: View) -> dict[str, float]:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mvss.estimation.evidence_gradient import ShiftDescent
 from mvss.estimation.mixture_ascent import MixtureFit, ascend_evidence
+from mvss.estimation.source_means import source_means
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.operators import Dense, Identity
+from mvss.problem.operators import Dense, Identity, Mask
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
@@ -143,6 +144,60 @@ def test_another_fit_does_not_go_on_from_it(tmp_path: Path) -> None:
             ascend_evidence(*arguments, checkpoint=path)
     with pytest.raises(MvssError, match="of a run with other stream:"):
         ascend_evidence(_three_views(), QUICK, stream.child("x"), checkpoint=path)
+
+
+def _two_sources(offset: float, noise: float = 0.1, placeholder: float | None = None) -> Views:
+    """A background alone and with a target of two lumps, of means (1, .3) and (-2, -.6) times the offset; with a placeholder
+    a tenth of the numbers was not measured, and their noise is nothing that anyone has measured either."""
+    rng = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    lumps = draw(600, 1).sign() * torch.tensor([1.0, 0.5]) + 0.2 * draw(600, 2)
+    shift, background, eta = offset * torch.tensor([1.0, 0.3]), draw(2, 600, 2) * torch.tensor([1.0, 0.7]), draw(2, 600, 2)
+    seen = torch.rand(2, 600, 2, generator=rng) > (0.0 if placeholder is None else 0.1)
+    seen[..., 0] = True
+    y = torch.stack([background[0] + shift, background[1] + lumps - shift]) + noise * eta
+    y, sigma = (
+        (y, torch.full_like(y, noise)) if placeholder is None else (y.where(seen, placeholder), noise * seen + 1e-6 * ~seen)
+    )
+    operators = [Mask(each) @ Identity((2,)) for each in seen] if placeholder is not None else [Identity((2,))] * 2
+    return Views([View(y[0], {"b": operators[0]}, sigma[0]), View(y[1], dict.fromkeys("bt", operators[1]), sigma[1])])
+
+
+def test_an_offset_of_the_sources_changes_their_means_alone() -> None:
+    """Up to where adding it rounds the data; a small one is found on the way, as it always was."""
+    config = AscentConfig(components=(4,), steps=300, starts=1)
+    here, far, farther = (ascend_evidence(_two_sources(offset), config, Stream(0)) for offset in (0.0, 20.0, 2000.0))
+    assert here.held_out == pytest.approx(far.held_out, abs=0.03) and far.held_out == pytest.approx(farther.held_out, abs=1e-6)
+    for source, sign in (("b", 1.0), ("t", -2.0)):
+        one, other = far.priors[source], farther.priors[source]
+        moved = sign * 1980.0 * torch.tensor([1.0, 0.3], dtype=torch.float64)
+        torch.testing.assert_close(other.means, one.means + moved, atol=1e-5, rtol=0)
+        torch.testing.assert_close(other.covariances, one.covariances, atol=1e-5, rtol=1e-5)
+        assert one.spread == pytest.approx(here.priors[source].spread, rel=0.03)
+
+
+def test_noise_of_numbers_that_were_not_measured_is_not_read() -> None:
+    """The floor of the components is a share of the least noise that counts."""
+    config = AscentConfig(components=(1,), steps=20, starts=1)
+    found = [ascend_evidence(_two_sources(0.0, placeholder=y), config, Stream(0)).priors["b"] for y in (0.0, -9999.0)]
+    assert found[0].floor == found[1].floor == pytest.approx(config.floor * 0.1)
+    assert torch.equal(found[0].means, found[1].means)
+
+
+def test_means_by_least_squares() -> None:
+    """Exact where there is no noise; nothing where no view shows a direction; the share that they explain."""
+    rng = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(50, 2, 3, generator=rng, dtype=torch.float64) for _ in range(2))
+    x, z = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.0, 4.0]], dtype=torch.float64)
+    flat = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+    views = Views([View(a @ x + b @ z, {"x": a, "z": b}, 0.1), View((flat @ x).expand(20, 3), {"x": flat}, 0.1)])
+    means, share = source_means(views)
+    torch.testing.assert_close(means["x"], x, atol=1e-4, rtol=0)
+    torch.testing.assert_close(means["z"], z, atol=1e-4, rtol=0)
+    assert share == pytest.approx(1.0, abs=1e-8)
+    alone, _ = source_means(Views([views[1]]))
+    torch.testing.assert_close(alone["x"], flat @ x, atol=1e-6, rtol=0)
+    assert source_means(Views([View(torch.zeros(5, 3), {"x": flat}, 0.1)]))[1] == 0.0
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e10])

@@ -19,12 +19,20 @@ from mvss.posteriors.moment_matching import MomentMatching
 from mvss.posteriors.noise_scaling import SHARE, least_noise, suited
 from mvss.presets import load_settings
 from mvss.priors.diffusion import DiffusionPrior
-from mvss.problem.operators import Identity, Scale
+from mvss.problem.operators import Identity, Mask, Scale
 from mvss.problem.views import Views
 from mvss.runtime.rng import Stream
 
 COUNT, SIZES = 4000, (3, 2)
 PRESET = load_settings("vectors")
+
+
+def test_noise_of_numbers_that_were_not_measured_is_not_read() -> None:
+    """Four of six were not, and have a placeholder."""
+    seen = torch.tensor([True, True, False, False, False, False])
+    sigma = torch.full((20, 6), 0.1).where(seen, 1e-6)
+    view = View(torch.zeros(20, 6), {"a": Mask(seen.expand(20, -1)) @ Identity((6,))}, sigma)
+    assert least_noise(Views([view])) == pytest.approx(0.1)
 
 
 class Nothing(torch.nn.Module):

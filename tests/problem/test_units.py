@@ -148,8 +148,19 @@ def test_any_operator_and_noise(operator: LinearOperator, noise: Noise | Tensor 
     assert 0.3 < float(inner.y.square().mean().sqrt()) < 4
 
 
-def test_views_of_noise_alone_leave_units_as_they_are() -> None:
-    quiet = View(torch.zeros(9, 3), {"a": torch.eye(3)}, 1.0)
-    units = Units.of(Views([quiet]))
-    assert units.scales == {"a": 1.0}
-    assert units.inward(quiet).y.shape == (9, 3)
+@pytest.mark.parametrize("factor", [2.0**-40, 1.0, 2.0**30])
+def test_views_of_noise_alone_have_the_units_of_the_noise(factor: float) -> None:
+    y = 0.97 * normal(300, 3, seed=0)
+    plain, quiet = (View(f * y, {"a": torch.eye(3)}, f) for f in (1.0, factor))
+    units, inner = Units.of(Views([quiet])), Units.of(Views([plain])).inward(plain)
+    assert units.scales["a"] == factor * Units.of(Views([plain])).scales["a"]
+    assert torch.equal(units.inward(quiet).y, inner.y)
+
+
+@pytest.mark.parametrize("placeholder", [-9999.0, 1e200, 1.7e308])
+def test_numbers_that_were_not_measured_may_be_any(placeholder: float) -> None:
+    seen = torch.rand(N, D, generator=torch.Generator().manual_seed(3)) > 0.2
+    seen[:, 0] = True
+    views = contrastive(mask=seen)
+    filled = Views(View(view.y.where(seen, placeholder), view.operators, view.noise) for view in views)
+    assert Units.of(filled).scales == Units.of(views).scales
