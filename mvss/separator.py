@@ -28,6 +28,7 @@ from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
 from mvss.problem.constraints import unconstrained
+from mvss.problem.data_checks import data_warnings
 from mvss.problem.held_out import held_out, learned_from
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
@@ -168,9 +169,8 @@ class SourceSeparator(Fitted):
         laps = [LapReport.of(number, record, self.sources) for number, record in enumerate(learned.records, start=1)]
         lines, evidence = unconstrained(inner), estimate.evidence
         lowered = None if self._suited == self.settings else lowest(inner)
-        self.report = FitReport(
-            explained, laps, evidence, lines, phases.seconds(), memory.gib(), kept, first.discarded, lowered, chosen
-        )
+        spent, odd = (phases.seconds(), memory.gib()), data_warnings(data)
+        self.report = FitReport(explained, laps, evidence, lines, *spent, kept, first.discarded, lowered, chosen, odd)
         if verbose:
             print(self.report)
         return self

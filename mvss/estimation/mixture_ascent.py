@@ -15,7 +15,7 @@ taken off y first, by least squares, and added to the means that are found.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ import torch
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import Batch, ShiftDescent, evidence_gradient
+from mvss.estimation.mixture_start import initial_mixture
 from mvss.estimation.source_means import image_of, source_means
 from mvss.posteriors.dense import DenseView
 from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.shared_view import measured
-from mvss.problem.units import LEAST
-from mvss.problem.views import OPERATORS, View, Views
+from mvss.problem.views import OPERATORS, Views
 from mvss.runtime.checkpoints import load_checkpoint, save_checkpoint
 from mvss.runtime.errors import MvssError
 from mvss.runtime.fingerprint import fingerprint_of
@@ -142,8 +141,7 @@ def ascend_evidence(
     with the same result.
 
     Raises MvssError where the fit diverges or ends below where it began, or the checkpoint is damaged, or of a run with
-    other data, settings, stream or
-    code.
+    other data, settings, stream or code.
     """
     parts = {"data": views, "settings": config, "stream": stream}
     made = None if checkpoint is None else fingerprint_of([__name__, *OPERATORS], parts)
@@ -161,7 +159,7 @@ def _ascend(
     stream: Stream,
     progress: Callable[[float], None],
     checkpoint: Path | None,
-    made: str | None,
+    made: Mapping[str, str] | None,
 ) -> MixtureFit:
     """The same of sources near zero. made: what the checkpoint must be of."""
     train, test = _split(views, config)
@@ -175,7 +173,7 @@ def _ascend(
     ascents = []
     for number in range(config.starts):
         keyed = stream.child("start", number)
-        priors = [_initial(views, config, beta, keyed) for beta in range(len(views.sources))]
+        priors = [initial_mixture(views, config, beta, keyed) for beta in range(len(views.sources))]
         ascents.append(_Ascent(train, config, priors, keyed))
     begun = ascents[0].priors
     trial, last = config.trial_phases, len(config.components)
@@ -277,30 +275,6 @@ def _schedule(config: AscentConfig, step: int, power: float) -> tuple[float, flo
     if done >= config.cooled:
         return rate, 0.0
     return rate, config.temperature * power * 10.0 ** (-3.0 * done / config.cooled)
-
-
-def _initial(views: Views, config: AscentConfig, beta: int, stream: Stream) -> GaussianMixture:
-    """Random means, of the power that the observations suggest if the sources share it. beta: place of the source."""
-    power, gain, faint, source = 0.0, 0.0, 0.0, views.sources[beta]
-    for alpha in views.showing([source]):
-        view = DenseView.of(views[alpha])
-        seen = torch.stack([a.abs().sum(2) > 0 for a in view.matrices]).any(0)  # not what a mask hides
-        power += float(((view.y.square() - view.noise) * seen).sum(1).mean())
-        faint += LEAST * float((view.noise * seen).sum(1).mean())
-        gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
-    scale = math.sqrt(max(power, faint) / gain)
-    shape = views.shapes[source]
-    least = min(_least_variance(view) for view in views) ** 0.5
-    rng = stream.generator("initial", beta)
-    k, size = config.components[0], math.prod(shape)
-    means = scale * torch.randn(k, size, generator=rng, dtype=torch.float64) * (0.0 if k == 1 else 1.0)
-    factors = scale * (1.0 if k == 1 else 0.5) * torch.eye(size, dtype=torch.float64).expand(k, -1, -1)
-    return GaussianMixture(torch.ones(k), means, factors.clone(), config.floor * least, shape)
-
-
-def _least_variance(view: View) -> float:
-    """Of the noise of what was measured."""
-    return float(view.noise.white_variance(view.y).expand_as(view.y).where(measured(view), torch.inf).min())
 
 
 def _minibatch(whole: Batch, size: int, rng: torch.Generator, temperature: float) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["FitReport", "LapReport", "ViewReport"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ CLAMPED = 0.05
 DISCARDED = 0.01
 """Share of probability from which draws of a search of the mixtures are not to be trusted: what is left out is far from the
 likeliest answers, so that draws lose more of their variance than of their probability."""
+OVERFIT = 0.5
+"""Nats by which first priors explain an observation of their own better than a held-out one, from which they are overfitted."""
 UNSOLVED = 1e-2
 """Relative residual of an iterative solve from which draws are not to be trusted."""
 
@@ -89,7 +92,7 @@ class FitReport:
     were not solved for. discarded: share of probability that the search of the mixtures left out where laps begin, of the
     worst view. sigma_min: what a least noise level of the settings was lowered to, to suit the noise of the views. chosen:
     a line for each source of which two posteriors were compared (`posteriors.auto`), or the prior with its network and the
-    mixture alone (`em.kept_networks`)."""
+    mixture alone (`em.kept_networks`). odd: what looks odd about the observations (`problem.data_checks`)."""
 
     views: list[ViewReport]
     laps: list[LapReport]
@@ -101,11 +104,18 @@ class FitReport:
     discarded: float = 0.0
     sigma_min: float | None = None
     chosen: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
         """What a user should know before trusting the fit, a line each."""
-        lines = list(self.unconstrained)
+        lines = [*self.odd, *self.unconstrained]
+        gap = self.evidence.get("train", 0.0) - self.evidence.get("held_out", math.inf)
+        if gap > OVERFIT:
+            lines.append(
+                f"first priors explain held-out observations worse than their own, by {gap:.2g} nats each: "
+                "take more of them or fewer components, and look for wild numbers"
+            )
         if self.evidence.get("rivalry", 0.0) > RIVALS:
             lines.append("fits from other starts explain the data as well and differ: sources may have traded parts")
         if self.evidence.get("stopped"):

@@ -96,18 +96,19 @@ class Posterior(ABC):
     ) -> Draws:
         """`(count, N, *shape)` of each source: independent draws, `guarded`; a warning where those of the start are kept, draws
         do not explain y, were not solved for, or come of a search that left out too much. progress: takes the fraction done."""
-        given, pieces, lines, unsolved, unsearched = self.given(view, priors), [], [], [], []
+        given, pieces = self.given(view, priors), []
+        kept, unsolved, unsearched = list[str](), list[str](), list[str]()
         for number in range(count):
             found = given.draw(stream.child(number))
             draws, off = found.draws, unexplained(view, found.draws, found.narrow)
             if off is not None:
                 draws, line = guarded(view, draws, found.start, found.narrow)
-                lines.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
+                kept.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
             unsolved += filter(None, (found.unsolved(view),))
             unsearched += filter(None, (found.unsearched(view),))
             pieces.append(draws)
             progress((number + 1) / count)
-        for told in (lines, unsolved, unsearched):
+        for told in (kept, unsolved, unsearched):
             if told:
                 warnings.warn(f"{told[0]} (in {len(told)} of {count} draws)", stacklevel=3)
         return {source: torch.stack([piece[source] for piece in pieces]) for source in view.sources}

@@ -1,7 +1,8 @@
 """What views cannot tell: directions of a source that no view shows, and sources that none tells apart.
 
-A^β x = 0 for every observation      the prior of β alone says what x is there
-A^β = r A^γ in every view            only r x^β + x^γ is ever seen
+A^β x = 0 for every observation               the prior of β alone says what x is there
+A^β = ± r A^γ in every view                   only ± r x^β + x^γ is ever seen
+Σ_β A^β C^β A^βᵀ = 0 for every observation    so much of its covariance any of these sources may have
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 __all__ = ["unconstrained", "unseen"]
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from mvss.problem.views import View, Views
 LARGEST, FEW = 256, 64
 """Numbers of a source up to which its directions are counted, not only its pixels; and observations that are looked at
 together."""
+PRODUCTS = 300
+"""Numbers of the covariances of all sources up to which those are counted that no view tells."""
 RELATIVE, SAME = 1e-9, 1e-5
 """Light, beside the most, and distance, beside the size, below which there is none."""
 
@@ -31,9 +34,12 @@ def unconstrained(views: Views) -> list[str]:
         hidden, kind = unseen(views, source)
         if hidden:
             lines.append(f"{hidden} {kind} of {source} are seen by no view: there its prior is what it was to begin with")
-    for a, b in itertools.combinations(views.sources, 2):
-        if _confounded(views, a, b):
-            lines.append(f"{a} and {b} are mixed in the same proportion in every view: they cannot be told apart")
+    pairs = {(a, b): how for a, b in itertools.combinations(views.sources, 2) if (how := _confounded(views, a, b))}
+    lines += [f"{a} and {b} are mixed in the same proportion in every view{how}" for (a, b), how in pairs.items()]
+    count, several = _shared(views)
+    if count and not set(several) <= set(itertools.chain(*pairs)):
+        names = f"{', '.join(several[:-1])} and {several[-1]}"
+        lines.append(f"{names} share {count} numbers of their covariances: no view tells how much of these is whose")
     return lines
 
 
@@ -61,21 +67,80 @@ def _light(operator: LinearOperator) -> Tensor:
     return operator.adjoint(_certain(operator.count or 1, operator.observation_shape)).abs().sum(0)
 
 
-def _confounded(views: Views, a: str, b: str) -> bool:
+def _confounded(views: Views, a: str, b: str) -> str | None:
+    """What cannot be told, if wherever one of two sources is seen it is a number times the other."""
     if views.shapes[a] != views.shapes[b]:
-        return False
+        return None
     ratios = []
     for view in views:
         if (a in view.sources) != (b in view.sources):
-            return False
+            return None
         for pair in _some(view, a, b) if a in view.sources else ():
             x = _certain(max(operator.count or 1 for operator in pair), views.shapes[a])
             one, other = (operator.forward(x) for operator in pair)
             ratio = float((one * other).sum() / other.square().sum())
             if not float((one - ratio * other).norm()) <= SAME * float(one.norm()):
-                return False
+                return None
             ratios.append(ratio)
-    return max(ratios) - min(ratios) <= 1e-6 * max(map(abs, ratios))
+    most, least = max(map(abs, ratios)), min(map(abs, ratios))
+    if most - least > 1e-6 * most:
+        return None
+    return (
+        ": they cannot be told apart"
+        if max(ratios) - min(ratios) < most
+        else " but for its sign: their spreads cannot be told apart"
+    )
+
+
+def _shared(views: Views) -> tuple[int, tuple[str, ...]]:
+    """How many numbers of the covariances could be told if each source were alone, but are not, and of which sources; of
+    small sources."""
+    sizes = [torch.Size(shape).numel() for shape in views.shapes.values()]
+    products = [size * (size + 1) // 2 for size in sizes]
+    if len(sizes) == 1 or sum(products) > PRODUCTS:
+        return 0, ()
+    gram, hidden = torch.zeros(sum(products), sum(products), dtype=torch.float64), torch.zeros(0)
+    for seen in itertools.chain(*(_squares(view, views.shapes) for view in views)):
+        gram += seen
+        if not (hidden := _null(gram)).numel():
+            return 0, ()
+    count, several = hidden.shape[1], []
+    places = torch.arange(len(gram)).split(products)
+    for source, own in zip(views.sources, places, strict=True):
+        alone = _null(gram[own][:, own])
+        part = hidden[own] - alone @ (alone.mT @ hidden[own])
+        count -= alone.shape[1]
+        several += [source] if float(part.norm()) > SAME else []
+    return count, tuple(several)
+
+
+def _squares(view: View, shapes: Mapping[str, Shape]) -> Iterator[Tensor]:
+    """G of few observations at a time: cᵀ G c is the sum of squares of the numbers of Σ A C Aᵀ, with c the numbers of the
+    symmetric matrices C of all sources, tr C² = cᵀ c.
+
+    With K = FᵀF of F = [A^1 … A^S] that of the products ij and kl is K_ik K_jl + K_il K_jk, but for a weight.
+    """
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    starts = itertools.accumulate(sizes, initial=0)
+    i, j = torch.cat([torch.tril_indices(n, n) + start for n, start in zip(sizes, starts, strict=False)], dim=1)
+    weight = torch.where(i == j, 0.5, 0.5**0.5).double()
+    for operators in _some(view, *view.sources):
+        found = {source: operator.dense() for source, operator in zip(view.sources, operators, strict=True)}
+        rows, observed = max(map(len, found.values())), view.y[0].numel()
+        absent = (torch.zeros(1, observed, size, dtype=torch.float64) for size in sizes)
+        parts = [found.get(source, none) for source, none in zip(shapes, absent, strict=True)]
+        k = torch.cat([part.expand(rows, -1, -1) for part in parts], dim=2)
+        k = k.mT @ k
+        squares = (k[:, i[:, None], i] * k[:, j[:, None], j] + k[:, i[:, None], j] * k[:, j[:, None], i]).sum(0)
+        yield 2 * weight[:, None] * (squares / squares.abs().max()) * weight
+
+
+def _null(gram: Tensor) -> Tensor:
+    """Directions of which nothing is seen, `(P, k)`, once all numbers that are seen are seen alike."""
+    size = gram.diagonal().sqrt()
+    size = size.where(size > 0, 1.0)
+    values, vectors = torch.linalg.eigh(gram / size[:, None] / size)
+    return vectors[:, values <= RELATIVE * values[-1]]
 
 
 def _some(view: View, *sources: str) -> Iterator[list[LinearOperator]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mvss.metrics.fit_report import CLAMPED, DISCARDED, EXPLAINED, FitReport, LapReport, ViewReport
+from mvss.metrics.fit_report import CLAMPED, DISCARDED, EXPLAINED, OVERFIT, FitReport, LapReport, ViewReport
 
 RECORD: dict[str, Any] = {
     "sources": ["background", "target"],
@@ -102,5 +102,16 @@ def test_the_text_says_what_was_found() -> None:
 
 def test_a_search_that_left_much_out_is_warned_of() -> None:
     assert FitReport([], [], discarded=DISCARDED).warnings == []
+
+
+def test_first_priors_that_explain_their_own_observations_alone_are_told() -> None:
+    (line,) = FitReport([], [], {"held_out": -23.5, "train": 3.3}).warnings
+    assert line.startswith("first priors explain held-out observations worse than their own, by 27 nats each")
+    assert FitReport([], [], {"held_out": -2.0, "train": -2.0 + OVERFIT}).warnings == []
+    assert FitReport([], [], {"held_out": -1.0, "train": -3.0}).warnings == FitReport([], [], {"train": 3.3}).warnings == []
+
+
+def test_what_looks_odd_about_observations_comes_first() -> None:
+    assert FitReport([], [], unconstrained=["unseen"], odd=["in order"]).warnings == ["in order", "unseen"]
     (line,) = FitReport([], [], discarded=0.02).warnings
     assert line == "the search of the mixtures left out 2% of probability: raise posterior.beam"

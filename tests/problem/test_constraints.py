@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mvss.problem import constraints
 from mvss.problem.constraints import unconstrained
 from mvss.problem.image_operators import Convolve
-from mvss.problem.operators import Identity, LinearOperator, Mask, Scale
+from mvss.problem.operators import Dense, Identity, LinearOperator, Mask, Scale
 from mvss.problem.views import View, Views
 
 N = 6
@@ -107,8 +108,67 @@ EACH = normal(N, 3, 2, seed=3)
     ],
 )
 def test_sources_in_the_same_proportion_everywhere_are_named(shown: list[dict[str, Tensor]], said: bool) -> None:
-    lines = [line for line in of(*shown) if "directions" not in line]
+    lines = [line for line in of(*shown) if line.startswith("a and b are mixed") and "sign" not in line]
     assert lines == ([SAME] if said else [])
+
+
+ONE = torch.eye(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("shown", "count", "names"),
+    [
+        ([{"a": ONE, "b": ONE, "c": ONE}, {"a": ONE, "b": 2 * ONE, "c": 3 * ONE}], 1, "a, b and c"),  # two equations
+        ([{"a": ONE, "b": ONE, "c": ONE}, {"a": ONE, "b": 2 * ONE, "c": 3 * ONE}, {"a": ONE}], 0, ""),
+        ([{"a": A, "b": normal(3, 2, seed=5)}], 1, "a and b"),  # two planes of three dimensions share a line
+        ([{"a": A, "b": normal(3, 2, seed=5)}, {"a": A}], 0, ""),
+        ([{"a": A, "b": A, "c": normal(3, 2, seed=5)}, {"c": A}], 3, "a and b"),  # told already, as a pair
+        ([{"a": EACH, "b": normal(N, 3, 2, seed=6)}], 0, ""),
+        ([{"a": 1e-6 * A, "b": 1e3 * A}, {"a": 1e-6 * A}], 0, ""),  # however faint
+        ([{"a": A[:2], "b": A[:2]}, {"a": A[:1]}], 2, "a and b"),  # the rest of a is seen with b alone
+        ([{"a": torch.eye(3)[:2], "b": torch.eye(3)[:2]}, {"a": torch.eye(3)[:2]}], 0, ""),  # unseen, but not shared
+    ],
+)
+def test_covariances_that_are_shared_are_counted(shown: list[dict[str, Tensor]], count: int, names: str) -> None:
+    views = Views(View(torch.zeros(N, next(iter(each.values())).shape[-2]), each, 0.1) for each in shown)
+    assert constraints._shared(views) == (count, tuple(names.replace(" and", ",").split(", ")) if names else ())
+    lines = [line for line in unconstrained(views) if "covariances" in line]
+    told = f"{names} share {count} numbers of their covariances: no view tells how much of these is whose"
+    paired = any("same proportion" in line for line in unconstrained(views))
+    assert lines == ([told] if count and not paired else [])
+
+
+def test_shared_covariances_are_those_that_brute_force_finds() -> None:
+    """Null space of all products of rows, for operators of each observation, and masks."""
+    rng = torch.Generator().manual_seed(4)
+    masks = torch.rand(3, 4, generator=rng) > 0.4
+    masks[:, 0] = True
+    a, b = normal(4, 3, seed=1), normal(4, 2, seed=2)
+    operators: dict[str, LinearOperator] = {"a": Mask(masks) @ Dense(a), "b": Mask(masks) @ Dense(b)}
+    views = Views([View(torch.zeros(3, 4), operators, 0.1)])
+    rows = []
+    for mask in masks:
+        f = [(mask[:, None] * m) for m in (a, b)]
+        pairs = [(i, j) for i in range(4) for j in range(4)]
+        rows += [
+            torch.cat(
+                [
+                    torch.outer(m[i], m[j])[tuple(torch.tril_indices(m.shape[1], m.shape[1]))]
+                    + torch.outer(m[j], m[i])[tuple(torch.tril_indices(m.shape[1], m.shape[1]))]
+                    for m in f
+                ]
+            )
+            for i, j in pairs
+        ]
+    equations = torch.stack(rows)
+    nulls = [e.shape[1] - int(torch.linalg.matrix_rank(e)) for e in (equations, equations[:, :6], equations[:, 6:])]
+    assert nulls[0] - nulls[1] - nulls[2] == constraints._shared(views)[0] > 0
+
+
+def test_proportions_that_differ_by_sign_tell_odd_moments_alone() -> None:
+    assert of({"a": A, "b": A}, {"a": A, "b": -A}) == [
+        "a and b are mixed in the same proportion in every view but for its sign: their spreads cannot be told apart"
+    ]
 
 
 def test_proportions_of_all_observations_count_and_faint_ones_as_bright_ones() -> None:
@@ -116,7 +176,7 @@ def test_proportions_of_all_observations_count_and_faint_ones_as_bright_ones() -
     weights[200:] = 0.5
     each = normal(MANY, 3, 2, seed=9)
     assert of({"a": each, "b": weights * each}, count=MANY) == []
-    assert of({"a": 1e-9 * A, "b": 1e-9 * normal(3, 2, seed=5)}) == []
+    assert "proportion" not in "".join(of({"a": 1e-9 * A, "b": 1e-9 * normal(3, 2, seed=5)}))
     assert of({"a": 1e-9 * A, "b": 2e-9 * A}) == [SAME]
 
 
