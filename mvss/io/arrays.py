@@ -2,7 +2,7 @@
 
     a.npy   a.npz[:key]   a.h5[:dataset]   a.zarr[:array]   a.fits[:extension]   a.csv   folder of images
 
-An extension is a name, NAME,VERSION where several have that name, or a place, from 0.
+An extension is a name, NAME,VERSION where several have that name, or a place, from 0. FITS may be packed, a.fits.gz.
 h5py, zarr, astropy and pillow are imported where a file needs them (the extra `files`). Nothing in a file is run:
 arrays of Python objects are refused.
 """
@@ -36,7 +36,7 @@ def read_array(text: str, folder: Path, prefer: str = "") -> Array:
     Raises MvssError where it is missing, cannot be read, has no such part, or holds no numbers.
     """
     path, part = _split(text, folder)
-    reader = ENDINGS.get(path.suffix.lower())
+    reader = ENDINGS.get(_ending(path.name))
     if path.is_dir() and reader is not _zarr:
         return read_images(path)
     if not path.exists():
@@ -59,9 +59,14 @@ def _split(text: str, folder: Path) -> tuple[Path, str]:
     """The file and what follows its ending and a colon; a colon elsewhere is of the name."""
     path = folder / Path(text).expanduser()
     name, colon, part = text.rpartition(":")
-    if colon and Path(name).suffix.lower() in ENDINGS and not path.exists():
+    if colon and _ending(name) and not path.exists():
         return folder / Path(name).expanduser(), part
     return path, ""
+
+
+def _ending(name: str) -> str:
+    """That of a name, in small letters, if files of it are read."""
+    return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
 
 
 def _npy(path: Path, _: str, __: str) -> Array:
@@ -119,29 +124,48 @@ def _by_key(images: Mapping[int, Any]) -> dict[str, Any]:
 
 
 def _csv(path: Path, _: str, __: str) -> Array:
-    """Rows of numbers with commas between; a first line of names is passed over."""
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
+    """Rows of numbers with commas between; a first line of names, of which none is a number, is passed over."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    first = lines[0].split(",") if lines else []
+    if len(first) > 1 and not first[0].strip():
+        raise MvssError(f"{path.name}:1: the first cell is empty: write a table of pandas with index=False, or a number there")
+    names = not any(map(_is_number, first))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an empty file, which is told below
-        found: Array = np.loadtxt(
-            path, delimiter=",", skiprows=0 if _numbers(first) else 1, ndmin=2, comments=None, encoding="utf-8-sig"
-        )
+        try:
+            found: Array = np.loadtxt(lines, delimiter=",", skiprows=int(names), ndmin=2, comments=None)
+        except ValueError as error:
+            raise _misread(path, lines, int(names)) or error from error
     if not found.size:
         raise MvssError(f"{path.name} holds no rows")
     return found
 
 
-def _numbers(line: str) -> bool:
+def _misread(path: Path, lines: Sequence[str], skip: int) -> MvssError | None:
+    """What is wrong with the first line that is no row of numbers."""
+    rows = [(number, line.split(",")) for number, line in enumerate(lines, start=1) if number > skip and line.strip()]
+    for number, cells in rows:
+        for column, cell in enumerate(cells, start=1):
+            if not _is_number(cell):
+                says = f"holds {cell.strip()!r}, no number: commas stand between numbers, points in them"
+                says = says if cell.strip() else "is empty: write nan where a number is missing"
+                return MvssError(f"{path.name}:{number}: column {column} {says}")
+        if len(cells) != len(rows[0][1]):
+            return MvssError(f"{path.name}:{number}: has {len(cells)} columns, where the first line has {len(rows[0][1])}")
+    return None
+
+
+def _is_number(cell: str) -> bool:
     try:
-        [float(each) for each in line.split(",")]
+        float(cell)
     except ValueError:
         return False
     return True
 
 
 ENDINGS: dict[str, Callable[[Path, str, str], Array]] = {
-    ".npy": _npy, ".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".zarr": _zarr, ".fits": _fits, ".fit": _fits, ".csv": _csv,
+    ".npy": _npy, ".npz": _npz, ".h5": _h5, ".hdf5": _h5, ".zarr": _zarr, ".csv": _csv,
+    ".fits": _fits, ".fit": _fits, ".fits.gz": _fits, ".fit.gz": _fits,
 }  # fmt: skip
 """Readers by ending."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 import sys
@@ -121,12 +122,38 @@ def test_rows_of_a_csv_with_and_without_names(tmp_path: Path, names: str) -> Non
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "holds no rows"), ("u,v\n", "holds no rows"), ("1,2\n3\n", "cannot read"), ("1,2\n3,\n", "cannot read")],
+    [
+        ("", "holds no rows"),
+        ("u,v\n", "holds no rows"),
+        ("1,2\n3\n", "a.csv:2: has 1 columns, where the first line has 2"),
+        ("1,2\n3,\n", "a.csv:2: column 2 is empty"),
+        ("u,v\n\n1,2\n3,x\n", "a.csv:4: column 2 holds 'x', no number"),
+        ("1.0,,3.0\n1,2,3\n", "a.csv:1: column 2 is empty"),  # no names: a row of its own
+        ("1.0,2.O,3\n1,2,3\n", "a.csv:1: column 2 holds '2.O', no number"),
+        ("u,2,w\n1,2,3\n", "a.csv:1: column 1 holds 'u', no number"),
+        (",u,v\n0,1,2\n", "a.csv:1: the first cell is empty: write a table of pandas with index=False"),
+        (",0,1\n0,1,2\n", "a.csv:1: the first cell is empty"),
+        ("1;2\n3;4\n", "a.csv:2: column 1 holds '3;4', no number: commas stand between numbers"),
+    ],
 )
 def test_a_csv_with_holes_is_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(MvssError, match=says):
+    with pytest.raises(MvssError) as caught:
         read_array("a.csv", tmp_path)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.fits.gz", "A.FITS.GZ", "a.fit.gz", "a.fit"])
+def test_packed_fits_are_read(tmp_path: Path, name: str) -> None:
+    from astropy.io import fits
+
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(X, name="SCI"), fits.ImageHDU(X[0], name="ERR")]).writeto(
+        tmp_path / "x.fits"
+    )
+    content = (tmp_path / "x.fits").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+    np.testing.assert_array_equal(read_array(f"{name}:SCI", tmp_path), X)
+    np.testing.assert_array_equal(read_array(f"{name}:err", tmp_path), X[0])
 
 
 def test_a_folder_of_images_in_the_order_of_their_names(tmp_path: Path) -> None:
