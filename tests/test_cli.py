@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,26 @@ def test_draws_of_a_prior_are_scored(folder: Path) -> None:
     )
     np.save(folder / "several.npy", np.zeros((4, 2, 3)))
     assert np.shape(said("score", folder / "model", folder / "several.npy", "--source", "a")["log_prob"]) == (4, 2)
+
+
+def test_a_path_is_a_folder_and_a_name_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where a fit has not finished, a model of the same name that comes with the library is none of it."""
+    shutil.copytree(folder / "model", tmp_path / "pretrained" / "galaxies")
+    monkeypatch.setattr("mvss.posteriors.pretrained.READY", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    words = "--source", "a", "--out", tmp_path / "a.npz"
+    done = call("sample", "galaxies", *words)
+    assert done.exit_code == 0 and done.stderr == f"model: galaxies is {tmp_path / 'pretrained' / 'galaxies'}\n"
+    for name in ("galaxies/", "./galaxies"):
+        done = call("sample", name, *words)
+        assert done.exit_code == 2 and done.stderr.startswith("mvss: galaxies holds no readable separator.json")
+    (tmp_path / "galaxies" / "fit").mkdir(parents=True)
+    for command in (("sample", "galaxies", *words), ("score", "galaxies", "a.npz", "--source", "a")):
+        done = call(*command)
+        assert done.exit_code == 2 and done.stderr.startswith("mvss: galaxies holds no readable separator.json")
+    done = call("separate", "galaxies", folder / "mixture.yaml", "--out", "b.npz")
+    assert done.exit_code == 2 and done.stderr.startswith("mvss: galaxies holds no readable separator.json")
+    assert call("sample", folder / "model", *words).stderr == ""
 
 
 def test_the_mixtures_of_the_pages_are_some(tmp_path: Path, untimed: None) -> None:

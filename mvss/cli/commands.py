@@ -61,13 +61,13 @@ def fit(mixture: Path, out: Path, preset: str | None, seed: int, as_json: bool) 
 
 
 @program.command()
-@click.argument("model", type=FILE)
+@click.argument("model")  # no path: what ends in a slash is a folder
 @click.argument("mixture", type=FILE)
 @click.option("--out", type=FILE, required=True, help="File of the draws: .npz, .h5, .zarr or .fits.")
 @click.option("--draws", type=click.IntRange(min=1), default=16, show_default=True, help="Of each observation.")
 @seed
 @as_json
-def separate(model: Path, mixture: Path, out: Path, draws: int, seed: int, as_json: bool) -> None:
+def separate(model: str, mixture: Path, out: Path, draws: int, seed: int, as_json: bool) -> None:
     """Draw all sources of each observation of MIXTURE from their joint posterior, by MODEL of a fit.
 
     The file holds view/source/draws, (draws, N, ...), and of several draws view/source/mean and view/source/sd."""
@@ -80,13 +80,13 @@ def separate(model: Path, mixture: Path, out: Path, draws: int, seed: int, as_js
 
 
 @program.command()
-@click.argument("model", type=FILE)
+@click.argument("model")  # no path: what ends in a slash is a folder
 @click.option("--source", required=True, help="Name of a source.")
 @click.option("-n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="How many.")
 @click.option("--out", type=FILE, required=True, help="File: .npz, .h5, .zarr or .fits.")
 @seed
 @as_json
-def sample(model: Path, source: str, count: int, out: Path, seed: int, as_json: bool) -> None:
+def sample(model: str, source: str, count: int, out: Path, seed: int, as_json: bool) -> None:
     """Draw a source of MODEL from its prior."""
     _require_writable(out)
     from mvss.cli.work import sample_prior
@@ -96,12 +96,12 @@ def sample(model: Path, source: str, count: int, out: Path, seed: int, as_json: 
 
 
 @program.command()
-@click.argument("model", type=FILE)
+@click.argument("model")  # no path: what ends in a slash is a folder
 @click.argument("candidates")
 @click.option("--source", required=True, help="Name of a source.")
 @click.option("--out", type=FILE, help="File: .npz, .h5, .zarr or .fits; else a line for each candidate.")
 @as_json
-def score(model: Path, candidates: str, source: str, out: Path | None, as_json: bool) -> None:
+def score(model: str, candidates: str, source: str, out: Path | None, as_json: bool) -> None:
     """Log density (nats) of CANDIDATES, an array in a file, under the prior of a source of MODEL."""
     if out is not None:
         _require_writable(out)

@@ -23,6 +23,7 @@ from mvss.io.results import write_arrays
 from mvss.io.views import read_views
 from mvss.posteriors.models import require_networks
 from mvss.posteriors.posterior import shown
+from mvss.posteriors.pretrained import model_folder
 from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
 from mvss.presets.settings import Settings
@@ -95,9 +96,9 @@ def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> F
     return found, f"{model.report}\nmodel: {out}"
 
 
-def separate_mixture(folder: Path, mixture: Located, out: Path, draws: int, seed: int) -> Found:
+def separate_mixture(name: str, mixture: Located, out: Path, draws: int, seed: int) -> Found:
     """Draws of every view to a file."""
-    model, views, phases = _model(folder), read_views(mixture), Phases(True)
+    model, views, phases = _model(name), read_views(mixture), Phases(True)
     for view in views:
         with mixture.at("views", view.name):
             shown(view, model.priors)
@@ -122,16 +123,16 @@ def _tell(phases: Phases, place: int, count: int, done: float) -> None:
     phases.tell("separate", (place + done) / count)
 
 
-def sample_prior(folder: Path, source: str, count: int, out: Path, seed: int) -> Found:
+def sample_prior(name: str, source: str, count: int, out: Path, seed: int) -> Found:
     """Draws of a prior to a file, under the name of the source."""
-    arrays = {source: _model(folder).sample(source, count, seed).numpy()}
+    arrays = {source: _model(name).sample(source, count, seed).numpy()}
     write_arrays(out, arrays)
     return _written(out, arrays)
 
 
-def score_candidates(folder: Path, candidates: str, source: str, out: Path | None) -> Found:
+def score_candidates(name: str, candidates: str, source: str, out: Path | None) -> Found:
     """Log densities to a file, or to be said. Candidates may have several axes before those of the source, as draws have."""
-    model = _model(folder)
+    model = _model(name)
     if source not in model.priors:
         raise MvssError(f"there is no source {source!r}: known are {', '.join(model.sources)}")
     x, shape = read_array(candidates, Path(), source), model.priors[source].shape
@@ -148,8 +149,12 @@ def score_candidates(folder: Path, candidates: str, source: str, out: Path | Non
     return {"log_prob": _plain(arrays["log_prob"].tolist())}, "\n".join(f"{value:.6g}" for value in density.tolist())
 
 
-def _model(folder: Path) -> SourceSeparator:
-    return SourceSeparator.from_pretrained(str(folder)).to(default_accelerator().device)
+def _model(name: str) -> SourceSeparator:
+    """That of a folder, or of a name that is none; then it is said which."""
+    folder = model_folder(name)
+    if folder != Path(name).expanduser():
+        print(f"model: {name} is {folder}", file=sys.stderr, flush=True)
+    return SourceSeparator.from_pretrained(folder).to(default_accelerator().device)
 
 
 def _written(out: Path, arrays: dict[str, Array]) -> Found:

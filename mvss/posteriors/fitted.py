@@ -147,8 +147,8 @@ class Fitted:
     def from_pretrained(cls, name: Path | str) -> Self:
         """Read what `save_pretrained` wrote: it separates as it did before, on the CPU (`to` moves it).
 
-        name: a folder; one of the models to try, "manifolds", "mnist-grass" or "galaxies"; or a repository of the Hugging Face
-        hub, "user/repo", which is downloaded once. A path is always a folder.
+        name: a folder; where there is none of that name, one of the models to try, "manifolds", "mnist-grass" or "galaxies", or
+        a repository of the Hugging Face hub, "user/repo", which is downloaded once. A path is always a folder.
 
         Raises MvssError where there is no such model, or it is damaged, or of another version.
         """

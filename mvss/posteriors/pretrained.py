@@ -1,6 +1,6 @@
 """Where a model lies that is named: a folder, one of those to try, or a repository of the Hugging Face hub.
 
-    "my-mixture"     a folder that `save_pretrained` wrote
+    "my-mixture"     a folder that is here, whatever it holds; "my-mixture/" and "./my-mixture" are never anything else
     "mnist-grass"    one of MODELS: in a clone of this repository pretrained/mnist-grass, elsewhere from the hub
     "user/repo"      a repository of the hub, fetched once and kept in the hub's own cache
 
@@ -30,10 +30,12 @@ REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 def model_folder(name: Path | str) -> Path:
     """The folder of a model, which is downloaded where it has to be. name: see the module; a path is always a folder.
 
-    Raises MvssError for a model that neither this machine nor the hub has.
+    Raises MvssError for a model that neither this machine nor the hub has, and for what is no name.
     """
+    if not isinstance(name, Path | str):
+        raise MvssError(f"the name of a model must be text or a path, not {type(name).__name__}")
     folder = Path(name).expanduser()
-    if isinstance(name, Path) or (folder / ABOUT).exists():
+    if isinstance(name, Path) or folder.is_dir():
         return folder
     if name in MODELS:
         own, repository = READY / name, HUB.format(name)

@@ -115,12 +115,33 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path: Path, monkeypatch: pyt
 
 def test_a_clone_has_its_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "galaxies").mkdir()  # of another kind
     model().save_pretrained(tmp_path / "pretrained" / "galaxies")
     assert SourceSeparator.from_pretrained("galaxies").sources == ("a", "b")
     with pytest.raises(MvssError, match=r"not in .*pretrained yet: make mnist-grass PRESET=cpu, then make pre"):
         SourceSeparator.from_pretrained("mnist-grass")  # a clone does not ask the hub for what it could make
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["galaxies", "galaxies/", "./galaxies"])
+def test_a_folder_without_a_finished_model_is_not_another_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub
+) -> None:
+    """Nor is a folder that is not there, where a path was given."""
+    monkeypatch.chdir(tmp_path)
+    model().save_pretrained(tmp_path / "pretrained" / "galaxies")
+    if "/" in name:
+        with pytest.raises(MvssError, match=r"galaxies holds no readable separator\.json"):
+            SourceSeparator.from_pretrained(name)
+    (tmp_path / "galaxies" / "fit").mkdir(parents=True)
+    with pytest.raises(MvssError, match=r"galaxies holds no readable separator\.json"):
+        SourceSeparator.from_pretrained(name)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", [3, None, b"galaxies"])
+def test_a_name_is_text_or_a_path(name: object) -> None:
+    with pytest.raises(MvssError, match="the name of a model must be text or a path, not "):
+        SourceSeparator.from_pretrained(name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "repository"), [("mnist-grass", "mvss/mnist-grass"), ("user/my-mixture", "user/my-mixture")])
