@@ -189,6 +189,26 @@ def test_what_is_separated_is_what_the_library_draws(folder: Path, ending: str) 
         np.testing.assert_allclose(read[f"both/{source}/mean"], x.mean(0).numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("Neu ü", "w"), "FITS cannot hold the name 'Neu ü/b/draws': write .npz or .h5"),
+        (("v", "V"), "FITS does not tell the names 'v/b/draws' and 'V/b/draws' apart: write .npz or .h5"),
+    ],
+)
+def test_names_that_a_file_cannot_hold_are_refused_before_anything_is_drawn(
+    folder: Path, names: tuple[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mvss.cli.work.read_views", None)  # not even read
+    shown = "{data: both.csv, sources: {b: {matrix: matrices.npz:other}}, noise: 0.2}"
+    (folder / "named.yaml").write_text("views:\n" + "".join(f"  {name}: {shown}\n" for name in names), encoding="utf-8")
+    done = call("separate", folder / "model", folder / "named.yaml", "--out", folder / "named.fits")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"mvss: {folder / 'named.fits'}: {says}\n"
+    done = call("sample", folder / "nowhere", "--source", "ä", "--out", folder / "named.fits")
+    assert (done.exit_code, done.stdout) == (2, "") and "FITS cannot hold the name 'ä'" in done.stderr
+
+
 def test_views_of_one_file_are_drawn_independently(folder: Path) -> None:
     """So that what is pooled over them is; also where they show the same."""
     shown = "{data: both.csv, sources: {b: {matrix: matrices.npz:other}}, noise: 0.2}"

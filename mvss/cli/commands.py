@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["program"]
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -72,7 +73,9 @@ def separate(model: str, mixture: Path, out: Path, draws: int, seed: int, as_jso
 
     The file holds view/source/draws, (draws, N, ...), and of several draws view/source/mean and view/source/sd."""
     said = read_mixture(mixture)
-    _require_writable(out)
+    _require_writable(
+        out, [f"{name}/{source}/draws" for name, view in said.values["views"].items() for source in view["sources"]]
+    )
     from mvss.cli.work import separate_mixture
 
     found, text = separate_mixture(model, said, out, draws, seed)
@@ -88,7 +91,7 @@ def separate(model: str, mixture: Path, out: Path, draws: int, seed: int, as_jso
 @as_json
 def sample(model: str, source: str, count: int, out: Path, seed: int, as_json: bool) -> None:
     """Draw a source of MODEL from its prior."""
-    _require_writable(out)
+    _require_writable(out, [source])
     from mvss.cli.work import sample_prior
 
     found, text = sample_prior(model, source, count, out, seed)
@@ -118,7 +121,7 @@ def _read(mixture: Path, preset: str | None) -> Located:
     return read_mixture(mixture)
 
 
-def _require_writable(out: Path) -> None:
+def _require_writable(out: Path, names: Sequence[str] = ()) -> None:
     from mvss.io.results import check_ending
 
-    check_ending(out)
+    check_ending(out, names)

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,9 @@ from mvss.runtime.files import replacing
 Arrays = Mapping[str, Array]
 
 
-def check_ending(path: Path | str) -> None:
-    """Before work is done for a file: raises MvssError where its ending cannot be written here, a folder has its name, or its
-    folder takes no files."""
+def check_ending(path: Path | str, names: Iterable[str] = ()) -> None:
+    """Before work is done for a file. names: of the arrays that it will hold. Raises MvssError where its ending cannot be
+    written here, a folder has its name, its folder takes no files, or files of its kind cannot hold those names."""
     path = Path(path)
     if path.suffix.lower() not in WRITERS:
         raise MvssError(f"{path}: results are written as {', '.join(WRITERS)}")
@@ -40,12 +40,24 @@ def check_ending(path: Path | str) -> None:
         raise MvssError(f"cannot write {path}: {above} takes no files")
     if path.suffix.lower() in NEEDS:
         require(*NEEDS[path.suffix.lower()])
+    if path.suffix.lower() == ".fits":
+        _require_capitals(path, names)
+
+
+def _require_capitals(path: Path, names: Iterable[str]) -> None:
+    """FITS knows names in plain capital letters alone."""
+    known: dict[str, str] = {}
+    for name in names:
+        if not (name.isascii() and name.isprintable()):
+            raise MvssError(f"{path}: FITS cannot hold the name {name!r}: write .npz or .h5")
+        if (other := known.setdefault(name.upper(), name)) != name:
+            raise MvssError(f"{path}: FITS does not tell the names {other!r} and {name!r} apart: write .npz or .h5")
 
 
 def write_arrays(path: Path | str, arrays: Arrays) -> None:
     """Replace the file. Raises MvssError where it cannot be written."""
     path = Path(path)
-    check_ending(path)
+    check_ending(path, arrays)
     with _replacing_folder(path) if path.suffix.lower() == ".zarr" else replacing(path) as temporary:
         WRITERS[path.suffix.lower()](temporary, arrays)
 
@@ -94,8 +106,6 @@ def _zarr(path: Path, arrays: Arrays) -> None:
 
 def _fits(path: Path, arrays: Arrays) -> None:
     fits = require("astropy.io.fits", ".fits files")
-    if not all(name.isascii() for name in arrays) or len({name.upper() for name in arrays}) < len(arrays):
-        raise MvssError("FITS knows names in plain capital letters alone: write .npz or .h5")
     units = [fits.ImageHDU(np.ascontiguousarray(values), name=name) for name, values in arrays.items()]
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), *units]).writeto(buffer)
