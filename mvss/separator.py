@@ -27,7 +27,7 @@ from mvss.posteriors.noise_scaling import lowest, suited
 from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
-from mvss.problem.constraints import unconstrained
+from mvss.problem.constraints import require_varied, unconstrained
 from mvss.problem.data_checks import data_warnings
 from mvss.problem.held_out import held_out, learned_from
 from mvss.problem.units import Units
@@ -100,16 +100,19 @@ class SourceSeparator(Fitted):
         code. Of several processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known
         already (`mvss.estimation`), in the units of the views. verbose: whether progress and the report are printed.
 
-        Raises MvssError where views and settings do not fit, or the checkpoint cannot be read or written, is in use, or belongs
-        to another fit.
+        Raises MvssError where views and settings do not fit, where all numbers of a view are the same, or where the checkpoint
+        cannot be read or written, is in use, or belongs to another fit.
         """
         data = Views(view.to("cpu") for view in Views(views))
         require_networks(self.settings, data)
+        for view in data:
+            require_varied(view)
+        stream = stream_of(seed)
         folder, before = None if checkpoint is None else Path(checkpoint).expanduser(), self.priors
         keeps = folder is not None and default_accelerator().is_main_process
         try:
             with locked(folder / "lock") if folder is not None and keeps else nullcontext():
-                return self._fit(data, stream_of(seed), folder, callback, estimate, verbose)
+                return self._fit(data, stream, folder, callback, estimate, verbose)
         except BaseException:
             if self.priors is not before:
                 self._posterior = None  # what has half learned does not separate

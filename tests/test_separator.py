@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -373,7 +374,8 @@ def test_images_are_drawn_by_their_numbers(fitted: Fitted) -> None:
 
 
 def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object]]]:
-    y = torch.zeros(2, 2)
+    y = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+    view = View(y, {"b": torch.eye(2)}, 0.1)
     return {
         "source": ("c, which was not learned: known are a, b", lambda: model.separate(View(y, {"c": torch.eye(2)}, 0.1))),
         "shape": (r"b has shape \(3,\), and \(2,\) in the fit", lambda: model.separate(View(y, {"b": torch.ones(2, 3)}, 0.1))),
@@ -386,17 +388,52 @@ def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object
         "density": ("no source 'c'", lambda: model.log_prob("c", y)),
         "candidates": ("must be finite", lambda: model.log_prob("b", torch.zeros(2, 3))),
         "infinite": ("must be finite", lambda: model.log_prob("b", torch.full((2, 2), math.inf))),
+        "none": ("must be finite", lambda: model.log_prob("b", np.zeros((0, 2)))),
+        "sigma below 0": ("sigma=-1.* must be at least 0", lambda: model.log_prob("b", y, sigma=-1)),
+        "sigma as text": ("log_prob: sigma must be real", lambda: model.log_prob("b", y, sigma="a")),  # type: ignore[arg-type]
+        "sigma is NaN": ("log_prob: sigma must be one finite", lambda: model.log_prob("b", y, sigma=math.nan)),
+        "fewer than none": ("sample: count=-1 must be a whole number of at least 0", lambda: model.sample("b", -1)),
+        "half a draw": ("count=2.5 must be a whole number", lambda: model.sample("b", 2.5)),  # type: ignore[arg-type]
+        "half of draws": ("draws=1.5 must be", lambda: model.separate(view, 1.5)),  # type: ignore[arg-type]
+        "a class": ("not the class SplitGibbsConfig", lambda: model.separate(view, posterior=SplitGibbsConfig)),  # type: ignore[arg-type]
+        "a number": ("posterior must be a name or .*, not int", lambda: model.separating_by(3)),  # type: ignore[arg-type]
+        "no seed": ("seed=None must be a whole number", lambda: model.separate(view, seed=None)),  # type: ignore[arg-type]
+        "half a seed": ("seed=1.5 must be a whole number", lambda: model.sample("b", 2, seed=1.5)),  # type: ignore[arg-type]
+        "a fit's seed": ("seed=None must be", lambda: SourceSeparator().fit([view], seed=None)),  # type: ignore[arg-type]
     }
 
 
 @pytest.mark.parametrize(
-    "case", ["source", "shape", "list", "draws", "complex", "bool", "sample", "many", "density", "candidates", "infinite"]
+    "case",
+    [
+        *("source", "shape", "list", "draws", "complex", "bool", "sample", "many", "density", "candidates", "infinite", "none"),
+        *("sigma below 0", "sigma as text", "sigma is NaN", "fewer than none", "half a draw", "half of draws", "a class"),
+        *("a number", "no seed", "half a seed", "a fit's seed"),
+    ],
 )
 def test_what_was_not_learned_is_refused_in_one_line(case: str, fitted: Fitted) -> None:
     words, call = refusals(fitted["vectors"][1])[case]
     with pytest.raises(MvssError, match=words) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_count_draws_and_seed(fitted: Fitted) -> None:
+    problem, model = fitted["vectors"]
+    view = problem.views[1]
+    same(model.separate(view, np.int64(2), seed=np.uint8(3)), model.separate(view, 2, seed=3))  # type: ignore[arg-type]
+    same(model.sample("b", np.int32(4)), model.sample("b", 4))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_views_that_hold_one_number_alone_are_refused_before_anything_is_learned(value: float, tmp_path: Path) -> None:
+    """Also where masked numbers differ."""
+    seen = torch.tensor([[True, True, False]])
+    y = torch.full((50, 3), value).where(seen, torch.arange(50.0)[:, None])
+    views = [View(torch.randn(50, 3), {"b": torch.eye(3)}, 0.1), View(y, {"b": Mask(seen), "t": Mask(seen)}, 0.1, "both")]
+    with pytest.raises(MvssError, match=f"both: every measured number is {value:g}, where noise alone would make") as caught:
+        SourceSeparator(VECTORS).fit(views, checkpoint=tmp_path / "fit", verbose=False)
+    assert "\n" not in str(caught.value) and not (tmp_path / "fit").exists()
 
 
 def test_a_separator_that_was_not_fitted_says_so(tmp_path: Path) -> None:

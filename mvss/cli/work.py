@@ -28,6 +28,7 @@ from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
+from mvss.problem.constraints import require_varied
 from mvss.problem.shared_view import SharedView
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
@@ -53,9 +54,10 @@ def _suited(mixture: Located, preset: str | None) -> tuple[Views, str]:
     axes = {len(shape) for shape in views.shapes.values()}
     preset = preset or ("signals" if axes == {2} else "images" if axes == {3} else "vectors")
     settings = load_settings(preset)
-    if isinstance(settings.estimation, MixtureEMConfig):
-        for view in views:
-            with mixture.at("views", view.name):
+    for view in views:
+        with mixture.at("views", view.name):
+            require_varied(view)
+            if isinstance(settings.estimation, MixtureEMConfig):
                 _require_shared(view, preset)
     with mixture.at("views"):
         _require_networks(views, settings)

@@ -92,7 +92,7 @@ def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int
     ((kind, text),) = said.items()
     sigma = files.array(text)
     if kind == "each":
-        if sigma.size != count or max(sigma.shape) != count:
+        if sigma.size != count or max(sigma.shape, default=1) != count:
             raise MvssError(f"each: {text} has shape {sigma.shape}, not one number for each of {count} observations")
         return Isotropic(sigma.reshape(count))
     return Diagonal(_of_each(sigma, shape, count, f"map: {text}"))

@@ -27,7 +27,7 @@ from mvss.problem.units import Units
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import ensure_memory
-from mvss.runtime.numbers import real
+from mvss.runtime.numbers import finite, integer, real
 from mvss.runtime.rng import Stream, stream_of
 
 
@@ -61,8 +61,12 @@ class Fitted:
 
     def separating_by(self, posterior: str | SeparationConfig) -> Self:
         """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
-        settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind."""
+        settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind,
+        and for what is neither."""
         named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
+        if not isinstance(named, SeparationConfig):
+            shown = f"the class {named.__name__}" if isinstance(named, type) else type(named).__name__
+            raise MvssError(f"posterior must be a name or an object such as mvss.SplitGibbsConfig(), not {shown}")
         other = copy.copy(self)
         other._suited = replace(self._suited, separation=named)
         other._posterior = self._posterior and other._built()
@@ -105,8 +109,7 @@ class Fitted:
             return self.separating_by(posterior).separate(view, draws, seed, progress)
         joint = self._fitted()
         shown(view, self.priors)
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-            raise MvssError(f"separate: draws={draws} must be a whole number of at least 1")
+        draws = integer(draws, "separate: draws", 1)
         inner = self.units.inward(view).to(self._device)
         found = joint.many(inner, self.priors, stream_of(seed), draws, progress)
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
@@ -114,8 +117,10 @@ class Fitted:
     def sample(self, source: str, count: int, seed: int | Stream = 0, stratified: bool = False) -> Tensor:
         """`(count, *shape)` draws of the prior of a source, in the units of the views, on the CPU. seed: decides the draws,
         with the name of the source; a stream does so alone. stratified: as evenly spread as they can be, for measuring the
-        law itself; not independent. Raises MvssError for a source that was not learned, and where memory does not suffice."""
+        law itself; not independent. Raises MvssError for a source that was not learned, for a count or seed that is no whole
+        number, and where memory does not suffice."""
         prior, stream = self._prior(source), stream_of(seed, "sample", source)
+        count = integer(count, "sample: count", 0)
         numbers = prior.mixture.factors[0].numel() + 2 * prior.mixture.dimension
         ensure_memory(8 * count * numbers, f"{count} draws of {source}", "ask for fewer", self._device)
         return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
@@ -126,12 +131,15 @@ class Fitted:
         sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
         the prior was trained at (0 for a prior in closed form).
 
-        Raises MvssError for a source that was not learned, candidates of another shape or with NaN, or a sigma below that.
+        Raises MvssError for a source that was not learned, candidates of another shape, with NaN or none at all, or a sigma
+        below that.
         """
         prior, scale = self._prior(source), self.units.scales[source]
         x = real(x, f"log_prob: candidates of {source}")
-        if x.shape[1:] != prior.shape or not bool(torch.isfinite(x).all()):
+        if x.shape[1:] != prior.shape or not len(x) or not bool(torch.isfinite(x).all()):
             raise MvssError(f"log_prob: candidates of {source} must be finite and (N, {', '.join(map(str, prior.shape))})")
+        if sigma is not None and (sigma := finite(sigma, "log_prob: sigma")) < 0:
+            raise MvssError(f"log_prob: sigma={sigma:g} must be at least 0")
         density = prior.log_prob(x.to(self._device) / scale, None if sigma is None else sigma / scale)
         return density.to(x.device) - x[0].numel() * math.log(scale)
 

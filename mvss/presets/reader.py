@@ -161,7 +161,7 @@ def _defaults(schema: type) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - a value of any field
     """Turn dataclasses, tuples, paths and numbers of numpy into what YAML and JSON know."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}

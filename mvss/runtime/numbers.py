@@ -6,9 +6,10 @@ by a thousandth.
 
 from __future__ import annotations
 
-__all__ = ["finite", "flags", "real", "whole"]
+__all__ = ["finite", "flags", "integer", "real", "whole"]
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,18 @@ def finite(value: float | Tensor | ArrayLike, what: str) -> float:
     if number.numel() != 1 or not math.isfinite(float(number)):
         raise MvssError(f"{what} must be one finite number, not {value!r}")
     return float(number)
+
+
+def integer(value: object, what: str, least: int | None = None) -> int:
+    """A whole number, Python's, numpy's or torch's. Raises MvssError for anything else, also bool, and below `least`."""
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        shown = value if value is None or isinstance(value, bool | int | float) else type(value).__name__
+        raise MvssError(f"{what}={shown} must be a whole number{'' if least is None else f' of at least {least}'}")
+    return number
 
 
 def flags(values: Tensor | ArrayLike, what: str) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mvss.runtime.errors import MvssError
+from mvss.runtime.numbers import integer
 
 BLOCK = 256
 """Observations that share one keyed generator: large enough that keying costs nothing beside the drawing."""
@@ -123,5 +124,6 @@ class Stream:
 
 
 def stream_of(seed: int | Stream, *key: str | int) -> Stream:
-    """The stream of a seed, for the purpose that `key` says; one that is given has its own, and stays what it is."""
-    return seed if isinstance(seed, Stream) else Stream(int(operator.index(seed)), key)
+    """The stream of a seed, for the purpose that `key` says; one that is given has its own, and stays what it is. Raises
+    MvssError for a seed that is no whole number."""
+    return seed if isinstance(seed, Stream) else Stream(integer(seed, "seed"), key)

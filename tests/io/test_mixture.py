@@ -191,6 +191,16 @@ views:
     assert twice.noise.variance(twice.y).shape == (6, 3)
 
 
+def test_one_number_is_the_noise_of_one_observation(folder: Path) -> None:
+    """Also where its array has no axes."""
+    np.save(folder / "one.npy", np.ones((1, 3)))
+    np.save(folder / "sigma.npy", np.array(0.2))
+    path = folder / "mixture.yaml"
+    path.write_text(noise("{each: sigma.npy}").replace("y.npy", "one.npy"))
+    (view,) = read_views(read_mixture(path))
+    assert view.noise.variance(view.y).sqrt().tolist() == [[0.2] * 3]
+
+
 PRODUCT, WEIGHTS = "{{product: [{}, {{matrix: {}.npy}}]}}", "[identity, {scale: 2}]"
 LOOKS = {
     "behind masks": [PRODUCT.format("{mask: five.npy}", "tall"), PRODUCT.format("{mask: three.npy}", "low")],

@@ -20,6 +20,7 @@ from mvss.presets.posterior import (
     MomentMatchingConfig,
     PosteriorConfig,
     SamplerConfig,
+    SplitGibbsConfig,
 )
 from mvss.presets.reader import available_presets, load_config
 from mvss.presets.settings import EMConfig, PriorConfig, Settings
@@ -68,6 +69,7 @@ def test_settings_in_numbers_of_numpy_are_those_in_numbers_of_python() -> None:
         (Settings(AscentConfig(floor=1 + torch.eye(1))), r"'estimation.floor' is tensor\(\[\[2.\]\]\): it must be float"),
         (Settings(prior=PriorConfig(closed=torch.eye(3))), "'prior.closed' is tensor"),
         (Settings(em=None), "'em' is None"),
+        *((Settings(posterior=each), rf"'posterior' is .*\.{each.__name__}") for each in (ExactConfig, SplitGibbsConfig)),
         (Settings(prior=PriorConfig(base="other")), "'prior.base' is 'other'"),
         (None, "the name of a preset, a path or mvss.Settings, not NoneType"),
         (5, "not int"),

@@ -6,11 +6,12 @@ import hashlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from mvss.runtime.errors import MvssError
-from mvss.runtime.rng import BLOCK, Stream, generator
+from mvss.runtime.rng import BLOCK, Stream, generator, stream_of
 
 
 def test_generator_is_seeded_by_sha256_of_the_key() -> None:
@@ -29,6 +30,13 @@ def test_different_keys_differ(other: tuple[int, str | int]) -> None:
 def test_floats_are_refused_as_keys() -> None:
     with pytest.raises(TypeError):
         generator(0, 0.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "1", True])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(MvssError, match=r"seed=\S+ must be a whole number") as caught:
+        stream_of(seed)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value) and stream_of(np.int64(3), "a") == Stream(3, ("a",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("draw", ["normal", "uniform"])
