@@ -88,12 +88,12 @@ def test_another_run_does_not_go_on_from_it(tmp_path: Path) -> None:
         next(other["two"].network.parameters())[0] += 1e-9
     go_on(problem(), priors(), settings, STREAM)
     for arguments, part in (
-        ((problem(1.001), priors(), settings, STREAM), "data"),
-        ((problem(), other, settings, STREAM), "first priors"),
-        ((problem(), priors(), replace(settings, training=replace(TRAINING, steps=5)), STREAM), "settings"),
-        ((problem(), priors(), settings, Stream(1, ("em",))), "stream"),
+        ((problem(1.001), priors(), settings, STREAM), "other data, noise or operators"),
+        ((problem(), other, settings, STREAM), "other first priors"),
+        ((problem(), priors(), replace(settings, training=replace(TRAINING, steps=5)), STREAM), "other settings"),
+        ((problem(), priors(), settings, Stream(1, ("em",))), "another seed"),
     ):
-        with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder") as caught:
+        with pytest.raises(MvssError, match=f"of a run with {part}: take another folder") as caught:
             go_on(*arguments)
         assert "\n" not in str(caught.value)
 
@@ -101,7 +101,7 @@ def test_another_run_does_not_go_on_from_it(tmp_path: Path) -> None:
 def test_other_code_does_not_go_on_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(em=replace(EM, laps=(1, 0)), checkpoint=tmp_path / "em.safetensors")
     monkeypatch.setattr("mvss.runtime.fingerprint.code_of", lambda *_: "edited")
-    with pytest.raises(MvssError, match="of a run with other code:"):
+    with pytest.raises(MvssError, match="of a run with other code of mvss:"):
         run(em=replace(EM, laps=(1, 0)), checkpoint=tmp_path / "em.safetensors")
 
 

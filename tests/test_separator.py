@@ -135,7 +135,7 @@ def test_a_checkpoint_serves_one_fit_at_a_time_and_no_other(fitted: Fitted, tmp_
     refused = {
         "data": lambda: fit(replace(problem, views=vectors(1.5).views), checkpoint=tmp_path, estimate=estimate),
         "settings": lambda: fit(replace(problem, settings=more), checkpoint=tmp_path, estimate=estimate),
-        "first priors, stream": lambda: fit(problem, checkpoint=tmp_path, estimate=estimate, seed=1),
+        "first priors, and another seed": lambda: fit(problem, checkpoint=tmp_path, estimate=estimate, seed=1),
     }
     for part, call in refused.items():
         with pytest.raises(MvssError, match=part) as caught:

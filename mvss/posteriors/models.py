@@ -61,7 +61,8 @@ def require_networks(settings: Settings, views: Views) -> None:
                 with torch.device("meta"):  # no memory, no weights
                     build_network(config, shape, 1, 1, Stream(0))
         except MvssError as error:
-            raise MvssError(f"{source} has shape {shape}: {error}") from error
+            where = ", ".join(views[a].name for a in views.showing([source]))
+            raise MvssError(f"{source} (in {where}) has shape {shape}: {error}") from error
 
 
 def _learns_variance(settings: Settings, views: Views, source: str) -> bool:

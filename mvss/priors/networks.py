@@ -224,12 +224,15 @@ def _require_sizes(sides: tuple[int, ...], patch: int, blocks: tuple[int, ...], 
     """least: of all else that must be positive. multiple: which blocks must be of."""
     unit = patch * 2 ** max(0, len(blocks) - 1)
     positive = bool(blocks) and min(least, patch, *blocks) >= 1
-    if not positive or any(side < 1 or side % unit for side in sides) or any(b % multiple for b in blocks):
+    if not positive or any(b % multiple for b in blocks):
         kind = "positive blocks" if multiple == 1 else f"blocks that are multiples of {multiple}"
-        raise MvssError(
-            f"a U-Net needs {kind} and positive layers, and sides that are multiples of {unit}, not"
-            f" {' × '.join(map(str, sides))}, patch={patch}, blocks={tuple(blocks)}"
-        )
+        raise MvssError(f"a U-Net needs {kind} and positive layers and patches, not patch={patch}, blocks={tuple(blocks)}")
+    if any(side < 1 or side % unit for side in sides):
+        low = [side // unit * unit for side in sides]
+        better = low if min(low) else [side + -side % unit for side in sides]
+        there, wanted = (" × ".join(map(str, each)) for each in (sides, better))
+        made = f"{there} (patch={patch}, blocks={tuple(blocks)}): {'crop' if min(low) else 'fill up'} to {wanted}"
+        raise MvssError(f"a U-Net needs sides that are multiples of {unit}, not {made}")
 
 
 def _make_zero(last: nn.Conv1d | nn.Conv2d) -> None:

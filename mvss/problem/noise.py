@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from mvss.problem.operators import Shape, floating
 from mvss.problem.woodbury import Woodbury
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import real
+from mvss.runtime.numbers import first_place, real
 
 __all__ = ["Diagonal", "Isotropic", "Noise", "Stationary"]
 
@@ -70,10 +70,12 @@ class Noise(ABC):
 
 def _check(values: Tensor | ArrayLike) -> Tensor:
     sigma = real(values, "noise: standard deviations")
-    if not bool(torch.isfinite(sigma).all()) or bool((sigma <= 0).any()):
+    wrong = ~torch.isfinite(sigma) | (sigma <= 0)
+    if bool(wrong.any()):
+        where = first_place(wrong)
         raise MvssError(
-            "noise: every standard deviation must be positive and finite; "
-            "a noise of zero makes the posterior singular, use a small value such as 1e-3"
+            f"noise: the standard deviation{f' at {where}' if where else ''} is {float(sigma[where]):g}, and must be positive "
+            "and finite: of a number that is masked, any positive one will do; of one without noise, a small one, such as 1e-3"
         )
     return sigma
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mvss.problem.linear_operator import Composition, Identity, LinearOperator, Scale, Shape, floating
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import flags, real
+from mvss.runtime.numbers import first_place, flags, real
 
 
 class Dense(LinearOperator):
@@ -66,8 +66,9 @@ class Mask(LinearOperator):
         mask = flags(mask, "Mask operator: mask")
         if mask.ndim < 2:
             raise MvssError(f"Mask operator: mask must be (N or 1, *shape), got {tuple(mask.shape)}")
-        if not bool(mask.flatten(1).any(1).all()):
-            raise MvssError("Mask operator: an observation has no measured pixel; leave it out")
+        if bool((never := ~mask.flatten(1).any(1)).any()):
+            which = f"observation {first_place(never)[0]}, counted from 0, has no measured pixel"
+            raise MvssError(f"Mask operator: {'nothing is measured' if len(mask) == 1 else which}; leave it out")
         self.mask = mask
         self.count = None if len(mask) == 1 else len(mask)
         self.source_shape = self.observation_shape = tuple(mask.shape[1:])

@@ -19,7 +19,7 @@ from torch import Tensor
 from mvss.problem.noise import Diagonal, Isotropic, Noise
 from mvss.problem.operators import Dense, LinearOperator, Shape
 from mvss.runtime.errors import MvssError
-from mvss.runtime.numbers import real, whole
+from mvss.runtime.numbers import first_place, real, whole
 
 Draws = dict[str, Tensor]
 """One draw `(N, *shape)` of each source that a view shows, by name."""
@@ -85,8 +85,12 @@ class View:
     def _check_y(self) -> None:
         if self.y.ndim < 2 or self.y.numel() == 0:
             raise MvssError(f"{self.name}: y must be (N, *observation_shape), none of them 0, got {tuple(self.y.shape)}")
-        if not bool(torch.isfinite(self.y).all()):
-            raise MvssError(f"{self.name}: y holds NaN or infinite values; mask or remove those observations")
+        if bool((odd := ~torch.isfinite(self.y)).any()):
+            where = first_place(odd)
+            raise MvssError(
+                f"{self.name}: y is {float(self.y[where])} at {where}: put any number there and a Mask into the operators of "
+                "all sources (YAML: mask, or missing: nan), or leave the observation out"
+            )
 
     def _operator(self, source: str, operator: LinearOperator | Tensor | ArrayLike) -> LinearOperator:
         if isinstance(operator, LinearOperator):
@@ -108,6 +112,9 @@ class View:
             raise MvssError(f"{self.name}: no operator reaches this view; give it a source or leave it out")
 
     def _noise(self, noise: float | Tensor | ArrayLike | Noise) -> Noise:
+        if noise is None:
+            needs = "a standard deviation in the units of y, one of each observation, or a map"
+            raise MvssError(f"{self.name}: the noise must be real numbers of one shape, not None: give {needs}")
         if not isinstance(noise, Noise):
             sigma = real(noise, f"{self.name}: the noise").to(self.y.device)
             noise = Isotropic(sigma) if sigma.ndim < 2 else Diagonal(sigma)

@@ -20,6 +20,8 @@ from mvss.runtime.states import checksum, plain, restored
 
 FORMAT = "mvss 1"
 """Of checkpoints."""
+CHANGED = {"data": "other data, noise or operators", "stream": "another seed", "code": "other code of mvss"}
+"""Parts of fingerprints in words of those who changed them."""
 
 
 def save_checkpoint(path: Path | str, state: Mapping[str, Any], fingerprint: Fingerprint | None = None) -> None:
@@ -85,4 +87,6 @@ def load_checkpoint(path: Path | str, fingerprint: Fingerprint | None = None) ->
 
 def _require_same(path: Path, kept: Fingerprint, fingerprint: Fingerprint) -> None:
     if parts := differing(kept, fingerprint):
-        raise MvssError(f"{path} is of a run with other {', '.join(parts)}: take another folder, or delete it to start again")
+        told = ", and ".join(CHANGED.get(part, f"other {part}") for part in parts)
+        again = "take another folder (--out), undo the change, or delete it to start again"
+        raise MvssError(f"{path} is of a run with {told}: {again}")

@@ -6,7 +6,7 @@ by a thousandth.
 
 from __future__ import annotations
 
-__all__ = ["finite", "flags", "integer", "real", "whole"]
+__all__ = ["finite", "first_place", "flags", "integer", "real", "whole"]
 
 import math
 import operator
@@ -55,6 +55,8 @@ def _require_dense(values: Tensor, what: str) -> None:
 
 def _array(values: ArrayLike, what: str, kinds: str, wanted: str = "real numbers", dtype: str = "float64") -> NDArray[Any]:
     """The same as an array, if it is of one of the kinds of numpy's types."""
+    if values is None:
+        raise MvssError(f"{what} must be {wanted} of one shape, not None: give them")
     if np.ma.is_masked(values):
         raise MvssError(f"{what} must hold no masked numbers: fill them in, and say by a Mask which were not measured")
     try:
@@ -73,6 +75,11 @@ def finite(value: float | Tensor | ArrayLike, what: str) -> float:
     if number.numel() != 1 or not math.isfinite(float(number)):
         raise MvssError(f"{what} must be one finite number, not {value!r}")
     return float(number)
+
+
+def first_place(where: Tensor) -> tuple[int, ...]:
+    """Indices of the first true number, from 0."""
+    return tuple(where.nonzero()[0].tolist())
 
 
 def integer(value: object, what: str, least: int | None = None) -> int:

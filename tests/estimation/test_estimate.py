@@ -73,8 +73,8 @@ def test_another_problem_does_not_read_it(tmp_path: Path) -> None:
     estimate_sources(contrastive(), ASCENT, STREAM, checkpoint=path)
     steps = replace(ASCENT, steps=ASCENT.steps + 1)
     others = (contrastive(2.0), ASCENT, STREAM), (contrastive(), steps, STREAM), (contrastive(), ASCENT, STREAM.child("x"))
-    for arguments, part in zip(others, ("data", "settings", "stream"), strict=True):
-        with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder") as caught:
+    for arguments, part in zip(others, ("other data, noise or operators", "other settings", "another seed"), strict=True):
+        with pytest.raises(MvssError, match=f"of a run with {part}: take another folder") as caught:
             estimate_sources(*arguments, checkpoint=path)
         assert "\n" not in str(caught.value)
 

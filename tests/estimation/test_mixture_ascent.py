@@ -139,10 +139,10 @@ def test_another_fit_does_not_go_on_from_it(tmp_path: Path) -> None:
     ascend_evidence(_three_views(), QUICK, stream, checkpoint=path)
     other = Views(View(view.y + 1e-9 * (number == 1), view.operators, view.noise) for number, view in enumerate(_three_views()))
     rate = dataclasses.replace(QUICK, learning_rate=0.9 * QUICK.learning_rate)
-    for arguments, part in (((other, QUICK, stream), "data"), ((_three_views(), rate, stream), "settings")):
+    for arguments, part in (((other, QUICK, stream), "data, noise or operators"), ((_three_views(), rate, stream), "settings")):
         with pytest.raises(MvssError, match=f"of a run with other {part}: take another folder"):
             ascend_evidence(*arguments, checkpoint=path)
-    with pytest.raises(MvssError, match="of a run with other stream:"):
+    with pytest.raises(MvssError, match="of a run with another seed:"):
         ascend_evidence(_three_views(), QUICK, stream.child("x"), checkpoint=path)
 
 

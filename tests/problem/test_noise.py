@@ -74,7 +74,7 @@ def test_noise_that_is_not_positive_and_finite_is_refused(bad: float) -> None:
         with pytest.raises(MvssError, match="positive and finite") as error:
             make()
         assert "\n" not in str(error.value)
-    with pytest.raises(MvssError, match="positive and finite"):
+    with pytest.raises(MvssError, match=rf"\(0, 1\) is {bad:g}, and .* positive and finite: .* masked, any positive"):
         Diagonal(torch.tensor([[0.1, bad]]))
 
 

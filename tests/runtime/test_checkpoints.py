@@ -181,9 +181,15 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     save_checkpoint(path, {"lap": 1}, {"data": "a", "settings": "b", "code": "c"})
     assert load_checkpoint(path, fingerprint={"data": "a", "settings": "b", "code": "c"}) == {"lap": 1} == load_checkpoint(path)
-    with pytest.raises(MvssError, match="is of a run with other data, code: take another folder, or delete it") as caught:
-        load_checkpoint(path, fingerprint={"data": "x", "settings": "b", "code": "y"})
-    assert "\n" not in str(caught.value)
+    for changed, says in (
+        ({"data": "x", "code": "y"}, "other data, noise or operators, and other code of mvss"),
+        ({"settings": "x"}, "other settings"),
+        ({"stream": "x"}, "another seed"),
+    ):
+        with pytest.raises(MvssError) as caught:
+            load_checkpoint(path, fingerprint={"data": "a", "settings": "b", "code": "c", **changed})
+        assert str(caught.value).startswith(f"{path} is of a run with {says}: take another folder (--out)")
+        assert "\n" not in str(caught.value)
     save_checkpoint(path, {"lap": 1})
     with pytest.raises(MvssError, match="other data"):
         load_checkpoint(path, fingerprint={"data": "a"})
