@@ -1,4 +1,4 @@
-"""python -m mvss.cli is mvss."""
+"""python -m mvss is the command mvss."""
 
 from mvss.cli import main
 

@@ -156,8 +156,20 @@ def test_images_whose_sides_no_network_takes_are_refused_before_anything_is_lear
     for name, more in (("check", ()), ("fit", ("--out", tmp_path / "model"))):
         done = call(name, tmp_path / "mixture.yaml", *more)
         (line,) = done.stderr.splitlines()
-        assert done.exit_code == 2 and "mixture.yaml:1: views: a has shape (1, 8, 10): a U-Net needs" in line
-        assert line.endswith("sides that are multiples of 4, not 8 × 10, patch=2, blocks=(32, 64)")
+        assert done.exit_code == 2 and "mixture.yaml:1: views: a (in v) has shape (1, 8, 10): a U-Net needs" in line
+        assert line.endswith("sides that are multiples of 4, not 8 × 10 (patch=2, blocks=(32, 64)): crop to 8 × 8")
+
+
+@pytest.mark.parametrize(("length", "instead"), [(63, "crop to 60"), (3, "fill up to 4")])
+def test_signals_of_a_length_that_no_network_takes_are_told_what_length_would_do(
+    length: int, instead: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(20, length)))
+    shown = "{data: {signals: y.npy}, sources: {a: identity}, noise: 0.1}"
+    (tmp_path / "mixture.yaml").write_text(f"views:\n  v: {shown}\n  w: {shown}\n")
+    (line,) = call("check", tmp_path / "mixture.yaml").stderr.splitlines()
+    assert f"a (in v, w) has shape (1, {length}): a U-Net needs sides that are multiples of 4" in line
+    assert f", not {length} (" in line and line.endswith(f": {instead}")
 
 
 def test_fit_is_that_of_the_library_and_its_command_goes_on(folder: Path) -> None:
@@ -169,11 +181,14 @@ def test_fit_is_that_of_the_library_and_its_command_goes_on(folder: Path) -> Non
     assert model.sample("a", 3).shape == (3, 3)
     state = folder / "model" / "fit" / "em.safetensors"
     before = state.stat()
+    text = (folder / "model" / "report.json").read_bytes()
     found = said("fit", folder / "mixture.yaml", "--out", folder / "model", "--preset", folder / "tiny.yaml")
     assert found["report"]["views"] == report["report"]["views"]
     assert state.stat().st_mtime_ns == before.st_mtime_ns  # no lap again
+    assert (folder / "model" / "report.json").read_bytes() == text and found == report  # times are those of the fit
     other = call("fit", folder / "mixture.yaml", "--out", folder / "model", "--preset", folder / "tiny.yaml", "--seed", 1)
-    assert other.exit_code == 2 and "is of a run with other" in other.stderr and "Traceback" not in other.output
+    assert other.exit_code == 2 and "is of a run with another seed: take another folder (--out)" in other.stderr
+    assert len(other.stderr.splitlines()) == 1  # no word of a model that it does not make
 
 
 @pytest.mark.parametrize("ending", [".npz", ".h5", ".fits"])
@@ -343,6 +358,14 @@ def test_what_model_and_files_do_not_hold_is_told_in_one_line(folder: Path, word
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mvss", "check", "no.yaml"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mvss: cannot read no.yaml: No such file or directory\n"
 
 
 @pytest.mark.slow  # three processes that import torch; that a command goes on is tested in this one, too

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,11 @@ from mvss.runtime.files import atomic_write_text
 from mvss.runtime.memory import ensure_memory
 from mvss.runtime.progress import Phases
 from mvss.runtime.rng import stream_of
-from mvss.separator import SourceSeparator
+from mvss.separator import FitEvent, SourceSeparator
 
 Found = tuple[dict[str, Any], str]
+TIMES = ("seconds", "peak_memory_gib")
+"""What a report says that another run of the same fit does not."""
 
 
 def check_mixture(mixture: Located, preset: str | None) -> Found:
@@ -86,16 +88,41 @@ def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> F
     views, preset = _suited(mixture, preset)
     for line in read_as_images(views):
         warnings.warn(line, stacklevel=2)
-    model, phases = SourceSeparator(preset), Phases(True)
-    print(f"model: {out} (if this is interrupted, the same command goes on)", file=sys.stderr, flush=True)
-    model.fit(views, seed, out / "fit", lambda event: phases.tell(event.phase, event.done), verbose=False)
+    model, phases, named = SourceSeparator(preset), Phases(True), False
+
+    def tell(event: FitEvent) -> None:
+        nonlocal named
+        if not named and (event.done or event.phase != "first priors"):  # nothing has refused the folder
+            print(f"model: {out} (if this is interrupted, the same command goes on)", file=sys.stderr, flush=True)
+            named = True
+        phases.tell(event.phase, event.done)
+
+    model.fit(views, seed, out / "fit", tell, verbose=False)
     phases.close()
     model.save_pretrained(out)
     assert model.report is not None
-    report = {**asdict(model.report), "warnings": model.report.warnings}
-    found = {"model": str(out), "preset": preset, "seed": seed, "report": _plain(report)}
-    atomic_write_text(out / "report.json", json.dumps(found, indent=1) + "\n")
-    return found, f"{model.report}\nmodel: {out}"
+    report, path = model.report, out / "report.json"
+    found = {
+        "model": str(out),
+        "preset": preset,
+        "seed": seed,
+        "report": _plain({**asdict(report), "warnings": report.warnings}),
+    }
+    if (first := _finished(path, found)) is not None:
+        report = replace(report, **{name: first[name] for name in TIMES})
+        found["report"] = first
+    atomic_write_text(path, json.dumps(found, indent=1) + "\n")
+    return found, f"{report}\nmodel: {out}"
+
+
+def _finished(path: Path, found: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of the same fit when it was finished, which took the time that it says; None where there is none."""
+    try:
+        first: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["report"]
+        same = {**first, **dict.fromkeys(TIMES)} == json.loads(json.dumps({**found["report"], **dict.fromkeys(TIMES)}))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return first if same and set(TIMES) <= set(first) else None
 
 
 def separate_mixture(name: str, mixture: Located, out: Path, draws: int, seed: int) -> Found:
