@@ -64,15 +64,17 @@ class AscentConfig:
     trial: float = 0.3
 
     def __post_init__(self) -> None:
-        at_least("mixture", self, 1, "components", "batch", "starts")
+        at_least("estimation", self, 1, "components", "batch", "starts")
         if not self.components or self.steps < len(self.components):
-            raise MvssError(f"mixture: steps={self.steps} must be at least one for each of components={list(self.components)}")
+            raise MvssError(
+                f"estimation: steps={self.steps} must be at least one for each of components={list(self.components)}"
+            )
         if not self.floor > 0 or not 0 <= self.held_out < 1:
-            raise MvssError("mixture: floor must be positive and held_out in [0, 1)")
+            raise MvssError("estimation: floor must be positive and held_out in [0, 1)")
         if not 0 < self.final_learning_rate <= self.learning_rate:
-            raise MvssError("mixture: 0 < final_learning_rate <= learning_rate must hold")
+            raise MvssError("estimation: 0 < final_learning_rate <= learning_rate must hold")
         if not self.temperature >= 0 or not 0 <= self.cooled <= 1 or not 0 <= self.trial <= 1:
-            raise MvssError("mixture: temperature must be at least 0, cooled and trial in [0, 1]")
+            raise MvssError("estimation: temperature must be at least 0, cooled and trial in [0, 1]")
 
     @property
     def trial_phases(self) -> int:
@@ -108,8 +110,8 @@ class MixtureEMConfig:
 
     def __post_init__(self) -> None:
         if not self.components or not self.ranks:
-            raise MvssError("mixture: components and ranks need one number at least")
-        at_least("mixture", self, 1, "components", "laps")
-        at_least("mixture", self, 0, "ranks")
+            raise MvssError("estimation: components and ranks need one number at least")
+        at_least("estimation", self, 1, "components", "laps")
+        at_least("estimation", self, 0, "ranks")
         if not self.floor > 0:
-            raise MvssError(f"mixture: floor={self.floor} must be positive")
+            raise MvssError(f"estimation: floor={self.floor} must be positive")

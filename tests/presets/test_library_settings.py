@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_settings_in_numbers_of_numpy_are_those_in_numbers_of_python() -> None:
 def test_settings_of_another_type_are_refused_by_name(value: object, says: str) -> None:
     with pytest.raises(MvssError, match=says) as caught:
         load_settings(value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda name=name: AscentConfig(**{name: 0}) for name in ("batch", "steps", "floor", "learning_rate")),
+        lambda: AscentConfig(temperature=-1.0),
+        *(lambda name=name: MixtureEMConfig(**{name: ()}) for name in ("components", "ranks")),
+        *(lambda name=name: MixtureEMConfig(**{name: 0}) for name in ("laps", "floor")),
+    ],
+)
+def test_what_is_out_of_range_is_told_by_the_key_of_the_yaml(make: Callable[[], object]) -> None:
+    with pytest.raises(MvssError, match=r"^estimation[.:]") as caught:
+        make()
     assert "\n" not in str(caught.value)
 
 
