@@ -150,6 +150,39 @@ def test_thin_images_are_told_since_they_may_be_signals(tmp_path: Path, untimed:
     assert not any("signals" in line for line in said("check", tmp_path / "mixture.yaml")["warnings"])
 
 
+@pytest.mark.parametrize(("length", "told"), [(31, False), (32, True)])
+def test_long_vectors_are_told_since_they_may_be_signals(length: int, told: bool, tmp_path: Path, untimed: None) -> None:
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(20, length)))
+    (tmp_path / "mixture.yaml").write_text("views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n")
+    says = f"view v is read as 20 vectors of {length} numbers: where they are signals, write data: {{signals: file}}"
+    assert (says in said("check", tmp_path / "mixture.yaml")["warnings"]) == told
+
+
+def test_check_says_how_much_is_measured(tmp_path: Path, untimed: None) -> None:
+    """Which is little where a mask means the contrary."""
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(20, 4)))
+    np.save(tmp_path / "hidden.npy", np.arange(4) == 2)
+    shown = "{data: y.npy, sources: {a: {mask: hidden.npy}, b: {product: [{mask: hidden.npy}, {scale: 2}]}}, noise: 0.1}"
+    (tmp_path / "mixture.yaml").write_text(
+        f"views:\n  v: {shown}\n  w: {{data: y.npy, sources: {{a: identity}}, noise: 0.1}}\n"
+    )
+    found = said("check", tmp_path / "mixture.yaml")["views"]
+    assert found["v"]["measured"] == 0.25 and found["w"]["measured"] == 1
+    text = call("check", tmp_path / "mixture.yaml").stdout
+    assert "view v: 20 observations of shape (4), 25 % of their numbers measured, noise 0.1\n" in text
+    assert "view w: 20 observations of shape (4), noise 0.1\n" in text
+
+
+def test_views_that_hold_one_number_alone_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.zeros((20, 4)))
+    (tmp_path / "mixture.yaml").write_text("views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n")
+    for name, more in (("check", ()), ("fit", ("--out", tmp_path / "model"))):
+        done = call(name, tmp_path / "mixture.yaml", *more)
+        (line,) = done.stderr.splitlines()
+        assert done.exit_code == 2 and "mixture.yaml:2: views.v: v: every measured number is 0" in line
+    assert not (tmp_path / "model").exists()
+
+
 def test_images_whose_sides_no_network_takes_are_refused_before_anything_is_learned(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(20, 8, 10)))
     (tmp_path / "mixture.yaml").write_text("views:\n  v: {data: y.npy, sources: {a: identity}, noise: 0.1}\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["checked", "in_words", "read_as_images"]
+__all__ = ["checked", "in_words", "maybe_signals"]
 
 import math
 import warnings
@@ -19,14 +19,15 @@ from mvss.presets.settings import Settings
 from mvss.priors.samplers import evaluations_of
 from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.operators import Composition, LinearOperator
+from mvss.problem.shared_view import measured
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import ensure_memory
 
-THIN, FEW = 4, 1000
-"""Sides of an image of which one is so many times the other may be channels and time; and observations that are too few for
-networks to be sure of."""
+THIN, LONG, FEW = 4, 32, 1000
+"""Sides of an image of which one is so many times the other may be channels and time; vectors of so many numbers may be
+signals; and observations that are too few for networks to be sure of."""
 
 
 def checked(views: Views, preset: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
         "views": {view.name: _view(view) for view in views},
         "sources": sources,
         "learned_in_order": [list(stage) for stage in views.stages()],
-        "warnings": [*read_as_images(views), *_few(views), *unconstrained(views), *_never_apart(views, settings), *untold],
+        "warnings": [*maybe_signals(views), *_few(views), *unconstrained(views), *_never_apart(views, settings), *untold],
         "memory_gib_at_least": _memory(views),
         "seconds_about": seconds,
         "seconds_leave_out": LEFT_OUT.get(type(settings.estimation), ""),
@@ -54,16 +55,20 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
     }
 
 
-def read_as_images(views: Views) -> list[str]:
-    """A line for each view whose images are so thin that they may be signals."""
-    return [
-        f"view {view.name} is read as {len(view):,} images of {height} × {width} pixels: where they are signals, write "
-        "data: {signals: file}"
-        for view in views
-        if len(view.observation_shape) == 3
-        for height, width in [view.observation_shape[1:]]
-        if max(height, width) >= THIN * min(height, width)
-    ]
+def maybe_signals(views: Views) -> list[str]:
+    """A line for each view whose images are so thin, or whose vectors so long, that they may be signals."""
+    lines = []
+    for view in views:
+        shape = view.observation_shape
+        if len(shape) == 3 and max(shape[1:]) >= THIN * min(shape[1:]):
+            kind = f"images of {shape[1]} × {shape[2]} pixels"
+        elif len(shape) == 1 and shape[0] >= LONG:
+            kind = f"vectors of {shape[0]} numbers"
+        else:
+            continue
+        says = "where they are signals, write data: {signals: file}"
+        lines.append(f"view {view.name} is read as {len(view):,} {kind}: {says}")
+    return lines
 
 
 def _few(views: Views) -> list[str]:
@@ -85,7 +90,8 @@ def _never_apart(views: Views, settings: Settings) -> list[str]:
 
 
 def _view(view: View) -> dict[str, Any]:
-    sigma = view.noise.variance(view.y).sqrt()
+    known = measured(view).expand_as(view.y)
+    sigma = view.noise.variance(view.y)[known].sqrt()
     shown = {}
     for source, operator in view.operators.items():
         hidden, kind = unseen(Views([view]), source)
@@ -94,6 +100,7 @@ def _view(view: View) -> dict[str, Any]:
     return {
         "observations": len(view),
         "shape": list(view.observation_shape),
+        "measured": float(known.double().mean()),
         "noise": [float(sigma.min()), float(sigma.max())],
         "sources": shown,
     }
@@ -163,7 +170,9 @@ def in_words(found: dict[str, Any]) -> str:
     for name, view in found["views"].items():
         low, high = view["noise"]
         noise = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-        lines.append(f"view {name}: {view['observations']:,} observations of shape {_shape(view['shape'])}, noise {noise}")
+        share = "" if view["measured"] == 1 else f", {100 * view['measured']:.3g} % of their numbers measured"
+        shape = _shape(view["shape"])
+        lines.append(f"view {name}: {view['observations']:,} observations of shape {shape}{share}, noise {noise}")
         for source, shown in view["sources"].items():
             others = " and ".join(other for other in view["sources"] if other != source)
             tells = f"lets through {shown['lets_through']:,} of its {shown['of']:,} {shown['kind']}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mvss.cli.check import checked, in_words, read_as_images
+from mvss.cli.check import checked, in_words, maybe_signals
 from mvss.io.arrays import Array, read_array
 from mvss.io.located import Located
 from mvss.io.results import write_arrays
@@ -70,7 +70,7 @@ def _require_networks(views: Views, settings: Settings) -> None:
     try:
         require_networks(settings, views)
     except MvssError as error:
-        raise MvssError("; ".join([str(error), *read_as_images(views)])) from error
+        raise MvssError("; ".join([str(error), *maybe_signals(views)])) from error
 
 
 def _require_shared(view: View, preset: str) -> None:
@@ -86,7 +86,7 @@ def _require_shared(view: View, preset: str) -> None:
 def fit_mixture(mixture: Located, preset: str | None, out: Path, seed: int) -> Found:
     """Learn, and write the model to a folder: what `from_pretrained` reads, report.json, and in fit/ what it goes on from."""
     views, preset = _suited(mixture, preset)
-    for line in read_as_images(views):
+    for line in maybe_signals(views):
         warnings.warn(line, stacklevel=2)
     model, phases, named = SourceSeparator(preset), Phases(True), False
 
