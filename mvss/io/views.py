@@ -54,8 +54,7 @@ def _view(files: _Files, name: str) -> View:
         y = _observations(files, said["data"])
         if y.dtype == bool:
             y = y.astype(np.uint8)
-        if not np.isfinite(y).all():
-            raise MvssError("holds NaN or infinite values: write numbers there, and mask them in every source")
+        y, seen = _measured(y, "missing" in said)
     making = _Operators(files, tuple(y.shape[1:]), len(y))
     operators = {
         source: making.operator(operator, making.shape, ("views", name, "sources", source))
@@ -68,7 +67,8 @@ def _view(files: _Files, name: str) -> View:
                 size, f"draws of a source of shape {operator.source_shape}", "take coarser pixels, or fewer observations"
             )
     with mixture.at("views", name, "noise"):
-        noise = _noise(files, said["noise"], making.shape, len(y))
+        noise = _noise(files, said["noise"], making.shape, len(y), seen)
+    operators = operators if seen is None else {source: Mask(seen) @ operator for source, operator in operators.items()}
     with mixture.at("views", name):
         return View(y, operators, noise, name)
 
@@ -86,7 +86,23 @@ def _observations(files: _Files, said: str | dict[str, str]) -> Array:
     return y
 
 
-def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int) -> Noise:
+def _measured(y: Array, missing: bool) -> tuple[Array, Array | None]:
+    """Observations in finite numbers, and which of these were measured, `(N or 1, *shape)`, bool; None where all were. missing:
+    whether NaN are those that were not."""
+    gone = np.isnan(y) if missing else np.zeros(y.shape, dtype=bool)
+    y = np.where(gone, 0, y)
+    if not (finite := np.isfinite(y)).all():
+        place = tuple(int(each[0]) for each in np.nonzero(~finite))
+        what, instead = ("NaN", "write missing: nan in the view, or") if np.isnan(y[place]) else ("an infinite value", "write")
+        raise MvssError(f"holds {what} at {place}: {instead} any number there and a mask in every source")
+    seen = ~gone if (gone != gone[:1]).any() else ~gone[:1]
+    if seen.all():
+        return y, None
+    Mask(seen)  # raises where nothing of an observation was measured
+    return y, seen
+
+
+def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int, seen: Array | None) -> Noise:
     if not isinstance(said, dict):
         return Isotropic(said)
     ((kind, text),) = said.items()
@@ -95,7 +111,12 @@ def _noise(files: _Files, said: float | dict[str, str], shape: Shape, count: int
         if sigma.size != count or max(sigma.shape, default=1) != count:
             raise MvssError(f"each: {text} has shape {sigma.shape}, not one number for each of {count} observations")
         return Isotropic(sigma.reshape(count))
-    return Diagonal(_of_each(sigma, shape, count, f"map: {text}"))
+    sigma = _of_each(sigma, shape, count, f"map: {text}").astype(np.float64)
+    if seen is not None:  # there, a noise decides nothing
+        gone = ~seen if len(sigma) > 1 else ~seen.any(0, keepdims=True)
+        none = ~(np.isfinite(sigma) & (sigma > 0))
+        sigma = np.where(gone & none, np.max(sigma, where=~none, initial=np.finfo(np.float64).tiny), sigma)
+    return Diagonal(sigma)
 
 
 def _of_each(x: Array, shape: Shape, count: int, what: str) -> Array:

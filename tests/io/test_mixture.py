@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from mvss.cli import program
 from mvss.io.mixture import read_mixture, schema
 from mvss.io.views import read_views
+from mvss.problem.shared_view import measured
 from mvss.runtime.errors import MvssError
 
 VIEW = "views:\n  both:\n    data: y.npy\n    sources: {a: identity}\n    noise: 0.1\n"
@@ -69,6 +70,17 @@ BAD = {
     "a file of objects": (with_line("    data: objects.npy", "data"), 3, "views.both.data", "cannot read"),
     "a file that is damaged": (with_line("    data: half.npy", "data"), 3, "views.both.data", "cannot read"),
     "data with NaN": (with_line("    data: nan.npy", "data"), 3, "views.both.data", "holds NaN"),
+    "data with NaN, first": (with_line("    data: nan.npy", "data"), 3, "views.both.data", "write missing: nan in the view"),
+    "missing of another kind": (VIEW + "    missing: -99\n", 6, "views.both.missing", "-99 is not known: allowed: nan"),
+    "missing as NaN": (VIEW + "    missing: .nan\n", 6, "views.both.missing", "must be a finite number, not .nan"),
+    "missing and infinite": (
+        VIEW.replace("y.npy", "inf.npy") + "    missing: nan\n", 3, "views.both.data", "holds an infinite value at (2, 1)",
+    ),
+    "all missing": (VIEW.replace("y.npy", "gone.npy") + "    missing: nan\n", 3, "views.both.data", "observation 4, counted"),
+    "no noise where measured": (
+        with_line("    noise: {map: holes.npy}", "noise").replace("y.npy", "nan.npy") + "    missing: nan\n", 5,
+        "views.both.noise", "standard deviation at (5, 0) is 0",
+    ),
     "data of one axis": (with_line("    data: minus.npy", "data"), 3, "views.both.data", "must be (N, numbers)"),
     "data of no numbers": (with_line("    data: none.npy", "data"), 3, "views.both.data", "must be (N, numbers)"),
     "no source": (with_line("    sources: {}", "sources"), 4, "views.both.sources", "must not be empty"),
@@ -129,6 +141,10 @@ def folder(tmp_path: Path) -> Path:
     arrays |= {"sigma": np.full(6, 0.2), "sigmas": np.full((8, 8), 0.3), "mask": np.arange(64).reshape(8, 8) > 3}
     arrays |= {"row": np.ones(3), "long": np.ones(5), "deep": np.ones((6, 2, 3, 4)), "wider": np.ones((3, 4))}
     arrays |= {"none": np.ones((6, 0)), "dark": np.zeros((3, 3))}
+    place = np.arange(18).reshape(6, 3)
+    arrays |= {"inf": np.where(place == 7, np.inf, y), "gone": np.where(place // 3 == 4, np.nan, y)}
+    arrays["nan"] = np.where(place % 3 == 2, np.nan, y)
+    arrays["holes"] = np.where(place % 3 == 2, np.nan, np.where(place == 15, 0.0, 0.1))
     arrays |= {"each": numbers.random((6, 8, 8)) > 0.2}
     for name, values in arrays.items():
         np.save(tmp_path / f"{name}.npy", values)
@@ -199,6 +215,46 @@ def test_one_number_is_the_noise_of_one_observation(folder: Path) -> None:
     path.write_text(noise("{each: sigma.npy}").replace("y.npy", "one.npy"))
     (view,) = read_views(read_mixture(path))
     assert view.noise.variance(view.y).sqrt().tolist() == [[0.2] * 3]
+
+
+MISSING = VIEW.replace("y.npy", "nan.npy") + "    missing: nan\n"
+
+
+def test_numbers_that_are_nan_are_masked_in_every_source(folder: Path) -> None:
+    """Also where the noise is none, and where operators have a mask of their own."""
+    y = np.load(folder / "y.npy")
+    seen = np.random.default_rng(1).random((6, 3)) > 0.3
+    seen[:, 0] = True
+    np.save(folder / "nan.npy", np.where(seen, y, np.nan))
+    for bad in (np.nan, np.inf, 0.0, -1.0):
+        np.save(folder / "sigma.npy", np.where(seen, 0.2, bad))
+        np.save(folder / "half.npy", np.array([True, True, False]))
+        sources = "{a: identity, b: {matrix: dark.npy}, c: {mask: half.npy}}"
+        np.save(folder / "dark.npy", np.ones((3, 3)))
+        text = with_line(f"    sources: {sources}", "sources").replace("y.npy", "nan.npy") + "    missing: nan\n"
+        (folder / "mixture.yaml").write_text(text.replace("0.1", "{map: sigma.npy}"))
+        (view,) = read_views(read_mixture(folder / "mixture.yaml"))
+        x, known = torch.ones(6, 3, dtype=torch.float64), torch.from_numpy(seen)
+        assert torch.equal(view.y, torch.from_numpy(np.where(seen, y, 0.0)))
+        assert torch.equal(measured(view).expand(6, 3), known)
+        assert torch.equal(view.operators["a"].forward(x), x * known)
+        assert torch.equal(view.operators["b"].forward(x), 3 * x * known)
+        assert torch.equal(view.operators["c"].forward(x), x * known * torch.tensor([1.0, 1.0, 0.0]))
+        assert bool((view.noise.variance(view.y)[known] == 0.2**2).all())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_missing_in_all_observations_has_a_noise_of_all(there: bool, folder: Path) -> None:
+    """And one mask for all of them, which networks for whole views take."""
+    seen = np.arange(3) >= there
+    np.save(folder / "nan.npy", np.where(seen, np.load(folder / "y.npy"), np.nan))
+    np.save(folder / "sigma.npy", np.where(seen, 0.2, 0.0))
+    (folder / "mixture.yaml").write_text(MISSING.replace("0.1", "{map: sigma.npy}"))
+    (view,) = read_views(read_mixture(folder / "mixture.yaml"))
+    assert view.noise.is_shared and view.operators["a"].count is None
+    assert measured(view).tolist() == [seen.tolist()]
+    found = json.loads(CliRunner().invoke(program, ["check", str(folder / "mixture.yaml"), "--json"]).stdout)["views"]["both"]
+    assert found["measured"] == pytest.approx(seen.mean()) and found["noise"] == [0.2, 0.2]
 
 
 PRODUCT, WEIGHTS = "{{product: [{}, {{matrix: {}.npy}}]}}", "[identity, {scale: 2}]"
