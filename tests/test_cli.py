@@ -303,7 +303,7 @@ def test_a_path_is_a_folder_and_a_name_is_said(folder: Path, monkeypatch: pytest
 
 def test_the_mixtures_of_the_pages_are_some(tmp_path: Path, untimed: None) -> None:
     text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
-    least, least_series, block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
+    least, least_series, gaps, block, series = re.findall(r"^    views:\n(?:      .*\n)+", text, flags=re.MULTILINE)
     images = np.random.default_rng(0).normal(size=(4, 8, 8))
     for name in ("alone", "both", "background"):
         np.save(tmp_path / f"{name}.npy", images)
@@ -312,8 +312,12 @@ def test_the_mixtures_of_the_pages_are_some(tmp_path: Path, untimed: None) -> No
         (tmp_path / "mixture.yaml").write_text(dedent(told))
         found = said("check", tmp_path / "mixture.yaml")
         assert found["preset"] == preset and found["sources"]["target"]["shape"] == shape
-    (tmp_path / "mixture.yaml").write_text(dedent(block))
+    (tmp_path / "mixture.yaml").write_text(dedent(gaps))
+    np.save(tmp_path / "alone.npy", np.where(np.arange(8) > 1, images, np.nan))
     np.save(tmp_path / "sigma.npy", np.full((8, 8), 0.1))
+    assert said("check", tmp_path / "mixture.yaml")["views"]["alone"]["measured"] == 0.75
+    np.save(tmp_path / "alone.npy", images)
+    (tmp_path / "mixture.yaml").write_text(dedent(block))
     write_arrays(tmp_path / "both.h5", {"stamps": images, "other": images})
     write_arrays(tmp_path / "psf.fits", {"psf": np.ones((3, 3)) / 9})
     found = said("check", tmp_path / "mixture.yaml")
