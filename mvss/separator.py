@@ -27,8 +27,8 @@ from mvss.posteriors.noise_scaling import lowest, suited
 from mvss.presets.posterior import AutoConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
-from mvss.problem.constraints import require_varied, unconstrained
-from mvss.problem.data_checks import data_warnings
+from mvss.problem.constraints import unconstrained
+from mvss.problem.data_checks import data_warnings, require_varied
 from mvss.problem.held_out import held_out, learned_from
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views

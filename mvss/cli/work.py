@@ -28,7 +28,7 @@ from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
 from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
-from mvss.problem.constraints import require_varied
+from mvss.problem.data_checks import require_varied
 from mvss.problem.shared_view import SharedView
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError

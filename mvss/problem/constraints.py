@@ -1,4 +1,4 @@
-"""What views cannot tell: anything, directions of a source that no view shows, and sources that none tells apart.
+"""What views cannot tell: directions of a source that no view shows, and sources that none tells apart.
 
 A^β x = 0 for every observation               the prior of β alone says what x is there
 A^β = ± r A^γ in every view                   only ± r x^β + x^γ is ever seen
@@ -7,7 +7,7 @@ A^β = ± r A^γ in every view                   only ± r x^β + x^γ is ever s
 
 from __future__ import annotations
 
-__all__ = ["require_varied", "unconstrained", "unseen"]
+__all__ = ["unconstrained", "unseen"]
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 from mvss.problem.operators import LinearOperator, Shape
-from mvss.problem.shared_view import measured
 from mvss.problem.views import View, Views
-from mvss.runtime.errors import MvssError
 
 LARGEST, FEW = 256, 64
 """Numbers of a source up to which its directions are counted, not only its pixels; and observations that are looked at
@@ -27,16 +25,6 @@ PRODUCTS = 300
 """Numbers of the covariances of all sources up to which those are counted that no view tells."""
 RELATIVE, SAME = 1e-9, 1e-5
 """Light, beside the most, and distance, beside the size, below which there is none."""
-
-
-def require_varied(view: View) -> None:
-    """Raises MvssError where nothing can be learned from a view, since every measured number of it is the same."""
-    numbers = view.y[measured(view).expand_as(view.y)]
-    if not len(numbers):
-        raise MvssError(f"{view.name}: no number of it is measured: look at its masks")
-    if bool((numbers == numbers[0]).all()):
-        value = f"every measured number is {float(numbers[0]):g}"
-        raise MvssError(f"{view.name}: {value}, where noise alone would make them differ: look at its data and masks")
 
 
 def unconstrained(views: Views) -> list[str]:

@@ -1,8 +1,8 @@
-"""What looks odd about observations before anything is learned from them: an order, and an offset."""
+"""What looks odd about observations before anything is learned from them: one number alone, an order, and an offset."""
 
 from __future__ import annotations
 
-__all__ = ["data_warnings"]
+__all__ = ["data_warnings", "require_varied"]
 
 import torch
 from scipy.stats import mannwhitneyu
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mvss.problem.shared_view import measured
 from mvss.problem.views import View, Views
+from mvss.runtime.errors import MvssError
 
 FIRST, FEWEST, CHANCE = 0.1, 10, 1e-6
 """Share of a view that is compared with the rest, how many of it there must be, and the probability of less by chance."""
@@ -21,6 +22,16 @@ def data_warnings(views: Views) -> list[str]:
     """A line for each view whose first observations, which are held out of a fit, are unlike the others (Mann and Whitney's
     test of what each measures on average), and for each whose numbers lie far from zero."""
     return [line for view in views for line in (_ordered(view), _far(view)) if line is not None]
+
+
+def require_varied(view: View) -> None:
+    """Raises MvssError where nothing can be learned from a view, since every measured number of it is the same."""
+    numbers = view.y[measured(view).expand_as(view.y)]
+    if not len(numbers):
+        raise MvssError(f"{view.name}: no number of it is measured: look at its masks")
+    if bool((numbers == numbers[0]).all()):
+        value = f"every measured number is {float(numbers[0]):g}"
+        raise MvssError(f"{view.name}: {value}, where noise alone would make them differ: look at its data and masks")
 
 
 def _ordered(view: View) -> str | None:
