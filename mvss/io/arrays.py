@@ -147,7 +147,7 @@ def _misread(path: Path, lines: Sequence[str], skip: int) -> MvssError | None:
     for number, cells in rows:
         for column, cell in enumerate(cells, start=1):
             if not _is_number(cell):
-                says = f"holds {cell.strip()!r}, no number: commas stand between numbers, points in them"
+                says = f"holds {cell.strip()[:40]!r}, no number: commas stand between numbers, points in them"
                 says = says if cell.strip() else "is empty: write nan where a number is missing"
                 return MvssError(f"{path.name}:{number}: column {column} {says}")
         if len(cells) != len(rows[0][1]):

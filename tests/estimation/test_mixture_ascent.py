@@ -217,7 +217,7 @@ def test_divergence_is_one_clear_line() -> None:
 
 @pytest.mark.parametrize("wrong", [{"components": ()}, {"floor": 0.0}, {"starts": 0}, {"held_out": 1.0}])
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(MvssError, match="mixture"):
+    with pytest.raises(MvssError, match="estimation"):
         dataclasses.replace(QUICK, **wrong)
 
 
