@@ -68,7 +68,9 @@ def _view(files: _Files, name: str) -> View:
             )
     with mixture.at("views", name, "noise"):
         noise = _noise(files, said["noise"], making.shape, len(y), seen)
-    operators = operators if seen is None else {source: Mask(seen) @ operator for source, operator in operators.items()}
+    if seen is not None:
+        mask = Mask(seen)
+        operators = {s: mask if isinstance(operator, Identity) else mask @ operator for s, operator in operators.items()}
     with mixture.at("views", name):
         return View(y, operators, noise, name)
 

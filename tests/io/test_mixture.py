@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from mvss.cli import program
 from mvss.io.mixture import read_mixture, schema
 from mvss.io.views import read_views
+from mvss.problem.operators import Identity, Mask
 from mvss.problem.shared_view import measured
 from mvss.runtime.errors import MvssError
 
@@ -252,6 +253,7 @@ def test_what_is_missing_in_all_observations_has_a_noise_of_all(there: bool, fol
     (folder / "mixture.yaml").write_text(MISSING.replace("0.1", "{map: sigma.npy}"))
     (view,) = read_views(read_mixture(folder / "mixture.yaml"))
     assert view.noise.is_shared and view.operators["a"].count is None
+    assert isinstance(view.operators["a"], Mask if there else Identity)
     assert measured(view).tolist() == [seen.tolist()]
     found = json.loads(CliRunner().invoke(program, ["check", str(folder / "mixture.yaml"), "--json"]).stdout)["views"]["both"]
     assert found["measured"] == pytest.approx(seen.mean()) and found["noise"] == [0.2, 0.2]
