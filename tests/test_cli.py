@@ -119,6 +119,13 @@ def test_check_warns_of_few_observations(folder: Path, untimed: None) -> None:
     assert said("check", folder / "many.yaml")["warnings"] == []
 
 
+def test_check_warns_of_observations_in_order(folder: Path, untimed: None) -> None:
+    np.save(folder / "sorted.npy", np.sort(np.random.default_rng(0).normal(size=(1000, 2)), axis=0))
+    (folder / "sorted.yaml").write_text("views:\n  v: {data: sorted.npy, sources: {a: identity}, noise: 0.1}\n")
+    (line,) = said("check", folder / "sorted.yaml")["warnings"]
+    assert line.endswith("differ from the others in brightness: shuffle them")
+
+
 def test_check_tells_why_it_cannot_tell_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> dict[str, float]:
         raise RuntimeError("singular\nmatrix")

@@ -18,6 +18,7 @@ from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, Po
 from mvss.presets.settings import Settings
 from mvss.priors.samplers import evaluations_of
 from mvss.problem.constraints import unconstrained, unseen
+from mvss.problem.data_checks import data_warnings
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.shared_view import measured
 from mvss.problem.stack import Stack, Sum
@@ -42,12 +43,13 @@ def checked(views: Views, preset: str) -> dict[str, Any]:
         for source, shape in views.shapes.items()
     }
     seconds, untold = _seconds(views, settings)
+    told = [*maybe_signals(views), *_few(views), *data_warnings(views), *unconstrained(views), *_never_apart(views, settings)]
     return {
         "preset": preset,
         "views": {view.name: _view(view) for view in views},
         "sources": sources,
         "learned_in_order": [list(stage) for stage in views.stages()],
-        "warnings": [*maybe_signals(views), *_few(views), *unconstrained(views), *_never_apart(views, settings), *untold],
+        "warnings": [*told, *untold],
         "memory_gib_at_least": _memory(views),
         "seconds_about": seconds,
         "seconds_leave_out": LEFT_OUT.get(type(settings.estimation), ""),

@@ -128,7 +128,7 @@ class _Climb:
             with contextlib.suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
                 self._look(_evidence(self.used, self.priors))
         if self._best[0] == -math.inf:
-            raise MvssError("mixture: the first mixtures are singular: raise estimation.floor, or fit fewer components")
+            raise MvssError("first priors: the first mixtures are singular: raise estimation.floor, or fit fewer components")
         return self._best[1], self._best[0]
 
     def _look(self, value: float) -> None:
@@ -217,7 +217,9 @@ class _Start:
         """Of a source beside those known."""
         usable = [a for a, v in enumerate(views) if source in v.sources and set(v.sources) - {source} <= known.keys()]
         if not usable:
-            raise MvssError(f"mixture: no view shows {source} with none but earlier sources: explicit likelihoods may")
+            raise MvssError(
+                f"first priors: no view shows {source} with none but earlier sources; the preset vectors (estimation: ascent) may"
+            )
         alpha = max(usable, key=lambda a: rows[a].y.shape[1])  # of the finest resolution
         view, names = rows[alpha], views[alpha].sources
         broad, wide = self._broad(view, names, source, known)
@@ -227,7 +229,9 @@ class _Start:
         means = torch.cat([part.mean()[names.index(source)] for part in given])
         count, size = self.components, means.shape[1]
         if count > len(means):
-            raise MvssError(f"mixture: {count} components for {source} need as many observations, not {len(means)}")
+            raise MvssError(
+                f"first priors: {count} estimation.components for {source} need as many observations, not {len(means)}"
+            )
         seed = stream.generator("clusters").initial_seed() % 2**31
         label = torch.from_numpy(KMeans(count, n_init=4, random_state=seed).fit_predict(means.cpu().numpy())).long()
         moments = Moments(count, size)

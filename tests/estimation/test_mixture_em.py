@@ -123,7 +123,7 @@ def test_principal_factors_keep_directions_and_own_variances() -> None:
         (lambda: MixtureEMConfig(ranks=(-1,)), r"ranks=\[-1\] must be at least 0"),
         (lambda: MixtureEMConfig(laps=0), "at least 1"),
         (lambda: expectation_maximisation(data(), CONFIG, (("second",), ("first",)), STREAM), "no view shows second"),
-        (lambda: expectation_maximisation(data(), MANY, APART, STREAM), "5000 components for first need as many"),
+        (lambda: expectation_maximisation(data(), MANY, APART, STREAM), "5000 estimation.components for first need as many"),
         (lambda: MixtureEMConfig(floor=0.0), "floor=.* must be positive"),
     ],
 )
