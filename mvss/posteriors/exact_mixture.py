@@ -8,8 +8,8 @@ with r_k = p(k | y) (Fisher's identity: no automatic differentiation; only combi
 Extreme deconvolution (Bovy, Hogg & Roweis 2011, arXiv 0905.2979) is the case of one source.
 
 All Π_β K_β combinations are screened in float32 where they are few; where they are many, a beam descends the priors'
-hierarchies, so that the cost grows as log K. Those that stay are computed in float64. Where more than a few numbers are
-observed, all is float64 and LAPACK's (`DenseView.is_small`).
+hierarchies, so that the cost grows as log K. Those that stay are computed in float64. Observations that float32 cannot tell
+of are screened in float64, and so are all where more than a few numbers are observed, by LAPACK (`DenseView.is_small`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,17 @@ from mvss.runtime.rng import Stream
 
 __all__ = ["Combinations", "MixturePosterior"]
 
+Screened = tuple[Tensor, Tensor, Tensor]
+"""`row`, `component` and `discarded` of `Combinations`."""
+
 COARSE = 1000
 """A beam starts from at most about this many combinations of merged components."""
 MANY, FEW, BLOCK = 6000, 600, 2**21
 """Combinations up to which all are screened, and up to which they are by LAPACK; and bytes of those at a time, which stay in
 the cache."""
+THIN, OFFSET = 2e-7, 2e-13
+"""Float32 rounds away what matters where the noise's variance is less than these shares of that of the sources, and of the
+square of their means."""
 
 
 @dataclass
@@ -105,7 +111,8 @@ class MixturePosterior:
             width = self.beam * 2 ** len(self.priors)
             largest = max(width, math.prod(len(h.levels[0]) for h in hierarchies))
         if data.is_small:
-            each = data.pairs * len(self.priors) + 6 * observed * (observed + 1) * largest
+            entry = 12 if bool(self._is_thin(data).any()) else 6
+            each = data.pairs * len(self.priors) + entry * observed * (observed + 1) * largest
         else:
             within = sum(len(p) * observed * (observed + p.dimension) for p in self.priors)
             each = 24 * observed**2 * largest + 16 * within
@@ -121,13 +128,12 @@ class MixturePosterior:
 
     def combinations(self, data: DenseView) -> Combinations:
         """The combinations of a (small) set of observations that carry responsibility."""
-        hierarchies = self.hierarchies(data)
-        if hierarchies is not None:
-            row, component, discarded = self._screen_beam(data, hierarchies)
-        elif data.is_small:
-            row, component, discarded = self._screen_all(data)
-        else:
-            row, component, discarded = self._screen_matrices(data)
+        row, component, discarded = self._screen(data, torch.float32)
+        if data.is_small and len(again := self._is_thin(data).nonzero().squeeze(1)):
+            finer, picked, discarded[again] = self._screen(data.select(again), torch.float64)
+            stays = ~torch.isin(row, again)
+            row, order = torch.cat([row[stays], again[finer]]).sort(stable=True)
+            component = torch.cat([component[stays], picked])[order]
         system, log_joint, v = self._system(data, row, component)
         for prior, k in zip(self.priors, component.T, strict=True):
             log_joint = log_joint + prior.weights.log()[k]
@@ -148,32 +154,49 @@ class MixturePosterior:
         system = factorise(entries)
         return system, log_normal(system, residual), torch.stack(system.solve(residual), dim=-1)
 
-    def _screen_matrices(self, data: DenseView) -> tuple[Tensor, Tensor, Tensor]:
+    def _is_thin(self, data: DenseView) -> Tensor:
+        """Whether noise is too little beside what the sources add for float32, `(N,)`."""
+        hierarchies, size = self.hierarchies(data), torch.zeros_like(data.noise[:, 0])
+        coarse = self.priors if hierarchies is None else [h.levels[0] for h in hierarchies]
+        for prior, matrix in zip(coarse, data.matrices, strict=True):
+            gain = torch.linalg.vector_norm(matrix, dim=2).amax(1).square()
+            size = size + gain * (THIN * prior.eigenvalues.max() + OFFSET * prior.means.square().sum(1).max())
+        return data.noise.amin(1) < size
+
+    def _screen(self, data: DenseView, dtype: torch.dtype) -> Screened:
+        """dtype: where the observed numbers are few; float64 where they are not."""
+        hierarchies = self.hierarchies(data)
+        if hierarchies is not None:
+            return self._screen_beam(data, hierarchies, dtype)
+        return self._screen_all(data, dtype) if data.is_small else self._screen_matrices(data)
+
+    def _screen_matrices(self, data: DenseView) -> Screened:
         grids = [torch.arange(len(p), device=data.y.device) for p in self.priors]
         component = torch.cartesian_prod(*grids).reshape(-1, len(grids))
-        keep, discarded = _keep(self._log_joint(data, self.priors, component.expand(len(data), -1, -1)), self.retain)
+        log_joint = self._log_joint(data, self.priors, component.expand(len(data), -1, -1), torch.float64)
+        keep, discarded = _keep(log_joint, self.retain)
         row, column = keep.nonzero(as_tuple=True)
         return row, component[column], discarded
 
-    def _screen_all(self, data: DenseView) -> tuple[Tensor, Tensor, Tensor]:
+    def _screen_all(self, data: DenseView, dtype: torch.dtype) -> Screened:
         count, sources = len(data), len(self.priors)
-        picked, log_weight = [], data.y.new_zeros((), dtype=torch.float32)
+        picked, log_weight = [], data.y.new_zeros((), dtype=dtype)
         for beta, (prior, matrix) in enumerate(zip(self.priors, data.matrices, strict=True)):
             shape = [1] * sources
             shape[beta] = len(prior)
-            mean, packed = (t.float().reshape(count, *shape, -1) for t in project(prior, matrix))
+            mean, packed = (t.to(dtype).reshape(count, *shape, -1) for t in project(prior, matrix))
             picked.append((mean, packed))
-            log_weight = log_weight + prior.weights.log().float().reshape(shape)
+            log_weight = log_weight + prior.weights.log().to(dtype).reshape(shape)
         lead = (count, *[1] * sources, -1)
-        residual, entries = assemble(data.y.float().reshape(lead), data.noise.float().reshape(lead), picked)
-        least = [n.float().reshape(lead)[..., 0] for n in data.noise.unsqueeze(-1).unbind(1)]
+        residual, entries = assemble(data.y.to(dtype).reshape(lead), data.noise.to(dtype).reshape(lead), picked)
+        least = [n.to(dtype).reshape(lead)[..., 0] for n in data.noise.unsqueeze(-1).unbind(1)]
         log_joint = (log_normal(factorise(entries, least), residual) + log_weight).flatten(1)
         keep, discarded = _keep(log_joint, self.retain)
         row, flat = keep.nonzero(as_tuple=True)
         component = torch.stack(torch.unravel_index(flat, tuple(len(p) for p in self.priors)), dim=1)
         return row, component, discarded
 
-    def _screen_beam(self, data: DenseView, hierarchies: tuple[Hierarchy, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def _screen_beam(self, data: DenseView, hierarchies: tuple[Hierarchy, ...], dtype: torch.dtype) -> Screened:
         depth = max(len(h.levels) for h in hierarchies)
         device = data.y.device
         grids = [torch.arange(len(h.levels[0]), device=device) for h in hierarchies]
@@ -182,7 +205,7 @@ class MixturePosterior:
         valid = torch.ones(component.shape[:2], dtype=torch.bool, device=device)
         for step in range(depth):
             levels = [h.levels[min(step, len(h.levels) - 1)] for h in hierarchies]
-            log_joint = self._log_joint(data, levels, component).masked_fill(~valid, -torch.inf)
+            log_joint = self._log_joint(data, levels, component, dtype).masked_fill(~valid, -torch.inf)
             if step == depth - 1:
                 break
             kept = min(self.beam, log_joint.shape[1])
@@ -199,8 +222,8 @@ class MixturePosterior:
         component = torch.stack([h.order[k] for h, k in zip(hierarchies, leaves, strict=True)], dim=1)
         return row, component, torch.maximum(discarded, dropped.clamp_min(0))
 
-    def _log_joint(self, data: DenseView, levels: Sequence[GaussianMixture], component: Tensor) -> Tensor:
-        """log p(y, k) for combinations `(N, C, S)` of the components of `levels`; in float32 where they are of few numbers."""
+    def _log_joint(self, data: DenseView, levels: Sequence[GaussianMixture], component: Tensor, dtype: torch.dtype) -> Tensor:
+        """log p(y, k) for combinations `(N, C, S)` of the components of `levels`. dtype: where they are of few numbers."""
         rows = torch.arange(len(data), device=data.y.device).unsqueeze(1)
         if not data.is_small:
             made = [images(p, a) for p, a in zip(levels, data.matrices, strict=True)]
@@ -210,13 +233,13 @@ class MixturePosterior:
                 weights = [p.weights.log()[k] for p, k in zip(levels, block.unbind(-1), strict=True)]
                 logs.append(log_normal(Cholesky.of(total), rest) + torch.stack(weights).sum(0))
             return torch.cat(logs, dim=1)
-        picked, log_weight = [], data.y.new_zeros((), dtype=torch.float32)
+        picked, log_weight = [], data.y.new_zeros((), dtype=dtype)
         for prior, matrix, k in zip(levels, data.matrices, component.unbind(-1), strict=True):
-            mean, packed = (t.float() for t in project(prior, matrix))
+            mean, packed = (t.to(dtype) for t in project(prior, matrix))
             picked.append((mean[rows, k], packed[rows, k]))
-            log_weight = log_weight + prior.weights.log().float()[k]
-        noise = data.noise.float().unsqueeze(1)
-        residual, entries = assemble(data.y.float().unsqueeze(1), noise, picked)
+            log_weight = log_weight + prior.weights.log().to(dtype)[k]
+        noise = data.noise.to(dtype).unsqueeze(1)
+        residual, entries = assemble(data.y.to(dtype).unsqueeze(1), noise, picked)
         return log_normal(factorise(entries, list(noise.unbind(-1))), residual) + log_weight
 
     def log_evidence(self, data: DenseView) -> tuple[Tensor, Tensor]:

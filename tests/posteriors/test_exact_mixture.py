@@ -12,8 +12,9 @@ from closed_forms import random_prior, random_view
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import evidence_gradient
+from mvss.posteriors import exact_mixture
 from mvss.posteriors.dense import DenseView
-from mvss.posteriors.exact_mixture import MixturePosterior
+from mvss.posteriors.exact_mixture import MixturePosterior, _keep
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import Dense, Mask
 from mvss.problem.views import View
@@ -74,6 +75,43 @@ def test_a_wide_beam_finds_what_an_exhaustive_search_finds(monkeypatch: pytest.M
     monkeypatch.setattr("mvss.posteriors.exact_mixture.MANY", 16)
     beam, _ = MixturePosterior(priors, retain=40.0, beam=64).log_evidence(view)
     torch.testing.assert_close(beam, exact)
+
+
+def _thin(count: int, noise: Tensor, offset: float = 0.0) -> tuple[list[GaussianMixture], DenseView]:
+    """Pieces of lines, and four numbers of each of their sums. noise: standard deviations, `(N,)`."""
+    priors = [random_prior(count, 3, seed, rank=1, floor=0.3 * float(noise.min())) for seed in (0, 1)]
+    priors = [GaussianMixture(p.weights, p.means + offset, p.factors, p.floor) for p in priors]
+    view = _view(len(noise), 4, (3, 3))
+    x = [prior.sample(len(noise), Stream(seed)) for seed, prior in enumerate(priors)]
+    return priors, replace(view, y=view.image(x) + noise[:, None] * view.y, noise=noise.square()[:, None].expand(-1, 4))
+
+
+@pytest.mark.parametrize("many", [6000, 4], ids=["all", "beam"])
+@pytest.mark.parametrize("noise", [1e-6, 1e-5, 1e-4, 1e-3])
+def test_little_noise_loses_no_component(noise: float, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of some observations alone, with others between; float32 keeps wrong ones of them, and says that it lost none."""
+    monkeypatch.setattr("mvss.posteriors.exact_mixture.MANY", many)
+    priors, view = _thin(8, torch.where(torch.arange(300) % 3 > 0, noise, 0.1).double())
+    found = MixturePosterior(priors, retain=30.0).combinations(view)
+    torch.testing.assert_close(found.evidence, _brute_force(priors, view), atol=1e-3, rtol=1e-4)
+    assert float(found.discarded.max()) < 1e-6 and bool((found.row.diff() >= 0).all())
+
+
+def test_sources_far_from_zero_lose_no_component() -> None:
+    priors, view = _thin(8, torch.full((300,), 0.1, dtype=torch.float64), offset=3e7)
+    torch.testing.assert_close(
+        MixturePosterior(priors, retain=30.0).log_evidence(view)[0], _brute_force(priors, view), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize(("noise", "finer"), [(1e-1, False), (1e-2, False), (1e-5, True)])
+def test_only_little_noise_is_screened_in_float64(noise: float, finer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere published numbers would change in their last bits."""
+    seen = list[torch.dtype]()
+    monkeypatch.setattr(exact_mixture, "_keep", lambda log, retain: (seen.append(log.dtype), _keep(log, retain))[1])
+    priors, view = _thin(8, torch.full((20,), noise, dtype=torch.float64))
+    MixturePosterior(priors).combinations(view)
+    assert seen == [torch.float32, torch.float64][: 1 + finer]
 
 
 @pytest.mark.parametrize("observed", [1, 3])
