@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mvss.priors.gaussian_mixture import GaussianMixture
+from mvss.priors.principal_factors import eigh
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,16 @@ def _merge(mixture: GaussianMixture, groups: list[Tensor]) -> GaussianMixture:
         mean = share @ mixture.means[group]
         spread = mixture.means[group] - mean
         covariance = torch.einsum("k,kij->ij", share, covariances[group]) + (share * spread.mT) @ spread
-        factors.append(torch.linalg.cholesky(covariance - (1 - 1e-6) * mixture.floor**2 * eye))
+        factors.append(_factor(covariance - (1 - 1e-6) * mixture.floor**2 * eye))
         weights.append(mixture.weights[group].sum())
         means.append(mean)
     return GaussianMixture(torch.stack(weights), torch.stack(means), torch.stack(factors), mixture.floor, mixture.shape)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """B of B Bᵀ `(D, D)`, also where rounding has left it indefinite: components may be thin in all but some directions."""
+    lower, failed = torch.linalg.cholesky_ex(covariance)
+    if not bool(failed):
+        return lower
+    values, vectors = eigh(covariance[None])
+    return (vectors * values.clamp_min(0.0).sqrt().unsqueeze(1))[0]

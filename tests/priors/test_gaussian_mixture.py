@@ -148,6 +148,17 @@ def test_hierarchy_levels_keep_the_moments_and_end_at_the_mixture() -> None:
     torch.testing.assert_close(hierarchy.levels[-1].means, mixture.means[hierarchy.order])
 
 
+@pytest.mark.parametrize("floor", [1e-2, 1e-5, 1e-7])
+def test_hierarchy_of_thin_components_keeps_the_moments(floor: float) -> None:
+    """On lines whose groups are in planes: what is left of a covariance without the floor has rounding below zero."""
+    mixture = _mixture(components=60, dimension=5, rank=1)
+    mixture = GaussianMixture(mixture.weights, mixture.means, mixture.factors, floor)
+    hierarchy = Hierarchy.of(mixture, coarsest=4)
+    for level in hierarchy.levels:
+        for mine, whole in zip(_moments(level), _moments(mixture), strict=True):
+            torch.testing.assert_close(mine, whole, atol=1e-9, rtol=1e-6)
+
+
 def test_errors_are_one_line() -> None:
     mixture = _mixture()
     with pytest.raises(MvssError, match="floor"):
