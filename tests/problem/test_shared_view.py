@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -131,6 +133,29 @@ def test_factors_are_the_same_where_operators_and_noise_are() -> None:
     assert rows.same_factors(rows) and rows.same_factors(rows.select(slice(3)))
     assert all(rows.same_factors(SharedView.of(v)) and SharedView.of(v).same_factors(rows) for v in same)
     assert not any(rows.same_factors(SharedView.of(v)) or SharedView.of(v).same_factors(rows) for v in other)
+
+
+class Kept(LinearOperator):
+    """A user's, whose gain is in an attribute of any kind."""
+
+    def __init__(self, gain: object) -> None:
+        self.gain, self.source_shape, self.observation_shape = gain, SHAPE, SHAPE
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+    adjoint = forward
+
+
+def test_factors_are_the_same_where_users_operators_keep_the_same() -> None:
+    """Arrays, lists and dictionaries of tensors are neither true nor false; what cannot be read is never the same."""
+    arrays = [np.linspace(1, 2, 16), np.linspace(1, 3, 16), np.ones(3)]
+    kinds = [arrays, [[torch.tensor(a)] for a in arrays], [{"gain": torch.tensor(a), "of": None} for a in arrays]]
+    for gains in kinds:
+        first, second = ([SharedView.of(view(a=Kept(copy.deepcopy(gain)))) for gain in gains] for _ in range(2))
+        same = [[one.same_factors(other) for other in second] for one in first]
+        assert same == [[row == column for column in range(3)] for row in range(3)]
+    assert not SharedView.of(view(a=Kept(iter([])))).same_factors(SharedView.of(view(a=Kept(iter([])))))
 
 
 def odd_noise() -> tuple[SharedView, Tensor, Tensor]:
