@@ -33,6 +33,8 @@ LOW = 0.85
 """Least size in these units."""
 EVEN = 0.05
 """Weight of an even share, beside that of a view."""
+TINY = torch.finfo(torch.float64).tiny
+"""Least gain, where an operator is zero."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class Units:
         return Units({s: _power_of_two(math.sqrt(most[s] * min(1.0, max(LEAST, share)))) for s, share in sizes})
 
     def inward(self, view: View) -> View:
-        """The view in these units."""
-        s = _power_of_two(math.sqrt(sum(g * self.scales[b] ** 2 for b, g in gains(view).items())))
+        """The view in these units, or in its own where it shows nothing of any source."""
+        found = gains(view)
+        shown = any(gain > TINY for gain in found.values())
+        s = _power_of_two(math.sqrt(sum(g * self.scales[b] ** 2 for b, g in found.items()))) if shown else 1.0
         operators = {b: operator.scaled(self.scales[b] / s) for b, operator in view.operators.items()}
         return View(view.y / s, operators, view.noise.scaled(1 / s), view.name, view.numbers)
 
@@ -98,7 +102,7 @@ def _gains(view: View, over: tuple[int, ...]) -> dict[str, Tensor]:
         ones = view.y.new_ones(operator.count or 1, *operator.source_shape, dtype=torch.float64)
         each, together = operator.power(ones), operator.forward(ones).square()
         found[source] = torch.maximum(*(x.flatten(1).mean(over) for x in (each, together)))
-    return {source: gain.clamp_min(torch.finfo(gain.dtype).tiny) for source, gain in found.items()}
+    return {source: gain.clamp_min(TINY) for source, gain in found.items()}
 
 
 def _power_of_two(value: float) -> float:

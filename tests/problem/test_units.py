@@ -164,3 +164,13 @@ def test_numbers_that_were_not_measured_may_be_any(placeholder: float) -> None:
     views = contrastive(mask=seen)
     filled = Views(View(view.y.where(seen, placeholder), view.operators, view.noise) for view in views)
     assert Units.of(filled).scales == Units.of(views).scales
+
+
+def test_a_view_that_shows_nothing_stays_as_it_is() -> None:
+    """As does one observation alone whose own matrix is zero."""
+    matrices = torch.stack([torch.zeros(2, 2), torch.eye(2)]).double()
+    both = View(torch.ones(2, 2), {"a": matrices, "b": torch.zeros(2, 2, 3)}, 0.5)
+    units = Units({"a": 8.0, "b": 2.0})
+    inner = units.inward(both.select([0]))
+    assert torch.equal(inner.y, both.y[:1]) and float(inner.noise.variance(inner.y).max()) == 0.25
+    assert units.inward(both.select([1])).y.abs().max() < 1
