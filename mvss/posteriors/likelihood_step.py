@@ -7,7 +7,7 @@ solved
 
     number by number     where S is diagonal: white noise, under masks, weights and averages
     by one Cholesky      where all observations share it, up to 8,192 numbers
-    by one of each       where they are small
+    by one of each       up to 256 numbers
     by conjugate gradients, preconditioned by the diagonal of S, else
 """
 
@@ -29,17 +29,19 @@ from mvss.problem.noise import Noise
 from mvss.problem.operators import Composition, LinearOperator
 from mvss.problem.shared_view import measured
 from mvss.problem.views import Draws, View
-from mvss.runtime.memory import AT_ONCE
+from mvss.runtime.memory import rows_within
 from mvss.runtime.rng import Stream
 
 Solve = Callable[[Tensor], Tensor]
-COPIES, SHARED = 4, 2**31
-"""Of S, that its factorisation holds at once; and bytes of these where one serves all observations."""
+COPIES, SHARED, EACH = 4, 2**31, 2**21
+"""Of S, that its factorisation holds at once; and bytes of these where one serves all observations, and where each has its
+own: how many are together decides nothing."""
 
 
 class LikelihoodStep:
     """Draws of z given x and y. gaussians: priors of one component each, of the sources that enter with their own law. solver:
-    how far conjugate gradients go. After use, `residual` is the largest relative one that they left."""
+    how far conjugate gradients go. `chunk` is how many observations memory holds at a time. After use, `residual` is the
+    largest relative one that conjugate gradients left."""
 
     def __init__(self, view: View, gaussians: Mapping[str, GaussianMixture], solver: CGConfig) -> None:
         self.view, self.gaussians, self.solver, self.residual = view, gaussians, solver, 0.0
@@ -48,9 +50,9 @@ class LikelihoodStep:
         white, size = view.noise.is_white, view.y[0].numel()
         self.diagonal = white and not gaussians and all(_orthogonal(operator) for operator in operators)
         self.shared = all(operator.count is None for operator in operators) and view.noise.is_shared
-        rows = 1 if self.shared else len(view)
-        self.seen = measured(view).to(view.y)
-        self.dense = 8 * COPIES * size**2 * rows <= (SHARED if self.shared else AT_ONCE)
+        self.seen, held = measured(view).to(view.y), 8 * COPIES * size**2
+        self.dense = held <= (SHARED if self.shared else EACH)
+        self.chunk = len(view) if self.shared or self.diagonal or not self.dense else rows_within(held)
         self._powers: dict[str, Tensor] = {}
         self._outers: dict[str, Tensor] = {}
 

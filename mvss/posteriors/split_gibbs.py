@@ -29,6 +29,9 @@ from mvss.problem.views import Draws, View
 from mvss.runtime.memory import in_chunks
 from mvss.runtime.rng import Stream
 
+FREE = 1e9
+"""Spreads of a source at which ρ leaves it to its prior: more would overflow."""
+
 
 class SplitGibbs(Posterior):
     """See the module. Chains begin from no draw: what is given as a start is not looked at."""
@@ -50,7 +53,8 @@ class _Chains:
 
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:  # noqa: ARG002 - see SplitGibbs
         """See `Posterior.draw`."""
-        return joined(in_chunks(lambda rows: self._run(rows, stream), len(self.view), self.config.chunk))
+        size = min(self.config.chunk, self.step.chunk)
+        return joined(in_chunks(lambda rows: self._run(rows, stream), len(self.view), size))
 
     def _run(self, rows: slice, stream: Stream) -> Separation:
         config, step, evaluations = self.config, self.step.select(rows), 0
@@ -82,14 +86,15 @@ class _Chains:
 
 def levels_of(config: SplitGibbsConfig, view: View, priors: Priors) -> list[dict[str, Tensor]]:
     """ρ `(N,)` of each source that is split, in its units, at each level: what they add to y falls from `first` to `last` times
-    what the prior of some source does."""
+    what the prior of some source does. One that an observation does not show is as good as free there."""
     split = split_of(view, priors)
     if not split:
         return []
     gain = {source: g.sqrt() for source, g in gains_of_each(view).items()}
     most = torch.stack([gain[source] * priors[source].mixture.spread for source in split]).amax(0)
     shares = torch.logspace(math.log10(config.first), math.log10(config.last), config.levels, dtype=most.dtype)
-    return [{source: float(share) * most / gain[source] for source in split} for share in shares]
+    widest = {source: FREE * priors[source].mixture.spread for source in split}
+    return [{s: (float(share) * most / gain[s]).clamp_max(widest[s]) for s in split} for share in shares]
 
 
 def split_of(view: View, priors: Priors) -> list[str]:

@@ -213,7 +213,7 @@ def test_a_solver_of_few_iterations_is_told_by_split_gibbs_alone(monkeypatch: py
     smooth = Convolve(SHAPE, torch.rand(3, 3, generator=rng, dtype=torch.float64) + 0.1, "same")
     noise = Diagonal(torch.rand(30, *SHAPE, generator=rng, dtype=torch.float64).clamp_min(0.01))
     view = View(torch.randn(30, *SHAPE, generator=rng, dtype=torch.float64), {"a": smooth}, noise, "smooth")
-    monkeypatch.setattr(likelihood_step, "AT_ONCE", 0)  # no matrix fits
+    monkeypatch.setattr(likelihood_step, "EACH", 0)  # no matrix fits
     priors = {"a": shaped(random_prior(3, PIXELS, 0), SHAPE)}
     found = SplitGibbs(SplitGibbsConfig(levels=2, solver=CGConfig(2))).draw(view, priors, Stream(0))
     line = found.unsolved(view)

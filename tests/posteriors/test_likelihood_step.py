@@ -100,6 +100,18 @@ def test_what_is_diagonal_is_solved_number_by_number(factor: float) -> None:
     assert LikelihoodStep(view, {}, SOLVER).diagonal
 
 
+def test_draws_do_not_depend_on_how_many_are_made_together() -> None:
+    """The way to solve is that of the size of an observation: the former one of few was not that of many."""
+    shape = (1, 15, 15)
+    mask = Mask(torch.rand(170, *shape, generator=torch.Generator().manual_seed(0)) > 0.2)
+    step = LikelihoodStep(View(normal(170, *shape), {"a": mask @ Convolve(shape, KERNEL, "same")}, 0.3), {}, CGConfig())
+    part = step.select(slice(2))
+    x, rho = torch.zeros(170, *shape, dtype=torch.float64), torch.ones(170, dtype=torch.float64)
+    some, every = (s.draw({"a": x[:n]}, {"a": rho[:n]}, Stream(1))["a"] for s, n in ((part, 2), (step, 170)))
+    torch.testing.assert_close(some, every[:2], rtol=0, atol=1e-10)
+    assert step.dense and step.residual == 0 and 100 < step.chunk < 170
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_matrix_is_made_of_large_images(masked: bool) -> None:
     """Neither of those that share one nor of a single one."""

@@ -138,6 +138,14 @@ def test_levels_fall_from_spread_to_share_and_follow_gains() -> None:
     assert levels_of(SplitGibbsConfig(), view, {"a": random_prior(1, 4, 0), "b": random_prior(1, 4, 1)}) == []
 
 
+def test_a_source_that_an_observation_does_not_show_follows_its_prior() -> None:
+    count, priors = 4000, {"a": overlapping((2,), 0), "b": overlapping((2,), 1)}
+    hidden, told = torch.zeros(count, 2, 2), 4 * normal(1, 2, 2).expand(count, -1, -1)
+    view = View(normal(1, 2, seed=1).expand(count, -1), {"a": Dense(hidden), "b": Dense(told)}, 0.3)
+    drawn = SplitGibbs(SplitGibbsConfig(levels=4)).draw(view, priors, STREAM).draws
+    assert joint_p_value([(drawn["a"], priors["a"].sample(count, STREAM))]) > 0.001
+
+
 def test_sources_of_many_numbers_are_drawn_under_operators_of_each_observation() -> None:
     """Too many for covariances of their own, but not in the few numbers that are seen, so that no variance was learned."""
     mixture = random_prior(2, 48, 0, rank=3)
