@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from tiny_separators import Problem, images, vectors
 
-from mvss import AscentConfig, SourceSeparator
+from mvss import AscentConfig, NetworkConfig, SourceSeparator
 from mvss.cli import timing
+from mvss.priors.regression import Guess
 from mvss.problem.views import Views
 
 
@@ -47,6 +48,16 @@ def test_a_fit_takes_about_as_long_as_it_is_told(problem: Problem, monkeypatch: 
     print(f"told {sum(told.values()):.2f} s {told}, took {took:.2f} s {model.report.seconds}")
     assert set(model.report.seconds) == {*told, "first draws"}
     assert took / 3 < sum(told.values()) < 3 * took
+
+
+def test_guesses_are_timed_by_the_network_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the posterior, where the settings give it one of its own."""
+    own, settings, timed = NetworkConfig(blocks=(16, 24)), images().settings, list[Guess]()
+    em = replace(settings.em, network=own, guess=settings.training)
+    settings = replace(settings, em=em, estimation=replace(settings.estimation, noisier2noise=None))
+    monkeypatch.setattr(timing._Fit, "_guessing", lambda _, guess, *__: timed.append(guess) or 0.0)
+    timing.expected_seconds(Views(images().views), settings)
+    assert [tuple(guess.network.config["blocks"]) for guess in timed] == [own.blocks]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 __all__ = ["LEFT_OUT", "expected_seconds", "roughly"]
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -175,7 +176,7 @@ class _Fit:
             assert told is not None
             for pair in pairs_of(self.inner, source, told.alone):
                 if pair.sharp:
-                    step = self._guessing(told.network, shape, told.training) / told.training.steps
+                    step = self._guessing(_guess(told.network, shape), shape, told.training) / told.training.steps
                     shown = told.averages * len(self.views[pair.view]) / told.training.batch
                     seconds += step * (told.training.steps + FORWARD * shown)
         return seconds
@@ -188,8 +189,8 @@ class _Fit:
             laps, prior, shape = stage.laps, self.model.priors[source], self.inner.shapes[source]
             if learned := self.model.amortised.get(source):
                 seconds += laps * self._training(learned, learned.loss, shape, em.amortised or training)
-                if em.guess and self.settings.prior.network:
-                    seconds += laps * self._guessing(self.settings.prior.network, shape, em.guess)
+                if em.guess and learned.guess is not None:
+                    seconds += laps * self._guessing(learned.guess, shape, em.guess)
                 showing = [self.inner[a] for a in stage.views if source in self.inner[a].sources]
                 laps = 1 if all(map(learned.applies, showing)) else laps  # no E-step draws from that prior
             assert isinstance(prior, DiffusionPrior)
@@ -197,8 +198,8 @@ class _Fit:
                 seconds += laps * self._training(prior, prior.loss, shape, training)
         return seconds
 
-    def _guessing(self, network: NetworkConfig, shape: Shape, training: TrainingConfig) -> float:
-        guess = _guess(network, shape).to(self._device)
+    def _guessing(self, guess: Guess, shape: Shape, training: TrainingConfig) -> float:
+        guess = copy.deepcopy(guess).to(self._device).requires_grad_()  # elsewhere it does not learn
         return self._training(guess, lambda x, *_: guess(x, torch.ones_like(x), 1.0).square().mean(), shape, training)
 
     def _training(self, module: nn.Module, loss: Callable[..., Tensor], shape: Shape, training: TrainingConfig) -> float:
