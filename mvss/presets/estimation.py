@@ -41,8 +41,8 @@ class Noisier2NoiseConfig:
 class AscentConfig:
     """Mixtures by stochastic ascent of the exact likelihood: for small sources, under any operators.
 
-    components: K of each phase; the phases share the steps equally, and between two of them dead components go and the
-    heaviest are cut until there are K. steps: of Adam in all. batch: observations per step and view. learning_rate,
+    components: K of each phase, never falling; the phases share the steps equally, and between two of them dead components go
+    and the heaviest are cut until there are K. steps: of Adam in all. batch: observations per step and view. learning_rate,
     final_learning_rate: geometric in between. temperature: τ² at the start, as a fraction of the mean square of y; zero
     after `cooled` of the steps. floor: lower bound of a component's standard deviation, as a fraction of the smallest
     noise level. held_out: share of the observations that are kept for the held-out likelihood. starts, trial:
@@ -69,6 +69,8 @@ class AscentConfig:
             raise MvssError(
                 f"estimation: steps={self.steps} must be at least one for each of components={list(self.components)}"
             )
+        if list(self.components) != sorted(self.components):
+            raise MvssError(f"estimation: components={list(self.components)} must not fall from phase to phase")
         if not self.floor > 0 or not 0 <= self.held_out < 1:
             raise MvssError("estimation: floor must be positive and held_out in [0, 1)")
         if not 0 < self.final_learning_rate <= self.learning_rate:

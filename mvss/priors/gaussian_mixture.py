@@ -30,11 +30,13 @@ NEGLIGIBLE = 1e-6
 class GaussianMixture(torch.nn.Module):
     """A mixture of K Gaussians over a source of D numbers: a `Prior`.
 
-    weights: `(K,)`, positive, made to sum to one.
+    weights: `(K,)`, none negative, made to sum to one.
     means: `(K, D)`.
     factors: `(K, D, R)`, the B_k.
     floor: f, in the units of the source.
     shape: of the source, of D numbers; (D,) if not given.
+
+    Raises MvssError where these do not fit, are not finite, or a weight or the floor is out of range.
     """
 
     weights: Tensor
@@ -61,6 +63,8 @@ class GaussianMixture(torch.nn.Module):
                 f"mixture: weights {tuple(weights.shape)}, means {tuple(means.shape)}, factors {tuple(factors.shape)} "
                 "do not fit; they must be (K,), (K, D), (K, D, R)"
             )
+        if bool((weights < 0).any()) or not float(weights.sum()) > 0:
+            raise MvssError("mixture: no weight may be negative, and not all of them 0")
         self.dimension, self.floor, self.shape = d, float(floor), (d,) if shape is None else tuple(shape)
         # in one layout: last bits of products depend on it, and a mixture read back must give the same
         weights, means, factors = (t.double().contiguous() for t in (weights, means, factors))
@@ -253,7 +257,8 @@ class GaussianMixture(torch.nn.Module):
         return centre.reshape(x_t.shape), spread.clamp_min(0.0).reshape(x_t.shape)
 
     def resize(self, count: int, dead: float = 0.1) -> GaussianMixture:
-        """`count` components: those lighter than `dead`/K go, the heaviest are cut into pieces along their main axis.
+        """`count` components, or more where more are alive: those lighter than `dead`/K go, the heaviest are cut into pieces
+        along their main axis.
 
         A uniform segment of variance λ and length √(12 λ) falls into n pieces of variance λ/n² each, so that a
         component that is cut keeps its mass, mean and covariance.

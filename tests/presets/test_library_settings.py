@@ -98,6 +98,13 @@ def test_what_is_out_of_range_is_told_by_the_key_of_the_yaml(make: Callable[[], 
     assert "\n" not in str(caught.value)
 
 
+def test_components_of_an_ascent_do_not_fall() -> None:
+    """Those that are alive would stay."""
+    assert AscentConfig(components=(2, 2, 3)).components == (2, 2, 3)
+    with pytest.raises(MvssError, match=r"\[4, 2\] must not fall"):
+        AscentConfig(components=(4, 2))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_of_the_library_loads(name: str) -> None:
     settings = load_settings(name)

@@ -137,6 +137,7 @@ def test_resizing_drops_the_dead_and_cuts_the_heaviest() -> None:
     resized = GaussianMixture(torch.tensor([0.7, 0.299, 0.001]), means, eye, 0.1).resize(3)
     assert float(resized.means.max()) < 20  # the third is gone
     assert int((resized.means[:, 0] < 5).sum()) == 2  # the first is cut
+    assert len(resized.resize(2)) == 3  # what is alive stays
 
 
 def test_hierarchy_levels_keep_the_moments_and_end_at_the_mixture() -> None:
@@ -167,6 +168,9 @@ def test_errors_are_one_line() -> None:
         GaussianMixture(mixture.weights, mixture.means * torch.nan, mixture.factors, 0.1)
     with pytest.raises(MvssError, match="do not fit"):
         GaussianMixture(mixture.weights[:2], mixture.means, mixture.factors, 0.1)
+    for weights in ([-1.0, 2.0, 1.0, 1.0], [0.0] * 4):
+        with pytest.raises(MvssError, match="no weight may be negative"):
+            GaussianMixture(torch.tensor(weights), mixture.means, mixture.factors, 0.1)
 
 
 def test_a_stratified_sample_gives_every_component_its_share() -> None:
