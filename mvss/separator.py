@@ -94,7 +94,8 @@ class SourceSeparator(Fitted):
         """Learn a prior of every source from observations alone; returns itself.
 
         views: see `View`; any number, in which each source has one shape, on any device: a fit holds them, and its draws, on
-        the CPU, and moves to a GPU what it works on. seed: decides every random number. checkpoint:
+        the CPU, and moves to a GPU what it works on. seed: decides every random number; networks begin with weights that are
+        the same for all streams of one seed. checkpoint:
         folder to keep the state of the fit in (made if missing); the same call, after whatever interrupted it, goes on from
         there with the same result. It is locked while the fit runs, and refuses a fit of other views, settings, seed or
         code. Of several processes one writes it. callback: takes every `FitEvent`. estimate: first priors that are known

@@ -82,7 +82,7 @@ class LinearOperator(ABC):
 
     @property
     def is_zero(self) -> bool:
-        """True where nothing of the source passes."""
+        """True where nothing of the source is known to pass: of products, where a factor is zero."""
         return False
 
     @property

@@ -32,7 +32,8 @@ class View:
     """Observations that share the kind of their operators.
 
     Arguments:
-        y: observations `(N, *observation_shape)`: tensor, array or lists; kept in float64.
+        y: observations `(N, *observation_shape)`: tensor, array or lists; kept in float64. A tensor that is float64 already
+            is not copied, as is no operator: leave it as it is while the view is in use.
         operators: by the name of each source that the view shows, an operator or a matrix, `(M, D)` for all
             observations or `(N, M, D)`. It takes a source `(N, *source_shape)` to its share of y, `(N, *observation_shape)`;
             sources have the units in which y = Σ A x + η holds. A source that is not shown is left out.
@@ -41,7 +42,8 @@ class View:
         name: for messages and the report of a fit.
         numbers: of the observations, `(N,)`, which randomness is keyed by; 0 … N − 1 if not given.
 
-    Raises MvssError where shapes do not fit, y holds NaN, an operator is zero, or no source is shown. Pixels that were not
+    Raises MvssError where shapes do not fit, y holds NaN, an operator says that it is zero (`LinearOperator.is_zero`), or no
+    source is shown. Pixels that were not
     measured are masked by the operators of all sources (`Mask`), which may mask more; y is then any finite number there.
 
     >>> import torch

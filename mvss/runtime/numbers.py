@@ -24,7 +24,8 @@ WRONG = {"b": "bool", "c": "complex", "O": "mixed objects", "U": "text", "S": "t
 
 
 def real(values: Tensor | ArrayLike, what: str) -> Tensor:
-    """A tensor, array, number or nested list, in float64. what: their name in a message.
+    """A tensor, array, number or nested list, in float64: a copy, but for a tensor that is float64 already. what: their name in
+    a message.
 
     Raises MvssError where they are not real numbers of one shape: complex, bool, text, objects, lists of several lengths;
     and for what is sparse, masked, or nowhere.
