@@ -80,7 +80,7 @@ class Combinations:
 
 
 class MixturePosterior:
-    """Everything exact about one view: evidence, gradients of it, posterior means and draws.
+    """Everything exact about one view: evidence, gradients of it, and draws.
 
     priors: of the sources that the view shows, in their order.
     retain: a combination stays if its log joint is within this many nats of the best one's.
@@ -246,18 +246,6 @@ class MixturePosterior:
         """log p(y | A) and the discarded share of responsibility, both `(N,)`."""
         parts = [(c.evidence, c.discarded) for _, _, c in self.chunks(data)]
         return torch.cat([e for e, _ in parts]), torch.cat([d for _, d in parts])
-
-    def mean(self, data: DenseView) -> tuple[Tensor, ...]:
-        """E[x^β | y], `(N, D_β)` per source."""
-        pieces = []
-        for _, part, combinations in self.chunks(data):
-            means = []
-            for prior, matrix, k in zip(self.priors, part.matrices, combinations.component.T, strict=True):
-                x = prior.means[k] + _pull(prior, matrix[combinations.row], k, combinations.v)
-                weighted = combinations.responsibility.unsqueeze(-1) * x
-                means.append(x.new_zeros(len(part), x.shape[1]).index_add(0, combinations.row, weighted))
-            pieces.append(means)
-        return tuple(torch.cat(m) for m in zip(*pieces, strict=True))
 
     def draw(
         self, data: DenseView, stream: Stream, index: Tensor, search: Iterable[tuple[slice, DenseView, Combinations]]

@@ -30,12 +30,10 @@ class LDL:
 
     pivots: list[Tensor]
     lower: list[list[Tensor]]
-    clamped: Tensor
-    """Fraction of pivots that were raised to the bound: 0 for a positive definite S."""
 
     def at(self, index: Tensor) -> LDL:
         """The systems in `index`, of a one-dimensional batch."""
-        return LDL([d[index] for d in self.pivots], [[e[index] for e in row] for row in self.lower], self.clamped)
+        return LDL([d[index] for d in self.pivots], [[e[index] for e in row] for row in self.lower])
 
     def pick(self, column: Tensor) -> LDL:
         """Of a batch `(N, …)` the systems at one flat position per row, `(N,)`."""
@@ -43,7 +41,7 @@ class LDL:
         def at(entry: Tensor) -> Tensor:
             return entry.flatten(1).gather(1, column[:, None]).squeeze(1)
 
-        return LDL([at(d) for d in self.pivots], [[at(e) for e in row] for row in self.lower], self.clamped)
+        return LDL([at(d) for d in self.pivots], [[at(e) for e in row] for row in self.lower])
 
     def log_determinant(self) -> Tensor:
         """log |S|."""
@@ -137,13 +135,11 @@ def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
     pivots: list[Tensor] = []
     lower: list[list[Tensor]] = [[] for _ in range(size)]
     scaled: list[list[Tensor]] = [[] for _ in range(size)]  # L D, kept to spare a product
-    raised = entries[0][0].new_zeros(())
     for j in range(size):
         d = entries[j][j]
         for k in range(j):
             d = d - lower[j][k] * scaled[j][k]
         if least is not None:
-            raised = raised + (d < least[j]).to(d.dtype).mean() / size
             d = torch.maximum(d, least[j])
         pivots.append(d)
         for i in range(j + 1, size):
@@ -152,18 +148,16 @@ def factorise(entries: Symmetric, least: list[Tensor] | None = None) -> LDL:
                 s = s - lower[i][k] * scaled[j][k]
             scaled[i].append(s)
             lower[i].append(s / d)
-    return LDL(pivots, lower, raised)
+    return LDL(pivots, lower)
 
 
 @dataclass(frozen=True)
 class CGReport:
     """residual: |r − S v| / |r| of each system, `(N,)`, infinite where r is not finite. iterations: products with S that were
-    made. broken: systems that stopped early, at their last good iterate, since S or the preconditioner was not positive
-    definite, or gave numbers that are not finite, `(N,)`."""
+    made."""
 
     residual: Tensor
     iterations: int
-    broken: Tensor
 
 
 def conjugate_gradients(
@@ -176,34 +170,34 @@ def conjugate_gradients(
 
     matvec: S p for p `(N, M)`, row by row. right_hand_side: r `(N, M)`; the work is done in float64 at least, which matvec and
     precondition are given. precondition: about S⁻¹ p, symmetric positive definite and the same at every call.
-    A row that is done or broken stays as it is, whatever the others do.
+    A row that is done stays as it is, whatever the others do, as does one at its last good iterate where S or the
+    preconditioner is not positive definite, or gives numbers that are not finite.
     """
     dtype = torch.promote_types(right_hand_side.dtype, torch.float64)
     residual = right_hand_side.to(dtype)
     sound = residual.isfinite().all(1)
     residual = torch.where(sound[:, None], residual, 0.0)  # NaN must not reach a product that rows share
     size, v = residual.norm(dim=1), torch.zeros_like(residual)
-    broken, active, made = ~sound, sound & (size > 0), 0
+    active, made = sound & (size > 0), 0
     direction, old = torch.zeros_like(residual), torch.ones_like(size)
     while made < config.iterations and bool(active.any()):
         z = residual if precondition is None else precondition(residual)
         new = (residual * z).sum(1)
-        broken, active = _stop(broken, active, new)
+        active = active & _is_good(new)
         direction = torch.where(active[:, None], z + (new / old)[:, None] * direction, 0.0)
         product = matvec(direction) + config.regularisation * direction
         made += 1
         curvature = (direction * product).sum(1)
-        broken, active = _stop(broken, active, curvature)
+        active = active & _is_good(curvature)
         step = (new / curvature)[:, None]
         v = torch.where(active[:, None], v + step * direction, v)
         residual = torch.where(active[:, None], residual - step * product, residual)
         old = torch.where(active, new, old)
         active = active & (residual.norm(dim=1) > config.tolerance * size)
     relative = torch.where(sound, residual.norm(dim=1) / size.where(size > 0, 1.0), math.inf)
-    return v.to(right_hand_side.dtype), CGReport(relative, made, broken)
+    return v.to(right_hand_side.dtype), CGReport(relative, made)
 
 
-def _stop(broken: Tensor, active: Tensor, form: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows whose quadratic form is not positive and finite break down."""
-    good = (form > 0) & form.isfinite()
-    return broken | (active & ~good), active & good
+def _is_good(form: Tensor) -> Tensor:
+    """Where quadratic forms are positive and finite."""
+    return (form > 0) & form.isfinite()

@@ -33,7 +33,6 @@ def test_ldl_agrees_with_lapack(size: int) -> None:
     for i in range(size):
         for j in range(i + 1):
             torch.testing.assert_close(packed[i][j], inverse[:, i, j])
-    assert float(system.clamped) == 0
 
 
 def test_selected_systems_solve_alike() -> None:
@@ -44,12 +43,11 @@ def test_selected_systems_solve_alike() -> None:
         torch.testing.assert_close(part, whole[index])
 
 
-def test_a_low_pivot_is_raised_and_counted() -> None:
+def test_a_low_pivot_is_raised() -> None:
     one = torch.ones(2, dtype=torch.float64)
     entries = [[one], [2 * one, one]]  # indefinite: the second pivot is 1 − 4
     system = factorise(entries, least=[0.5 * one, 0.5 * one])
     torch.testing.assert_close(system.pivots[1], 0.5 * one)
-    assert float(system.clamped) == 0.5
 
 
 def _spread_systems(size: int = 12) -> torch.Tensor:
@@ -75,7 +73,7 @@ def _relative(matrix: torch.Tensor, v: torch.Tensor, right: torch.Tensor = RIGHT
 def test_conjugate_gradients_agree_with_lapack() -> None:
     v, report = conjugate_gradients(_product(SYSTEMS), RIGHT, CGConfig(200, 1e-13))
     torch.testing.assert_close(v, torch.linalg.solve(SYSTEMS, RIGHT), rtol=1e-7, atol=1e-9)
-    assert float(report.residual.max()) < 1e-12 and not report.broken.any()
+    assert float(report.residual.max()) < 1e-12
 
 
 def test_regularisation_is_a_variance_on_the_diagonal() -> None:
@@ -107,13 +105,12 @@ def test_a_breakdown_is_reported_and_harms_no_one() -> None:
     indefinite, alone = SYSTEMS.clone(), CGConfig(200, 1e-13)
     indefinite[1] -= 5.0 * torch.eye(12, dtype=torch.float64)
     v, report = conjugate_gradients(_product(indefinite), RIGHT, alone)
-    assert report.broken.tolist() == [False, True, False]
-    assert torch.isfinite(v).all()
+    assert torch.isfinite(v).all() and ((report.residual > 1e-3) == torch.tensor([False, True, False])).all()
     torch.testing.assert_close(report.residual, _relative(indefinite, v), rtol=1e-6, atol=1e-12)
     whole, _ = conjugate_gradients(_product(SYSTEMS), RIGHT, alone)
     torch.testing.assert_close(v[[0, 2]], whole[[0, 2]])
     zero, report = conjugate_gradients(lambda p: -p, RIGHT, alone)  # no good iterate but the first
-    assert report.broken.all() and not zero.any() and report.residual.tolist() == [1.0] * 3
+    assert not zero.any() and report.residual.tolist() == [1.0] * 3
 
 
 def test_numbers_that_are_not_finite_stay_where_they_are() -> None:
@@ -121,7 +118,7 @@ def test_numbers_that_are_not_finite_stay_where_they_are() -> None:
     right[1, 4] = torch.nan
     whole, _ = conjugate_gradients(_product(SYSTEMS), RIGHT, CGConfig(200, 1e-13))
     v, report = conjugate_gradients(_product(SYSTEMS), right, CGConfig(200, 1e-13))
-    assert report.broken.tolist() == [False, True, False] and report.residual[1] == torch.inf
+    assert report.residual[1] == torch.inf
     assert not v[1].any()
     torch.testing.assert_close(v[[0, 2]], whole[[0, 2]])
     calls = []
@@ -133,7 +130,7 @@ def test_numbers_that_are_not_finite_stay_where_they_are() -> None:
     v, report = conjugate_gradients(failing, RIGHT, CGConfig(10, 1e-6))
     two, _ = conjugate_gradients(_product(SYSTEMS), RIGHT, CGConfig(2, 1e-6))
     torch.testing.assert_close(v, two)
-    assert report.broken.tolist() == [False, True, True]  # the first was done
+    assert len(calls) == report.iterations == 3
 
 
 def test_the_inverse_as_preconditioner_takes_one_iteration() -> None:
@@ -145,7 +142,7 @@ def test_the_inverse_as_preconditioner_takes_one_iteration() -> None:
 
 def test_a_zero_right_hand_side_needs_no_product() -> None:
     v, report = conjugate_gradients(_product(SYSTEMS), torch.zeros_like(RIGHT), CGConfig())
-    assert not v.any() and report.iterations == 0 and not report.residual.any() and not report.broken.any()
+    assert not v.any() and report.iterations == 0 and not report.residual.any()
 
 
 @pytest.mark.parametrize("options", [{"iterations": 0}, {"tolerance": 1.0}, {"tolerance": -1.0}, {"regularisation": -1.0}])
