@@ -32,9 +32,6 @@ from mvss.runtime.rng import Stream
 
 __all__ = ["Combinations", "MixturePosterior"]
 
-Screened = tuple[Tensor, Tensor, Tensor]
-"""`row`, `component` and `discarded` of `Combinations`."""
-
 COARSE = 1000
 """A beam starts from at most about this many combinations of merged components."""
 MANY, FEW, BLOCK = 6000, 600, 2**21
@@ -163,22 +160,22 @@ class MixturePosterior:
             size = size + gain * (THIN * prior.eigenvalues.max() + OFFSET * prior.means.square().sum(1).max())
         return data.noise.amin(1) < size
 
-    def _screen(self, data: DenseView, dtype: torch.dtype) -> Screened:
-        """dtype: where the observed numbers are few; float64 where they are not."""
-        hierarchies = self.hierarchies(data)
-        if hierarchies is not None:
-            return self._screen_beam(data, hierarchies, dtype)
-        return self._screen_all(data, dtype) if data.is_small else self._screen_matrices(data)
-
-    def _screen_matrices(self, data: DenseView) -> Screened:
-        grids = [torch.arange(len(p), device=data.y.device) for p in self.priors]
-        component = torch.cartesian_prod(*grids).reshape(-1, len(grids))
-        log_joint = self._log_joint(data, self.priors, component.expand(len(data), -1, -1), torch.float64)
-        keep, discarded = _keep(log_joint, self.retain)
+    def _screen(self, data: DenseView, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """`row`, `component` and `discarded` of `Combinations`. dtype: where the observed numbers are few."""
+        if (hierarchies := self.hierarchies(data)) is not None:
+            component, log_joint, dropped = self._descend(data, hierarchies, dtype)
+        else:
+            component, dropped = _grid(self.priors, data), data.y.new_zeros(len(data))
+            score = self._log_all if data.is_small else partial(self._log_joint, levels=self.priors, component=component)
+            log_joint = score(data, dtype=dtype)
+        best = log_joint.amax(1, keepdim=True)
+        keep, mass = log_joint >= best - self.retain, (log_joint - best).exp()
         row, column = keep.nonzero(as_tuple=True)
-        return row, component[column], discarded
+        discarded = (mass * ~keep).sum(1).double() / mass.sum(1).double()
+        return row, component[row, column], torch.maximum(discarded, dropped)
 
-    def _screen_all(self, data: DenseView, dtype: torch.dtype) -> Screened:
+    def _log_all(self, data: DenseView, dtype: torch.dtype) -> Tensor:
+        """log p(y, k) of all combinations, of few numbers, `(N, C)`."""
         count, sources = len(data), len(self.priors)
         picked, log_weight = [], data.y.new_zeros((), dtype=dtype)
         for beta, (prior, matrix) in enumerate(zip(self.priors, data.matrices, strict=True)):
@@ -190,19 +187,15 @@ class MixturePosterior:
         lead = (count, *[1] * sources, -1)
         residual, entries = assemble(data.y.to(dtype).reshape(lead), data.noise.to(dtype).reshape(lead), picked)
         least = [n.to(dtype).reshape(lead)[..., 0] for n in data.noise.unsqueeze(-1).unbind(1)]
-        log_joint = (log_normal(factorise(entries, least), residual) + log_weight).flatten(1)
-        keep, discarded = _keep(log_joint, self.retain)
-        row, flat = keep.nonzero(as_tuple=True)
-        component = torch.stack(torch.unravel_index(flat, tuple(len(p) for p in self.priors)), dim=1)
-        return row, component, discarded
+        return (log_normal(factorise(entries, least), residual) + log_weight).flatten(1)
 
-    def _screen_beam(self, data: DenseView, hierarchies: tuple[Hierarchy, ...], dtype: torch.dtype) -> Screened:
+    def _descend(
+        self, data: DenseView, hierarchies: tuple[Hierarchy, ...], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The combinations that a beam ends at `(N, C, S)`, their log p(y, k), and the share dropped on the way `(N,)`."""
         depth = max(len(h.levels) for h in hierarchies)
-        device = data.y.device
-        grids = [torch.arange(len(h.levels[0]), device=device) for h in hierarchies]
-        component = torch.cartesian_prod(*grids).reshape(-1, len(grids)).expand(len(data), -1, -1)
-        dropped = data.y.new_zeros(len(data))
-        valid = torch.ones(component.shape[:2], dtype=torch.bool, device=device)
+        component, dropped = _grid([h.levels[0] for h in hierarchies], data), data.y.new_zeros(len(data))
+        valid = torch.ones(component.shape[:2], dtype=torch.bool, device=data.y.device)
         for step in range(depth):
             levels = [h.levels[min(step, len(h.levels) - 1)] for h in hierarchies]
             log_joint = self._log_joint(data, levels, component, dtype).masked_fill(~valid, -torch.inf)
@@ -215,12 +208,9 @@ class MixturePosterior:
             component = component.gather(1, index.unsqueeze(-1).expand(-1, -1, len(levels)))
             for beta, hierarchy in enumerate(hierarchies):
                 if step < len(hierarchy.children):
-                    component, valid = _descend(component, valid, beta, hierarchy.children[step])
-        keep, discarded = _keep(log_joint, self.retain)
-        row, column = keep.nonzero(as_tuple=True)
-        leaves = component[row, column].unbind(1)
-        component = torch.stack([h.order[k] for h, k in zip(hierarchies, leaves, strict=True)], dim=1)
-        return row, component, torch.maximum(discarded, dropped.clamp_min(0))
+                    component, valid = _divide(component, valid, beta, hierarchy.children[step])
+        leaves = [h.order[k] for h, k in zip(hierarchies, component.unbind(-1), strict=True)]
+        return torch.stack(leaves, dim=-1), log_joint, dropped.clamp_min(0)
 
     def _log_joint(self, data: DenseView, levels: Sequence[GaussianMixture], component: Tensor, dtype: torch.dtype) -> Tensor:
         """log p(y, k) for combinations `(N, C, S)` of the components of `levels`. dtype: where they are of few numbers."""
@@ -295,14 +285,13 @@ def _pull(prior: GaussianMixture, matrix: Tensor, k: Tensor, v: Tensor) -> Tenso
     return (prior.covariances[k] @ pulled.unsqueeze(-1)).squeeze(-1)
 
 
-def _keep(log_joint: Tensor, retain: float) -> tuple[Tensor, Tensor]:
-    best = log_joint.amax(1, keepdim=True)
-    keep = log_joint >= best - retain
-    mass = (log_joint - best).exp()
-    return keep, (mass * ~keep).sum(1).double() / mass.sum(1).double()
+def _grid(priors: Sequence[GaussianMixture], data: DenseView) -> Tensor:
+    """All combinations of their components, for each observation, `(N, C, S)`."""
+    grids = [torch.arange(len(p), device=data.y.device) for p in priors]
+    return torch.cartesian_prod(*grids).reshape(-1, len(grids)).expand(len(data), -1, -1)
 
 
-def _descend(component: Tensor, valid: Tensor, beta: int, children: Tensor) -> tuple[Tensor, Tensor]:
+def _divide(component: Tensor, valid: Tensor, beta: int, children: Tensor) -> tuple[Tensor, Tensor]:
     """Replace the group of source β by its children: `(N, C, S)` to `(N, 2C, S)`."""
     pair = children[component[..., beta].clamp_min(0)]
     grown = component.unsqueeze(2).repeat(1, 1, 2, 1)

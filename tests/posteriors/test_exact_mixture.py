@@ -12,9 +12,8 @@ from closed_forms import exact, random_prior, random_view
 from torch import Tensor
 
 from mvss.estimation.evidence_gradient import evidence_gradient
-from mvss.posteriors import exact_mixture
 from mvss.posteriors.dense import DenseView
-from mvss.posteriors.exact_mixture import MixturePosterior, _keep
+from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.operators import Dense, Mask
 from mvss.problem.views import View
@@ -107,8 +106,8 @@ def test_sources_far_from_zero_lose_no_component() -> None:
 @pytest.mark.parametrize(("noise", "finer"), [(1e-1, False), (1e-2, False), (1e-5, True)])
 def test_only_little_noise_is_screened_in_float64(noise: float, finer: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere published numbers would change in their last bits."""
-    seen = list[torch.dtype]()
-    monkeypatch.setattr(exact_mixture, "_keep", lambda log, retain: (seen.append(log.dtype), _keep(log, retain))[1])
+    seen, screen = list[torch.dtype](), MixturePosterior._screen
+    monkeypatch.setattr(MixturePosterior, "_screen", lambda *given: (seen.append(given[2]), screen(*given))[1])
     priors, view = _thin(8, torch.full((20,), noise, dtype=torch.float64))
     MixturePosterior(priors).combinations(view)
     assert seen == [torch.float32, torch.float64][: 1 + finer]
