@@ -142,7 +142,7 @@ class SourceSeparator(Fitted):
             how, progress = self.settings, partial(tell, "first priors")
             estimate = estimate_sources(data, how.estimation, keyed, progress, path, how.em.held_out)
         self.begin(data, estimate, stream.seed)
-        inner, exact = Views(map(self.units.inward, data)), ExactPosterior(getattr(self.settings.posterior, "beam", 64))
+        inner, exact = Views(map(self.units.inward, data)), ExactPosterior(self.settings.posterior.beam)
         mixtures, told = {s: prior.to(self._device) for s, prior in self._start.priors.items()}, self._start.draws
         progress = partial(tell, "first draws")
         first = first_draws(inner, mixtures, told, exact, stream.child("first"), self._device, progress)

@@ -14,9 +14,7 @@ from mvss.cli.timing import LEFT_OUT, expected_seconds, roughly
 from mvss.em import plan_stages
 from mvss.presets import load_settings
 from mvss.presets.estimation import MixtureEMConfig
-from mvss.presets.posterior import AmortisedConfig, ExactConfig, GibbsConfig, PosteriorConfig, SplitGibbsConfig
 from mvss.presets.settings import Settings
-from mvss.priors.samplers import evaluations_of
 from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.data_checks import data_warnings
 from mvss.problem.operators import Composition, LinearOperator
@@ -152,18 +150,8 @@ def _work(views: Views, settings: Settings) -> dict[str, int]:
         "laps": sum(stage.laps for stage in stages),
         "trained_on": sum(stage.laps * len(stage.sources) * each for stage in stages),
         "draws": sum(stage.laps * sum(len(views[a]) for a in stage.views) for stage in stages),
-        "evaluations_of_a_draw": _evaluations(settings.posterior),
+        "evaluations_of_a_draw": settings.posterior.evaluations,
     }
-
-
-def _evaluations(config: PosteriorConfig) -> int:
-    if isinstance(config, ExactConfig):
-        return 0
-    if isinstance(config, SplitGibbsConfig):
-        return config.levels * config.rounds * config.steps
-    if isinstance(config, AmortisedConfig):
-        return evaluations_of(config.sampler) + _evaluations(config.others)
-    return evaluations_of(config.sampler) * (config.rounds if isinstance(config, GibbsConfig) else config.passes)
 
 
 def in_words(found: dict[str, Any]) -> str:

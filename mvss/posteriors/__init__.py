@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from mvss.posteriors.posterior import Posterior
-from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, SeparationConfig
+from mvss.presets.posterior import SeparationConfig
 
 if TYPE_CHECKING:
     from mvss.posteriors.amortised import Amortised
@@ -18,8 +18,5 @@ __all__ = ["posterior_of"]
 def posterior_of(config: SeparationConfig, models: Mapping[str, Amortised] | None = None) -> Posterior:
     """The posterior that settings name, of which no other is imported. models: networks that have learned posteriors, by
     source, for "amortised" and "auto"."""
-    implementation = resolve_name(config.implementation)
-    if isinstance(config, ExactConfig):
-        return implementation(config.beam)
-    learned = isinstance(config, AmortisedConfig | AutoConfig)
-    return implementation(config, models or {}) if learned else implementation(config)
+    posterior: Posterior = resolve_name(config.implementation)(*config.arguments(models or {}))
+    return posterior

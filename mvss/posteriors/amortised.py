@@ -42,7 +42,7 @@ from mvss.priors.diffusion import gaussian_loss
 from mvss.priors.networks import LEAST, MOST
 from mvss.priors.prior import column
 from mvss.priors.regression import BATCH, Guess, middle_light, source_scale, tolerance
-from mvss.priors.samplers import evaluations_of, sample
+from mvss.priors.samplers import sample
 from mvss.priors.training import fit_denoiser
 from mvss.problem.views import Draws, View
 from mvss.runtime.errors import MvssError
@@ -264,7 +264,7 @@ class AmortisedPosterior(Posterior):
 
     def __init__(self, config: AmortisedConfig, models: Mapping[str, Amortised]) -> None:
         self.config, self.models, self.others = config, dict(models), MomentMatching(config.others)
-        self.evaluations = evaluations_of(config.sampler) + (config.inflation != 1)
+        self.evaluations = config.sampler.evaluations + (config.inflation != 1)
 
     def prepared(self, view: View, priors: Priors) -> Given:
         """See `Posterior`."""

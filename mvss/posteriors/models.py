@@ -12,14 +12,7 @@ import torch
 
 from mvss.posteriors.amortised import OUTPUTS, Amortised, inputs_of
 from mvss.posteriors.view_pairs import pairs_of
-from mvss.presets.posterior import (
-    AmortisedConfig,
-    AutoConfig,
-    ExactConfig,
-    MomentMatchingConfig,
-    SamplerConfig,
-    SplitGibbsConfig,
-)
+from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import Settings
 from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -67,9 +60,8 @@ def require_networks(settings: Settings, views: Views) -> None:
 
 def _learns_variance(settings: Settings, views: Views, source: str) -> bool:
     """Where explicit Jacobians cost too much, and nothing else takes their place."""
-    network, posterior = settings.prior.network, settings.posterior
-    jacobians = isinstance(posterior, MomentMatchingConfig) and posterior.solver
-    if network is None or not network.variance or jacobians:
+    network = settings.prior.network
+    if network is None or not network.variance or settings.posterior.jacobians:
         return False
     size = math.prod(views.shapes[source])
     return any(not is_dense(size, math.prod(views[a].observation_shape)) for a in views.showing([source]))
@@ -77,23 +69,19 @@ def _learns_variance(settings: Settings, views: Views, source: str) -> bool:
 
 def _drawing(settings: Settings) -> Drawing:
     """As new observations are separated, unless the settings say otherwise."""
-    posterior = settings.separating
-    if isinstance(posterior, AmortisedConfig):
-        posterior = posterior.others
+    sampler, cold, components = settings.separating.of_priors
     if settings.prior.sampler is not None:
-        return Drawing(settings.prior.sampler, True, getattr(posterior, "components", 1))
-    if isinstance(posterior, ExactConfig | SplitGibbsConfig | AutoConfig):
-        least, usual = settings.training.sigma_min, SamplerConfig()
-        return Drawing(SamplerConfig(sigma_start=max(usual.sigma_start, least), sigma_min=least))
-    cold = isinstance(posterior, MomentMatchingConfig) and posterior.start == "cold"
-    return Drawing(posterior.sampler, cold, posterior.components)
+        return Drawing(settings.prior.sampler, True, components)
+    least, usual = settings.training.sigma_min, SamplerConfig()
+    usual = SamplerConfig(sigma_start=max(usual.sigma_start, least), sigma_min=least)
+    return Drawing(sampler or usual, cold, components)
 
 
 def build_amortised(settings: Settings, views: Views, guesses: Mapping[str, Guess], seed: int) -> dict[str, Amortised]:
     """Networks that will learn posteriors, of sources that pairs of views show. guesses: of the estimation, by source."""
     models: dict[str, Amortised] = {}
     em, prior = settings.em, settings.prior
-    if not isinstance(settings.posterior, AmortisedConfig) or prior.network is None:
+    if not settings.posterior.learned or prior.network is None:
         return models
     config, training = em.network or prior.network, em.amortised or settings.training
     for place, (source, shape) in enumerate(views.shapes.items()):

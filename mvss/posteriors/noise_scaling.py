@@ -11,15 +11,14 @@ __all__ = ["least_noise", "lowest", "suited"]
 
 import math
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
 
-from mvss.presets.posterior import AmortisedConfig, AutoConfig, ExactConfig, SamplerConfig, SeparationConfig, SplitGibbsConfig
+from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import Settings
 from mvss.problem.shared_view import measured
 from mvss.problem.units import gains
 from mvss.problem.views import View, Views
 
-C = TypeVar("C", bound=SeparationConfig)
 SHARE, ROUNDING = 0.3, 1e-6
 """σ_min over ν, where it is lowered: less leaves more to each of a few steps, which contract. And what is no difference."""
 
@@ -45,24 +44,15 @@ def lowest(views: Views) -> float:
 
 def suited(settings: Settings, views: Views) -> Settings:
     """Settings whose runs that end in means do so at a level that suits the noise, and whose networks learn down to there."""
-    noise = least_noise(views)
-    posterior = _lowered(settings.posterior, noise)
-    separation = settings.separation and _lowered(settings.separation, noise)
+    lowered = partial(_lowered, noise=least_noise(views))
+    posterior = settings.posterior.resampled(lowered)
+    separation = settings.separation and settings.separation.resampled(lowered)
     if (posterior, separation) == (settings.posterior, settings.separation):
         return settings
     training = replace(settings.training, sigma_min=min(settings.training.sigma_min, lowest(views)))
     return replace(settings, posterior=posterior, separation=separation, training=training)
 
 
-def _lowered(config: C, noise: float) -> C:
-    if isinstance(config, AmortisedConfig):  # its own levels are in units of what is seen
-        return replace(config, others=_lowered(config.others, noise))
-    if isinstance(config, AutoConfig):
-        return replace(config, trained=config.trained and _lowered(config.trained, noise))
-    if isinstance(config, ExactConfig | SplitGibbsConfig) or not _too_high(config.sampler, noise):
-        return config
-    return replace(config, sampler=replace(config.sampler, sigma_min=SHARE * noise))
-
-
-def _too_high(sampler: SamplerConfig, noise: float) -> bool:
-    return sampler.method != "ancestral" and sampler.sigma_min > noise * (1 + ROUNDING)
+def _lowered(sampler: SamplerConfig, noise: float) -> SamplerConfig:
+    too_high = sampler.method != "ancestral" and sampler.sigma_min > noise * (1 + ROUNDING)
+    return replace(sampler, sigma_min=SHARE * noise) if too_high else sampler

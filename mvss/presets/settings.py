@@ -15,18 +15,11 @@ from __future__ import annotations
 
 __all__ = ["EMConfig", "PriorConfig", "Settings"]
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from mvss.presets.estimation import AscentConfig, MixtureEMConfig
-from mvss.presets.posterior import (
-    AmortisedConfig,
-    AutoConfig,
-    MomentMatchingConfig,
-    PosteriorConfig,
-    SamplerConfig,
-    SeparationConfig,
-)
+from mvss.presets.posterior import MomentMatchingConfig, PosteriorConfig, SamplerConfig, SeparationConfig
 from mvss.presets.ranges import at_least
 from mvss.presets.training import NetworkConfig, TrainingConfig
 from mvss.runtime.errors import MvssError
@@ -93,9 +86,7 @@ class Settings:
 
     def completed(self, posterior: SeparationConfig) -> SeparationConfig:
         """With what it takes from that of the E-step."""
-        if isinstance(posterior, AutoConfig) and posterior.trained is None and isinstance(self.posterior, AmortisedConfig):
-            return replace(posterior, trained=self.posterior)
-        return posterior
+        return posterior.completed(self.posterior)
 
     def posterior_named(self, kind: str) -> SeparationConfig:
         """That of the separation, or of the E-step, which is of a kind; else one with the kind's defaults. Raises MvssError for

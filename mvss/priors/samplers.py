@@ -21,7 +21,7 @@ from mvss.presets.posterior import SamplerConfig
 from mvss.priors.prior import column
 from mvss.runtime.rng import Stream
 
-__all__ = ["Expectation", "ancestral", "evaluations_of", "noise_levels", "noised", "sample"]
+__all__ = ["Expectation", "ancestral", "noise_levels", "noised", "sample"]
 
 Expectation = Callable[[Sequence[Tensor], Tensor], tuple[Tensor, ...]]
 """(x_t of every source, σ `(N,)`) ↦ posterior or prior mean of every source; for "ancestral" also with a
@@ -32,12 +32,6 @@ def noise_levels(config: SamplerConfig) -> Tensor:
     """σ_start … σ_min, `(steps,)`, geometric."""
     ratio = config.sigma_min / config.sigma_start
     return config.sigma_start * torch.logspace(0, 1, config.steps, base=ratio, dtype=torch.float64)
-
-
-def evaluations_of(config: SamplerConfig) -> int:
-    """Of the expectation, in one run."""
-    again = {"heun": config.steps - 1, "pc": config.steps * config.corrections}
-    return config.steps + again.get(config.method, 0)
 
 
 def noised(x: Sequence[Tensor], sigma: float, stream: Stream, index: Tensor) -> tuple[Tensor, ...]:

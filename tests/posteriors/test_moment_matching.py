@@ -23,7 +23,6 @@ from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, 
 from mvss.priors.diffusion import DiffusionPrior, karras_base
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
-from mvss.priors.samplers import evaluations_of
 from mvss.problem.noise import Diagonal, Isotropic
 from mvss.problem.operators import Identity
 from mvss.problem.views import View
@@ -116,7 +115,7 @@ def test_conjugate_gradients_are_moment_matching_of_large_sources(monkeypatch: p
     blunt = solve(VIEW, monkeypatch, solver=CGConfig(1, 1e-6))
     assert float((torch.cat(list(blunt.draws.values()), dim=1) - expected).abs().mean()) > 0.03
     assert blunt.residual > found.residual
-    assert blunt.evaluations == 2 * 3 * evaluations_of(POSTERIOR.sampler)  # sources; the denoiser and two products
+    assert blunt.evaluations == 2 * 3 * POSTERIOR.sampler.evaluations  # sources; the denoiser and two products
 
 
 @pytest.mark.parametrize("options", [{}, {"solver": None}, {"solver": None, "sampler": SamplerConfig("ancestral", 3)}])

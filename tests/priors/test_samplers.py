@@ -16,7 +16,7 @@ from mvss.posteriors.exact_mixture import MixturePosterior
 from mvss.presets.posterior import SamplerConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import LocalLaw
-from mvss.priors.samplers import evaluations_of, noise_levels, noised, sample
+from mvss.priors.samplers import noise_levels, noised, sample
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
@@ -177,4 +177,4 @@ def test_a_run_costs_what_its_settings_say(method: str) -> None:
             return self(x, sigma)
 
     sample(Counted(), [torch.ones(3, 2, dtype=torch.float64)], config, Stream(0), torch.arange(3))
-    assert len(calls) == evaluations_of(config)
+    assert len(calls) == config.evaluations
