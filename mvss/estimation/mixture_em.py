@@ -217,9 +217,8 @@ class _Start:
         """Of a source beside those known."""
         usable = [a for a, v in enumerate(views) if source in v.sources and set(v.sources) - {source} <= known.keys()]
         if not usable:
-            raise MvssError(
-                f"first priors: no view shows {source} with none but earlier sources; the preset vectors (estimation: ascent) may"
-            )
+            why = f"no view shows {source} with none but earlier sources: estimation: {{kind: ascent}} may find it"
+            raise MvssError(f"first priors: {why}")
         alpha = max(usable, key=lambda a: rows[a].y.shape[1])  # of the finest resolution
         view, names = rows[alpha], views[alpha].sources
         broad, wide = self._broad(view, names, source, known)
