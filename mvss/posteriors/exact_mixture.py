@@ -157,7 +157,7 @@ class MixturePosterior:
         coarse = self.priors if hierarchies is None else [h.levels[0] for h in hierarchies]
         for prior, matrix in zip(coarse, data.matrices, strict=True):
             gain = torch.linalg.vector_norm(matrix, dim=2).amax(1).square()
-            size = size + gain * (THIN * prior.eigenvalues.max() + OFFSET * prior.means.square().sum(1).max())
+            size = size + gain * (THIN * prior.largest_variance + OFFSET * prior.means.square().sum(1).max())
         return data.noise.amin(1) < size
 
     def _screen(self, data: DenseView, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

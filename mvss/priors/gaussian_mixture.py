@@ -189,6 +189,11 @@ class GaussianMixture(torch.nn.Module):
         return GaussianMixture(weights, means, factors, floor, shape)
 
     @property
+    def largest_variance(self) -> float:
+        """Of a component, along any direction."""
+        return max(self.floor**2, float(self.eigenvalues.max()) if self.eigenvalues.numel() else 0.0)
+
+    @property
     def spread(self) -> float:
         """Standard deviation of a number of the source, the root mean square over its numbers."""
         within = self.covariances.diagonal(dim1=1, dim2=2).mean(1) @ self.weights

@@ -96,6 +96,13 @@ def test_little_noise_loses_no_component(noise: float, many: int, monkeypatch: p
     assert float(found.discarded.max()) < 1e-6 and bool((found.row.diff() >= 0).all())
 
 
+def test_components_without_directions_are_searched() -> None:
+    """As those of Karras' base: balls as wide as the floor."""
+    view = _view(20, 3, (3, 2))
+    priors = [GaussianMixture(torch.ones(2), torch.randn(2, d).double(), torch.zeros(2, d, 0), 0.5) for d in (3, 2)]
+    torch.testing.assert_close(MixturePosterior(priors).log_evidence(view)[0], _brute_force(priors, view), atol=1e-3, rtol=0)
+
+
 def test_sources_far_from_zero_lose_no_component() -> None:
     priors, view = _thin(8, torch.full((300,), 0.1, dtype=torch.float64), offset=3e7)
     torch.testing.assert_close(
