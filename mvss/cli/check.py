@@ -18,7 +18,7 @@ from mvss.presets.settings import Settings
 from mvss.problem.constraints import unconstrained, unseen
 from mvss.problem.data_checks import data_warnings
 from mvss.problem.operators import Composition, LinearOperator
-from mvss.problem.shared_view import measured
+from mvss.problem.shared_view import measured_variance
 from mvss.problem.stack import Stack, Sum
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
@@ -90,8 +90,7 @@ def _never_apart(views: Views, settings: Settings) -> list[str]:
 
 
 def _view(view: View) -> dict[str, Any]:
-    known = measured(view).expand_as(view.y)
-    sigma = view.noise.variance(view.y)[known].sqrt()
+    sigma = measured_variance(view).sqrt()
     shown = {}
     for source, operator in view.operators.items():
         hidden, kind = unseen(Views([view]), source)
@@ -100,7 +99,7 @@ def _view(view: View) -> dict[str, Any]:
     return {
         "observations": len(view),
         "shape": list(view.observation_shape),
-        "measured": float(known.double().mean()),
+        "measured": len(sigma) / view.y.numel(),
         "noise": [float(sigma.min()), float(sigma.max())],
         "sources": shown,
     }

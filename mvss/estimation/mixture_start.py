@@ -11,9 +11,9 @@ import torch
 from mvss.posteriors.dense import DenseView
 from mvss.presets.estimation import AscentConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
-from mvss.problem.shared_view import measured
+from mvss.problem.shared_view import measured_variance
 from mvss.problem.units import LEAST
-from mvss.problem.views import View, Views
+from mvss.problem.views import Views
 from mvss.runtime.rng import Stream
 
 
@@ -28,14 +28,9 @@ def initial_mixture(views: Views, config: AscentConfig, beta: int, stream: Strea
         gain += float(sum((a.square().sum((1, 2)).mean() for a in view.matrices), torch.zeros(())))
     scale = math.sqrt(max(power, faint) / gain)
     shape = views.shapes[source]
-    least = min(_least_variance(view) for view in views) ** 0.5
+    least = min(float(measured_variance(view).min()) for view in views) ** 0.5
     rng = stream.generator("initial", beta)
     k, size = config.components[0], math.prod(shape)
     means = scale * torch.randn(k, size, generator=rng, dtype=torch.float64) * (0.0 if k == 1 else 1.0)
     factors = scale * (1.0 if k == 1 else 0.5) * torch.eye(size, dtype=torch.float64).expand(k, -1, -1)
     return GaussianMixture(torch.ones(k), means, factors.clone(), config.floor * least, shape)
-
-
-def _least_variance(view: View) -> float:
-    """Of the noise of what was measured."""
-    return float(view.noise.white_variance(view.y).expand_as(view.y).where(measured(view), torch.inf).min())

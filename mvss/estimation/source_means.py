@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from mvss.problem.shared_view import measured
+from mvss.problem.shared_view import measured_numbers
 from mvss.problem.views import Draws, View, Views
 
 ITERATIONS = 200
@@ -35,7 +35,7 @@ def source_means(views: Views) -> tuple[Draws, float]:
                 sums[source] += operator.adjoint(y).sum(0)
         return torch.cat([each.flatten() for each in sums.values()]).numpy()
 
-    seen = [view.y.where(measured(view), 0.0) for view in views]
+    seen = [measured_numbers(view)[0] for view in views]
     right = back(seen)
     product = LinearOperator(
         (len(right), len(right)), lambda flat: back([image_of(view, named(flat)) for view in views]), dtype=np.float64

@@ -15,9 +15,9 @@ from functools import partial
 
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import Settings
-from mvss.problem.shared_view import measured
+from mvss.problem.shared_view import measured_variance
 from mvss.problem.units import gains
-from mvss.problem.views import View, Views
+from mvss.problem.views import Views
 
 SHARE, ROUNDING = 0.3, 1e-6
 """σ_min over ν, where it is lowered: less leaves more to each of a few steps, which contract. And what is no difference."""
@@ -25,16 +25,8 @@ SHARE, ROUNDING = 0.3, 1e-6
 
 def least_noise(views: Views) -> float:
     """ν: the least, over views and their sources, of the usual standard deviation of the noise, in units of the source."""
-    noise = [(_usual_noise(view), gains(view)) for view in views]
+    noise = [(float(measured_variance(view).median().sqrt()), gains(view)) for view in views]
     return min(sigma / math.sqrt(gain) for sigma, by_source in noise for gain in by_source.values())
-
-
-def _usual_noise(view: View) -> float:
-    """Its standard deviation, the median over what was measured."""
-    variance, seen = view.noise.variance(view.y), measured(view)
-    if not bool(seen.all()):
-        variance = variance.expand_as(view.y)[seen.expand_as(view.y)]
-    return float(variance.median().sqrt())
 
 
 def lowest(views: Views) -> float:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 __all__ = ["data_warnings", "require_varied"]
 
-import torch
 from scipy.stats import mannwhitneyu
-from torch import Tensor
 
-from mvss.problem.shared_view import measured
+from mvss.problem.shared_view import measured_numbers
 from mvss.problem.views import View, Views
 from mvss.runtime.errors import MvssError
 
@@ -26,7 +24,8 @@ def data_warnings(views: Views) -> list[str]:
 
 def require_varied(view: View) -> None:
     """Raises MvssError where nothing can be learned from a view, since every measured number of it is the same."""
-    numbers = view.y[measured(view).expand_as(view.y)]
+    y, seen = measured_numbers(view)
+    numbers = y[seen]
     if not len(numbers):
         raise MvssError(f"{view.name}: no number of it is measured: look at its masks")
     if bool((numbers == numbers[0]).all()):
@@ -38,7 +37,7 @@ def _ordered(view: View) -> str | None:
     first = int(FIRST * len(view))
     if first < FEWEST:
         return None
-    y, seen = _measured(view)
+    y, seen = measured_numbers(view)
     count = seen.flatten(1).sum(1)
     mean = y.flatten(1).sum(1) / count
     power = y.flatten(1).square().sum(1) / count - mean.square()
@@ -51,16 +50,10 @@ def _ordered(view: View) -> str | None:
 
 
 def _far(view: View) -> str | None:
-    y, seen = _measured(view)
+    y, seen = measured_numbers(view)
     mean = y.sum(0) / seen.sum(0).clamp_min(1)
     spread = float((y - mean).where(seen, 0.0).square().sum() / seen.sum()) ** 0.5
     offset = float(mean.square().mean()) ** 0.5
     if len(view) < FEWEST or not offset > FAR * spread:
         return None
     return f"{view.name}: its numbers lie {offset / spread:.0f} times their spread from zero: take the offset off first"
-
-
-def _measured(view: View) -> tuple[Tensor, Tensor]:
-    """Of which the rest is 0."""
-    seen = measured(view).expand_as(view.y)
-    return torch.where(seen, view.y, 0.0), seen

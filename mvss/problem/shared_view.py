@@ -6,7 +6,7 @@ The noise of the view is the usual one of each pixel, the median over the observ
 
 from __future__ import annotations
 
-__all__ = ["SharedView", "is_shared", "measured", "shared_rows", "unmasked"]
+__all__ = ["SharedView", "is_shared", "measured", "measured_numbers", "measured_variance", "shared_rows", "unmasked"]
 
 import math
 from collections.abc import Sequence
@@ -143,6 +143,17 @@ def unmasked(view: View) -> tuple[Tensor | None, tuple[LinearOperator, ...]]:
 def measured(view: View) -> Tensor:
     """Which numbers of y were, bool `(N or 1, *shape)`: those that not every source has masked."""
     return reduce(torch.logical_or, _unmask_sources(view)[0])
+
+
+def measured_numbers(view: View) -> tuple[Tensor, Tensor]:
+    """y with 0 in place of what was not measured, which may be any number, and which was, bool; both `(N, *shape)`."""
+    seen = measured(view).expand_as(view.y)
+    return view.y.where(seen, 0.0), seen
+
+
+def measured_variance(view: View) -> Tensor:
+    """Of the noise of all numbers that were measured, `(n,)`: what stands beside the others says nothing."""
+    return view.noise.variance(view.y)[measured(view).expand_as(view.y)]
 
 
 def _unmask_sources(view: View) -> tuple[list[Tensor], tuple[LinearOperator, ...]]:

@@ -24,7 +24,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from mvss.problem.shared_view import measured, unmasked
+from mvss.problem.shared_view import measured_numbers, unmasked
 from mvss.problem.views import Draws, View, Views
 
 LEAST = 2.0**-12
@@ -77,9 +77,8 @@ def _finest(views: Views) -> list[View]:
 
 def _power(view: View) -> float:
     """Variance of what was measured, about its mean over observations, less that of the noise."""
-    here = measured(view).expand_as(view.y)
-    seen, y = here.to(view.y), view.y.where(here, 0.0)
-    noise = view.noise.variance(view.y).where(here, 0.0)
+    y, here = measured_numbers(view)
+    seen, noise = here.to(y), view.noise.variance(y).where(here, 0.0)
     mean = y.sum(0) / seen.sum(0).clamp_min(1.0) if len(view) > 1 else torch.zeros_like(y[0])
     excess = (y - mean).square() - noise
     return max(float((seen * excess).sum() / seen.sum()), LEAST * float(noise.sum() / seen.sum()))
