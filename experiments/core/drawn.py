@@ -19,7 +19,7 @@ from experiments.core.config import Job
 from experiments.core.task import Model, Task, within_support
 from mvss.metrics.calibration import coverage_error, interval_coverage, rank_errors, rank_statistics
 from mvss.metrics.images import psnr
-from mvss.metrics.spread import energy_score, spread_influences, spread_ratio
+from mvss.metrics.spread import energy_score, expectation_error, spread_influences, spread_ratio
 from mvss.posteriors.guard import chi2
 from mvss.problem.views import Draws, View
 from mvss.runtime.rng import Stream
@@ -91,6 +91,9 @@ class Drawn:
         metrics = dict(zip(("spread_ratio", "spread_ratio_standard_error"), spread_ratio(draws, truth), strict=True))
         metrics["energy_score"] = float(energy_score(draws, truth).mean())
         metrics["posterior_mean_psnr"] = float(psnr(draws[:MEANS].mean(0), truth, self.task.data_range).mean())
+        if draws.ndim == 5:  # of images: what many numbers tell is not below zero
+            decibels = 10 * (self.task.data_range**2 / expectation_error(draws, truth)).log10()
+            metrics["posterior_expectation_psnr"] = float(decibels.mean())
         if not bool(draws.isfinite().all()):  # ranks would not show it
             return metrics | {"coverage": math.nan, "rank_error": math.nan}
         rng = Stream(self.job.seed, (self.job.problem, "ties")).generator(b)

@@ -49,7 +49,7 @@ def _verdict(held: Sequence[bool]) -> str:
 class Against(NamedTuple):
     """What a method was to reach beside another, on the same seeds: that `metric` of a source is at most `times` the other's
     and `slack` more; of negative sign, at least the other's and −slack more; of sign 0, at most slack away from it. error: of
-    the other's, is added to the slack. problem: "" for all."""
+    the other's, is added to the slack. theirs: the other's metric where it is not the same one. problem: "" for all."""
 
     method: str
     metric: str
@@ -60,10 +60,12 @@ class Against(NamedTuple):
     problem: str = ""
     source: str = "mean"
     times: float = 1.0
+    theirs: str = ""
 
-    def told(self, title: str) -> str:
+    def told(self, titles: Titles) -> str:
         """In words."""
-        of = f"{self.times:g} × {self.rival}'s" if self.times != 1 else f"{self.rival}'s"
+        title, of = titles[self.metric][0], f"{self.times:g} × {self.rival}'s" if self.times != 1 else f"{self.rival}'s"
+        of += f" {titles[self.theirs][0]}" if self.theirs else ""
         if self.sign == 0:
             return f"{title} within {self.slack:g} of {of}"
         least = " + " if self.slack < 0 else " − "
@@ -77,7 +79,11 @@ class Against(NamedTuple):
             row = rows.get((problem, method, self.source, metric))
             return dict(zip(row["seeds"], row["values"], strict=True)) if row else {}
 
-        ours, theirs, errors = of(self.method, self.metric), of(self.rival, self.metric), of(self.rival, self.error)
+        ours, theirs, errors = (
+            of(self.method, self.metric),
+            of(self.rival, self.theirs or self.metric),
+            of(self.rival, self.error),
+        )
         shared = [seed for seed in ours if seed in theirs]
         pairs = [(ours[s], theirs[s], self.slack + (errors.get(s) or 0.0)) for s in shared]
         apart = [None if a is None or b is None else a - b for a, b, _ in pairs]
@@ -102,11 +108,11 @@ def compared(rows: Rows, bars: Sequence[Against], titles: Titles, problems: Sequ
     """A table of bars that are other methods' numbers. problems: for bars of all."""
     lines = ["The same beside other methods; ours: less theirs, mean over seeds:", "", *HEAD]
     for bar in bars:
-        title, digits = titles[bar.metric]
+        _, digits = titles[bar.metric]
         found = {p: bar.compared(rows, p) for p in ([bar.problem] if bar.problem else problems)}
         kept = {p: both for p, both in found.items() if both[0]} or {bar.problem or "all": ([], [])}
         for problem, (apart, held) in kept.items():
             known = [value for value in apart if value is not None]
             mean = f"{fmean(known):+.{digits}f}" if known and len(known) == len(apart) else "–"
-            lines.append(line(problem, bar.method, bar.told(title), mean, _verdict(held)))
+            lines.append(line(problem, bar.method, bar.told(titles), mean, _verdict(held)))
     return lines

@@ -64,6 +64,7 @@ QUALITY = (
     Column("PSNR, source {newest}", "posterior_psnr", 2, HIGH, "newest"),
     _spread("newest"),
     Column("PSNR of means of 8, source {newest}", "posterior_mean_psnr", 2, HIGH, "newest"),
+    Column("of the posterior mean, source {newest}", "posterior_expectation_psnr", 2, HIGH, "newest"),
     Column("SSIM, source {newest}", "posterior_ssim", 3, HIGH, "newest"),
     Column("gap to oracle (dB)", "oracle_gap_db", 2, 0.0, derived=True),
     Column("posterior SD", "posterior_sinkhorn", 4, LOW),

@@ -1,6 +1,6 @@
 """Do posterior draws say how far off they are? Two scores of K draws x_1 … x_K beside the truth x*.
 
-    spread ratio = V / B,    V = mean of var_k x_k (unbiased),    B = mean of (x̄ − x*)² − V / K
+    spread ratio = V / B,    V = mean of var_k x_k (unbiased),    B = mean of (x̄ − x*)² − V / K, the error of E[x | y]
     energy score = mean_k |x_k − x*| − ½ mean_{j≠k} |x_j − x_k|             (Gneiting & Raftery 2007, unbiased)
 
 The ratio is 1 where draws follow the posterior, and below 1 where they are too narrow, however good their mean is. The
@@ -9,7 +9,7 @@ energy score is proper: on average nothing has a lower one than draws of the pos
 
 from __future__ import annotations
 
-__all__ = ["energy_score", "spread_influences", "spread_ratio"]
+__all__ = ["energy_score", "expectation_error", "spread_influences", "spread_ratio"]
 
 import math
 
@@ -49,11 +49,21 @@ def spread_influences(draws: Tensor, truth: Tensor) -> Tensor:
     return _linearised(draws, truth)[1]
 
 
+def expectation_error(draws: Tensor, truth: Tensor) -> Tensor:
+    """Squared error of the mean of very many draws, told without bias, a mean over numbers: of each observation, (N,).
+
+    Where draws follow the posterior it is a (K + 1)th part below that of the mean of K. Of few numbers it may be below zero.
+
+    Arguments and errors as of `spread_ratio`.
+    """
+    draws, truth = _several(draws, truth)
+    return (draws.mean(0) - truth).square().flatten(1).mean(1) - draws.var(0).flatten(1).mean(1) / len(draws)
+
+
 def _linearised(draws: Tensor, truth: Tensor) -> tuple[float, Tensor]:
     """The spread ratio, and its influences."""
     draws, truth = _several(draws, truth)
-    each_v = draws.var(0).flatten(1).mean(1)
-    each_b = (draws.mean(0) - truth).square().flatten(1).mean(1) - each_v / len(draws)
+    each_v, each_b = draws.var(0).flatten(1).mean(1), expectation_error(draws, truth)
     b = float(each_b.mean())
     if not b > 0:
         ratio = math.nan if math.isnan(b) else math.inf

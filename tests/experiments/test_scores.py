@@ -39,7 +39,7 @@ OF = {  # what a record's name holds, by the setting that counts its samples
     "pqmass": ("posterior_pqmass", "prior_pqmass", "posterior_pqmass_chi2", "prior_pqmass_chi2"),
     "drawn": (
         *("energy_score", "spread_ratio", "spread_ratio_standard_error", "chi2"),
-        *("coverage", "coverage_error", "rank_error", "posterior_mean_psnr"),
+        *("coverage", "coverage_error", "rank_error", "posterior_mean_psnr", "posterior_expectation_psnr"),
     ),
     "kl": ("prior_kl", "prior_kl_standard_error"),
 }
@@ -98,7 +98,8 @@ def test_a_count_of_zero_leaves_its_score_out_and_no_other(name: str, tasks: dic
     metrics = ALL if name == "manifolds" else replace(ALL, kl=0)  # of images nobody knows the law
     whole = scored(task, config, metrics)
     assert ("posterior_frechet" in whole) == (name == "mnist_grass")
-    assert set(OF["drawn"]) - {"coverage_error"} < whole and ("coverage_error" in whole) == (name == "manifolds")
+    assert set(OF["drawn"]) - {"coverage_error", "posterior_expectation_psnr"} < whole
+    assert ("coverage_error" in whole) == (name == "manifolds") != ("posterior_expectation_psnr" in whole)  # of images
     for setting, own in OF.items():
         assert scored(task, config, replace(metrics, **{setting: 0})) == whole - set(own), setting
     left_out = {metric for own in OF.values() for metric in own}

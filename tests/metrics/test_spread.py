@@ -16,7 +16,7 @@ from mvss.metrics.calibration import (
     rank_statistics,
     tarp_coverage,
 )
-from mvss.metrics.spread import energy_score, spread_influences, spread_ratio
+from mvss.metrics.spread import energy_score, expectation_error, spread_influences, spread_ratio
 from mvss.runtime.errors import MvssError
 
 D, N, K = 5, 4000, 16
@@ -60,6 +60,9 @@ def test_exact_draws_have_the_scores_of_theory() -> None:
 def test_the_number_of_draws_brings_no_bias(count: int) -> None:
     assert spread_ratio(EXACT[:count], TRUTH)[0] == pytest.approx(1, abs=0.05)
     assert score(EXACT[:count]) == pytest.approx(CLOSED, rel=0.02)
+    found, own = float(expectation_error(EXACT[:count], TRUTH).mean()), float((MEAN - TRUTH).square().mean())
+    assert found == pytest.approx(own, rel=0.02) and own == pytest.approx(SPREAD**2, rel=0.05)
+    assert float((EXACT[:count].mean(0) - TRUTH).square().mean()) == pytest.approx((1 + 1 / count) * own, rel=0.02)
 
 
 @pytest.mark.parametrize("width", [0.5, 2.0])
