@@ -257,9 +257,12 @@ class _Start:
                 total = total + (mixture.weights * spread.mT) @ spread
                 residual, variance = residual - mean @ a.mT, variance + (a @ total * a).sum(1)
         mean = (residual * measured).sum(0) / seen
-        centre = solve(matrix.mT @ matrix, matrix.mT @ mean)
-        excess = ((residual - centre @ matrix.mT).square() - variance).where(measured > 0, 0.0).sum(0) / seen
+        system, right = matrix.mT @ matrix, matrix.mT @ mean
+        square = (residual - solve(system, right) @ matrix.mT).square().where(measured > 0, 0.0).sum(0) / seen
+        excess = square - variance.where(measured > 0, 0.0).sum(0) / seen
         power = matrix.square().sum(1)
         wide = math.sqrt(max(self.floor**2, float(excess[power > 0].sum() / power.sum())))
+        # gains by which the mean of so many observations cannot be told to within the width
+        centre = solve(system, right, float((square / seen).mean()) / wide**2)
         size = matrix.shape[1]
         return GaussianMixture(torch.ones(1), centre[None], torch.zeros(1, size, 0), wide, self.shape), wide

@@ -55,6 +55,8 @@ class Moments:
         before: the means so far `(K, D)`, to move them by the direct solution.
         """
         means, covariances, steps = [], [], []
+        mean_square = self.second.diagonal(dim1=1, dim2=2).sum(0) / self.count.sum()
+        spread = float((mean_square - (self.first.sum(0) / self.count.sum()).square()).mean())  # the variance of a number
         for k in range(len(self.count)):
             some = float(self.count[k]) > 1.0
             count = self.count[k] if some else self.count.sum()
@@ -62,7 +64,7 @@ class Moments:
             second = (self.second[k] if some else self.second.sum(0)) / count
             mean = centre
             if some and before is not None:
-                mean = before[k] + solve(self.precision[k], self.force[k])
+                mean = before[k] + solve(self.precision[k], self.force[k], 1 / spread, centre - before[k])
             means.append(mean)
             covariances.append(second - torch.outer(centre, centre))
             steps.append(self._step(k) if some and before is not None else torch.zeros_like(mean))
@@ -78,12 +80,19 @@ class Moments:
         return torch.where(expected > UNSEEN * expected.max(), (squared - expected) / expected.square().clamp_min(1e-30), 0.0)
 
 
-def solve(system: Tensor, right: Tensor) -> Tensor:
+def solve(system: Tensor, right: Tensor, least: float = 0.0, otherwise: Tensor | None = None) -> Tensor:
     """The shortest solution `(D,)` of a symmetric system. (Torch's own by pivots, gelsy, often takes a wrong rank for that of a
-    singular system, and its answer is then wrong.)"""
+    singular system, and its answer is then wrong.)
+
+    least: in directions of no more precision than this, where noise would be made loud, the answer is `otherwise`, `(D,)`, or
+    zero.
+    """
     values, vectors = torch.linalg.eigh(system)
-    inverse = torch.where(values > UNSEEN * values[-1], values.reciprocal(), 0.0)
-    return vectors @ (inverse * (vectors.mT @ right))
+    seen = values > UNSEEN * values[-1]
+    found = torch.where(seen & (values > least), values.reciprocal() * (vectors.mT @ right), 0.0)
+    if otherwise is not None:
+        found += torch.where(seen & (values <= least), vectors.mT @ otherwise, 0.0)
+    return vectors @ found
 
 
 def factor_analysis(

@@ -215,3 +215,16 @@ def test_a_singular_iterate_ends_the_climb_at_the_best_one(monkeypatch: pytest.M
     del calls[3:]
     with pytest.raises(MvssError, match="first mixtures are singular"):
         expectation_maximisation(views, config, TOGETHER, STREAM)
+
+
+@pytest.mark.parametrize("laps", [1, 30])
+def test_a_direction_that_is_hardly_seen_gets_no_loud_mean(laps: int) -> None:
+    """As fine detail behind a broad point-spread function: the mean of 3,000 observations tells nothing there, and to undo the
+    gain made noise of 180 times the source's size of it. What is seen keeps its mean."""
+    gains = torch.tensor([1.0, 1.0, 1.0, 0.5, 1e-5, 1e-7], dtype=torch.float64)
+    x = torch.linspace(-1, 1, D, dtype=torch.float64) + normal(N, D, seed=7)
+    view = View(x * gains + NOISE * normal(N, D, seed=8), {"only": Dense(gains.diag())}, NOISE)
+    config = MixtureEMConfig(components=(1,), ranks=(0,), laps=laps, floor=0.05)
+    means = expectation_maximisation(Views([view]), config, [["only"]], STREAM).priors["only"].means[0]
+    torch.testing.assert_close(means[:4], torch.linspace(-1, 1, D, dtype=torch.float64)[:4], atol=0.08, rtol=0)
+    assert float(means[4:].abs().max()) < 1.0
