@@ -131,6 +131,11 @@ class Fitted:
         sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
         the prior was trained at (0 for a prior in closed form).
 
+        Of a source of more than 256 numbers that has a network it is an estimate, by four random probes of what the network
+        adds to the mixture. Of correlated Gaussian images, 28 × 28, its error is below 0.1 % of |log p| where the network adds
+        1 % of it, and about 6 % where it adds all correlations; each candidate has its own. There the exact trace is needed for
+        0.1 %, see `mvss.priors.likelihood.flow_log_prob`.
+
         Raises MvssError for a source that was not learned, candidates of another shape, with NaN or none at all, or a sigma
         below that.
         """
