@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from mvss.posteriors.posterior import Posterior, shown
 from mvss.posteriors.pretrained import model_folder
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
-from mvss.presets.posterior import SeparationConfig
+from mvss.presets.posterior import AutoConfig, PosteriorConfig, SeparationConfig
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
 from mvss.problem.units import Units
@@ -62,11 +62,16 @@ class Fitted:
     def separating_by(self, posterior: str | SeparationConfig) -> Self:
         """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
         settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind,
-        and for what is neither."""
+        for what is neither, and for "auto" where the settings of the fit have another separation: nothing was compared then."""
         named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
         if not isinstance(named, SeparationConfig):
             shown = f"the class {named.__name__}" if isinstance(named, type) else type(named).__name__
             raise MvssError(f"posterior must be a name or an object such as mvss.SplitGibbsConfig(), not {shown}")
+        if isinstance(named, AutoConfig) and not isinstance(self.settings.separation, AutoConfig):
+            kinds = ", ".join(kind.kind for kind in get_args(PosteriorConfig))
+            raise MvssError(
+                f"posterior='auto' needs a fit with separation: {{kind: auto}} in its settings; here ask for {kinds}"
+            )
         other = copy.copy(self)
         other._suited = replace(self._suited, separation=named)
         other._posterior = self._posterior and other._built()
