@@ -18,7 +18,7 @@ from mvss.em import Lap, Model, corrections, first_draws, last_draws, plan_stage
 from mvss.estimation import Estimate, estimate_sources
 from mvss.metrics.fit_report import FitReport, LapReport, ViewReport
 from mvss.posteriors import posterior_of
-from mvss.posteriors.auto import choose
+from mvss.posteriors.auto import choose, lines_of
 from mvss.posteriors.exact import ExactPosterior
 from mvss.posteriors.fitted import Fitted
 from mvss.posteriors.guard import chi2
@@ -189,7 +189,7 @@ class SourceSeparator(Fitted):
             lines += [f"prior of {each}" for each in found]
         if isinstance(separating := self._suited.separating, AutoConfig):
             compared = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
-            lines += [f"posterior of {each}" for each in compared]
+            lines += [f"posterior of {line}" for line in lines_of(compared, self.amortised)]
             self.to(self._device)
         return lines
 

@@ -67,8 +67,8 @@ class Amortised(torch.nn.Module):
 
     guess: it is not trained here. anywhere: whether it is one for all views, or for those at full resolution alone. turns:
     whether backgrounds enter turned by quarters and mirrored at random, and guesses are the mean of those over all such turns.
-    holes: see `training.TrainingConfig`. Its attribute `preferred`: whether it predicts observations better than split Gibbs
-    does (`auto`), which is taken for granted until it is looked at.
+    holes: see `training.TrainingConfig`. Its attribute `preferred`: whether its draws given made observations have a lower
+    energy score, beside what was put in, than those of split Gibbs (`auto`), which is taken for granted until it is looked at.
     """
 
     def __init__(

@@ -2,19 +2,21 @@
 
 At home it is in views with the operators, the noise and about the share of measured numbers that it was trained on
 (`ViewPair`). The better one is found from observations alone, those that no network has learned from, neither the first
-guess nor later ones; where a view has so few that none is held out, from its first one, which favours the network. Their
-draws of the source, half by each posterior, are put before other backgrounds; each posterior draws from what was made so,
-and is scored by what was put in:
+guess nor later ones; where a view has so few that none is held out, from its first one, which favours the network. Draws
+of the source given these, half by each posterior, are put before other backgrounds; each posterior draws from what was
+made so, and is scored by what was put in:
 
     x: draws given held-out y,     y′ = A x + n′,     energy score of x_1 … x_K given y′, beside x        (`metrics.spread`)
 
-n′ is an observation of a view that shows all other sources and noise. The score is proper: nothing has a lower one than
-draws of what x given y′ follows, whether the others are too narrow or off. Half and half, since each is best by its own.
+n′ is an observation of a view that shows all other sources and noise. The lower mean over all x is the better one; a tie is
+the network's. The score is proper: nothing has a lower one than draws of what x given y′ follows, whether the others are
+too narrow or off. Half and half, since each is best by its own. How well y itself is explained is not asked: a split of y
+between sources can be wrong and explain y perfectly, while x is known.
 """
 
 from __future__ import annotations
 
-__all__ = ["AutoPosterior", "Comparison", "choose", "rivals_of"]
+__all__ = ["AutoPosterior", "Comparison", "choose", "lines_of", "rivals_of"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,6 +88,13 @@ def choose(
     for each in comparisons:
         models[each.source].preferred = each.preferred
     return comparisons
+
+
+def lines_of(comparisons: Sequence[Comparison], models: Mapping[str, Amortised]) -> list[str]:
+    """What the report says of all sources that networks have learned, of those without a comparison, too."""
+    missing = models.keys() - {each.source for each in comparisons}
+    unknown = "amortised and split Gibbs were not compared, no held-out observations pair up: raise em.held_out"
+    return [*map(str, comparisons), *(f"{source}: {unknown}; amortised is taken" for source in models if source in missing)]
 
 
 def compared(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from mvss.posteriors.posterior import Posterior, shown
 from mvss.posteriors.pretrained import model_folder
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
-from mvss.presets.posterior import SeparationConfig
+from mvss.presets.posterior import AutoConfig, PosteriorConfig, SeparationConfig
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
 from mvss.problem.units import Units
@@ -62,11 +62,16 @@ class Fitted:
     def separating_by(self, posterior: str | SeparationConfig) -> Self:
         """The same priors and networks, which separate by another posterior: a kind of them, such as "split_gibbs", as the
         settings have it or else with its defaults, or all that there is to say of one. Raises MvssError for an unknown kind,
-        and for what is neither."""
+        for what is neither, and for "auto" where the settings of the fit have another separation: nothing was compared then."""
         named = self._suited.posterior_named(posterior) if isinstance(posterior, str) else posterior
         if not isinstance(named, SeparationConfig):
             shown = f"the class {named.__name__}" if isinstance(named, type) else type(named).__name__
             raise MvssError(f"posterior must be a name or an object such as mvss.SplitGibbsConfig(), not {shown}")
+        if isinstance(named, AutoConfig) and not isinstance(self.settings.separation, AutoConfig):
+            kinds = ", ".join(kind.kind for kind in get_args(PosteriorConfig))
+            raise MvssError(
+                f"posterior='auto' needs a fit with separation: {{kind: auto}} in its settings; here ask for {kinds}"
+            )
         other = copy.copy(self)
         other._suited = replace(self._suited, separation=named)
         other._posterior = self._posterior and other._built()
@@ -130,6 +135,11 @@ class Fitted:
 
         sigma: of x + σ z, in the units of the source: a source on a manifold has no density itself; None for the least that
         the prior was trained at (0 for a prior in closed form).
+
+        Of a source of more than 256 numbers that has a network it is an estimate, by four random probes of what the network
+        adds to the mixture. Of correlated Gaussian images, 28 × 28, its error is below 0.1 % of |log p| where the network adds
+        1 % of it, and about 6 % where it adds all correlations; each candidate has its own. There the exact trace is needed for
+        0.1 %, see `mvss.priors.likelihood.flow_log_prob`.
 
         Raises MvssError for a source that was not learned, candidates of another shape, with NaN or none at all, or a sigma
         below that.

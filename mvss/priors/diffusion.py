@@ -129,7 +129,8 @@ class DiffusionPrior(torch.nn.Module):
 
     def log_prob(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
-        given. Of large sources the trace is an estimate. Raises MvssError for a sigma below that level."""
+        given. Of large sources the trace is an estimate, whose errors `flow_log_prob` tells. Raises MvssError for a sigma below
+        that level."""
         low, high = self.levels
         if sigma is not None and sigma < low * (1 - ROUNDING):
             raise MvssError("log_prob: sigma is below the least noise level that the prior was trained at: leave it out")

@@ -6,7 +6,8 @@
 A source on a manifold has no density: what is given is that of x + σ_min z, at a stated σ_min. At σ_max the density is that
 of the prior's mixture convolved with noise of that level, not N(0, σ_max²): σ_max need not be larger than what the network
 was trained on. The trace is exact (D vector–Jacobian products), or an estimate: that of the mixture's denoiser,
-Σ Var[x | x_t] / σ², and Hutchinson's of what the network adds to it, which is as uncertain as that is large.
+Σ Var[x | x_t] / σ², and Hutchinson's of what the network adds to it, which is as uncertain as that is large: a variance of
+2 Σ_{i≠j} M_ij² / probes, M = ∫ ∂(added)/∂x ds if that is symmetric.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ def flow_log_prob(
     """log p_{σ_min}(x) `(N,)`, nats, of candidates x `(N, *shape)` under a prior, in float64.
 
     sigma_min, sigma_max: noise levels in the units of the source; the network must have been trained between them.
-    probes: 0 for the exact trace, else Rademacher vectors of Hutchinson's estimate; stream: their randomness.
-    tolerance: relative and absolute, of the integrator's steps (scipy's DOP853).
+    probes: 0 for the exact trace, else Rademacher vectors of Hutchinson's estimate, others for each candidate; stream: their
+    randomness. tolerance: relative and absolute, of the integrator's steps (scipy's DOP853).
+
+    Of a correlated Gaussian of 784 numbers, 28 × 28, four probes leave less than 0.1 % of |log p| where the network adds 1 % of
+    it, and about 6 % where it adds all correlations. There 0.1 % takes the exact trace, 784 products in each of some 80
+    evaluations, and a tolerance of 1e-4; so many probes would leave more. (`tests/priors/test_likelihood.py`)
 
     Raises MvssError for wrong shapes, non-finite candidates, levels out of order, and an integration that fails.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mvss.posteriors.amortised import Amortised, Seen
-from mvss.posteriors.auto import AutoPosterior, _made, choose
+from mvss.posteriors.auto import AutoPosterior, _made, choose, lines_of
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.posterior import AutoConfig
 from mvss.priors.gaussian_mixture import GaussianMixture
@@ -106,6 +106,18 @@ def test_one_observation_of_each_view_is_enough() -> None:
     few = Views([view.select(torch.arange(1)) for view in views])
     (found,) = choose(few, {"target": Exact(views)}, PRIORS, AutoConfig(), Stream(0))
     assert found.observations == 2 * AutoConfig().put and math.isfinite(found.trained + found.split)
+
+
+def test_a_comparison_that_cannot_be_made_is_told() -> None:
+    """Of held-out observations whose noise differs there is no pair."""
+    views = problem(20)
+    sky, both = views
+    model, odd = Exact(views), View(sky.y, sky.operators, 10 * NOISE, sky.name)
+    found = choose([odd, both], {"target": model}, PRIORS, AutoConfig(), Stream(0))
+    (line,) = lines_of(found, {"target": model})
+    assert not found and model.preferred and "not compared" in line and line.endswith("amortised is taken")
+    found = choose(views, {"target": model}, PRIORS, AutoConfig(), Stream(0))
+    assert lines_of(found, {"target": model}) == [str(found[0])]
 
 
 def test_the_better_one_is_preferred() -> None:
