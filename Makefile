@@ -163,7 +163,7 @@ galaxies-separate: $(READY) ## separated-PROBLEM.h5 of what make galaxies has le
 galaxies-data: $(GALAXIES) ## cut stamps of PIXELS=32 pixels (128 for PRESET=paper), each BINNING=1 of the mosaics' across, from the mosaics in FOLDER= around the positions in CATALOGUE= or what is detected; without FOLDER downloads 4 GB [min a mosaic]
 	@$(BIN)/python -m experiments.galaxies.archive.cut $(if $(FOLDER),"$(FOLDER)") $(if $(CATALOGUE),"$(CATALOGUE)") --pixels $(PIXELS) --binning $(BINNING) $(if $(strip $(OWN)),,$(ARGS))
 
-split-gibbs: $(READY) ## bias of split Gibbs beside exact posteriors of mixtures, at three settings; ARGS=--publish writes results/split_gibbs [1 min]
+split-gibbs: $(READY) ## bias of split Gibbs beside exact posteriors of mixtures, at three settings; ARGS=--publish writes results/split_gibbs [2 min]
 	@$(BIN)/python -m experiments.split_gibbs $(ARGS)
 
 graffiti: $(READY) ## a worked example by the command mvss: paint on a brick wall; ARGS=--small is a look [10 min; small: 20 s]

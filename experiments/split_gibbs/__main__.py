@@ -160,8 +160,8 @@ def _main(options: argparse.Namespace, command: str, root: Path) -> int:
         raise MvssError(f"--draws {options.draws}: there must be 2 at least, and {FEWEST:,} to publish")
     folder = root / "results" / ("split_gibbs" if options.publish else f"runs/split_gibbs/seed-{options.seed}")
     with locked(folder / "lock"):
-        rows = [row for name in tqdm(CASES, disable=None) for row in measure(name, options.draws, options.seed)]
         head = {"command": command, "commit": code_label(), "seed": options.seed, "draws": options.draws}
+        rows = [row for name in tqdm(CASES, disable=None) for row in measure(name, options.draws, options.seed)]
         table = {**head, "rows": [asdict(row) for row in rows]}
         atomic_write_text(folder / "table.json", json.dumps(table, indent=1) + "\n")
         atomic_write_text(folder / "table.md", text := _markdown(head, rows))

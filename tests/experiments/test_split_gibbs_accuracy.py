@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.core.cli import ROOT
 from experiments.split_gibbs import __main__ as command
 from experiments.split_gibbs import cases
 from experiments.split_gibbs.__main__ import Row, energy_distance, main, measure, of_digits
@@ -44,7 +45,7 @@ def test_evaluations_are_those_that_networks_would_be_asked(rows: dict[str, Row]
 
 
 def test_the_energy_distance_of_two_gaussians_is_known() -> None:
-    """In one dimension, of N(0, 1) and N(μ, 1): E|x − y| = 2 s φ(μ/s) + μ (2 Φ(μ/s) − 1), s = √2; E|x − x'|: the same, μ = 0."""
+    """In one dimension, of N(0, 1) and N(μ, 1): E|x − y| = 2 s φ(μ/s) + μ (2 Φ(μ/s) − 1), s = √2; E|x − x'|: with μ = 0."""
     unit, s = torch.distributions.Normal(0.0, 1.0), torch.tensor(2.0, dtype=torch.float64).sqrt()
     apart = 2 * s * unit.log_prob(1 / s).exp() + 2 * unit.cdf(1 / s) - 1
     x, y = normal(4000, 1), normal(4000, 1, seed=1)
@@ -64,6 +65,19 @@ def test_the_command_prints_and_writes_a_table(
     assert [row["setting"] for row in table["rows"]] == ["exact", "default", "digits", "accurate"]
     assert (table["seed"], table["draws"]) == (3, 16) and table["commit"] in text
     assert 'make split-gibbs ARGS="--draws 16 --seed 3"' in text and text.count("\n| identity |") == 4
+
+
+def test_the_published_table_holds_what_pages_say_of_it() -> None:
+    """docs/presets.md: the default is biased in every case, mostly by ρ above the noise; accurate chains hardly are."""
+    table = json.loads((ROOT / "results" / "split_gibbs" / "table.json").read_text(encoding="utf-8"))
+    assert table["draws"] >= 4096
+    found = {(row["case"], row["setting"]): Row(**row) for row in table["rows"]}
+    for name in CASES:
+        floor, default, accurate = (found[name, setting] for setting in ("exact", "default", "accurate"))
+        assert default.last > 1 and default.bias > 5 * floor.bias and default.chi2 > 2 * floor.chi2
+        assert default.by_rho > 0.75 * default.bias
+        assert accurate.bias < 2 * floor.bias and accurate.distance < default.distance / 20
+        assert accurate.evaluations > 10 * default.evaluations
 
 
 @pytest.mark.parametrize("words", ["--draws 1", "--draws 512 --publish"])
