@@ -32,6 +32,7 @@ def outside() -> dict[str, str]:
     pages |= {f"{p.parent}/README.md": f"{p.parent}.md" for p in _found("experiments/*/README.md")}
     for pattern in ("table", "sweep", "growth", "scale"):
         pages |= {f"{p}": f"{p}" for p in _found(f"results/*/cpu/{pattern}.md")}
+    pages |= {f"{p}": f"{p}" for p in _found("results/*/table.md")}
     return pages
 
 

@@ -1,0 +1,1 @@
+"""Split Gibbs against exact posteriors."""
