@@ -40,7 +40,7 @@ class Experiment:
     """name: of the results folder. target: of make. check: raises MvssError for a problem that there is not. task:
     (problem, seed, config) to a `task.Task`. figures: makes all that there is something to show for, and returns the files,
     PNG and PDF of each. browsers: what a page lets one go through, of what was kept. caption: how it was scored. schema: of
-    its configuration."""
+    its configuration. sought: the number of the source that is sought in every problem, from "1"; None for its last."""
 
     name: str
     target: str
@@ -50,6 +50,7 @@ class Experiment:
     browsers: Callable[[Results], list[Browser]]
     caption: str
     schema: type[Config] = Config
+    sought: str | None = None
 
     @property
     def data(self) -> Path:

@@ -74,7 +74,7 @@ def card(shown: Shown, job: Job, model: SourceSeparator, run: Path, precision: P
         *("draws = model.separate(view, draws=16)  # of all sources, with their uncertainty", "```", ""),
         *("`make demo` separates fresh observations with it.", "", "## Learned from", "", *_wrapped(learned), ""),
         *("Made by", "", f"    {command}", f"    make pretrained RUN={run_of(shown, table)}", ""),
-        *("## Scores", "", *_wrapped(LEGEND), "", *_scores(table), *_wrapped(_said(precision)), ""),
+        *("## Scores", "", *_wrapped(LEGEND), "", *_scores(table, experiment.sought), *_wrapped(_said(precision)), ""),
         *("## Data and licence", "", *_licences(texts), "", "The model: MIT, as all of mvss.", ""),
         *("## Limits", "", *_items([*texts["limits"], *_limits(table, model.sources)])),
     ]
@@ -112,9 +112,9 @@ def _results(shown: Shown, job: Job, table: Mapping[str, Any], sources: Sequence
             )
 
 
-def _scores(table: Mapping[str, Any]) -> Iterator[str]:
+def _scores(table: Mapping[str, Any], sought: str | None) -> Iterator[str]:
     """Those of the run's table.md, one below the other."""
-    for section in sections(table):
+    for section in sections(table, sought):
         for title, grid in section.parts:
             if len(grid.rows) != 1:  # several to be compared
                 continue

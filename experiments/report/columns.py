@@ -16,9 +16,10 @@ from dataclasses import dataclass
 class Column:
     """A column.
 
-    source: "mean", "newest" or its number. ideal: the best value is the nearest to it; without one there is no best.
-    derived: made from other columns, whose sample counts it has. proper: whether nothing beats the truth on average, so that a
-    table may be won by it. always: whether it stands wherever the column before it does, measured or not, and nowhere else.
+    source: "mean", "newest", which is the one that is sought, or its number. ideal: the best value is the nearest to it;
+    without one there is no best. derived: made from other columns, whose sample counts it has. proper: whether nothing beats
+    the truth on average, so that a table may be won by it. always: whether it stands wherever the column before it does,
+    measured or not, and nowhere else.
     """
 
     title: str
@@ -32,7 +33,7 @@ class Column:
     always: bool = False
 
     def head(self, newest: str) -> str:
-        """The title with its direction. newest: the number of the newest source."""
+        """The title with its direction. newest: the number of the source that is sought."""
         ends = {None: "", LOW: " ↓", HIGH: " ↑"}
         return self.title.format(newest=newest) + ends.get(self.ideal, f" → {(self.ideal or 0) * self.scale:.3g}")
 

@@ -16,6 +16,7 @@ from experiments.report.methods import AUTO, FLOOR, OURS, method_named, method_o
 from experiments.report.tables import lookup
 
 DIGIT = "2"
+"""The number of the source that is sought, in every problem: of two looks the second grass comes after it."""
 COLUMNS = {
     "energy_score": ("energy score", 2),
     "spread_ratio": ("spread ratio", 2),

@@ -51,19 +51,20 @@ def means_nothing(preset: str) -> bool:
     return preset == SMOKE
 
 
-def sections(table: Mapping[str, Any]) -> list[Section]:
-    """The sections of a table of `tables.build_table`, in the order of its problems. Of one that means nothing no number is the
-    best."""
+def sections(table: Mapping[str, Any], sought: str | None = None) -> list[Section]:
+    """The sections of a table of `tables.build_table`, in the order of its problems. sought: see `tables.write_table`. Of
+    what means nothing no number is the best."""
     by_problem: dict[str, dict[tuple[str, str, str], Row]] = defaultdict(dict)
     for row in table["rows"]:
         by_problem[row["problem"]][row["method"], row["source"], row["metric"]] = row
-    return [Section(problem, _parts(rows, not means_nothing(table["preset"]))) for problem, rows in by_problem.items()]
+    compare = not means_nothing(table["preset"])
+    return [Section(problem, _parts(_Found(rows, compare, sought))) for problem, rows in by_problem.items()]
 
 
-def _parts(rows: Rows, compare: bool) -> list[Part]:
+def _parts(found: _Found) -> list[Part]:
     """All that there is something to show in."""
-    found = _Found(rows, compare)
-    metrics, newest = {metric for _, _, metric in rows}, found.newest
+    rows, newest = found.rows, found.newest
+    metrics = {metric for _, _, metric in rows}
     parts = [Part("", found.grid(QUALITY))]
     if "remains_auc" in metrics:
         parts.append(Part(f"The parts of the separation (source {newest}: the target; 1: the background):", found.grid(PARTS)))
@@ -81,12 +82,13 @@ def _parts(rows: Rows, compare: bool) -> list[Part]:
 
 
 class _Found:
-    """What is known of one problem. compare: whether any number is the best."""
+    """What is known of one problem. compare: whether any number is the best. newest: the source that is sought, the last
+    unless `sought` says otherwise."""
 
-    def __init__(self, rows: Rows, compare: bool) -> None:
+    def __init__(self, rows: Rows, compare: bool, sought: str | None) -> None:
         self.rows, self.compare = rows, compare
         self.methods = method_order(method for method, _, _ in rows)
-        self.newest = max((source for _, source, _ in rows if source != "mean"), default="mean")
+        self.newest = sought or max((source for _, source, _ in rows if source != "mean"), default="mean")
 
     def grid(self, columns: Sequence[Column], paper: bool = False) -> Grid:
         """Columns without a number are left out, and so are the paper's where it has none, and methods without any."""

@@ -18,11 +18,11 @@ NOTHING = ": its numbers mean nothing, it only shows that all of it runs"
 BOLD = "**Bold**: the best by the first proper score of a table, what has seen the truth aside. "
 
 
-def markdown(table: Mapping[str, Any], caption: str) -> str:
-    """Return a table of `tables.build_table` as Markdown. caption: how the numbers were scored."""
+def markdown(table: Mapping[str, Any], caption: str, sought: str | None = None) -> str:
+    """Return a table of `tables.build_table` as Markdown. caption, sought: see `tables.write_table`."""
     nothing = NOTHING if means_nothing(table["preset"]) else ""
     lines = [f"# {table['experiment']}, preset {table['preset']}{nothing}", "", *preface(table, caption)]
-    for section in sections(table):
+    for section in sections(table, sought):
         lines += _section(section)
     return "\n".join(lines) + "\n"
 

@@ -80,7 +80,7 @@ def _results(folder: Path, target: Path) -> dict[str, Any]:
         "title": f"{table['experiment']}, preset {table['preset']}",
         "nothing": means_nothing(table["preset"]),
         "preface": [_spans(line) for line in preface(table, experiment.caption) if line],
-        "sections": sections(table),
+        "sections": sections(table, experiment.sought),
         "rows": [{**row, "label": method_named(row["method"]).label} for row in table["rows"]],
         "figures": [{"name": p.stem, "at": _link(p, target), "alt": alt_of(p.stem, name)} for p in pictures],
         "seed": seed,

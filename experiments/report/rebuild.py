@@ -33,7 +33,8 @@ OVERRIDES = "overrides-"
 
 
 class Experiment(Protocol):
-    """What a table needs of its experiment. name: of the results folder. target: of make. caption: how it was scored."""
+    """What a table needs of its experiment. name: of the results folder. target: of make. caption, sought: see
+    `tables.write_table`."""
 
     @property
     def name(self) -> str: ...
@@ -43,6 +44,9 @@ class Experiment(Protocol):
 
     @property
     def caption(self) -> str: ...
+
+    @property
+    def sought(self) -> str | None: ...
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
@@ -84,7 +88,7 @@ def rebuild(
         targets = made_by(experiment.target, config, chain.from_iterable(records.values()))
         command = " and ".join(command_text(target, preset, records, overrides or ()) for target in targets)
     table = build_table(experiment.name.replace("-", "_"), preset, records, command)
-    write_table(folder, table, experiment.caption)
+    write_table(folder, table, experiment.caption, experiment.sought)
     return table
 
 

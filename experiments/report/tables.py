@@ -89,20 +89,21 @@ def build_table(
     return {**head, "rows": sorted(rows, key=place)}
 
 
-def write_table(folder: Path | str, table: Mapping[str, Any], caption: str) -> None:
+def write_table(folder: Path | str, table: Mapping[str, Any], caption: str, sought: str | None = None) -> None:
     """Write table.json and table.md into a folder, each whole or not at all.
 
     Arguments:
         folder: results/<experiment>/<preset>.
         table: what `build_table` returns.
         caption: how the numbers were scored, in Markdown.
+        sought: the number of the source that is sought in every problem; None for its last.
     """
     head = json.dumps({name: value for name, value in table.items() if name != "rows"}, indent=1, ensure_ascii=False)
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in table["rows"])
     body = f"[\n  {rows}\n ]" if rows else "[]"
     # One row a line: a change of one number is a change of one line.
     atomic_write_text(Path(folder) / "table.json", head.removesuffix("\n}") + f',\n "rows": {body}\n}}\n')
-    atomic_write_text(Path(folder) / "table.md", markdown(table, caption))
+    atomic_write_text(Path(folder) / "table.md", markdown(table, caption, sought))
 
 
 def is_audit(metric: str) -> bool:

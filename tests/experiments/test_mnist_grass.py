@@ -86,6 +86,7 @@ def expected(problem: str, grass: Tensor, digit: Tensor, more: Tensor | None, vi
 def test_swapped_observations_are_what_their_names_say(problem: str) -> None:
     task = MnistGrassTask(problem, 0, CONFIG)
     assert CONFIG.learned(problem) == "full" and task.train.sources[:2] == (GRASS, DIGIT)
+    assert task.train.sources.index(DIGIT) == int(EXPERIMENT.sought or 0) - 1
     for view, truth in zip(task.fresh, task.fresh_truth, strict=True):
         if DIGIT not in view.sources:
             continue

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from experiments.report.commands import command_text, made_by
+from experiments.report.digit_results import DIGIT
 from experiments.report.metrics import read_metrics, read_seeds, write_metrics
+from experiments.report.page import main as page
 from experiments.report.rebuild import ROOT, main
 from experiments.report.redraw import main as redraw
 
@@ -61,6 +63,18 @@ def test_the_command_follows_from_the_configuration_and_the_records(tmp_path: Pa
     folder = small(tmp_path, 2, 0, 1)
     assert main([str(folder)]) == 0
     assert json.loads((folder / "table.json").read_text())["command"] == 'make manifolds PRESET=cpu SEEDS="0 1 2"'
+
+
+def test_the_source_that_is_sought_is_the_experiments_own_not_the_last(tmp_path: Path) -> None:
+    """Of two looks at a digit the second grass comes after it, and tables once called that the target."""
+    folder = small(tmp_path, 0, folder="results/mnist_grass/cpu")
+    own = RECORD | {"problem": "swap-two"}
+    found = [own | {"source": b, "metric": m} for b in "123" for m in ("posterior_psnr", "energy_score")]
+    write_metrics(folder / "seed-0" / "metrics.jsonl", [*found, own | {"metric": "remains_auc"}])
+    assert main([str(folder)]) == 0 and page([], tmp_path) == 0
+    told = [(folder / "table.md").read_text(), (tmp_path / "results" / "report" / "index.html").read_text()]
+    for text in told:
+        assert f"(source {DIGIT}: the target" in text and f"PSNR, source {DIGIT} ↑" in text and ", source 3 " not in text
 
 
 def test_what_ran_with_overrides_keeps_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
