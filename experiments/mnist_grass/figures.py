@@ -18,6 +18,7 @@ from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
 from experiments.mnist_grass.figures_scale import draw_scale
+from experiments.mnist_grass.figures_spread import spread_figure
 from experiments.report.methods import AUTO, OURS, method_named
 from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 from experiments.report.style import caption, save_animation, save_figure, style
@@ -44,8 +45,12 @@ def make_figures(results: Results) -> list[Path]:
     # each prior has observations of its own
     if (swapped := _swaps(results, [problem for problem in swaps if not problem_named(problem).simulated])) is not None:
         written += save_figure(swapped, folder, "swaps")
-    for problem in (problem for problem in results.problems if problem not in swaps):
+    for problem in results.problems:
         found = kept_samples(results.folder, results.table, seed, problem)
+        if (spread := spread_figure(found, seed)) is not None:
+            written += save_figure(spread, folder, f"spread-{problem}")
+        if problem in swaps:
+            continue
         found = {method: arrays for method, arrays in found.items() if method not in TWINS}
         figures = {
             "views": _views(found, seed),
