@@ -8,11 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from experiments.core.cli import ROOT, read_command
 from experiments.core.drawn import MEANS
-from experiments.mnist_grass.figures import make_figures
+from experiments.mnist_grass.__main__ import EXPERIMENT
+from experiments.mnist_grass.figures import _priors, make_figures
 from experiments.mnist_grass.figures_spread import BINS, LEAST, spread_figure, spreads
 from experiments.report.digit_results import DIGIT
 from experiments.report.samples import Arrays, Results, samples_path
+from mvss.presets.reader import save_config
 
 DRAWS, IMAGES = 64, 40
 
@@ -56,4 +59,19 @@ def test_pixels_whose_draws_are_all_the_same_are_drawn_at_the_edge() -> None:
     (line, calibrated), ends = figure.axes[0].lines, figure.axes[0].get_xlim()
     assert line.get_xdata()[0] == ends[0] == LEAST and line.get_ydata()[0] > 2 * LEAST
     assert list(calibrated.get_xdata()) == list(calibrated.get_ydata()) == list(ends)
+    plt.close("all")
+
+
+def test_a_caption_says_what_draws_of_priors_begin_from(tmp_path: Path) -> None:
+    config = read_command(EXPERIMENT, ["--preset", "cpu"], ROOT).config
+    save_config(config, tmp_path / "seed-0" / "config.yaml")
+    both = {"prior_1": np.zeros((2, 784)), "prior_2": np.zeros((2, 784))}
+    figure = _priors(
+        dict.fromkeys(("auto", "mixture", "joint_paper", "gibbs", "pcpca"), both), Results(tmp_path, {}, {}, (), 0), "full"
+    )
+    assert figure is not None
+    text = figure.get_supxlabel().replace("\n", " ")
+    recipe = "joint, paper's recipe"
+    assert f"from pure noise (digit, auto (ours); digit, {recipe}; grass, {recipe}) or from draws of the mixture" in text
+    assert "noised (digit, Gibbs); all others are draws of Gaussians in closed form" in text
     plt.close("all")
