@@ -9,7 +9,18 @@ results/<experiment>/<preset>/times.json    {"<problem> <method>": course, ...},
 
 from __future__ import annotations
 
-__all__ = ["Course", "Timer", "expected_times", "middle", "own_times", "priors_of", "read_times", "times_text", "words"]
+__all__ = [
+    "Course",
+    "Timer",
+    "expected_times",
+    "middle",
+    "own_times",
+    "priors_of",
+    "read_times",
+    "times_of",
+    "times_text",
+    "words",
+]
 
 import json
 import time
@@ -125,6 +136,12 @@ def read_times(path: Path) -> dict[str, Course]:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MvssError(f"{path} is broken: delete it, or take it from git again") from error
+
+
+def times_of(jobs: Iterable[Job], times: Mapping[str, Course]) -> dict[str, Course]:
+    """Those of some jobs alone."""
+    kinds = {kind_of(job) for job in jobs}
+    return {kind: course for kind, course in times.items() if kind in kinds}
 
 
 def times_text(times: Mapping[str, Course]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments.core.cli import ROOT
 from experiments.core.config import Config, Job
-from experiments.core.durations import own_times, read_times, times_text
+from experiments.core.durations import own_times, read_times, times_of, times_text
 from experiments.core.kept_rows import Kind, kept_rows, kind_of
 from experiments.core.places import Experiment, jobs_of, name_of, place_of, samples_of
 from experiments.core.pools import tunes
@@ -78,7 +78,7 @@ def publish(folder: Path, root: Path, partial: bool = False) -> int:
         for path in copied:
             atomic_write_bytes(target / path, (folder / path).read_bytes())
         figures = _joined(experiment, config, folder, target, found, kept)
-        _keep_times(folder, target)
+        _keep_times(config, folder, target)
     said = f", older rows of {_listed(sorted({f'{p} {m}' for _, p, m, _ in there}))}" if there else ""
     said += f", partial: without {_listed(lacking)}" if lacking else ""
     print(f"published: {target} ({len(copied)} files{said})")
@@ -124,9 +124,10 @@ def _kind(job: Job) -> Kind:
     return job.seed, job.problem, job.method, job.audit
 
 
-def _keep_times(folder: Path, target: Path) -> None:
-    """How long the jobs took, beside what is known of others."""
-    if times := read_times(target / "times.json") | own_times(folder):
+def _keep_times(config: Config, folder: Path, target: Path) -> None:
+    """How long the jobs took, beside what is known of others that the preset has."""
+    asked = jobs_of(config, [0], ablations=True, audit=True)
+    if times := times_of(asked, read_times(target / "times.json") | own_times(folder)):
         atomic_write_text(target / "times.json", times_text(times))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["make_figures", "mixtures"]
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from experiments.mnist_grass.config import LEARNED, SWAPPED, problem_named
+from experiments.core.config import Recipe
+from experiments.mnist_grass.config import LEARNED, SWAPPED, MnistGrassConfig, problem_named
 from experiments.mnist_grass.data import AMPLITUDE
 from experiments.mnist_grass.digits import SHAPE
 from experiments.mnist_grass.figures_scale import draw_scale
+from experiments.mnist_grass.figures_spread import spread_figure
 from experiments.report.methods import AUTO, OURS, method_named
 from experiments.report.samples import Arrays, Results, kept_samples, laps_of
 from experiments.report.style import caption, save_animation, save_figure, style
+from mvss.presets.reader import load_config
 
 SHOWN = 8
 SHOWN_METHODS = (AUTO, OURS, "mixture")
@@ -44,15 +48,19 @@ def make_figures(results: Results) -> list[Path]:
     # each prior has observations of its own
     if (swapped := _swaps(results, [problem for problem in swaps if not problem_named(problem).simulated])) is not None:
         written += save_figure(swapped, folder, "swaps")
-    for problem in (problem for problem in results.problems if problem not in swaps):
+    for problem in results.problems:
         found = kept_samples(results.folder, results.table, seed, problem)
+        if (spread := spread_figure(found, seed)) is not None:
+            written += save_figure(spread, folder, f"spread-{problem}")
+        if problem in swaps:
+            continue
         found = {method: arrays for method, arrays in found.items() if method not in TWINS}
         figures = {
             "views": _views(found, seed),
             "strip": _strip(found, problem_named(problem).factors, seed),
             "separations": _separations(found, problem_named(problem).factors, seed),
             "laps": _laps(found, seed),
-            "priors": _priors(found, seed),
+            "priors": _priors(found, results, problem),
             "uncertainty": _uncertainty(found, seed),
             "worst": _worst(found, seed),
         }
@@ -180,14 +188,30 @@ def _frames(found: Mapping[str, Samples]) -> list[NDArray[np.float64]]:
     return frames
 
 
-def _priors(found: Mapping[str, Samples], seed: int) -> Figure | None:
-    rows = [
-        (f"{name}, {method_named(m).short}", s[f"prior_{b}"])
-        for b, name in ((2, "digit"), (1, "grass"))
-        for m, s in found.items()
-        if f"prior_{b}" in s
-    ]
-    return _grid(rows, f"Seed {seed}: draws of the learned priors.") if rows else None
+def _priors(found: Mapping[str, Samples], results: Results, problem: str) -> Figure | None:
+    sources = ((2, "digit"), (1, "grass"))
+    drawn = {(m, name): own[f"prior_{b}"] for b, name in sources for m, own in found.items() if f"prior_{b}" in own}
+    if not drawn:
+        return None
+    path, begun = results.folder / f"seed-{results.seed}" / "config.yaml", defaultdict[str, list[str]](list)
+    recipes = load_config(MnistGrassConfig, path).recipes() if path.exists() else {}
+    titles = {(method, name): f"{name}, {method_named(method).short}" for method, name in drawn}
+    for (method, name), title in titles.items():
+        if method in recipes and (begin := _begun(recipes[method].on(problem), name)):
+            begun[begin].append(title)
+    text = f"Seed {results.seed}: draws of the learned priors. "
+    if networks := " or ".join(f"from {begin} ({'; '.join(those)})" for begin, those in begun.items()):
+        text += f"Networks go back in time {networks}; all others are draws of Gaussians in closed form, or decoded latents."
+    return _grid([(titles[key], images) for key, images in drawn.items()], text)
+
+
+def _begun(recipe: Recipe, source: str) -> str:
+    """What draws of a prior begin from; nothing where no network makes them."""
+    prior = recipe.settings.prior
+    if recipe.baseline or prior.network is None or source in prior.closed:
+        return ""
+    cold = prior.sampler is not None or recipe.settings.separating.of_priors[1]
+    return "pure noise" if cold else "draws of the mixture that they correct, noised"
 
 
 def _uncertainty(found: Mapping[str, Samples], seed: int) -> Figure | None:

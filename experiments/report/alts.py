@@ -23,6 +23,7 @@ KINDS = {
     "separations": "Pictures: observation, truth of each source, and one posterior draw of each method",
     "sinkhorn-vs-lap": "Lines: Sinkhorn divergence of draws from the truth after each lap of EM, by method",
     "sinkhorn-vs-mixing": "Lines: Sinkhorn divergence of draws from the truth against the share that views mix, by method",
+    "spread": "Lines: error of the mean of draws against their standard deviation, by method; the diagonal is calibrated",
     "strip": "Pictures: observation, a draw of each source beside its truth, and the standard deviation of the newest",
     "swaps": "Pictures: digits observed by other operators, noise and backgrounds: observation, truth, mean, deviation",
     "uncertainty": "Pictures: truth, posterior mean, its error, and the posterior standard deviation",

@@ -242,7 +242,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
     assert {"floor", "joint"} == {row["method"] for row in rows}
     means = {"posterior_mean_psnr", "posterior_expectation_psnr"}
     assert {"posterior_psnr", "posterior_ssim", *means} <= {row["metric"] for row in rows}
-    assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [7, 7, 1]
+    assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [8, 8, 1]
 
 
 def test_an_audit_needs_a_known_truth_and_says_so(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
     (target / "seed-0").mkdir(parents=True)
     (target / "seed-0" / "notes.md").write_text("tracked\n")
     (folder / "scale.json").write_text("{}")
-    (target / "times.json").write_text('{"mixed-0.1 joint": [[1.0, 3.0]], "mixed-0.1 joint_long": [[1.0, 4.0]]}')
+    others = ("joint", "joint_karras", "joint_of_old", "joint-audit")
+    (target / "times.json").write_text(json.dumps({f"mixed-0.1 {method}": [[1.0, 4.0]] for method in others}))
     assert main([str(folder)], tmp_path) == 0
     published = tree(target)
     made = {"contrastive-2": [*ALL], "mixed-0.1": [*METHODS]}
@@ -105,9 +106,10 @@ def test_a_finished_run_is_published_and_its_table_can_be_made_again(tmp_path: P
         "table.json", "table.md", "times.json", "scale.json", "figures/exact-mixture-joint-gibbs.png", "seed-0/notes.md"
     }  # fmt: skip
     assert json.loads(published["table.json"])["commits"] == {"abc1234": made}
-    times = json.loads(published["times.json"])  # of two seeds one; those of others stay
-    assert times["mixed-0.1 joint"] == [[1.0, 10.0]] and times["mixed-0.1 joint_long"] == [[1.0, 4.0]]
-    assert len(times) == 1 + sum(map(len, made.values()))
+    times = json.loads(published["times.json"])  # of two seeds one; those of others stay that the preset has
+    assert times["mixed-0.1 joint"] == [[1.0, 10.0]]
+    assert times["mixed-0.1 joint_karras"] == times["mixed-0.1 joint-audit"] == [[1.0, 4.0]]
+    assert len(times) == 2 + sum(map(len, made.values()))
     assert rebuild([], tmp_path) == 0 and tree(target) == published  # runs are no part of `make tables`
 
 
