@@ -239,7 +239,7 @@ def test_other_digits_and_another_texture_are_overrides(tmp_path: Path, monkeypa
     assert main(EXPERIMENT, ["--preset", "smoke", "--methods", "joint", "floor", "--", *tiny, *other], tmp_path) == 0
     (path,) = tmp_path.rglob("table.json")
     rows = json.loads(path.read_text())["rows"]
-    assert {"floor", "joint"} == {row["method"] for row in rows}
+    assert {"auto", "floor", "joint"} == {row["method"] for row in rows}  # joint separates by the fit of auto
     means = {"posterior_mean_psnr", "posterior_expectation_psnr"}
     assert {"posterior_psnr", "posterior_ssim", *means} <= {row["metric"] for row in rows}
     assert [len(list(tmp_path.rglob(f"figures/*.{kind}"))) for kind in ("png", "pdf", "gif")] == [8, 8, 1]
