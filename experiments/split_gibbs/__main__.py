@@ -32,6 +32,8 @@ from tqdm import tqdm
 
 from experiments.core.cli import ROOT
 from experiments.core.scheduler import code_label
+from experiments.report.lines import head as head_of
+from experiments.report.lines import line
 from experiments.report.rebuild import experiment_named
 from experiments.split_gibbs.cases import CASES, ROUNDS, accurate, flat, observed
 from mvss import Dense, View
@@ -188,14 +190,13 @@ def _markdown(head: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "",
         CAPTION,
         "",
-        f"| case | setting | {' | '.join(titles)} |",
-        "| --- | --- |" + " ---: |" * len(titles),
+        *head_of(("case", "setting"), titles),
     ]
     for row in rows:
         exact = row.setting == EXACT
         first = ("–", "–") if exact else (f"{row.last:.2f}", f"{row.evaluations:,}")
         cells = (f"{row.bias:.3f}", "–" if exact else f"{row.by_rho:.3f}", f"{row.sd_ratio:.3f}", f"{row.distance:.4f}")
-        lines.append(f"| {' | '.join((row.case, row.setting, *first, *cells, f'{row.chi2:.2f}'))} |")
+        lines.append(line(row.case, row.setting, *first, *cells, f"{row.chi2:.2f}"))
     return "\n".join(lines) + "\n"
 
 
