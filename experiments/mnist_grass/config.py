@@ -67,10 +67,11 @@ PROBLEMS = {
 @dataclass(frozen=True)
 class ScaleConfig:
     """What `make mnist-grass-scale` tries: numbers of `observations` of either view, none for no such curve; and `fresh` ones,
-    all of which are scored by many draws."""
+    all of which are scored by many draws. longer: overrides of runs of some of those numbers, which deserve more training."""
 
     observations: tuple[int, ...] = ()
     fresh: int = 500
+    longer: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least("scale", self, 2, "observations", "fresh")

@@ -90,7 +90,7 @@ def _run_of(experiment: Experiment, command: Command, count: int, root: Path) ->
     config = _config(command)
     methods = [method for method in METHODS if method in config.methods]
     own = [f"observations={count}", "grass_observations=null", f"fresh={config.scale.fresh}"]
-    overrides = [*command.overrides, *own, f"metrics.drawn={config.scale.fresh}"]
+    overrides = [*command.overrides, *own, f"metrics.drawn={config.scale.fresh}", *config.scale.longer.get(count, ())]
     asked = ["--preset", command.preset, "--seeds", str(SEED), "--problem", LEARNED, "--methods", *methods]
     asked += ["--dry-run"] if command.dry_run else []
     found = read_command(experiment, [*asked, "--", *overrides], root)
