@@ -110,7 +110,7 @@ def _rows(count: int, command: Command) -> Iterator[dict[str, Any]]:
 
 def _write(experiment: Experiment, command: Command, folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """scale.json, scale.md and the figure."""
-    config = _config(command)
+    config, counts = _config(command), {row["observations"] for row in rows}
     _, classes = other_digits(config.mnist)
     found = {
         "experiment": experiment.name,
@@ -118,6 +118,7 @@ def _write(experiment: Experiment, command: Command, folder: Path, rows: Sequenc
         "command": _text(experiment, command),
         "seed": SEED,
         "fresh": config.scale.fresh,
+        "longer": {str(count): list(overrides) for count, overrides in config.scale.longer.items() if count in counts},
         "digits": {str(digit): int((classes == digit).sum()) for digit in config.digits},
         "sha256": config.others,
         "rows": list(rows),
@@ -155,13 +156,15 @@ def _markdown(found: dict[str, Any]) -> Iterator[str]:
     if means_nothing(found["preset"]):
         yield "**The numbers mean nothing: this preset only tries every line of code.**\n"
     yield (
-        "Learned from so many mixtures, and as many views of grass alone, with the settings of the preset each time. Scored "
+        "Learned from so many mixtures, and as many views of grass alone, with the settings of the preset. Scored "
         f"on {found['fresh']:,} fresh observations: digits of no mixture, and grass from a part of the photograph that no "
         "training observation touches. PSNR: of single draws, mean of the dB values. Energy score, spread ratio (1 is right) "
         "and intervals: of many draws for each. Fréchet, prior: of as many draws of the prior as there are mixtures, from the "
         "fresh digits; row `floor`: of clean digits in their place. Minutes: of the fit. Memory: the most that its process "
         "held."
     )
+    for count, overrides in found["longer"].items():
+        yield f"\nOf {int(count):,} mixtures with these settings in place of the preset's: `{' '.join(overrides)}`."
     yield ""
     yield from head(("mixtures", "method"), [title for _, _, title, *_ in COLUMNS])
     for row in found["rows"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.report import digit_results, manifold_results
 from experiments.report.beside_paper import beside_paper
+from experiments.report.scale_results import curve
 from experiments.report.summary import Tables, summary
 from experiments.report.tables import lookup
 from mvss.runtime.errors import MvssError
@@ -54,6 +55,7 @@ FILLED: dict[str, dict[str, Callable[[Tables], str]]] = {
         "paper": beside_paper,
         "manifolds": lambda tables: manifold_results.results(tables.get("manifolds")),
         "digits": lambda tables: digit_results.results(tables.get("mnist_grass")),
+        "curve": lambda _: curve(_read(ROOT / "results" / "mnist_grass" / "cpu" / "scale.json")),
     },
 }
 """What stands between markers, by file and block."""

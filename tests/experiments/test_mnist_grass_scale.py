@@ -76,9 +76,10 @@ def test_each_number_is_a_run_and_their_scores_are_one_curve(tmp_path: Path, ask
         assert isinstance(config, MnistGrassConfig)
         assert (command.seeds, command.problems, command.methods) == ((100,), ("full",), METHODS)
         assert (config.observations, config.grass_observations, config.fresh, config.metrics.drawn) == (count, None, 20, 20)
-        assert command.overrides == (
-            digits, f"observations={count}", "grass_observations=null", "fresh=20", "metrics.drawn=20"
-        )  # fmt: skip
+        longer = ("methods.auto.settings.em.draws=1",) if count == 40 else ()
+        own = (f"observations={count}", "grass_observations=null", "fresh=20", "metrics.drawn=20")
+        assert command.overrides == (digits, *own, *longer)
+        assert config.recipes()["auto"].settings.em.draws == (1 if longer else 2)
     found = json.loads((home / "scale.json").read_text())
     assert [(row["observations"], row["method"]) for row in found["rows"]] == [(n, m) for n in (24, 40) for m in METHODS]
     assert found["rows"][4]["posterior_psnr"] == 4000 and found["rows"][7]["posterior_psnr"] is None
@@ -87,6 +88,8 @@ def test_each_number_is_a_run_and_their_scores_are_one_curve(tmp_path: Path, ask
     said = (home / "scale.md").read_text()
     assert "seed: 100, which tunes" in said and "**The numbers mean nothing" in said and "| 40 | `joint` | 4000.00 |" in said
     assert 'make mnist-grass-scale PRESET=smoke ARGS="mnist=/path/to/digits"' in said and str(tmp_path) not in said
+    assert "Of 40 mixtures with these settings in place of the preset's: `methods.auto.settings.em.draws=1`." in said
+    assert "Of 24 mixtures" not in said
     assert found["sha256"] in said and len(found["sha256"]) == 64
     assert all((home / "figures" / f"scale.{kind}").stat().st_size > 2000 for kind in ("png", "pdf"))
 
