@@ -92,7 +92,7 @@ class MnistGrassConfig(Config):
     grass_observations: int | None = None
     swapped: int | None = None
     candidates: int = 12
-    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig, metadata={"decides": False})
     photographs: str = field(default="", init=False)
     others: str = field(default="", init=False)
 

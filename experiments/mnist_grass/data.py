@@ -97,7 +97,7 @@ def _check_pool(seed: int, config: MnistGrassConfig) -> None:
             f"seed {seed} tunes, and the embedded digits are reported: name others, mnist=openml, a file or a folder"
         )
     if tunes(seed) and config.texture != "grass":
-        raise MvssError(f"seed {seed} tunes, on grass alone: leave texture={config.texture} out")
+        raise MvssError(f"seed {seed} tunes, on grass alone: leave {config.texture} out, and the problem swap-background")
     if own and not tunes(seed):
         raise MvssError(
             f"seed {seed} is reported, and digits that you bring are for tuning: take a seed of {between}, or no mnist="

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.report.lines import cell, head, line
 from experiments.report.methods import AUTO, OURS, method_named, method_order
-from experiments.report.paper import read_paper
+from experiments.report.paper import of_the_fit, read_paper
 from experiments.report.summary import Tables
 from experiments.report.tables import lookup
 
@@ -85,8 +85,7 @@ def _costs(tables: Tables, costs: Mapping[str, Any]) -> list[str]:
 def _ours(rows: Rows, problem: str, name: str, source: str, metric: str) -> Mapping[str, Any] | None:
     """A method's own row, or that of the fit that it separates by, which priors and times of training belong to."""
     own = rows.get((problem, name, source, metric))
-    learned = metric.startswith("prior_") or metric == "wall_seconds"
-    return rows.get((problem, FIT.get(name, ""), source, metric)) if own is None and learned else own
+    return rows.get((problem, FIT.get(name, ""), source, metric)) if own is None and of_the_fit(metric) else own
 
 
 def _said(experiment: str) -> str:

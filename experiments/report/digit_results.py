@@ -90,9 +90,10 @@ def _swaps(rows: Rows, problems: list[str]) -> Iterator[str]:
     """Of each other operator the means of 8, and how wide the draws are."""
     if not problems:
         return
-    yield "Other operators, noise and backgrounds, separated by the fit of `full`; nothing is retrained. PSNR of means of 8"
-    yield "(dB), that of the posterior mean (told from 16 draws: less the error that so few add), and the spread ratio of the"
-    yield "draws:"
+    yield "Other operators, noise and backgrounds, separated by the fit of `full`; nothing is retrained but the prior of a new"
+    yield "background, on that alone. `swap-prior` is made of each fit's own priors, so that `joint` and the mixture have other"
+    yield "observations there. PSNR of means of 8 (dB), that of the posterior mean (told from 16 draws: less the error that so"
+    yield "few add), and the spread ratio of the draws:"
     yield ""
     named = (method for p, method, *_ in rows if p in problems and not method_named(method).ablation)
     methods, kinds = (

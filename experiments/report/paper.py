@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["paper_sizes", "paper_value"]
+__all__ = ["of_the_fit", "paper_sizes", "paper_value"]
 
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,11 @@ def paper_value(experiment: str, problem: str, method: str, source: str, metric:
     else:
         value = problems[problem].get(source, {}).get(method, {}).get(metric)
     return None if value is None else float(value)
+
+
+def of_the_fit(metric: str) -> bool:
+    """Whether a number is of what was learned, and of no way to separate by it."""
+    return metric.startswith("prior_") or metric == "wall_seconds"
 
 
 def paper_sizes(experiment: str, problem: str) -> dict[str, int]:

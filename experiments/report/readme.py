@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.report import digit_results, manifold_results
+from experiments.report import digit_results, galaxy_results, manifold_results
 from experiments.report.beside_paper import beside_paper
 from experiments.report.scale_results import curve
 from experiments.report.summary import Tables, summary
@@ -54,6 +54,7 @@ FILLED: dict[str, dict[str, Callable[[Tables], str]]] = {
     "docs/reproduction.md": {
         "paper": beside_paper,
         "manifolds": lambda tables: manifold_results.results(tables.get("manifolds")),
+        "galaxies": lambda tables: galaxy_results.results(tables.get("galaxies")),
         "digits": lambda tables: digit_results.results(tables.get("mnist_grass")),
         "curve": lambda _: curve(_read(ROOT / "results" / "mnist_grass" / "cpu" / "scale.json")),
     },

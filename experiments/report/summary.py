@@ -134,9 +134,10 @@ def _ours(tables: Tables, claim: Claim) -> Row | None:
 
 
 def _paper(tables: Tables, claim: Claim) -> float | None:
-    """The number of the paper's method, which has the name of ours."""
-    row = lookup(tables.get(claim.experiment, {"rows": []})).get((claim.problem, OURS, claim.source, claim.metric))
-    return None if row is None else row["paper"]
+    """The number of the paper's method, which has the name of ours, or stands beside the fit."""
+    rows = lookup(tables.get(claim.experiment, {"rows": []}))
+    found = (rows.get((claim.problem, method, claim.source, claim.metric)) for method in (OURS, AUTO))
+    return next((row["paper"] for row in found if row is not None), None)
 
 
 def _rival(tables: Tables, claim: Claim) -> tuple[str, Row | None]:

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from experiments.report.grids import means_nothing
 from experiments.report.markdown import markdown
-from experiments.report.methods import ORACLE, OURS, RIVALS, method_order
-from experiments.report.paper import paper_value
+from experiments.report.methods import AUTO, ORACLE, OURS, RIVALS, method_order
+from experiments.report.paper import of_the_fit, paper_value
 from mvss.runtime.files import atomic_write_text
 
 DERIVED = (  # made from, made here, sign of (method − reference), reference, for these methods (none: for all)
@@ -76,9 +76,8 @@ def build_table(
     scores = _collect(records_by_seed)
     _derive(scores)
     _average_sources(scores)
-    rows = [
-        _row(key, by_seed, None if means_nothing(preset) else paper_value(experiment, *key)) for key, by_seed in scores.items()
-    ]
+    paper = {key: None if means_nothing(preset) else _paper(experiment, key, scores) for key in scores}
+    rows = [_row(key, by_seed, paper[key]) for key, by_seed in scores.items()]
     problems = list(dict.fromkeys(key.problem for key in scores))  # as they were run
     methods = method_order(row["method"] for row in rows)
 
@@ -180,6 +179,13 @@ def _average_sources(scores: Scores) -> None:
                 )
                 for seed in shared
             }
+
+
+def _paper(experiment: str, key: Key, scores: Scores) -> float | None:
+    """The paper's number of a method; what it has learned stands beside the fit that ours separates by, if that has the row."""
+    ours = key._replace(method=OURS)
+    by_fit = key.method == AUTO and of_the_fit(key.metric) and ours not in scores
+    return paper_value(experiment, *(ours if by_fit else key))
 
 
 def _row(key: Key, by_seed: Mapping[int, Score], paper: float | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from experiments.mnist_grass.digits import mnist_digits
 from experiments.mnist_grass.figures_scale import draw_scale
 from experiments.mnist_grass.scale import COLUMNS, METHODS, measure_scale
 from experiments.report.metrics import write_metrics
+from mvss.runtime.fingerprint import digest
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +140,7 @@ def test_other_numbers_on_the_curve_are_no_other_jobs(tmp_path: Path) -> None:
     ]
     assert jobs[0].config != jobs[1].config and received(jobs[0]) == received(jobs[1])
     assert len({settings_key(job, EXPERIMENT.data) for job in jobs}) == 1
+    assert len({digest(job.config) for job in jobs}) == 1  # nor would they be if the curve had one setting more
 
 
 def test_a_curve_that_cannot_be_read_has_no_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

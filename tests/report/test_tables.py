@@ -322,3 +322,14 @@ def test_distances_without_a_floor_are_told_of() -> None:
     table = {"experiment": "mnist_grass", "preset": "cpu", "command": "", "commits": {}}
     told = [markdown({**table, "rows": [row, row | {"method": name}]}, "") for name in ("mixture", "floor")]
     assert ["No floor stands beside" in text for text in told] == [True, False]
+
+
+def test_the_papers_number_of_what_was_learned_stands_beside_the_fit_that_ours_separates_by() -> None:
+    def paper(*methods: str) -> dict[tuple[str, str], float | None]:
+        metrics = ("prior_frechet_mean_only", "posterior_psnr")
+        found = [record(method, "2", metric, 1.0, problem="full") for method in methods for metric in metrics]
+        table = build_table("mnist_grass", "cpu", {0: found}, "make mnist-grass")
+        return {(row["method"], row["metric"]): row["paper"] for row in table["rows"] if row["source"] == "2"}
+
+    assert paper("auto")["auto", "prior_frechet_mean_only"] == 20.1 and paper("auto")["auto", "posterior_psnr"] is None
+    assert paper("auto", "joint")["auto", "prior_frechet_mean_only"] is None  # it has a row of its own
