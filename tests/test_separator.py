@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -39,6 +40,7 @@ from mvss.estimation import estimate_sources
 from mvss.metrics.fit_report import LapReport, ViewReport
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.problem.views import Views
+from mvss.runtime import memory
 from mvss.runtime.rng import Stream
 from mvss.separator import FitEvent
 
@@ -375,6 +377,14 @@ def test_images_are_drawn_by_their_numbers(fitted: Fitted) -> None:
     rows = torch.tensor([11, 3, 7])
     whole, part = model.separate(problem.views[1]), model.separate(problem.views[1].select(rows))
     torch.testing.assert_close(part, {s: x[:, rows] for s, x in whole.items()}, rtol=1e-4, atol=1e-4)
+
+
+def test_more_draws_than_matrices_would_fit_are_made(fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = copy.copy(fitted["vectors"][1])
+    factors = torch.eye(300, dtype=torch.float64)[None]
+    model.priors = {**model.priors, "b": GaussianMixture(torch.ones(1), torch.zeros(1, 300), factors, 0.1)}
+    monkeypatch.setattr(memory, "_memory", lambda device: (10**8, 10**9))
+    assert model.sample("b", 1000).shape == (1000, 300)  # with a matrix each, 720 MB
 
 
 def refusals(model: SourceSeparator) -> dict[str, tuple[str, Callable[[], object]]]:

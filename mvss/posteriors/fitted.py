@@ -126,7 +126,7 @@ class Fitted:
         number, and where memory does not suffice."""
         prior, stream = self._prior(source), stream_of(seed, "sample", source)
         count = integer(count, "sample: count", 0)
-        numbers = prior.mixture.factors[0].numel() + 2 * prior.mixture.dimension
+        numbers = prior.mixture.factors.shape[2] + 4 * prior.mixture.dimension
         ensure_memory(8 * count * numbers, f"{count} draws of {source}", "ask for fewer", self._device)
         return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
 

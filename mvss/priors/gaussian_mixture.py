@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mvss.priors.principal_factors import factors_of, principal_factors
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import in_chunks, rows_within
 from mvss.runtime.rng import Stream, choose
 
 __all__ = ["GaussianMixture"]
@@ -116,7 +117,11 @@ class GaussianMixture(torch.nn.Module):
         rank = self.factors.shape[2]
         normal = torch.randn(count, rank + self.dimension, generator=rng, dtype=torch.float64)
         component, normal = component.to(self.means.device), normal.to(self.means.device)
-        low_rank = (self.factors[component] @ normal[:, :rank, None]).squeeze(-1)
+
+        def work(rows: slice) -> Tensor:
+            return (self.factors[component[rows]] @ normal[rows, :rank, None]).squeeze(-1)
+
+        low_rank = torch.cat(in_chunks(work, count, rows_within(8 * self.factors[0].numel())))
         return (self.means[component] + low_rank + self.floor * normal[:, rank:]).reshape(count, *self.shape)
 
     def draw_given(

@@ -9,6 +9,7 @@ from torch import Tensor
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.hierarchy import Hierarchy
 from mvss.runtime.errors import MvssError
+from mvss.runtime.memory import PeakMemory
 from mvss.runtime.rng import Stream
 
 
@@ -219,3 +220,10 @@ def test_a_mixture_keeps_its_numbers_in_the_layout_of_files() -> None:
 @pytest.mark.parametrize("stratified", [False, True])
 def test_of_no_draws_there_are_none(stratified: bool) -> None:
     assert _mixture().sample(0, Stream(0), stratified).shape == (0, 3)
+
+
+def test_many_draws_of_a_full_covariance_take_no_matrix_each() -> None:
+    mixture, peak = _mixture(1, 200, 200), PeakMemory()
+    before = peak.gib()
+    assert mixture.sample(6000, Stream(0)).shape == (6000, 200)
+    assert peak.gib() - before < 0.6  # a matrix each would be 1.8 GiB
