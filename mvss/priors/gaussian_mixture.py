@@ -117,33 +117,21 @@ class GaussianMixture(torch.nn.Module):
         rank = self.factors.shape[2]
         normal = torch.randn(count, rank + self.dimension, generator=rng, dtype=torch.float64)
         component, normal = component.to(self.means.device), normal.to(self.means.device)
-
-        def work(rows: slice) -> Tensor:
-            return (self.factors[component[rows]] @ normal[rows, :rank, None]).squeeze(-1)
-
-        low_rank = torch.cat(in_chunks(work, count, rows_within(8 * self.factors[0].numel())))
+        low_rank = _of_each(self.factors, component, normal[:, :rank])
         return (self.means[component] + low_rank + self.floor * normal[:, rank:]).reshape(count, *self.shape)
 
-    def draw_given(
-        self,
-        z: Tensor,
-        rho: Tensor,
-        stream: Stream,
-        index: Tensor,
-        steps: int,  # noqa: ARG002 - of a network
-    ) -> Tensor:
+    def draw_given(self, z: Tensor, rho: Tensor, stream: Stream, index: Tensor, steps: int) -> Tensor:  # noqa: ARG002
         """x ~ p(x | x + ρ ε = z), `(N, *shape)`, exactly: a component, then its Gaussian."""
         flat, device = z.flatten(1), z.device
         log_weight, mean, shrink = self.component_posteriors(flat, rho)
         k = choose(log_weight, stream.uniform(index, (), "component", device=device))
         rows = torch.arange(len(flat), device=device)
         normal = stream.normal(index, (self.dimension,), "source", dtype=flat.dtype, device=device)
-        directions = self.eigenvectors[k].to(flat.dtype)
-        along = (directions.mT @ normal.unsqueeze(-1)).squeeze(-1)
+        along = _of_each(self.eigenvectors.mT, k, normal)
         level = rho.unsqueeze(1)
         outside = self.floor / (self.floor**2 + level**2) ** 0.5
-        spread = ((shrink[rows, k].sqrt() - outside) * along).unsqueeze(-1)
-        return (mean[rows, k] + level * ((directions @ spread).squeeze(-1) + outside * normal)).reshape(z.shape)
+        spread = _of_each(self.eigenvectors, k, (shrink[rows, k].sqrt() - outside) * along)
+        return (mean[rows, k] + level * (spread + outside * normal)).reshape(z.shape)
 
     def state(self) -> dict[str, Any]:
         """What the constructor takes, for checkpoints: `GaussianMixture(**state)` is the mixture again."""
@@ -287,6 +275,15 @@ class GaussianMixture(torch.nn.Module):
         return GaussianMixture(
             self.weights[parent] / size, means, (u[parent] * s.unsqueeze(1)) @ v[parent], self.floor, self.shape
         )
+
+
+def _of_each(matrices: Tensor, k: Tensor, x: Tensor) -> Tensor:
+    """M_k x of x `(N, R)`, each by its matrix of `(K, D, R)`, of which few are held at a time: `(N, D)`."""
+
+    def work(rows: slice) -> Tensor:
+        return (matrices[k[rows]].to(x.dtype) @ x[rows].unsqueeze(-1)).squeeze(-1)
+
+    return torch.cat([x.new_empty(0, matrices.shape[1]), *in_chunks(work, len(x), rows_within(8 * matrices[0].numel()))])
 
 
 def _left(factors: Tensor) -> tuple[Tensor, Tensor]:

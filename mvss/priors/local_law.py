@@ -132,12 +132,8 @@ class Moved:
 
     def draw(self, stream: Stream, index: Tensor, place: int) -> Tensor:
         """One draw `(N, *shape)`."""
-        mixture, keyed = self.prior.mixture, stream.child(place)
-
-        def work(rows: slice) -> Tensor:
-            return mixture.draw_given(self.x_t[rows], self.sigma[rows], keyed, index[rows], 1)
-
-        x = torch.cat(in_chunks(work, len(index), rows_within(16 * mixture.eigenvectors[0].numel())))
+        mixture = self.prior.mixture
+        x = mixture.draw_given(self.x_t, self.sigma, stream.child(place), index, 1)
         return x + self.prior.correction(self.x_t, mixture.denoise(self.x_t, self.sigma), self.sigma)
 
 

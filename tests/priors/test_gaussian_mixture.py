@@ -227,3 +227,15 @@ def test_many_draws_of_a_full_covariance_take_no_matrix_each() -> None:
     before = peak.gib()
     assert mixture.sample(6000, Stream(0)).shape == (6000, 200)
     assert peak.gib() - before < 0.6  # a matrix each would be 1.8 GiB
+
+
+def test_draws_given_noised_sources_take_no_matrix_each() -> None:
+    mixture, peak, count = _mixture(1, 200, 200), PeakMemory(), 6000
+    z, rho, index = (
+        torch.zeros(count, 200, dtype=torch.float64),
+        torch.full((count,), 0.3, dtype=torch.float64),
+        torch.arange(count),
+    )
+    before = peak.gib()
+    assert mixture.draw_given(z, rho, Stream(0), index, 1).shape == z.shape
+    assert peak.gib() - before < 0.6
