@@ -148,7 +148,7 @@ mnist-grass: $(READY) ## digits on grass, neither ever seen clean, all methods [
 mnist-grass-ablations: $(READY) ## what each part of the method gives, as the paper's Table 6 [smoke: 2 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass --ablations $(FLAGS)
 
-mnist-grass-scale: $(READY) ## scores against the number of mixtures, up to 11,000 of seed 100's digits; ARGS=mnist=openml, or a file or folder [smoke: 3 min; cpu: not run yet]
+mnist-grass-scale: $(READY) ## scores against the number of mixtures, up to 11,000 of seed 100's digits; ARGS=mnist=openml, or a file or folder [smoke: 3 min; cpu: hours]
 	@$(BIN)/python -m experiments.mnist_grass scale $(FLAGS)
 
 # Of a user's own mosaics, where FOLDER= names them.
