@@ -88,7 +88,11 @@ def test_digits_that_are_scored_are_in_no_mixture_of_a_tuning_seed(tmp_path: Pat
     ("seed", "settings", "says"),
     [
         (100, {}, "seed 100 tunes, and the embedded digits are reported: name others, mnist=openml, a file or a folder"),
-        (199, {"mnist": "FOLDER", "texture": "gravel"}, "seed 199 tunes, on grass alone: leave gravel out, and the"),
+        (
+            199,
+            {"mnist": "FOLDER", "texture": "gravel"},
+            "seed 199 tunes, on grass alone: leave gravel out, and the problem swap-background",
+        ),
         (0, {"mnist": "FOLDER"}, "seed 0 is reported, and digits that you bring are for tuning: take a seed of 100 to 199"),
         (200, {"mnist": "FOLDER"}, "seed 200 is reported"),
     ],
