@@ -29,7 +29,7 @@ from mvss.presets.settings import Settings
 from mvss.priors.training import default_accelerator
 from mvss.problem.constraints import unconstrained
 from mvss.problem.data_checks import data_warnings, require_varied
-from mvss.problem.held_out import held_out, learned_from
+from mvss.problem.held_out import ENOUGH, held_out, learned_from
 from mvss.problem.units import Units
 from mvss.problem.views import Draws, View, Views
 from mvss.runtime.errors import MvssError
@@ -188,7 +188,8 @@ class SourceSeparator(Fitted):
             self.priors |= {each.source: self.priors[each.source].mixture for each in found if not each.kept}
             lines += [f"prior of {each}" for each in found]
         if isinstance(separating := self._suited.separating, AutoConfig):
-            compared = choose(held, self.amortised, self.priors, separating, stream.child("chosen"), progress)
+            few = held_out(views, self._suited.em.held_out, self._device, ENOUGH)
+            compared = choose(few, self.amortised, self.priors, separating, stream.child("chosen"), progress)
             lines += [f"posterior of {line}" for line in lines_of(compared, self.amortised)]
             self.to(self._device)
         return lines
