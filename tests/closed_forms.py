@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,12 @@ def random_prior(
         size * torch.randn(components, dimension, rank or dimension, generator=rng, dtype=torch.float64),
         floor=floor,
     )
+
+
+def ball(shape: tuple[int, ...], spread: float) -> GaussianMixture:
+    """One Gaussian N(0, spread² I)."""
+    zero = torch.zeros(1, math.prod(shape), dtype=torch.float64)
+    return GaussianMixture(torch.ones(1), zero, zero.unsqueeze(-1)[..., :0], spread, shape)
 
 
 def random_view(count: int, observed: int, sizes: Sequence[int], seed: int = 9) -> DenseView:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -626,3 +627,32 @@ def test_events_tell_phases_and_laps(fitted: Fitted, capsys: pytest.CaptureFixtu
     assert "chi2 per number: first" in out.out and "lap 2: held-out denoising loss" in out.out and "laps:" in out.err
     inner = laps[-1].lap.draws[1]["b"]
     assert inner.shape == (30, 2)
+
+
+def test_what_was_made_of_a_model_stays_where_it_is(fitted: Fitted) -> None:
+    """They had one set of networks: who moved one moved the other, whose posterior stayed behind."""
+    _, model = fitted["images"]
+    other = model.separating_by("split_gibbs").to("meta")
+    assert other._device.type == "meta" and all(p.device.type == "meta" for p in other.amortised["target"].parameters())
+    assert model._device.type == "cpu" and all(p.device.type == "cpu" for p in model.amortised["target"].parameters())
+    kept = model.priors["target"]
+    assert model.to("cpu").priors["target"] is kept  # nothing is copied without need
+
+
+def test_no_draws_of_a_prior_are_of_its_shape(fitted: Fitted) -> None:
+    for problem, model in fitted.values():
+        for source, shape in Views(problem.views).shapes.items():
+            assert model.sample(source, 0).shape == (0, *shape)
+
+
+def test_draws_under_a_noise_that_the_network_has_not_learned_are_told(fitted: Fitted) -> None:
+    problem, model = fitted["images"]
+    view = problem.views[1].select(slice(0, 6))
+    loud = View(view.y, view.operators, 30 * view.noise.variance(view.y).mean().sqrt(), "loud")
+    told = r"^loud: the network of target has learned from another noise, .*split_gibbs"
+    with pytest.warns(UserWarning, match=told):
+        model.separate(loud, posterior="amortised")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*has learned from another noise")
+        model.separate(view, posterior="amortised")
+        model.separate(loud, posterior="split_gibbs")

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -83,8 +84,10 @@ def _replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _npz(path: Path, arrays: Arrays) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "w") as archive:  # as np.savez, which takes no array of the name "file"
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
 
 
 def _h5(path: Path, arrays: Arrays) -> None:

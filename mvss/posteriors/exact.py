@@ -26,9 +26,9 @@ from mvss.runtime.rng import Stream
 
 
 def is_small(view: View, priors: Sequence[Prior]) -> bool:
-    """Whether covariances of each observation and source are affordable."""
+    """Whether covariances of each observation and source are affordable; under correlated noise they are of a whole view."""
     observed = view.y[0].numel()
-    return all(is_dense(math.prod(prior.shape), observed) for prior in priors)
+    return view.noise.is_white and all(is_dense(math.prod(prior.shape), observed) for prior in priors)
 
 
 class ExactPosterior(Posterior):

@@ -6,10 +6,11 @@ __all__ = ["Fitted"]
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, get_args
+from typing import Self, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from mvss.posteriors.posterior import Posterior, shown
 from mvss.posteriors.pretrained import model_folder
 from mvss.posteriors.saved import load_models, save_models
 from mvss.presets import load_settings, settings_from, settings_text
-from mvss.presets.posterior import AutoConfig, PosteriorConfig, SeparationConfig
+from mvss.presets.posterior import AmortisedConfig, AutoConfig, PosteriorConfig, SeparationConfig
 from mvss.presets.settings import Settings
 from mvss.priors.prior import Prior
 from mvss.problem.units import Units
@@ -29,6 +30,8 @@ from mvss.runtime.errors import MvssError
 from mvss.runtime.memory import ensure_memory
 from mvss.runtime.numbers import finite, integer, real
 from mvss.runtime.rng import Stream, stream_of
+
+Model = TypeVar("Model", Prior, Amortised)
 
 
 class Fitted:
@@ -52,10 +55,10 @@ class Fitted:
         return tuple(self.priors)
 
     def to(self, device: torch.device | str) -> Self:
-        """Itself, with all networks moved there, such as "cuda": where it separates. Draws come back to where y is."""
-        for model in (*self.priors.values(), *self.amortised.values()):
-            if isinstance(model, torch.nn.Module):
-                model.to(device).eval()
+        """Itself, with all networks there, such as "cuda": where it separates. Draws come back to where y is. Those made of it,
+        such as by `separating_by`, stay where they are."""
+        self.priors = {source: _at(prior, device) for source, prior in self.priors.items()}
+        self.amortised = {source: _at(model, device) for source, model in self.amortised.items()}
         self._posterior = self._posterior and self._built()  # anew: what it keeps to save time is where it was
         return self
 
@@ -116,6 +119,7 @@ class Fitted:
         shown(view, self.priors)
         draws = integer(draws, "separate: draws", 1)
         inner = self.units.inward(view).to(self._device)
+        self._tell_of_strangers(inner)
         found = joint.many(inner, self.priors, stream_of(seed), draws, progress)
         return {source: x.to(view.y.device) for source, x in self.units.outward(found).items()}
 
@@ -125,7 +129,8 @@ class Fitted:
         law itself; not independent. Raises MvssError for a source that was not learned, for a count or seed that is no whole
         number, and where memory does not suffice."""
         prior, stream = self._prior(source), stream_of(seed, "sample", source)
-        count = integer(count, "sample: count", 0)
+        if (count := integer(count, "sample: count", 0)) == 0:
+            return torch.zeros(0, *prior.shape, dtype=torch.float64)
         numbers = prior.mixture.factors.shape[2] + 4 * prior.mixture.dimension
         ensure_memory(8 * count * numbers, f"{count} draws of {source}", "ask for fewer", self._device)
         return self.units.scales[source] * prior.sample(count, stream, stratified).cpu()
@@ -184,6 +189,17 @@ class Fitted:
         """By which it separates, with the settings and networks that it has."""
         return posterior_of(self._suited.separating, self.amortised)
 
+    def _tell_of_strangers(self, view: View) -> None:
+        """With a warning, where a network is asked for the posterior of a view unlike those that it has learned from."""
+        if not isinstance(self._suited.separating, AmortisedConfig):
+            return
+        if strange := [s for s, model in self.amortised.items() if model.applies(view) and not model.at_home(view)]:
+            warnings.warn(
+                f"{view.name}: the network of {strange[0]} has learned from another noise, or another share of measured "
+                "numbers: its draws may be off; those of posterior='split_gibbs' follow the noise that is said",
+                stacklevel=3,
+            )
+
     def _fitted(self) -> Posterior:
         if self._posterior is None:
             raise MvssError("the separator has learned nothing yet: call fit first")
@@ -194,3 +210,11 @@ class Fitted:
         if source not in self.priors:
             raise MvssError(f"there is no source {source!r}: known are {', '.join(self.sources)}")
         return self.priors[source]
+
+
+def _at(model: Model, device: torch.device | str) -> Model:
+    """The same on a device: a copy, where it is on another one, since others may hold it, too."""
+    if not isinstance(model, torch.nn.Module):
+        return model
+    here = all(x.device == torch.device(device) for x in (*model.parameters(), *model.buffers()))
+    return (model if here else copy.deepcopy(model).to(device)).eval()

@@ -14,7 +14,7 @@ from mvss.posteriors.amortised import OUTPUTS, Amortised, inputs_of
 from mvss.posteriors.view_pairs import pairs_of
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.settings import Settings
-from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
+from mvss.priors.diffusion import DiffusionPrior, Drawing
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import is_dense
 from mvss.priors.networks import build_network
@@ -38,10 +38,9 @@ def build_priors(settings: Settings, views: Views, mixtures: Mapping[str, Gaussi
         keyed = Stream(seed, ("network", place))
         outputs = 2 if _learns_variance(settings, views, source) else 1
         network = build_network(config.network, mixture.shape, 2, outputs, keyed)
-        base = mixture if config.base == "mixture" else karras_base(mixture.shape, mixture.spread)
         levels = (settings.training.sigma_min, settings.training.sigma_max)
-        dynamic = config.network.dynamic
-        priors[source] = DiffusionPrior(base, network, mixture.spread, _drawing(settings), levels, dynamic)
+        kind = (config.network.dynamic, config.base)
+        priors[source] = DiffusionPrior(mixture, network, mixture.spread, _drawing(settings), levels, *kind)
     return priors
 
 

@@ -36,7 +36,7 @@ class Separation:
     largest of a run. residual: the largest relative residual of an iterative solve. discarded: share of probability
     that a search of the mixtures left out. start: joint draws that a warm run began from, which are kept where its own do
     not explain y (`guard`); None where there were none. narrow: whether the run ended in means. few: whether the solver was
-    to make few iterations, whatever they leave.
+    to make few iterations, whatever they leave. advice: what to do where draws do not explain y.
     """
 
     draws: Draws
@@ -47,6 +47,7 @@ class Separation:
     start: Draws | None = None
     narrow: bool = False
     few: bool = False
+    advice: str = ""
 
     def unsolved(self, view: View) -> str | None:
         """A line where the solver has left too much of what it was to solve."""
@@ -100,10 +101,9 @@ class Posterior(ABC):
         kept, unsolved, unsearched = list[str](), list[str](), list[str]()
         for number in range(count):
             found = given.draw(stream.child(number))
-            draws, off = found.draws, unexplained(view, found.draws, found.narrow)
-            if off is not None:
-                draws, line = guarded(view, draws, found.start, found.narrow)
-                kept.append(line or f"{view.name}: chi2 per number of draws is {off:.3g}, where draws that explain y have 1")
+            draws, line = guarded(view, found.draws, found.start, found.narrow)
+            off = None if line else unexplained(view, draws, found.narrow)
+            kept += filter(None, (line, off and off + found.advice))
             unsolved += filter(None, (found.unsolved(view),))
             unsearched += filter(None, (found.unsearched(view),))
             pieces.append(draws)

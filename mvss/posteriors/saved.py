@@ -66,7 +66,7 @@ def save_models(
         if isinstance(prior, DiffusionPrior):
             files |= _network_files(f"network-{number}", prior.network, half)
             found |= {"sigma_data": prior.sigma_data, "drawing": asdict(prior.drawing), "levels": list(prior.levels)}
-            found |= {"dynamic": prior.dynamic}
+            found |= {"dynamic": prior.dynamic, "base": prior.base}
         if source in amortised:
             model = amortised[source]
             files |= _network_files(f"amortised-{number}", model.network, half)
@@ -118,7 +118,9 @@ def load_models(folder: Path) -> tuple[dict[str, Prior], dict[str, Amortised], d
         if about["network"]:
             drawing = {**about["drawing"], "sampler": SamplerConfig(**about["drawing"]["sampler"])}
             network, levels = _network(folder, f"network-{number}", files), tuple(about["levels"])
-            prior = DiffusionPrior(mixture, network, about["sigma_data"], Drawing(**drawing), levels, about["dynamic"])
+            # one of before says no base: under Karras' term its mixture was N(0, s² I), whose denoiser that is
+            kind = (about["dynamic"], about.get("base", "mixture"))
+            prior = DiffusionPrior(mixture, network, about["sigma_data"], Drawing(**drawing), levels, *kind)
             priors[about["name"]] = prior
         if about["amortised"]:
             state = load_checkpoint(folder / f"amortised-{number}.safetensors")

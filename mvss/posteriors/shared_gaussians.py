@@ -34,6 +34,7 @@ from typing_extensions import override
 
 from mvss.posteriors.matheron import matheron
 from mvss.posteriors.posterior import Given, Separation, unflatten
+from mvss.posteriors.solvers import Cholesky
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import Components
 from mvss.problem.shared_view import SharedView, shared_rows
@@ -84,7 +85,7 @@ class SharedGaussians:
             picked = [part[k] for part, k in zip(parts, numbers, strict=True)]
             total = sum((p[1] for p in picked), view.covariance)
             total = 0.5 * (total + total.mT)
-            self.combinations.append(Combination(numbers, torch.linalg.cholesky(total), tuple(p[0] for p in picked)))
+            self.combinations.append(Combination(numbers, Cholesky.of(total).lower, tuple(p[0] for p in picked)))
 
     @staticmethod
     def alone(view: SharedView, sources: Sequence[Components]) -> SharedGaussians:

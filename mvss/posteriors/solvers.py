@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mvss.presets.posterior import CGConfig
+from mvss.runtime.errors import MvssError
 
 __all__ = ["LDL", "CGReport", "Cholesky", "Symmetric", "conjugate_gradients", "factorise"]
 
@@ -100,8 +101,14 @@ class Cholesky:
 
     @staticmethod
     def of(matrices: Tensor) -> Cholesky:
-        """Of symmetric positive definite S `(…, M, M)`."""
-        return Cholesky(torch.linalg.cholesky(matrices))
+        """Of symmetric positive definite S `(…, M, M)`. Raises MvssError where rounding makes it none."""
+        lower, failed = torch.linalg.cholesky_ex(matrices)
+        if bool(failed.any()):
+            raise MvssError(
+                "the noise is lost in rounding beside sources that some numbers of y show alike: give a larger noise, or leave "
+                "only one of such numbers"
+            )
+        return Cholesky(lower)
 
     def at(self, index: Tensor) -> Cholesky:
         """The systems in `index`, of a one-dimensional batch."""

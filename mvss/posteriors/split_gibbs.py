@@ -16,6 +16,7 @@ from __future__ import annotations
 __all__ = ["SplitGibbs", "levels_of", "split_of"]
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ from mvss.runtime.rng import Stream
 
 FREE = 1e9
 """Spreads of a source at which ρ leaves it to its prior: more would overflow."""
+LOWER = ": chains end with draws from the priors at ρ far above the noise: lower posterior.last, with more posterior.rounds"
+"""Advice where all sources are split. Where one is a Gaussian, that takes up what ρ leaves."""
 
 
 class SplitGibbs(Posterior):
@@ -54,7 +57,8 @@ class _Chains:
     def draw(self, stream: Stream, start: Draws | None = None) -> Separation:  # noqa: ARG002 - see SplitGibbs
         """See `Posterior.draw`."""
         size = min(self.config.chunk, self.step.chunk)
-        return joined(in_chunks(lambda rows: self._run(rows, stream), len(self.view), size))
+        found = joined(in_chunks(lambda rows: self._run(rows, stream), len(self.view), size))
+        return replace(found, advice="" if self.gaussians else LOWER)
 
     def _run(self, rows: slice, stream: Stream) -> Separation:
         config, step, evaluations = self.config, self.step.select(rows), 0

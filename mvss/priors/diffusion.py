@@ -3,9 +3,9 @@
     d(x, σ) = d_mixture(x, σ) + c_out(σ) F(c_in(σ) x, (x − d_mixture(x, σ))/σ, log σ),
     c_in = 1/√(σ² + s²),   c_out = σ s/√(σ² + s²)
 
-Karras et al. 2022 (arXiv 2206.00364, table 1) have c_skip x = s²/(σ² + s²) x in the first place: that is the denoiser of one
-Gaussian N(0, s² I), a mixture with K = 1. Any fitted mixture serves as well; F is zero at the start, so that the
-diffusion prior starts where the mixture ended. A smooth network cannot resolve a manifold a hundred times thinner than
+Karras et al. 2022 (arXiv 2206.00364, table 1) have c_skip x = s²/(σ² + s²) x in the first place, the denoiser of one Gaussian
+N(0, s² I): base "karras". Any fitted mixture serves as well; F is zero at the start, so that the diffusion prior starts where
+the mixture ended. A smooth network cannot resolve a manifold a hundred times thinner than
 it is long; the mixture's residual, which has unit size at every σ, gives it that scale as an input.
 
 Loss: mean of ‖(x − d)/c_out‖², which is ‖F − target‖² (their λ(σ)).
@@ -21,12 +21,11 @@ has its least at the mean square error (Nix & Weigend 1994; held fixed as by Sei
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +41,7 @@ from mvss.priors.samplers import ancestral, noised, sample
 from mvss.runtime.errors import MvssError
 from mvss.runtime.rng import Stream
 
-__all__ = ["DiffusionPrior", "Drawing", "MixtureAlone", "gaussian_loss", "karras_base", "untrained"]
+__all__ = ["DiffusionPrior", "Drawing", "MixtureAlone", "gaussian_loss", "untrained"]
 
 SURENESS = 0.1
 """w: small, for the estimate comes first."""
@@ -62,21 +61,15 @@ class Drawing:
     components: int = 1
 
 
-def karras_base(shape: tuple[int, ...], sigma_data: float) -> GaussianMixture:
-    """The mixture whose denoiser is the skip term of Karras et al.: one Gaussian N(0, s² I)."""
-    zero = torch.zeros(1, math.prod(shape), dtype=torch.float64)
-    return GaussianMixture(torch.ones(1), zero, zero.unsqueeze(-1)[..., :0], sigma_data, shape)
-
-
 class DiffusionPrior(torch.nn.Module):
     """d(x_t, σ) of a source: a `Prior` whose draws come by reversing time.
 
-    mixture: the closed-form part, which also gives the source's shape. network: F(x, log σ), or F and h where its
-    `outputs` are two. drawing: how its draws are made. levels: least and largest noise level that it is trained at, in
-    units of the source; below them it answers as at the least, above them the mixture serves alone. dynamic: of images of a
-    large dynamic range: s is taken of each pixel of x_t instead (`regression.local_scale`, N = σ), and Karras' skip term in
-    place of the mixture, which then only starts. Where Karras' term is all there is beside the network, that goes on above
-    its levels, with a warning.
+    mixture: the closed-form part, which also gives the source's shape. base: what the network corrects, it or Karras' skip
+    term; the mixture then only starts runs, and is what the source follows at the largest noise levels. network: F(x, log σ),
+    or F and h where its `outputs` are two. drawing: how its draws are made. levels: least and largest noise level that it is
+    trained at, in units of the source; below them it answers as at the least, above them the mixture serves alone. dynamic:
+    of images of a large dynamic range: s is taken of each pixel of x_t instead (`regression.local_scale`, N = σ), and Karras'
+    skip term is the base. A network beside Karras' term goes on above its levels, with a warning.
     """
 
     def __init__(
@@ -87,11 +80,12 @@ class DiffusionPrior(torch.nn.Module):
         drawing: Drawing | None = None,
         levels: tuple[float, float] = (1e-3, 10.0),
         dynamic: bool = False,
+        base: Literal["mixture", "karras"] = "mixture",
     ) -> None:
         super().__init__()
         self.mixture, self.network, self.shape, self.sigma_data = mixture, network, mixture.shape, float(sigma_data)
-        self.drawing, self.levels, self.dynamic = drawing or Drawing(), levels, dynamic
-        self.fitted = not dynamic and bool(mixture.means.any())  # what is corrected, and not `karras_base`
+        self.drawing, self.levels, self.dynamic, self.base = drawing or Drawing(), levels, dynamic, base
+        self.skips = dynamic or base == "karras"
         self.previous: torch.nn.Module | None = None
         self.relaxation = 1.0
 
@@ -129,9 +123,11 @@ class DiffusionPrior(torch.nn.Module):
 
     def log_prob(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """See `Prior`, by the probability flow (`likelihood`) from the least level that it is trained at, unless sigma is
-        given. Of large sources the trace is an estimate, whose errors `flow_log_prob` tells. Raises MvssError for a sigma below
-        that level."""
+        given; from the largest one on, by the mixture. Of large sources the trace is an estimate, whose errors `flow_log_prob`
+        tells. Raises MvssError for a sigma below the least level."""
         low, high = self.levels
+        if sigma is not None and sigma >= high:
+            return self.mixture.log_prob(x, sigma)
         if sigma is not None and sigma < low * (1 - ROUNDING):
             raise MvssError("log_prob: sigma is below the least noise level that the prior was trained at: leave it out")
         probes, tolerance = (0, 1e-7) if self.mixture.dimension <= EXACT_TRACE else (PROBES, 3e-4)
@@ -145,8 +141,9 @@ class DiffusionPrior(torch.nn.Module):
 
     def correction(self, x_t: Tensor, base: Tensor, sigma: Tensor) -> Tensor:
         """d less `base`, the mixture's estimate: what the network adds, but where it is Karras' skip term that it adds to."""
-        added = self._added(x_t, base, sigma)
-        return added + self._base(x_t, sigma) - base if self.dynamic else added
+        if not self.skips:
+            return self._added(x_t, base, sigma)
+        return self.denoise(x_t, sigma) - base
 
     def estimate(self, x_t: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """E[x | x_t] and Var[x | x_t] of each number, `(N, *shape)` each, of a network that `learns_variance`."""
@@ -188,7 +185,7 @@ class DiffusionPrior(torch.nn.Module):
     def _asked(self, sigma: Tensor) -> Tensor:
         """Whether the network is, `(N,)`: see the class."""
         known = sigma <= self.levels[1] * (1 + ROUNDING)
-        if not self.fitted and not bool(known.all()):
+        if self.skips and not bool(known.all()):
             warnings.warn(
                 f"a network is asked for noise levels above {self.levels[1]:g}, the largest that it was trained at: raise "
                 "training.sigma_max, or start lower",
@@ -206,7 +203,7 @@ class DiffusionPrior(torch.nn.Module):
 
     def _base(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """What the network corrects."""
-        if self.dynamic:
+        if self.skips:
             return (self._sizes(x_t, sigma) * self._scales(x_t, sigma)[0]).square() * x_t
         return self.mixture.denoise(x_t, sigma)
 
@@ -246,7 +243,7 @@ def untrained(prior: DiffusionPrior) -> DiffusionPrior:
     """The same with a network that adds nothing, as before its training."""
     network: Any = prior.network
     fresh = network_named(type(network).__name__, network.config)
-    copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic)
+    copied = DiffusionPrior(prior.mixture, fresh, prior.sigma_data, prior.drawing, prior.levels, prior.dynamic, prior.base)
     return copied.to(prior.mixture.means.device)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 
-from mvss.problem.operators import LinearOperator, Shape, floating
+from mvss.problem.operators import LinearOperator, Shape, fitting, floating
 from mvss.runtime.errors import MvssError
 from mvss.runtime.numbers import real
 
@@ -50,12 +50,12 @@ class Convolve(LinearOperator):
         return self.kernel.flip(tuple(range(self.kernel.ndim))).to(like)[None, None]  # torch's convolutions are correlations
 
     def forward(self, x: Tensor) -> Tensor:
-        planes = floating(x).reshape(-1, 1, *self.source_shape[1:])
+        planes = floating(fitting(x, self.source_shape)).reshape(-1, 1, *self.source_shape[1:])
         convolve = conv2d if self.kernel.ndim == 2 else conv1d
         return convolve(planes, self._weight(planes), padding=self.padding).reshape(-1, *self.observation_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        planes = floating(y).reshape(-1, 1, *self.observation_shape[1:])
+        planes = floating(fitting(y, self.observation_shape)).reshape(-1, 1, *self.observation_shape[1:])
         back = conv_transpose2d if self.kernel.ndim == 2 else conv_transpose1d
         return back(planes, self._weight(planes), padding=self.padding).reshape(-1, *self.source_shape)
 
@@ -89,13 +89,13 @@ class BlockAverage(LinearOperator):
         return int(self.factor ** (len(self.source_shape) - 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x, within = floating(x), range(-1, -2 * len(self.source_shape) + 1, -2)
+        x, within = floating(fitting(x, self.source_shape)), range(-1, -2 * len(self.source_shape) + 1, -2)
         for axis in within:
             x = x.unflatten(axis, (-1, self.factor))
         return x.mean(tuple(within))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        y = floating(y)
+        y = floating(fitting(y, self.observation_shape))
         for axis in range(2, y.ndim):
             y = y.repeat_interleave(self.factor, axis)
         return y / self._block

@@ -6,7 +6,7 @@ An operator is either the same for a whole view (`count` is None) or holds one m
 
 from __future__ import annotations
 
-__all__ = ["Composition", "Identity", "LinearOperator", "Scale", "Shape", "floating"]
+__all__ = ["Composition", "Identity", "LinearOperator", "Scale", "Shape", "fitting", "floating"]
 
 import math
 from abc import ABC, abstractmethod
@@ -27,6 +27,13 @@ PIECE = 2**23
 def floating(x: Tensor) -> Tensor:
     """Integers, bool and half precision as float64; float32 and float64 as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.double()
+
+
+def fitting(values: Tensor, shape: Shape) -> Tensor:
+    """The same, if they are `(N, *shape)`. Raises MvssError where not: torch would broadcast, or cut them anew."""
+    if tuple(values.shape[1:]) != shape:
+        raise MvssError(f"an operator takes (N, {', '.join(map(str, shape))}) here, not {tuple(values.shape)}")
+    return values
 
 
 class LinearOperator(ABC):
@@ -132,10 +139,10 @@ class Identity(LinearOperator):
         self.source_shape = self.observation_shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x
+        return fitting(x, self.source_shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return y
+        return fitting(y, self.observation_shape)
 
     def power(self, variance: Tensor) -> Tensor:
         return variance
@@ -161,10 +168,10 @@ class Scale(LinearOperator):
         self.source_shape = self.observation_shape = tuple(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.factor * floating(x)
+        return self.factor * floating(fitting(x, self.source_shape))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.factor * floating(y)
+        return self.factor * floating(fitting(y, self.observation_shape))
 
     def power(self, variance: Tensor) -> Tensor:
         return self.factor**2 * floating(variance)

@@ -39,7 +39,7 @@ class Noise(ABC):
     def white_variance(self, like: Tensor) -> Tensor:
         """As `variance`, where that is all there is to say. Raises MvssError where the noise is correlated."""
         if not self.is_white:
-            raise MvssError("noise: this method needs noise that is independent between pixels; use large sources or a solver")
+            raise MvssError("noise: this method needs noise that is independent between pixels; split Gibbs takes any")
         return self.variance(like)
 
     def apply(self, v: Tensor) -> Tensor:

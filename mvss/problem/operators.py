@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "Shape", "floating"]
+__all__ = ["Composition", "Dense", "Identity", "LinearOperator", "Mask", "Scale", "Shape", "fitting", "floating"]
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mvss.problem.linear_operator import Composition, Identity, LinearOperator, Scale, Shape, floating
+from mvss.problem.linear_operator import Composition, Identity, LinearOperator, Scale, Shape, fitting, floating
 from mvss.runtime.errors import MvssError
 from mvss.runtime.numbers import first_place, flags, real
 
@@ -74,10 +74,10 @@ class Mask(LinearOperator):
         self.source_shape = self.observation_shape = tuple(mask.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask.to(x.dtype)
+        return fitting(x, self.source_shape) * self.mask.to(x.dtype)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return y * self.mask.to(y.dtype)
+        return fitting(y, self.observation_shape) * self.mask.to(y.dtype)
 
     def power(self, variance: Tensor) -> Tensor:
         return self.forward(variance)

@@ -57,7 +57,7 @@ class SharedView:
         more than a quarter of the pixels has a variance of its own."""
         mask, operators = unmasked(view)
         if mask is None or any(o.count is not None for o in operators):
-            raise MvssError(f"{view.name}: observations have operators of their own; use the dense posterior")
+            raise MvssError(f"{view.name}: observations have operators of their own, where one is needed for all")
         y = view.y.double()
         measured = mask.expand_as(y)
         # A pixel that no observation measures: A and y are 0, and log N(0; 0, 1/2π) = 0 leaves no trace in the evidence.
@@ -68,10 +68,7 @@ class SharedView:
         y, measured = (y * measured).flatten(1), (measured | never).flatten(1)
         share = float((extra != 0).double().mean())
         if share > MOST:
-            raise MvssError(
-                f"{view.name}: {share:.0%} of the pixels have a noise of their own, where up to {MOST:.0%} may; "
-                "use the dense posterior or a solver"
-            )
+            raise MvssError(f"{view.name}: {share:.0%} of the pixels have a noise of their own, where up to {MOST:.0%} may")
         woodbury = Woodbury.of(measured, extra) if share or not bool(measured.all()) else None
         return SharedView(y, operators, noise, woodbury)
 
@@ -157,9 +154,26 @@ def measured_variance(view: View) -> Tensor:
 
 
 def _unmask_sources(view: View) -> tuple[list[Tensor], tuple[LinearOperator, ...]]:
-    """The mask of each source, and what it is applied to."""
-    masks, operators = zip(*map(_unmask, view.operators.values()), strict=True)
-    return [torch.ones_like(view.y[:1], dtype=torch.bool) if mask is None else mask for mask in masks], operators
+    """The mask of each source, and what it is applied to. Where a source is not shown at all, as in one look of a `Stack`, its
+    mask is that of the others, who know what was measured there."""
+    found, operators = zip(*map(_unmask, view.operators.values()), strict=True)
+    all_seen = torch.ones_like(view.y[:1], dtype=torch.bool)
+    masks = [all_seen if mask is None else mask for mask in found]
+    shows = [_shows(operator, all_seen) for operator in view.operators.values()]
+    if all(bool(shown.all()) for shown in shows):
+        return masks, operators
+    told = reduce(torch.logical_or, (mask & shown for mask, shown in zip(masks, shows, strict=True)))
+    silent = ~reduce(torch.logical_or, shows)
+    told = torch.where(silent, reduce(torch.logical_or, masks), told)
+    return [torch.where(shown, mask, told) for mask, shown in zip(masks, shows, strict=True)], operators
+
+
+def _shows(operator: LinearOperator, like: Tensor) -> Tensor:
+    """Where an operator lets something of its source through, `(1, *shape)`, masks aside."""
+    if isinstance(operator, Stack) and not operator.is_zero:
+        parts = zip(operator.operators, like.split(operator.sizes, dim=1), strict=True)
+        return torch.cat([_shows(look, part) for look, part in parts], dim=1)
+    return like & (not operator.is_zero)
 
 
 def _unmask(operator: LinearOperator) -> tuple[Tensor | None, LinearOperator]:
@@ -230,7 +244,7 @@ def _common_noise(view: View, measured: Tensor, never: Tensor) -> tuple[Tensor, 
         base = view.noise.variance(y[:1]).flatten()
         return base.masked_fill(never, 0.5 / math.pi), torch.zeros_like(measured, dtype=y.dtype)
     if not isinstance(view.noise, Diagonal):
-        raise MvssError(f"{view.name}: observations have a noise of their own; use the dense posterior or a solver")
+        raise MvssError(f"{view.name}: observations have a noise of their own, where one for all is needed")
     variance = view.noise.variance(y).flatten(1)
     base = variance.masked_fill(~measured, math.nan).nanmedian(0).values.where(~never, 0.5 / math.pi)
     usual = torch.isclose(variance, base, rtol=1e-9, atol=0.0) | ~measured

@@ -34,7 +34,7 @@ def real(values: Tensor | ArrayLike, what: str) -> Tensor:
         _require_dense(values, what)
         if values.is_complex() or values.dtype == torch.bool:
             raise _refusal(what, str(values.dtype).removeprefix("torch."))
-        return values.double()
+        return values.detach().double()
     return torch.from_numpy(_array(values, what, "iuf").astype(np.float64, order="C", copy=True))
 
 

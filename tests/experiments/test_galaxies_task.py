@@ -14,6 +14,7 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from closed_forms import ball
 from in_process import run_here
 from torch import Tensor
 
@@ -38,7 +39,7 @@ from experiments.manifolds.__main__ import EXPERIMENT as MANIFOLDS
 from mvss.estimation import Estimate
 from mvss.presets.settings import EMConfig, Settings
 from mvss.priors.augmentation import turned, turned_each
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.held_out import held_out_count
 from mvss.problem.noise import Diagonal, Stationary
 from mvss.problem.views import Draws, View
@@ -356,7 +357,7 @@ def test_the_papers_preset_is_built_and_runs_two_steps(own: SimpleNamespace, tmp
 
 def test_galaxies_are_drawn_by_what_has_learned_to() -> None:
     """Wherever a view of random fields is another less the galaxy, from the ground, too; with dynamic networks."""
-    base = karras_base((1, 16, 16), 0.3)
+    base = ball((1, 16, 16), 0.3)
 
     def begun(problem: str, method: str, *overrides: str) -> SourceSeparator:
         config = read_command(EXPERIMENT, ["--preset", "smoke", "--", *overrides], ROOT).config

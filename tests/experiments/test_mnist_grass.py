@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closed_forms import ball
 from in_process import run_here
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
@@ -39,7 +40,7 @@ from mvss.posteriors import posterior_of
 from mvss.posteriors.exact import ExactPosterior
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.training import NetworkConfig
-from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
+from mvss.priors.diffusion import DiffusionPrior, Drawing
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import ImageUNet, TimeMLP, build_network
 from mvss.problem.views import View, Views
@@ -325,7 +326,7 @@ def test_settings_of_the_solver_reach_the_draws(part: str, task: MnistGrassTask)
         network = ImageUNet(blocks=(8,), layers=1)
         torch.nn.init.normal_(network.net.conv_out.weight, std=0.05)
         drawing = Drawing(SamplerConfig(), True, 1)
-        base = karras_base((1, 28, 28), 0.3)
+        base = ball((1, 28, 28), 0.3)
         sources[source] = DiffusionPrior(base, network.requires_grad_(False), 0.3, drawing, (0.02, 1.0), False)
 
     def draws(solver: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from closed_forms import ball
 
 from experiments.core.cli import ROOT, main, read_command
 from experiments.core.config import Recipe
@@ -29,7 +30,7 @@ from mvss.estimation import Estimate
 from mvss.presets.posterior import AmortisedConfig, SamplerConfig
 from mvss.presets.reader import available_presets
 from mvss.presets.settings import Settings
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.problem.views import Views
 from mvss.separator import SourceSeparator
 
@@ -68,7 +69,7 @@ def narrow(settings: Settings) -> Settings:
 
 
 def begun(recipe: Recipe, views: Views) -> SourceSeparator:
-    estimate = Estimate({source: karras_base(shape, 0.3) for source, shape in views.shapes.items()})
+    estimate = Estimate({source: ball(shape, 0.3) for source, shape in views.shapes.items()})
     return SourceSeparator(narrow(recipe.settings)).begin(views, estimate, 0)
 
 

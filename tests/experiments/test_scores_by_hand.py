@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from closed_forms import ball
 from torch import Tensor
 
 from experiments.core.config import Config, Job, MetricsConfig, Recipe
@@ -21,7 +22,7 @@ from mvss import NetworkConfig, PriorConfig, Settings, SplitGibbsConfig, Trainin
 from mvss.em import Lap
 from mvss.estimation.estimate import Estimate
 from mvss.metrics.spread import spread_ratio
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
 from mvss.problem.views import Draws, View, Views
@@ -211,7 +212,7 @@ def test_the_loss_beside_an_untrained_network_is_one_and_the_square_of_what_a_us
     s, scale, adds = 0.5, 10.0, 2.0
     network = TimeMLP(3, hidden=(4,), embedding=2, inputs=6)
     torch.nn.init.constant_(network.output.bias, adds)
-    priors = {"a": DiffusionPrior(karras_base((3,), s), network, s), "b": karras_base((3,), s)}
+    priors = {"a": DiffusionPrior(ball((3,), s), network, s), "b": ball((3,), s)}
     model: Any = SimpleNamespace(priors=priors, units=SimpleNamespace(scales={"a": scale, "b": scale}))
     task = Given([{"a": normal(1, 3), "b": normal(1, 3)}])
     score, records = scorer(task, replace(job(), recipe=Recipe(settings=Settings(training=TrainingConfig(sigma_min=0.02)))))
@@ -228,7 +229,7 @@ def test_the_evaluations_of_a_draw_are_those_of_every_network_at_every_step() ->
     split = SplitGibbsConfig(levels=3, rounds=2, steps=2)
     settings = Settings(prior=PriorConfig(NetworkConfig(hidden=(4,), embedding=2)), separation=split)
     task = Given([{"a": normal(5, 2), "b": normal(5, 2)}])
-    model = SourceSeparator(settings).begin(task.fresh, Estimate({s: karras_base((2,), 1.0) for s in "ab"}), 0)
+    model = SourceSeparator(settings).begin(task.fresh, Estimate({s: ball((2,), 1.0) for s in "ab"}), 0)
     score, records = scorer(task, job())
     score.final(model, [{}], priors=False)
     (found,) = (record for record in records if record["metric"] == "evaluations_per_draw")

@@ -271,3 +271,12 @@ def test_what_is_damaged_or_no_number_is_told_by_name(tmp_path: Path, name: str)
     (tmp_path / "a.txt").write_text("1")
     with pytest.raises(MvssError, match=r"a\.txt: an array is read from \.npy, "):
         read_array("a.txt", tmp_path)
+
+
+def test_an_array_may_have_any_name(tmp_path: Path) -> None:
+    """`numpy.savez` calls its own first argument so."""
+    path = tmp_path / "drawn.npz"
+    write_arrays(path, {"file": np.arange(3.0), "x": np.ones((2, 2), np.float32)})
+    with np.load(path) as found:
+        assert sorted(found) == ["file", "x"] and found["x"].dtype == np.float32
+        np.testing.assert_array_equal(found["file"], np.arange(3.0))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from closed_forms import ball
 from torch import Tensor
 
 import mvss.em.steps
@@ -20,7 +21,7 @@ from mvss.posteriors.view_pairs import pairs_of, thrown_back
 from mvss.presets.posterior import AmortisedConfig, MomentMatchingConfig, SamplerConfig
 from mvss.presets.settings import EMConfig, Settings
 from mvss.presets.training import TrainingConfig
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.networks import ImageUNet
 from mvss.priors.prior import Prior
 from mvss.priors.regression import Guess, local_scale, usual_size
@@ -242,10 +243,10 @@ def trained(checkpoint: Path | None = None, stop: int | None = None, closed: boo
     data, x = problem(12)
     torch.manual_seed(0)
     priors: dict[str, Prior] = {
-        s: DiffusionPrior(karras_base(SHAPE, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), 1.0, dynamic=True) for s in ("sky", "target")
+        s: DiffusionPrior(ball(SHAPE, 1.0), ImageUNet(1, 9, 2, (8,), 1, 2), 1.0, dynamic=True) for s in ("sky", "target")
     }
     if closed:
-        priors["sky"] = karras_base(SHAPE, 1.0)
+        priors["sky"] = ball(SHAPE, 1.0)
     guess = Guess(ImageUNet(1, 9, Guess.inputs_of(SHAPE), (8,), 1, Guess.OUTPUTS))
     model = amortised(ImageUNet(1, 9, inputs_of(SHAPE), (8,), 1, OUTPUTS), data, guess=guess, anywhere=True)
     others = MomentMatchingConfig(SamplerConfig("ancestral", steps=2, sigma_start=0.1, sigma_min=0.05))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__: list[str] = []
 
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -65,7 +66,34 @@ def test_where_they_do_not_the_start_is_kept_and_told(share: float) -> None:
     start = draws(1.0)
     kept, line = guarded(VIEW, draws(share), start)
     torch.testing.assert_close(kept["a"], start["a"], rtol=0, atol=0)
-    assert line is not None and line.startswith("the view: chi2 per number of new draws is ") and "\n" not in line
+    said = (
+        r"the view: (chi2 per number of new draws is .*, so those before|new draws do not explain 2000 of 2000 observations).*"
+    )
+    assert line is not None and re.fullmatch(said, line)
+
+
+def test_one_wild_observation_says_nothing_of_the_others() -> None:
+    """Nor do they of it: draws of the others are the same, whatever stands beside them."""
+    start, new = draws(0.9), {"a": draws(1.1)["a"].clone()}
+    new["a"][7] = 1e3
+    kept, line = guarded(VIEW, new, start)
+    assert line == "the view: new draws do not explain 1 of 2000 observations, which keep those before them"
+    torch.testing.assert_close(kept["a"][7], start["a"][7], rtol=0, atol=0)
+    torch.testing.assert_close(kept["a"][8:], new["a"][8:], rtol=0, atol=0)
+    wild = VIEW.y.clone()
+    wild[7] += 1e3  # none explains what nothing can
+    odd = View(wild, {"a": torch.eye(2)}, NOISE, "the view")
+    assert guarded(odd, draws(1.1), draws(1.0))[1] is None
+    with pytest.warns(UserWarning, match=r"draws do not explain 1 of 2000 observations \(chi2 per number up to 1\.\d+e\+07\)"):
+        Wild(1.1).many(odd, PRIORS, Stream(0), 1)
+
+
+def test_observations_of_right_draws_are_not_wild() -> None:
+    """Of two or of many numbers: one in a million is."""
+    for numbers in (1, 2, 25, 784):
+        y = torch.randn(2_000_000 // numbers, numbers, generator=torch.Generator().manual_seed(1))
+        view = View(NOISE * y, {"a": torch.eye(numbers)}, NOISE)
+        assert guarded(view, {"a": torch.zeros_like(view.y)}, {"a": 0.1 * view.y})[1] is None
 
 
 def test_of_a_run_that_ends_in_means_only_too_much_counts() -> None:
@@ -227,6 +255,8 @@ def test_cold_draws_that_do_not_explain_the_data_are_told() -> None:
     """There is no start to keep: split Gibbs that ends far above the noise, in one line for all draws."""
     view = View(Y, {"a": torch.eye(2), "b": torch.eye(2)}, 0.01, "sharp")
     priors = {source: random_prior(3, 2, seed) for seed, source in enumerate(view.sources)}
-    with pytest.warns(UserWarning, match=r"sharp: chi2 per number of draws is .* have 1 \(in 2 of 2 draws\)") as told:
+    with pytest.warns(
+        UserWarning, match=r"sharp: chi2 per number of draws is .* have 1: .*lower posterior.last.* \(in 2 of 2 draws\)"
+    ) as told:
         SplitGibbs().many(view, priors, Stream(0), 2)
     assert len(told) == 1

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from closed_forms import Linear, random_prior, shaped
+from closed_forms import Linear, ball, random_prior, shaped
 from torch import Tensor, nn
 
 from mvss.posteriors.dense import DenseView
@@ -15,7 +15,7 @@ from mvss.posteriors.iterative_moments import JacobianMoments, LearnedMoments
 from mvss.posteriors.shared_moments import SharedMoments
 from mvss.presets.posterior import CGConfig, SamplerConfig
 from mvss.presets.training import TrainingConfig
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.local_law import LocalLaw, _jacobian
 from mvss.priors.networks import TimeMLP
@@ -200,7 +200,7 @@ def known(seed: int) -> tuple[DiffusionPrior, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     mean = torch.randn(SMALL, generator=rng, dtype=torch.float64)
     spread = 0.3 + torch.rand(SMALL, generator=rng, dtype=torch.float64)
-    prior = DiffusionPrior(karras_base(SMALL, 1.0), Knows(mean, spread), 1.0, levels=(0.01, 50.0))
+    prior = DiffusionPrior(ball(SMALL, 1.0), Knows(mean, spread), 1.0, levels=(0.01, 50.0))
     return prior, mean.flatten(), spread.flatten() ** 2
 
 
@@ -284,7 +284,7 @@ def test_a_trained_network_knows_its_error() -> None:
     x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(5)) * spread
     torch.manual_seed(0)
     network = TimeMLP(2, (64, 64), 16, "film", 4, 2)
-    denoiser = DiffusionPrior(karras_base((2,), 0.7), network, 0.7)
+    denoiser = DiffusionPrior(ball((2,), 0.7), network, 0.7)
     assert denoiser.learns_variance
     training = TrainingConfig(steps=600, batch=256, learning_rate=3e-3, sigma_min=0.1, sigma_max=1.0, beta=(1.0, 1.0))
     fit_denoiser(denoiser, x, training, Stream(3), Accelerator(cpu=True))
@@ -298,7 +298,7 @@ def test_a_trained_network_knows_its_error() -> None:
 def test_the_variance_leaves_the_estimate_alone() -> None:
     """The gradient of the loss by F is that of the error."""
     torch.manual_seed(0)
-    denoiser = DiffusionPrior(karras_base((2,), 0.7), TimeMLP(2, (8,), 4, "film", 4, 2), 0.7)
+    denoiser = DiffusionPrior(ball((2,), 0.7), TimeMLP(2, (8,), 4, "film", 4, 2), 0.7)
     x, sigma, z = torch.randn(9, 2), torch.full((9,), 0.3), torch.randn(9, 2)
     last = denoiser.network.output
     denoiser.loss(x, sigma, z).backward()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from closed_forms import exact, named, random_prior, random_view
+from closed_forms import ball, exact, named, random_prior, random_view
 from tiny_em import POSTERIOR, priors, problem
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from mvss.posteriors.posterior import Posterior, Separation
 from mvss.posteriors.shared_gaussians import Factors, SharedGaussians
 from mvss.posteriors.shared_moments import SharedMoments
 from mvss.presets.posterior import CGConfig, GibbsConfig, MomentMatchingConfig, SamplerConfig
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.priors.diffusion import DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
 from mvss.problem.noise import Diagonal, Isotropic
@@ -162,8 +162,8 @@ def test_solvers_where_they_do_not_fit_are_refused_in_one_line(monkeypatch: pyte
 def test_moments_are_those_that_sources_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, factors = (1, 4, 4), Factors()
     images = View(torch.ones(3, *shape), {"a": Identity(shape)}, 0.1)
-    plain = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32), 1.0)
-    sure = DiffusionPrior(karras_base(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32, outputs=2), 1.0)
+    plain = DiffusionPrior(ball(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32), 1.0)
+    sure = DiffusionPrior(ball(shape, 1.0), TimeMLP(16, (4,), 4, inputs=32, outputs=2), 1.0)
     assert isinstance(moments_of(images, [plain], 1, factors, SamplerConfig()), DenseMoments)
     assert isinstance(moments_of(images, [sure], 1, factors, SamplerConfig()), LearnedMoments)
     everything_is_large(monkeypatch)

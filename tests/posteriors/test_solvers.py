@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mvss.posteriors.solvers import conjugate_gradients, factorise
+from mvss.posteriors.solvers import Cholesky, conjugate_gradients, factorise
 from mvss.presets.posterior import CGConfig
 from mvss.runtime.errors import MvssError
 
@@ -149,3 +149,9 @@ def test_a_zero_right_hand_side_needs_no_product() -> None:
 def test_bad_settings_of_the_solver_are_refused(options: dict) -> None:
     with pytest.raises(MvssError, match="solver"):
         CGConfig(**options)
+
+
+def test_a_matrix_that_rounding_spoils_is_refused_in_one_line() -> None:
+    """Two looks at one number, of unit variance, under noise that double precision does not hold beside it."""
+    with pytest.raises(MvssError, match=r"the noise is lost in rounding .* give a larger noise"):
+        Cholesky.of(torch.ones(2, 2, dtype=torch.float64) + 1e-20 * torch.eye(2, dtype=torch.float64))

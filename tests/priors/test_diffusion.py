@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_forms import Linear, random_prior
+from closed_forms import Linear, ball, random_prior
 from torch import Tensor
 
-from mvss.priors.diffusion import DiffusionPrior, karras_base
+from mvss.presets.posterior import SamplerConfig
+from mvss.priors.diffusion import DiffusionPrior, Drawing
+from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import TimeMLP
 from mvss.runtime.errors import MvssError
+from mvss.runtime.rng import Stream
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -20,12 +23,6 @@ SIGMA = torch.tensor([0.01, 0.3, 1.0, 40.0], dtype=torch.float64)
 LEVELS = (0.01, 40.0)
 
 
-def test_karras_base_is_the_skip_term() -> None:
-    x, s = draw(4, 3), 0.7
-    skip = s**2 / (SIGMA**2 + s**2)
-    torch.testing.assert_close(karras_base((3,), s).denoise(x, SIGMA), skip[:, None] * x)
-
-
 def test_one_gaussian_with_karras_scales_is_karras_denoiser() -> None:
     """D = c_skip x + c_out F(c_in x, log σ): equation 7 of Karras et al. 2022."""
     s, x, network = 0.7, draw(4, 3), Linear(3, 0.3)
@@ -33,7 +30,39 @@ def test_one_gaussian_with_karras_scales_is_karras_denoiser() -> None:
     c_skip, c_in, c_out = s**2 / total**2, 1 / total, SIGMA[:, None] * s / total
     inputs = torch.stack([c_in * x, (x - c_skip * x) / SIGMA[:, None]], dim=1)
     expected = c_skip * x + c_out * network(inputs, SIGMA.log())
-    torch.testing.assert_close(DiffusionPrior(karras_base((3,), s), network, s, levels=LEVELS).denoise(x, SIGMA), expected)
+    for mixture, base in ((ball((3,), s), "mixture"), (random_prior(4, 3, 0), "karras")):
+        prior = DiffusionPrior(mixture, network, s, levels=LEVELS, base=base)
+        torch.testing.assert_close(prior.denoise(x, SIGMA), expected)
+        alone = mixture.denoise(x, SIGMA)
+        torch.testing.assert_close(prior.correction(x, alone, SIGMA), expected - alone)
+
+
+def test_under_karras_base_draws_start_from_the_fitted_mixture() -> None:
+    """Its skip term is no law of the source: with σ_max no larger than the spread, draws began around zero, and log p had its
+    last term from there."""
+    s, mean, (low, high) = 0.5, torch.tensor([3.0, -1.0], dtype=torch.float64), (0.01, 1.0)
+    mixture = GaussianMixture(torch.ones(1), mean[None], mean.new_zeros(1, 2, 0), s, (2,))
+    run = SamplerConfig("heun", 60, high, low)
+    prior = DiffusionPrior(mixture, Exact(mixture, s), s, Drawing(run), (low, high), base="karras")
+    law = DiffusionPrior(mixture, Says(), s).mixture
+    draws = prior.sample(2000, Stream(0))
+    torch.testing.assert_close(draws.mean(0), mean, rtol=0, atol=0.06)
+    torch.testing.assert_close(draws.std(0), mean.new_tensor([s, s]), rtol=0.06, atol=0)
+    torch.testing.assert_close(prior.log_prob(draws[:20]), law.log_prob(draws[:20], low), rtol=0, atol=0.02)
+
+
+class Exact(torch.nn.Module):
+    """F with which Karras' denoiser is that of a mixture."""
+
+    def __init__(self, mixture: GaussianMixture, s: float) -> None:
+        super().__init__()
+        self.mixture, self.s, self.zero = mixture, s, torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor, log_sigma: Tensor) -> Tensor:
+        sigma = log_sigma.exp()
+        total = (sigma.square() + self.s**2).sqrt()[:, None]
+        x_t = inputs[:, 0] * total
+        return (self.mixture.denoise(x_t, sigma) - self.s**2 / total**2 * x_t) * total / (sigma[:, None] * self.s)
 
 
 def test_a_new_network_leaves_the_mixture_as_it_is() -> None:
@@ -84,10 +113,10 @@ def test_above_its_levels_the_mixture_serves_alone(outputs: int) -> None:
             torch.testing.assert_close(found, torch.where(known[:, None], inside, alone))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_above_its_levels_a_network_with_no_mixture_goes_on_with_a_warning(dynamic: bool) -> None:
-    mixture, x = karras_base((1, 3), 0.7), draw(4, 1, 3)
-    prior, wider = (DiffusionPrior(mixture, Says(), 0.7, None, (0.01, high), dynamic) for high in (1.0, 40.0))
+@pytest.mark.parametrize("kind", [(False, "karras"), (True, "mixture")])
+def test_above_its_levels_a_network_with_no_mixture_goes_on_with_a_warning(kind: tuple[bool, str]) -> None:
+    mixture, x = ball((1, 3), 0.7), draw(4, 1, 3)
+    prior, wider = (DiffusionPrior(mixture, Says(), 0.7, None, (0.01, high), *kind) for high in (1.0, 40.0))
     with pytest.warns(UserWarning, match="above 1, the largest that it was trained at: raise training.sigma_max"):
         torch.testing.assert_close(prior.denoise(x, SIGMA), wider.denoise(x, SIGMA))
 
@@ -158,3 +187,11 @@ def test_relaxation_remembers_the_network_without_training_it() -> None:
     with pytest.raises(KeyboardInterrupt), denoiser.relaxed(1.5):
         raise KeyboardInterrupt
     assert denoiser.previous is None and denoiser.relaxation == 1.0
+
+
+def test_beyond_its_levels_the_density_is_that_of_the_mixture() -> None:
+    """A level that is too high was refused by numbers that nobody had given."""
+    mixture, x = random_prior(3, 2, 1), draw(4, 2)
+    prior = DiffusionPrior(mixture, Says(), 0.7, levels=(0.01, 1.0))
+    for sigma in (1.0, 30.0):
+        torch.testing.assert_close(prior.log_prob(x, sigma), mixture.log_prob(x, sigma))

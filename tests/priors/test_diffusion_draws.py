@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from closed_forms import Linear, random_prior
+from closed_forms import Linear, ball, random_prior
 from torch import Tensor
 
 from mvss.presets.posterior import SamplerConfig
 from mvss.presets.training import NetworkConfig
-from mvss.priors.diffusion import DiffusionPrior, Drawing, karras_base
+from mvss.priors.diffusion import DiffusionPrior, Drawing
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.networks import build_network
 from mvss.runtime.rng import Stream
@@ -123,10 +123,10 @@ def test_the_density_of_a_large_source_is_an_estimate(monkeypatch: pytest.Monkey
 def test_a_network_of_two_outputs_says_how_sure_it_is() -> None:
     """Untrained: Var = c_out², that of N(0, s²) given x_t; which is exact where the base is that Gaussian."""
     s, sigma = 0.7, torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64)
-    prior, x = untrained(karras_base((4,), s), outputs=2), torch.ones(3, 4, dtype=torch.float64)
+    prior, x = untrained(ball((4,), s), outputs=2), torch.ones(3, 4, dtype=torch.float64)
     assert prior.learns_variance
     mean, variance = prior.estimate(x, sigma)
-    exact = karras_base((4,), s).estimate(x, sigma)
+    exact = ball((4,), s).estimate(x, sigma)
     torch.testing.assert_close((mean, variance), exact)
     torch.testing.assert_close(prior.denoise(x, sigma), mean)
 

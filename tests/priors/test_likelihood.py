@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from closed_forms import ball
 from torch import Tensor
 
-from mvss.priors.diffusion import PROBES, DiffusionPrior, karras_base
+from mvss.priors.diffusion import PROBES, DiffusionPrior
 from mvss.priors.gaussian_mixture import GaussianMixture
 from mvss.priors.likelihood import _Flow, flow_log_prob
 from mvss.priors.prior import column
@@ -60,9 +61,9 @@ def test_the_density_of_a_mixture_is_its_closed_form(components: int) -> None:
 
 def test_the_density_of_a_gaussian_is_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     x = candidates(mixture())
-    whole = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
+    whole = flow_log_prob(ball((D,), 0.7), x, 0.05, 2.0)
     monkeypatch.setattr("mvss.priors.likelihood.CHUNK", 7)
-    found = flow_log_prob(karras_base((D,), 0.7), x, 0.05, 2.0)
+    found = flow_log_prob(ball((D,), 0.7), x, 0.05, 2.0)
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-4)
     exact = torch.distributions.Normal(0.0, math.hypot(0.7, 0.05)).log_prob(x).sum(1)
     assert float((found - exact).abs().max()) < 0.01 * D
@@ -86,7 +87,7 @@ def test_what_a_network_adds_is_in_the_density() -> None:
 
 def test_hutchinsons_estimate_is_as_good_as_its_scatter_says() -> None:
     """Of what a network adds to one Gaussian of the same size in all directions, asked four times."""
-    prior, base = mixture(), karras_base((D,), 1.0)
+    prior, base = mixture(), ball((D,), 1.0)
     x = candidates(prior, 32)
     network = DiffusionPrior(base, Exact(prior, base, 1.0), 1.0, levels=(0.05, 50.0))
     found = flow_log_prob(network, x.repeat(4, 1), 0.05, 50.0, 2, Stream(0, ("probes",)), 1e-5).reshape(4, -1)
@@ -153,7 +154,7 @@ NEAR = 0.99 * LAW
 
 def correlated() -> tuple[DiffusionPrior, Lines]:
     """On a base that knows no correlation: the network adds them all."""
-    base, network = karras_base(SHAPE, math.hypot(1, 1e-3)), Lines(lines(LAW), torch.eye(28).double())
+    base, network = ball(SHAPE, math.hypot(1, 1e-3)), Lines(lines(LAW), torch.eye(28).double())
     return DiffusionPrior(base, network, 1.0, None, (LOW, HIGH)), network
 
 

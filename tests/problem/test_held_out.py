@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(n: int) -> Views:
-    return Views([View(torch.arange(float(n)).unsqueeze(1), {"a": Identity()}, 0.1)])
+    return Views([View(torch.arange(float(n)).unsqueeze(1), {"a": Identity((1,))}, 0.1)])
 
 
 @pytest.mark.parametrize(("n", "most", "held"), [(100, None, 10), (100, 20, 10), (100, 4, 4), (5, None, 1), (5, 4, 1)])

@@ -234,3 +234,21 @@ def test_looks_that_do_not_fit_are_refused_by_name(case: str) -> None:
         Stack(operators)  # type: ignore[arg-type]
     with pytest.raises(MvssError, match=words.replace("agree but for their first axis", "of one shape")):
         Sum(operators)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Identity((1, 6, 4)),
+        Scale(2.0, (1, 6, 4)),
+        Mask(torch.ones(1, 1, 6, 4, dtype=torch.bool)),
+        Convolve((1, 6, 4), torch.ones(3, 3), "same"),
+        BlockAverage((1, 6, 4), 2),
+    ],
+    ids=lambda o: type(o).__name__,
+)
+@pytest.mark.parametrize("shape", [(5, 1, 4, 6), (5, 3, 6, 4), (5, 24), (1, 6, 4)])
+def test_sources_of_another_shape_are_refused_not_cut_anew(operator: LinearOperator, shape: tuple[int, ...]) -> None:
+    for apply in (operator.forward, operator.adjoint):
+        with pytest.raises(MvssError, match=r"an operator takes \(N, 1, .* here, not \("):
+            apply(torch.zeros(shape))

@@ -222,3 +222,21 @@ def test_equal_looks_share_their_factors() -> None:
     views = [View(torch.zeros(2, 2, 4, 4), {"a": Stack([Scale(s, (1, 4, 4)), Identity((1, 4, 4))])}, 0.1) for s in (2, 2, 3)]
     one, same, other = (SharedView.of(view) for view in views)
     assert one.same_factors(same) and not one.same_factors(other)
+
+
+def test_a_look_that_does_not_show_a_source_has_no_say_in_what_was_measured() -> None:
+    """The other source's mask has: pixels that nobody measured counted as measured, and their y as misfit."""
+    seen = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.3
+    masks = torch.cat([seen, ~seen], dim=1)
+    first, both = (Scale(s, (1, 4, 4)) for s in (0.0, 2.0))
+    blind = Mask(masks) @ Stack([first, both])  # behind the same mask
+    bare = Stack([first, Mask(~seen)])  # the look that it has, masked by itself
+    other = Mask(masks) @ Stack([both, both])
+    for operator in (blind, bare, Stack([first, Mask(~seen) @ both])):
+        view = View(torch.full((5, 2, 4, 4), -99.0), {"a": operator, "b": other}, 0.1)
+        assert torch.equal(measured(view), masks)
+        found, _ = unmasked(view)
+        assert found is not None and torch.equal(found, masks)
+        assert is_shared(view)
+    noise = View(torch.zeros(5, 2, 4, 4), dict.fromkeys("ab", Stack([first, both])), 0.1)  # is what the first look shows
+    assert bool(measured(noise).all())

@@ -224,3 +224,9 @@ def test_odd_kinds_are_refused_by_the_name_of_the_argument(argument: str) -> Non
             "name": ("its name must be text",),
         }
         assert any(word in str(error.value) for word in said.get(argument, (argument,)))
+
+
+def test_observations_that_require_gradients_are_plain_numbers() -> None:
+    y = torch.ones(3, 2, requires_grad=True)
+    view = View(y, {"a": torch.eye(2)}, 0.1)
+    assert not view.y.requires_grad and y.requires_grad
