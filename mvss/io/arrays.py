@@ -13,6 +13,7 @@ __all__ = ["ENDINGS", "Array", "read_array"]
 
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_array(text: str, folder: Path, prefer: str = "") -> Array:
         raise MvssError(f"{path.name} holds one array: leave :{part} out")
     try:
         found = reader(path, part, prefer)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, TypeError) as error:
         says = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
         raise MvssError(f"cannot read {path}: {says or type(error).__name__}") from error
     if found.dtype.kind not in "biuf":

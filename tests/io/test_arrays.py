@@ -280,3 +280,17 @@ def test_an_array_may_have_any_name(tmp_path: Path) -> None:
     with np.load(path) as found:
         assert sorted(found) == ["file", "x"] and found["x"].dtype == np.float32
         np.testing.assert_array_equal(found["file"], np.arange(3.0))
+
+
+def test_bytes_that_do_not_unpack_are_told_by_name(tmp_path: Path) -> None:
+    """Not every damage is found by a zip file's own checks: zlib raises an error of its own."""
+    path, rng = tmp_path / "packed.npz", np.random.default_rng(0)
+    np.savez_compressed(path, x=rng.normal(size=(20, 20)).round(2))
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in rng.integers(60, len(whole) - 120, 3):
+            damaged[place] ^= 255
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(MvssError, match="packed.npz"):
+            read_array(str(path), tmp_path)
