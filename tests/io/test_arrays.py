@@ -292,5 +292,5 @@ def test_bytes_that_do_not_unpack_are_told_by_name(tmp_path: Path) -> None:
         for place in rng.integers(60, len(whole) - 120, 3):
             damaged[place] ^= 255
         path.write_bytes(bytes(damaged))
-        with pytest.raises(MvssError, match="packed.npz"):
+        with pytest.raises(MvssError, match=r"packed\.npz"):
             read_array(str(path), tmp_path)
